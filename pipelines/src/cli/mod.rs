@@ -1,0 +1,67 @@
+//! The command line: strings to a request, and results to files and text.
+
+mod bench;
+mod interrupt;
+mod memory;
+mod model;
+mod output;
+mod progress;
+mod txt2img;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, TextToImage};
+
+/// Pictures from text by latent diffusion, with no download for the first one.
+#[derive(Debug, Parser)]
+#[command(name = "tweedie", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make pictures from a text.
+    Txt2img(Box<txt2img::Txt2img>),
+    /// Look at models.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Time the parts of a model on this machine.
+    Bench(bench::Bench),
+}
+
+/// Carries out what the arguments say.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    match arguments.command {
+        Command::Txt2img(command) => command.run(),
+        Command::Model(command) => command.run(),
+        Command::Bench(command) => command.run(),
+    }
+}
+
+/// Which model, where, in which number format.
+#[derive(Debug, Args)]
+struct ModelArguments {
+    /// A folder in diffusers layout [default: the embedded model]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are stored in
+    #[arg(long, default_value = "auto")]
+    dtype: DTypeChoice,
+}
+
+impl ModelArguments {
+    fn model(&self) -> Model {
+        self.model.clone().map_or(Model::Embedded, Model::Folder)
+    }
+
+    fn builder(&self) -> Builder {
+        TextToImage::builder().model(self.model()).device(self.device).dtype(self.dtype)
+    }
+}

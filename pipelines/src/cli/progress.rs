@@ -1,0 +1,60 @@
+//! What is shown on stderr while something runs.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::time::Duration;
+
+/// A bar of denoising steps and lines of text; nothing but warnings if quiet.
+pub struct Progress {
+    bar: ProgressBar,
+    quiet: bool,
+}
+
+impl Progress {
+    /// A bar over `steps`, not shown before the first.
+    pub fn new(quiet: bool, steps: usize) -> Self {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
+        let template = "{msg:<9} [{bar:32}] {pos}/{len} steps, {speed}, {eta} left";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("=> ").with_key("speed", speed));
+        Self { bar, quiet }
+    }
+
+    /// The bar's label from now on.
+    pub fn stage(&self, name: &'static str) {
+        self.bar.set_message(name);
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    /// So many steps are done.
+    pub fn steps(&self, done: usize) {
+        self.bar.set_position(done as u64);
+    }
+
+    /// A line of text.
+    pub fn line(&self, text: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| eprintln!("{text}"));
+        }
+    }
+
+    /// A warning, shown even if quiet.
+    pub fn warning(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("warning: {text}"));
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Steps per second, or seconds per step where that is more than one.
+fn speed(state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write) {
+    let per_second = state.per_sec();
+    // Writing to the bar's buffer does not fail.
+    let _ = if per_second >= 1.0 || per_second <= 0.0 {
+        write!(out, "{per_second:.1} steps/s")
+    } else {
+        write!(out, "{:.1} s/step", 1.0 / per_second)
+    };
+}

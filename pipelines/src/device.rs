@@ -1,0 +1,107 @@
+//! Where and in which number format to compute.
+
+use std::str::FromStr;
+use tweedie::{DType, Device, Error, Result};
+
+/// A device as a user asks for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA or Metal if this build has it and the machine too, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by its number.
+    Cuda(usize),
+    /// The Metal device.
+    Metal,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            "metal" => Ok(Self::Metal),
+            _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(n) => Ok(Self::Cuda(n)),
+                None => Err("choose auto, cpu, cuda, cuda:N or metal".into()),
+            },
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The device.
+    ///
+    /// # Errors
+    /// If this build or this machine does not have it.
+    pub fn open(self) -> Result<Device> {
+        let missing = |name: &str, reason: String| {
+            let fix = format!("{reason}; build with --features {name} on a machine that has it, or use --device cpu");
+            Error::invalid("the device", name, fix)
+        };
+        match self {
+            Self::Auto => {
+                if let Ok(device) = Device::new_cuda(0) {
+                    return Ok(device);
+                }
+                Ok(Device::new_metal(0).unwrap_or(Device::Cpu))
+            }
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(n) => Device::new_cuda(n).map_err(|e| missing("cuda", e.to_string())),
+            Self::Metal => Device::new_metal(0).map_err(|e| missing("metal", e.to_string())),
+        }
+    }
+}
+
+/// A number format as a user asks for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DTypeChoice {
+    /// f32 on the CPU, f16 elsewhere.
+    #[default]
+    Auto,
+    /// 32 bits.
+    F32,
+    /// 16 bits, five of them exponent.
+    F16,
+    /// 16 bits, eight of them exponent.
+    BF16,
+}
+
+impl FromStr for DTypeChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::BF16),
+            _ => Err("choose auto, f32, f16 or bf16".into()),
+        }
+    }
+}
+
+/// The number formats of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NumberFormat {
+    /// Of matrices in memory.
+    pub weights: DType,
+    /// Of activations. The CPU computes in f32 whatever the weights are stored in.
+    pub activations: DType,
+}
+
+impl DTypeChoice {
+    pub(crate) fn on(self, device: &Device) -> NumberFormat {
+        let weights = match (self, device.is_cpu()) {
+            (Self::Auto, true) | (Self::F32, _) => DType::F32,
+            (Self::Auto, false) | (Self::F16, _) => DType::F16,
+            (Self::BF16, _) => DType::BF16,
+        };
+        NumberFormat { weights, activations: if device.is_cpu() { DType::F32 } else { weights } }
+    }
+}

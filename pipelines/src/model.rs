@@ -1,0 +1,198 @@
+//! Which model: where its files are and what they say of it.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::config::ConfigFields;
+use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
+use tweedie::{DType, Device, Error, Result};
+
+/// A model as a user names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Model {
+    /// The one compiled into the program.
+    #[default]
+    Embedded,
+    /// A folder in diffusers layout.
+    Folder(PathBuf),
+}
+
+impl Model {
+    /// Its files.
+    ///
+    /// # Errors
+    /// If the folder does not exist, or this build has no embedded model.
+    pub fn files(&self) -> Result<ModelFiles> {
+        match self {
+            Self::Folder(path) => ModelFiles::folder(path),
+            #[cfg(feature = "embedded-model")]
+            Self::Embedded => Ok(ModelFiles::Embedded { name: "emoji-ldm", files: tweedie_weights::EMOJI_LDM }),
+            #[cfg(not(feature = "embedded-model"))]
+            Self::Embedded => {
+                Err(Error::invalid("the model", "not given", "this build has no embedded model; use --model"))
+            }
+        }
+    }
+
+    /// What pictures' settings call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Embedded => "emoji-ldm".into(),
+            Self::Folder(path) => {
+                let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+                whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+            }
+        }
+    }
+}
+
+/// A component's configuration file.
+pub(crate) fn config(files: &ModelFiles, component: &'static str, file: &str) -> Result<ConfigFields> {
+    let name = format!("{component}/{file}");
+    ConfigFields::from_json(component, &files.read_text(&name)?, &files.path(&name))
+}
+
+/// `defaults.json`: what a model's folder prefers where the request says nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Defaults {
+    /// Number of steps.
+    pub steps: Option<usize>,
+    /// Guidance scale.
+    pub guidance_scale: Option<f64>,
+    /// Guidance rescale.
+    pub guidance_rescale: Option<f64>,
+    /// Width in pixels.
+    pub width: Option<usize>,
+    /// Height in pixels.
+    pub height: Option<usize>,
+}
+
+impl Defaults {
+    pub(crate) fn read(files: &ModelFiles) -> Result<Self> {
+        const NAME: &str = "defaults.json";
+        if !files.exists(NAME) {
+            return Ok(Self::default());
+        }
+        let fields = ConfigFields::from_json("defaults.json", &files.read_text(NAME)?, &files.path(NAME))?;
+        Ok(Self {
+            steps: fields.optional_usize("steps")?,
+            guidance_scale: fields.optional_f64("guidance_scale")?,
+            guidance_rescale: fields.optional_f64("guidance_rescale")?,
+            width: fields.optional_usize("width")?,
+            height: fields.optional_usize("height")?,
+        })
+    }
+}
+
+/// The folders of a text-to-image model that hold weights.
+const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
+
+/// What `model info` shows of one component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentInfo {
+    /// Its folder.
+    pub name: &'static str,
+    /// Its class in `model_index.json`.
+    pub class_name: Option<String>,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Element types as stored.
+    pub dtypes: Vec<String>,
+    /// Weight files.
+    pub files: Vec<String>,
+}
+
+/// What `model info` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// What pictures' settings call the model.
+    pub name: String,
+    /// The family, as far as the configurations tell.
+    pub family: String,
+    /// The pipeline's class in `model_index.json`.
+    pub pipeline: Option<String>,
+    /// The scheduler's class.
+    pub scheduler: Option<String>,
+    /// Native size of pictures, width and height.
+    pub size: Option<(usize, usize)>,
+    /// The components that hold weights.
+    pub components: Vec<ComponentInfo>,
+}
+
+impl ModelInfo {
+    /// Reads headers and configurations, no weights.
+    ///
+    /// # Errors
+    /// If a file is damaged, or there is no component at all.
+    pub fn read(model: &Model) -> Result<Self> {
+        let files = model.files()?;
+        let index = model_index(&files)?;
+        let class_of = |name: &str| index[name][1].as_str().map(str::to_owned);
+        let mut components = Vec::new();
+        for name in COMPONENTS {
+            if !files.exists(&format!("{name}/config.json")) {
+                continue;
+            }
+            let checkpoint = Checkpoint::open(&files, name, Precision::Full, DType::F32, &Device::Cpu)?;
+            let mut dtypes: Vec<String> =
+                checkpoint.stored().map(|t| format!("{:?}", t.dtype).to_lowercase()).collect();
+            dtypes.sort();
+            dtypes.dedup();
+            components.push(ComponentInfo {
+                name,
+                class_name: class_of(name),
+                parameters: checkpoint.stored().map(|t| t.shape.iter().product::<usize>()).sum(),
+                dtypes,
+                files: checkpoint.file_names().to_vec(),
+            });
+        }
+        if components.is_empty() {
+            let fix = format!("it has none of the folders {} with a config.json", COMPONENTS.join(", "));
+            return Err(Error::invalid("the model", files.path("").display(), fix));
+        }
+        let has = |name: &str| components.iter().any(|component| component.name == name);
+        let unet = has("unet").then(|| config(&files, "unet", "config.json")).transpose()?;
+        let vae = has("vae").then(|| config(&files, "vae", "config.json")).transpose()?;
+        // A model that cannot run can still be looked at.
+        let unet = unet.and_then(|fields| UNet2DConditionConfig::from_fields(&fields).ok());
+        let vae = vae.and_then(|fields| AutoencoderConfig::from_fields(&fields).ok());
+        let size = unet.as_ref().zip(vae.as_ref()).map(|(unet, vae)| {
+            let (height, width) = unet.sample_size;
+            (width * vae.factor(), height * vae.factor())
+        });
+        let scheduler = "scheduler/scheduler_config.json";
+        let scheduler =
+            files.exists(scheduler).then(|| config(&files, "scheduler", "scheduler_config.json")).transpose()?;
+        Ok(Self {
+            name: model.name(),
+            family: unet.as_ref().map_or("unknown", family).into(),
+            pipeline: index["_class_name"].as_str().map(str::to_owned),
+            scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
+            size,
+            components,
+        })
+    }
+}
+
+fn model_index(files: &ModelFiles) -> Result<Value> {
+    const NAME: &str = "model_index.json";
+    if !files.exists(NAME) {
+        return Ok(Value::Null);
+    }
+    let path = files.path(NAME);
+    serde_json::from_str(&files.read_text(NAME)?).map_err(|e| Error::malformed("JSON file", Path::new(&path), e))
+}
+
+/// The family that a UNet's configuration belongs to.
+fn family(unet: &UNet2DConditionConfig) -> &'static str {
+    let width = unet.cross_attention_dim[0];
+    match (unet.in_channels, width, unet.addition.is_some(), unet.use_linear_projection) {
+        (_, _, true, _) => "Stable Diffusion XL",
+        (9, 768, _, _) => "Stable Diffusion 1.x, inpainting",
+        (4, 768, _, _) => "Stable Diffusion 1.x",
+        (9, 1024, _, _) => "Stable Diffusion 2.x, inpainting",
+        (4, 1024, _, _) => "Stable Diffusion 2.x",
+        (_, _, _, true) => "latent diffusion, built as Stable Diffusion 2.x",
+        (_, _, _, false) => "latent diffusion, built as Stable Diffusion 1.x",
+    }
+}

@@ -1,0 +1,125 @@
+//! What a picture carries of how it was made.
+
+use crate::device::NumberFormat;
+use crate::request::Settings;
+use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
+use tweedie::checkpoints::ModelFiles;
+use tweedie::images::TextChunk;
+use tweedie::{DType, Result};
+
+/// The settings of a run, for its pictures and for `--json`.
+///
+/// The SHA-256 of the weights is computed when it is first needed, so that it can be done while others
+/// work: see [`Record::hash_weights`].
+#[derive(Debug)]
+pub struct Record {
+    settings: Settings,
+    model_name: String,
+    files: ModelFiles,
+    weight_files: Vec<String>,
+    dtype: &'static str,
+    hashes: OnceLock<Result<Map<String, Value>, String>>,
+}
+
+impl Record {
+    pub(crate) fn new(
+        settings: &Settings,
+        model_name: &str,
+        files: &ModelFiles,
+        weight_files: &[String],
+        format: NumberFormat,
+    ) -> Self {
+        Self {
+            settings: settings.clone(),
+            model_name: model_name.into(),
+            files: files.clone(),
+            weight_files: weight_files.to_vec(),
+            dtype: match format.weights {
+                DType::F16 => "f16",
+                DType::BF16 => "bf16",
+                _ => "f32",
+            },
+            hashes: OnceLock::new(),
+        }
+    }
+
+    /// The SHA-256 of each weight file, by its name in the model's folder.
+    ///
+    /// # Errors
+    /// If a file can no longer be read.
+    pub fn hash_weights(&self) -> Result<&Map<String, Value>, &str> {
+        let hash = || {
+            let each = self.weight_files.iter().map(|name| Ok((name.clone(), self.files.sha256(name)?.into())));
+            each.collect::<Result<Map<_, _>>>().map_err(|e| e.to_string())
+        };
+        self.hashes.get_or_init(hash).as_ref().map_err(String::as_str)
+    }
+
+    /// Everything as JSON; `seed` is the image's own.
+    pub fn json(&self, seed: u64) -> Value {
+        let s = &self.settings;
+        let scheduler: Map<String, Value> = s
+            .scheduler_config
+            .fields()
+            .iter()
+            .filter(|(name, _)| !name.starts_with('_'))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        json!({
+            "program": concat!("tweedie ", env!("CARGO_PKG_VERSION")),
+            "kind": "txt2img",
+            "prompt": s.prompt,
+            "negative_prompt": s.negative_prompt,
+            "seed": seed,
+            "steps": s.steps,
+            "guidance_scale": s.guidance_scale,
+            "guidance_rescale": s.guidance_rescale,
+            "scheduler": s.scheduler.name,
+            "scheduler_config": scheduler,
+            "width": s.width,
+            "height": s.height,
+            "clip_skip": s.clip_skip,
+            "dtype": self.dtype,
+            "model": self.model_name,
+            "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// The text of a picture: `parameters`, as A1111's web UI writes and reads it, and `tweedie`, which is
+    /// [`Self::json`].
+    pub fn chunks(&self, seed: u64) -> Vec<TextChunk> {
+        vec![
+            TextChunk::new("parameters", self.parameters(seed)),
+            TextChunk::new("tweedie", self.json(seed).to_string()),
+        ]
+    }
+
+    fn parameters(&self, seed: u64) -> String {
+        let s = &self.settings;
+        let mut text = s.prompt.clone();
+        if !s.negative_prompt.is_empty() {
+            text += &format!("\nNegative prompt: {}", s.negative_prompt);
+        }
+        text += &format!(
+            "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
+            s.steps, s.scheduler.label, s.guidance_scale, s.width, s.height
+        );
+        let unet = self.hash_weights().ok().and_then(|hashes| {
+            let unet = hashes.iter().find(|(name, _)| name.starts_with("unet/"))?;
+            unet.1.as_str().and_then(|hash| hash.get(..10)).map(str::to_owned)
+        });
+        if let Some(hash) = unet {
+            text += &format!(", Model hash: {hash}");
+        }
+        text += &format!(", Model: {}", self.model_name);
+        if s.clip_skip > 0 {
+            // A1111 counts from 1, the last layer.
+            text += &format!(", Clip skip: {}", s.clip_skip + 1);
+        }
+        if let Some(eta) = s.scheduler_config.fields().get("eta").and_then(Value::as_f64).filter(|&eta| eta > 0.0) {
+            text += &format!(", Eta: {eta}");
+        }
+        text + concat!(", Version: tweedie ", env!("CARGO_PKG_VERSION"))
+    }
+}

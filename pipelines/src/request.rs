@@ -1,0 +1,218 @@
+//! What is wanted, and the only place that checks it.
+
+use crate::model::Defaults;
+use serde_json::{Map, Value};
+use tweedie::config::ConfigFields;
+use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
+use tweedie::schedulers::{self, SchedulerEntry};
+use tweedie::{Error, Result};
+
+/// The largest side of a picture in pixels.
+const LARGEST_SIDE: usize = 16_384;
+
+/// A request for pictures from a text. What is `None` is taken from the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextToImageRequest {
+    /// What to draw.
+    pub prompt: String,
+    /// What to stay away from.
+    pub negative_prompt: String,
+    /// Number of denoising steps; by default the model's, else 30.
+    pub steps: Option<usize>,
+    /// How strongly the prompt is followed; 1 or less turns guidance off. By default the model's, else 7.5.
+    pub guidance_scale: Option<f64>,
+    /// How far guidance's standard deviation is pulled back, 0 to 1 (Lin et al. 2024); by default 0.
+    pub guidance_rescale: Option<f64>,
+    /// The scheduler's name on the command line; by default the model's own.
+    pub scheduler: Option<String>,
+    /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
+    pub scheduler_fields: Map<String, Value>,
+    /// Image `i` is made from `seed + i`.
+    pub seed: u64,
+    /// Width in pixels; by default the model's.
+    pub width: Option<usize>,
+    /// Height in pixels; by default the model's.
+    pub height: Option<usize>,
+    /// How many pictures.
+    pub num_images: usize,
+    /// How many of them at a time; changes speed and memory, not the pictures.
+    pub batch_size: usize,
+    /// How many of the text encoder's last layers to skip for the prompt.
+    pub clip_skip: usize,
+}
+
+impl Default for TextToImageRequest {
+    fn default() -> Self {
+        Self {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            steps: None,
+            guidance_scale: None,
+            guidance_rescale: None,
+            scheduler: None,
+            scheduler_fields: Map::new(),
+            seed: 0,
+            width: None,
+            height: None,
+            num_images: 1,
+            batch_size: 1,
+            clip_skip: 0,
+        }
+    }
+}
+
+/// What the check of a request needs to know of a model.
+#[derive(Debug)]
+pub(crate) struct ModelFacts<'a> {
+    pub unet: &'a UNet2DConditionConfig,
+    pub vae: &'a AutoencoderConfig,
+    pub scheduler: &'a ConfigFields,
+    pub defaults: &'a Defaults,
+    pub text_layers: usize,
+}
+
+/// A request that has been checked, with every default filled in.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What to draw.
+    pub prompt: String,
+    /// What to stay away from.
+    pub negative_prompt: String,
+    /// Number of denoising steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance_scale: f64,
+    /// Guidance rescale.
+    pub guidance_rescale: f64,
+    /// The scheduler.
+    pub scheduler: &'static SchedulerEntry,
+    /// Its fields.
+    pub scheduler_config: ConfigFields,
+    /// The first image's seed.
+    pub seed: u64,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// How many pictures.
+    pub num_images: usize,
+    /// How many of them at a time.
+    pub batch_size: usize,
+    /// Skipped layers of the text encoder.
+    pub clip_skip: usize,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Whether there is guidance at all: at a scale of 1 or less one branch is enough.
+    pub fn guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+
+    /// The seeds of the images, in batches.
+    pub fn seed_batches(&self) -> Vec<Vec<u64>> {
+        let seeds: Vec<u64> = (0..self.num_images as u64).map(|i| self.seed.wrapping_add(i)).collect();
+        seeds.chunks(self.batch_size).map(<[u64]>::to_vec).collect()
+    }
+}
+
+impl TextToImageRequest {
+    /// Checks the request against the model and fills in defaults.
+    pub(crate) fn settle(&self, facts: &ModelFacts<'_>) -> Result<Settings> {
+        let defaults = facts.defaults;
+        let factor = facts.vae.factor();
+        let (native_height, native_width) = facts.unet.sample_size;
+        let width = self.width.or(defaults.width).unwrap_or(native_width * factor);
+        let height = self.height.or(defaults.height).unwrap_or(native_height * factor);
+        check_side("width", width, factor)?;
+        check_side("height", height, factor)?;
+
+        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(7.5);
+        if !guidance_scale.is_finite() || guidance_scale < 0.0 {
+            return Err(Error::invalid("the guidance scale", guidance_scale, "take a number from 0 on; 7.5 is usual"));
+        }
+        let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&guidance_rescale) {
+            return Err(Error::invalid("the guidance rescale", guidance_rescale, "take a number from 0 to 1"));
+        }
+        for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
+            if count == 0 {
+                return Err(Error::invalid(what, 0, "take 1 or more"));
+            }
+        }
+        if self.clip_skip >= facts.text_layers {
+            let fix = format!(
+                "the text encoder has {} layers, so at most {} can be skipped",
+                facts.text_layers,
+                facts.text_layers - 1
+            );
+            return Err(Error::invalid("clip-skip", self.clip_skip, fix));
+        }
+
+        let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
+        let steps = self.steps.or(defaults.steps).unwrap_or(30);
+        // Whether the steps can be made shows when the levels are.
+        scheduler.build(&scheduler_config)?.levels(steps)?;
+        Ok(Settings {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            steps,
+            guidance_scale,
+            guidance_rescale,
+            scheduler,
+            scheduler_config,
+            seed: self.seed,
+            width,
+            height,
+            num_images: self.num_images,
+            batch_size: self.batch_size,
+            clip_skip: self.clip_skip,
+            warnings,
+        })
+    }
+
+    fn scheduler(&self, file: &ConfigFields) -> Result<(&'static SchedulerEntry, ConfigFields, Vec<String>)> {
+        let entry = match (&self.scheduler, file.class_name()) {
+            (Some(name), _) => schedulers::by_name(name)?,
+            (None, Some(class_name)) => schedulers::by_class_name(class_name)?,
+            (None, None) => return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler")),
+        };
+        let mut config = file.clone();
+        let mut warnings = Vec::new();
+        for (name, value) in &self.scheduler_fields {
+            if REQUEST_FIELDS.contains(&name.as_str()) && !entry.request_fields.contains(&name.as_str()) {
+                warnings.push(format!("{name} has no effect with the scheduler {}", entry.name));
+            }
+            config = config.with(name, value.clone());
+        }
+        if let Some(eta) = self.scheduler_fields.get("eta").and_then(Value::as_f64)
+            && !(0.0..=1.0).contains(&eta)
+        {
+            return Err(Error::invalid(
+                "eta",
+                eta,
+                "take a number from 0 (deterministic) to 1 (as much noise as DDPM)",
+            ));
+        }
+        Ok((entry, config, warnings))
+    }
+}
+
+/// Fields that come with a request and that only some schedulers read.
+const REQUEST_FIELDS: [&str; 2] = ["eta", "use_clipped_model_output"];
+
+fn check_side(what: &str, side: usize, factor: usize) -> Result<()> {
+    if side > 0 && side.is_multiple_of(factor) && side <= LARGEST_SIDE {
+        return Ok(());
+    }
+    let below = side.min(LARGEST_SIDE) / factor * factor;
+    let nearest = match (below, below + factor) {
+        _ if side > LARGEST_SIDE => format!("{below} is the largest"),
+        (0, above) => format!("the nearest is {above}"),
+        (below, above) if above > LARGEST_SIDE => format!("the nearest is {below}"),
+        (below, above) if side - below < above - side => format!("the nearest is {below}, then {above}"),
+        (below, above) => format!("the nearest is {above}, then {below}"),
+    };
+    Err(Error::invalid(format!("the {what}"), side, format!("this model makes multiples of {factor}; {nearest}")))
+}

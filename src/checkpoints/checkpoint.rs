@@ -1,0 +1,244 @@
+//! The weights of one component of a model folder.
+
+use super::safetensors_file::{SafetensorsFile, float_type};
+use super::{ModelFiles, WeightReport};
+use crate::layers::WeightSource;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Which of a component's files to take, if there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// The full file, or the `.fp16` variant if there is no other.
+    Full,
+    /// The `.fp16` variant, or the full file if there is no other.
+    Half,
+}
+
+/// A component's tensors: one safetensors file or several with an index.
+///
+/// As a [`WeightSource`] it goes on after a missing or mis-shaped tensor; [`Checkpoint::finish`] then reports
+/// all that did not fit, and lets go of the files.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<SafetensorsFile>,
+    names: Vec<String>,
+    /// Name as the model asks for it, to the file and the name there.
+    tensors: BTreeMap<String, Location>,
+    dtype: DType,
+    device: Device,
+    asked: RefCell<BTreeSet<String>>,
+    report: RefCell<WeightReport>,
+}
+
+#[derive(Debug)]
+struct Location {
+    file: usize,
+    stored: super::StoredTensor,
+}
+
+impl Checkpoint {
+    /// Opens the weights of `component`, a sub-folder of the layout, to be given as `dtype` on `device`.
+    ///
+    /// # Errors
+    /// If there are none in safetensors form, or a file is damaged.
+    pub fn open(
+        files: &ModelFiles,
+        component: &str,
+        precision: Precision,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let names = weight_files(files, component, precision)?;
+        let opened = names.iter().map(|name| SafetensorsFile::open(files, name)).collect::<Result<Vec<_>>>()?;
+        let mut tensors = BTreeMap::new();
+        for (file, safetensors) in opened.iter().enumerate() {
+            for stored in safetensors.tensors() {
+                tensors.insert(current_name(&stored.name), Location { file, stored });
+            }
+        }
+        let report = WeightReport {
+            component: component.into(),
+            files: names.iter().map(|name| files.path(name).display().to_string()).collect::<Vec<_>>().join(", "),
+            ..WeightReport::default()
+        };
+        Ok(Self {
+            files: opened,
+            names,
+            tensors,
+            dtype,
+            device: device.clone(),
+            asked: RefCell::default(),
+            report: RefCell::new(report),
+        })
+    }
+
+    /// The names of its files in the model folder.
+    pub fn file_names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What the headers say of every tensor.
+    pub fn stored(&self) -> impl Iterator<Item = &super::StoredTensor> {
+        self.tensors.values().map(|location| &location.stored)
+    }
+
+    /// Ends loading: all that did not fit becomes one error. Tensors under the prefixes `unused` may have been
+    /// left alone, as may buffers that are no weights.
+    ///
+    /// # Errors
+    /// If anything was missing, unexpected, mis-shaped or not finite.
+    pub fn finish(self, unused: &[&str]) -> Result<()> {
+        let mut report = self.report.into_inner();
+        let asked = self.asked.into_inner();
+        let expected = |name: &String| {
+            asked.contains(name)
+                || name.ends_with("position_ids")
+                || unused.iter().any(|prefix| name.starts_with(prefix))
+        };
+        report.unexpected = self.tensors.into_keys().filter(|name| !expected(name)).collect();
+        if report.is_empty() { Ok(()) } else { Err(report.into()) }
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let mut report = self.report.borrow_mut();
+        let Some(Location { file, stored }) = self.tensors.get(name) else {
+            report.missing.push(name.into());
+            return Ok(None);
+        };
+        if !same_up_to_ones(&stored.shape, shape) {
+            report.mis_shaped.push((name.into(), shape.to_vec(), stored.shape.clone()));
+            return Ok(None);
+        }
+        if float_type(stored.dtype).is_none() {
+            report.wrong_type.push((name.into(), format!("{:?}", stored.dtype)));
+            return Ok(None);
+        }
+        match self.files[*file].read(&stored.name, self.dtype, &self.device)? {
+            Some(tensor) => Ok(Some(tensor.reshape(shape)?)),
+            None => {
+                report.not_finite.push(name.into());
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.asked.borrow_mut().insert(name.into());
+        match self.read(name, shape)? {
+            Some(tensor) => Ok(tensor),
+            // A stand-in that takes no memory; `finish` turns the note of it into an error.
+            None => Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// The files that hold a component's weights.
+fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -> Result<Vec<String>> {
+    let stem = if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
+    let variants = match precision {
+        Precision::Full => ["", ".fp16"],
+        Precision::Half => [".fp16", ""],
+    };
+    for variant in variants {
+        let single = format!("{component}/{stem}{variant}.safetensors");
+        if files.exists(&single) {
+            return Ok(vec![single]);
+        }
+        let indexes = [
+            format!("{component}/{stem}{variant}.safetensors.index.json"),
+            format!("{component}/{stem}.safetensors.index{variant}.json"),
+        ];
+        if let Some(index) = indexes.iter().find(|index| files.exists(index)) {
+            return shards(files, component, index);
+        }
+    }
+    let folder = files.path(component);
+    let pickled =
+        files.exists(&format!("{component}/{stem}.bin")) || files.exists(&format!("{component}/pytorch_model.bin"));
+    let fix = if pickled {
+        "it has weights in PyTorch's .bin form only; save them as safetensors (save_pretrained with safe_serialization)"
+    } else {
+        "it has no safetensors file; the download may not be complete"
+    };
+    Err(Error::invalid(
+        format!("the folder of the {component}"),
+        folder.display(),
+        format!("{fix} (expected {stem}.safetensors)"),
+    ))
+}
+
+/// The files that an index names, each once, in order.
+fn shards(files: &ModelFiles, component: &str, index: &str) -> Result<Vec<String>> {
+    let malformed = |reason: String| Error::malformed("safetensors index", &files.path(index), reason);
+    let value: Value = serde_json::from_str(&files.read_text(index)?).map_err(|e| malformed(e.to_string()))?;
+    let map = value["weight_map"].as_object().ok_or_else(|| malformed("it has no weight_map".into()))?;
+    let mut names = BTreeSet::new();
+    for file in map.values() {
+        let file = file.as_str().ok_or_else(|| malformed(format!("{file} is no file name")))?;
+        if file.contains(['/', '\\']) || file.starts_with('.') {
+            return Err(malformed(format!("`{file}` leads out of the folder")));
+        }
+        names.insert(format!("{component}/{file}"));
+    }
+    Ok(names.into_iter().collect())
+}
+
+/// The present name of a tensor that older autoencoders call otherwise.
+fn current_name(name: &str) -> String {
+    const RENAMED: [(&str, &str); 4] =
+        [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+    if !name.contains(".attentions.") {
+        return name.into();
+    }
+    for (old, new) in RENAMED {
+        for parameter in [".weight", ".bias"] {
+            if let Some(stem) = name.strip_suffix(parameter).and_then(|stem| stem.strip_suffix(old))
+                && stem.ends_with('.')
+            {
+                return format!("{stem}{new}{parameter}");
+            }
+        }
+    }
+    name.into()
+}
+
+/// Whether two shapes differ at most by trailing ones, as a linear layer and a 1x1 convolution do.
+fn same_up_to_ones(a: &[usize], b: &[usize]) -> bool {
+    let strip = |shape: &[usize]| shape.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
+    a[..strip(a)] == b[..strip(b)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_attention_names_are_understood() {
+        let renamed = |name: &str| current_name(&format!("decoder.mid_block.attentions.0.{name}"));
+        assert_eq!(renamed("proj_attn.bias"), "decoder.mid_block.attentions.0.to_out.0.bias");
+        assert_eq!(renamed("query.weight"), "decoder.mid_block.attentions.0.to_q.weight");
+        assert_eq!(renamed("to_q.weight"), "decoder.mid_block.attentions.0.to_q.weight");
+        assert_eq!(current_name("encoder.query.weight"), "encoder.query.weight");
+    }
+
+    #[test]
+    fn a_matrix_may_be_stored_as_a_pointwise_convolution() {
+        assert!(same_up_to_ones(&[8, 4, 1, 1], &[8, 4]));
+        assert!(!same_up_to_ones(&[8, 4, 3, 3], &[8, 4]));
+        assert!(same_up_to_ones(&[1], &[1]) && !same_up_to_ones(&[2], &[1]));
+    }
+}

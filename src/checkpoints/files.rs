@@ -1,0 +1,110 @@
+//! The files of a model, on disk or compiled in.
+
+use crate::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A model in diffusers' folder layout.
+#[derive(Debug, Clone)]
+pub enum ModelFiles {
+    /// A folder on disk.
+    Folder(PathBuf),
+    /// Files compiled into the program, by their paths in the layout.
+    Embedded {
+        /// What messages call the model.
+        name: &'static str,
+        /// Path and contents of each file.
+        files: &'static [(&'static str, &'static [u8])],
+    },
+}
+
+impl ModelFiles {
+    /// The model in a folder.
+    ///
+    /// # Errors
+    /// If there is no such folder.
+    pub fn folder(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self::Folder(path.to_path_buf()));
+        }
+        let fix = if path.is_file() {
+            "it is a file; give the folder of a model in diffusers layout (with model_index.json, unet/, vae/, ...)"
+        } else {
+            "there is no such folder; give the path of a model in diffusers layout"
+        };
+        Err(Error::invalid("the model", path.display(), fix))
+    }
+
+    /// Where a file is, for messages.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.join(name),
+            Self::Embedded { name: model, .. } => Path::new(model).join(name),
+        }
+    }
+
+    /// Whether there is a file of this name.
+    pub fn exists(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(name).is_file(),
+            Self::Embedded { files, .. } => files.iter().any(|(n, _)| *n == name),
+        }
+    }
+
+    /// The contents of a file.
+    ///
+    /// # Errors
+    /// If there is no such file, or it cannot be read.
+    pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>> {
+        match self {
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                Ok(Cow::Owned(std::fs::read(&path).map_err(Error::io("read", &path))?))
+            }
+            Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| {
+                let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+                Error::io("read", &self.path(name))(missing)
+            }),
+        }
+    }
+
+    /// The contents of a text file.
+    ///
+    /// # Errors
+    /// If there is no such file, or it is not UTF-8.
+    pub fn read_text(&self, name: &str) -> Result<String> {
+        String::from_utf8(self.read(name)?.into_owned()).map_err(|e| Error::malformed("text file", &self.path(name), e))
+    }
+
+    /// The bytes of an embedded file.
+    pub(super) fn embedded(&self, name: &str) -> Option<&'static [u8]> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Embedded { files, .. } => files.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes),
+        }
+    }
+
+    /// The SHA-256 of a file in hexadecimal, read in pieces.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn sha256(&self, name: &str) -> Result<String> {
+        let mut hasher = Sha256::new();
+        if let Some(bytes) = self.embedded(name) {
+            hasher.update(bytes);
+        } else {
+            let path = self.path(name);
+            let mut file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                match file.read(&mut buffer).map_err(Error::io("read", &path))? {
+                    0 => break,
+                    count => hasher.update(&buffer[..count]),
+                }
+            }
+        }
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}

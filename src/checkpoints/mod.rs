@@ -1,0 +1,13 @@
+//! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
+
+mod checkpoint;
+mod files;
+mod random;
+mod report;
+mod safetensors_file;
+
+pub use checkpoint::{Checkpoint, Precision};
+pub use files::ModelFiles;
+pub use random::RandomWeights;
+pub use report::WeightReport;
+pub use safetensors_file::{SafetensorsFile, StoredTensor};

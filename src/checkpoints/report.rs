@@ -1,0 +1,73 @@
+//! What does not fit between a checkpoint and a model, as one message.
+
+use std::fmt;
+
+/// How many names of each kind a message lists.
+const LISTED: usize = 5;
+
+/// The differences between the tensors that a model needs and those that a checkpoint has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WeightReport {
+    /// The component: "unet", "vae", "text_encoder".
+    pub component: String,
+    /// The checkpoint's file or files.
+    pub files: String,
+    /// Needed, and not there.
+    pub missing: Vec<String>,
+    /// There, and not needed.
+    pub unexpected: Vec<String>,
+    /// There with another shape: name, needed, found.
+    pub mis_shaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// There, with values that are not numbers.
+    pub not_finite: Vec<String>,
+    /// There, with an element type that weights do not have: name and type.
+    pub wrong_type: Vec<(String, String)>,
+}
+
+impl WeightReport {
+    /// Whether checkpoint and model fit.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.mis_shaped.is_empty()
+            && self.not_finite.is_empty()
+            && self.wrong_type.is_empty()
+    }
+
+    fn advice(&self) -> &'static str {
+        if self.not_finite.len() + self.wrong_type.len() > 0 {
+            "the file is damaged or was saved with an overflow; get it again, or its f32 version"
+        } else if self.missing.is_empty() && self.mis_shaped.is_empty() {
+            "the file holds more than the config describes; take the config.json that belongs to it"
+        } else {
+            "the file does not belong to its config.json, or is of another model family"
+        }
+    }
+}
+
+impl fmt::Display for WeightReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the weights of the {} ({}) do not fit:", self.component, self.files)?;
+        list(f, "missing", &self.missing, Clone::clone)?;
+        list(f, "unexpected", &self.unexpected, Clone::clone)?;
+        list(f, "of another shape", &self.mis_shaped, |(name, needed, found)| {
+            format!("{name} (needed {needed:?}, found {found:?})")
+        })?;
+        list(f, "with NaN or infinite values", &self.not_finite, Clone::clone)?;
+        list(f, "of a type that is no float", &self.wrong_type, |(name, dtype)| format!("{name} ({dtype})"))?;
+        write!(f, "; {}", self.advice())
+    }
+}
+
+impl std::error::Error for WeightReport {}
+
+fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, items: &[T], show: impl Fn(&T) -> String) -> fmt::Result {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let plural = if items.len() == 1 { "tensor" } else { "tensors" };
+    let shown: Vec<_> = items.iter().take(LISTED).map(show).collect();
+    write!(f, " {} {plural} {what}: {}", items.len(), shown.join(", "))?;
+    if items.len() > LISTED { write!(f, ", ...") } else { Ok(()) }?;
+    write!(f, ".")
+}

@@ -1,0 +1,189 @@
+//! CLIP's byte-pair tokenizer (Radford et al. 2021), with the padding of each model family.
+
+use crate::checkpoints::ModelFiles;
+use crate::{Error, Result};
+use serde_json::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+/// How CLIP cuts text into words before merging bytes.
+const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+
+/// The context of every published CLIP text encoder.
+const DEFAULT_LENGTH: usize = 77;
+
+/// A prompt as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Start, text, end, and padding up to the model's length.
+    pub ids: Vec<u32>,
+    /// The end of the prompt that found no room, if it was too long.
+    pub cut: Option<String>,
+}
+
+/// A tokenizer with its model's length and padding.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    start: u32,
+    end: u32,
+    pad: u32,
+    max_length: usize,
+}
+
+impl Tokenizer {
+    /// From a folder with `vocab.json` and `merges.txt`, or `tokenizer.json`; `tokenizer_config.json` and
+    /// `special_tokens_map.json` say how long sequences are and how they are padded.
+    ///
+    /// # Errors
+    /// If the files are not there or are not a tokenizer's.
+    pub fn from_files(files: &ModelFiles, folder: &str) -> Result<Self> {
+        let fail = |reason: String| Error::Tokenizer { folder: files.path(folder), reason };
+        let at = |name: &str| format!("{folder}/{name}");
+        let settings = Settings::read(files, folder)?;
+        let mut inner = if files.exists(&at("vocab.json")) && files.exists(&at("merges.txt")) {
+            let vocab = files.read_text(&at("vocab.json"))?;
+            byte_pair_encoding(&vocab, &files.read_text(&at("merges.txt"))?).map_err(|e| fail(e.to_string()))?
+        } else if files.exists(&at("tokenizer.json")) {
+            let bytes = files.read(&at("tokenizer.json"))?;
+            let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| fail(e.to_string()))?;
+            inner.with_padding(None);
+            inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
+            inner
+        } else {
+            return Err(fail("there is neither vocab.json with merges.txt nor tokenizer.json".into()));
+        };
+        inner.add_special_tokens(settings.special_tokens()).map_err(|e| fail(e.to_string()))?;
+
+        let id =
+            |token: &str| inner.token_to_id(token).ok_or_else(|| fail(format!("`{token}` is not in the vocabulary")));
+        Ok(Self {
+            start: id(START)?,
+            end: id(END)?,
+            pad: id(&settings.token("pad_token", END).0)?,
+            max_length: settings.max_length(),
+            inner,
+        })
+    }
+
+    /// The number of ids that [`Self::encode`] gives.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Token ids of a prompt, cut and padded to the model's length.
+    ///
+    /// # Errors
+    /// If the text cannot be tokenized.
+    pub fn encode(&self, prompt: &str) -> Result<Tokens> {
+        let (ids, starts) = self.tokenize(prompt)?;
+        let room = self.max_length - 2;
+        let cut = starts.get(room).map(|&start| prompt.get(start..).unwrap_or(prompt).trim().to_owned());
+        let mut padded = Vec::with_capacity(self.max_length);
+        padded.push(self.start);
+        padded.extend(ids.iter().take(room));
+        padded.push(self.end);
+        padded.resize(self.max_length, self.pad);
+        Ok(Tokens { ids: padded, cut })
+    }
+
+    /// Start, text and end of a prompt of any length.
+    ///
+    /// # Errors
+    /// If the text cannot be tokenized.
+    pub fn encode_untruncated(&self, prompt: &str) -> Result<Vec<u32>> {
+        let (ids, _) = self.tokenize(prompt)?;
+        Ok([&[self.start], &ids[..], &[self.end]].concat())
+    }
+
+    /// The ids of the text alone, and where in it each token starts, in bytes.
+    fn tokenize(&self, prompt: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = self
+            .inner
+            .encode(prompt, false)
+            .map_err(|e| Error::invalid("the prompt", format!("{prompt:?}"), format!("it cannot be tokenized: {e}")))?;
+        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|&(start, _)| start).collect()))
+    }
+}
+
+/// The tokenizer as transformers builds it from the two classic files.
+fn byte_pair_encoding(vocab: &str, merges: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let vocab: std::collections::HashMap<String, u32> = serde_json::from_str(vocab)?;
+    let lines = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
+    let pairs = lines.map(|line| {
+        let (left, right) = line.split_once(' ').ok_or_else(|| format!("merges.txt: `{line}` is not a pair"))?;
+        Ok((left.to_owned(), right.to_owned()))
+    });
+    let model = BPE::builder()
+        .vocab_and_merges(
+            vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
+            pairs.collect::<Result<_, String>>()?,
+        )
+        .end_of_word_suffix("</w>".into())
+        .unk_token(END.into())
+        .build()?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let spaces = Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".into()), " ")?;
+    tokenizer.with_normalizer(Some(Normalizers::new(vec![NFC.into(), spaces.into(), Lowercase.into()])))?;
+    let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
+    let bytes = ByteLevel::new(false, true, true);
+    tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
+    Ok(tokenizer)
+}
+
+/// `tokenizer_config.json`, and `special_tokens_map.json` for what that does not say.
+struct Settings {
+    config: Value,
+    map: Value,
+}
+
+impl Settings {
+    fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
+        let json = |name: &str| -> Result<Value> {
+            let name = format!("{folder}/{name}");
+            if !files.exists(&name) {
+                return Ok(Value::Null);
+            }
+            serde_json::from_str(&files.read_text(&name)?)
+                .map_err(|e| Error::malformed("JSON file", &files.path(&name), e))
+        };
+        Ok(Self { config: json("tokenizer_config.json")?, map: json("special_tokens_map.json")? })
+    }
+
+    /// The model's length; transformers writes 1e30 where a tokenizer has none of its own.
+    fn max_length(&self) -> usize {
+        let length = self.config["model_max_length"].as_f64().filter(|&n| (3.0..1e6).contains(&n));
+        length.map_or(DEFAULT_LENGTH, |n| n as usize)
+    }
+
+    /// A special token, and whether it is looked for after normalisation, in any letter case. It is written
+    /// as a string, which means it is not, or as an object that says so.
+    fn token(&self, name: &str, default: &str) -> (String, bool) {
+        let found = [&self.config[name], &self.map[name]].into_iter().find(|token| !token.is_null());
+        let Some(token) = found else { return (default.into(), false) };
+        let content = token.as_str().or_else(|| token["content"].as_str()).unwrap_or(default);
+        (content.into(), token["normalized"].as_bool().unwrap_or(false))
+    }
+
+    /// The special tokens as transformers registers them, the padding among them: a model that pads with "!"
+    /// takes every "!" of a prompt for padding. A token that several names share is normalised only if
+    /// all of them say so.
+    fn special_tokens(&self) -> Vec<AddedToken> {
+        let names = [("bos_token", START), ("eos_token", END), ("unk_token", END), ("pad_token", END)];
+        let mut tokens: Vec<(String, bool)> = Vec::new();
+        for (content, normalized) in names.map(|(name, default)| self.token(name, default)) {
+            match tokens.iter_mut().find(|(other, _)| *other == content) {
+                Some((_, all)) => *all &= normalized,
+                None => tokens.push((content, normalized)),
+            }
+        }
+        tokens.into_iter().map(|(content, normalized)| AddedToken::from(content, true).normalized(normalized)).collect()
+    }
+}

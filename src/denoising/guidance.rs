@@ -1,0 +1,79 @@
+//! Classifier-free guidance.
+
+use super::Network;
+use crate::Result;
+use crate::conditioning::Conditioning;
+use candle_core::{D, Tensor};
+
+/// Classifier-free guidance (Ho and Salimans 2022): a network made of one network asked twice.
+///
+/// The output is `uncond + scale * (cond - uncond)`, both halves computed in one batch. `uncond` is the
+/// negative prompt's, or the empty prompt's.
+pub struct ClassifierFreeGuidance<'a> {
+    network: &'a dyn Network,
+    negative: &'a Conditioning,
+    scale: f64,
+    rescale: f64,
+}
+
+impl<'a> ClassifierFreeGuidance<'a> {
+    /// Guides `network` away from `negative` and towards the conditioning that it is called with.
+    ///
+    /// `rescale` in `[0, 1]` pulls the output's standard deviation back to that of the conditional output
+    /// (Lin et al. 2024, section 3.4).
+    pub fn new(network: &'a dyn Network, negative: &'a Conditioning, scale: f64, rescale: f64) -> Self {
+        Self { network, negative, scale, rescale }
+    }
+}
+
+impl Network for ClassifierFreeGuidance<'_> {
+    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
+        let both = Conditioning::cat(&[self.negative, conditioning])?;
+        let raw = self.network.forward(&Tensor::cat(&[x, x], 0)?, timestep, &both)?;
+        let batch = x.dim(0)?;
+        let (negative, positive) = (raw.narrow(0, 0, batch)?, raw.narrow(0, batch, batch)?);
+        let guided = (&negative + ((&positive - &negative)? * self.scale)?)?;
+        if self.rescale == 0.0 { Ok(guided) } else { rescaled(&guided, &positive, self.rescale) }
+    }
+}
+
+/// `share * guided * std(positive) / std(guided) + (1 - share) * guided`, deviations over each image.
+fn rescaled(guided: &Tensor, positive: &Tensor, share: f64) -> Result<Tensor> {
+    let std = |x: &Tensor| -> Result<Tensor> { Ok(x.flatten_from(1)?.var_keepdim(D::Minus1)?.sqrt()?) };
+    let factor = (std(positive)? / std(guided)?)?.affine(share, 1.0 - share)?;
+    let batch = guided.dim(0)?;
+    Ok(guided.broadcast_mul(&factor.reshape((batch, 1, 1, 1))?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    /// Answers each row with the mean of its conditioning.
+    struct Echo;
+
+    impl Network for Echo {
+        fn forward(&self, x: &Tensor, _: f64, conditioning: &Conditioning) -> Result<Tensor> {
+            let mean = conditioning.text.mean(D::Minus1)?.mean(D::Minus1)?;
+            Ok(x.broadcast_mul(&mean.reshape((x.dim(0)?, 1, 1, 1))?)?)
+        }
+    }
+
+    fn conditioning(value: f64) -> Result<Conditioning> {
+        Ok(Conditioning::text((Tensor::ones((1, 3, 4), DType::F64, &Device::Cpu)? * value)?))
+    }
+
+    #[test]
+    fn extrapolates_from_the_negative_through_the_positive() -> Result<()> {
+        let x = Tensor::new(&[1.0f64, -2.0, 3.0, 0.5], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+        let (negative, positive) = (conditioning(2.0)?, conditioning(3.0)?);
+        let guided = ClassifierFreeGuidance::new(&Echo, &negative, 4.0, 0.0).forward(&x, 0.0, &positive)?;
+        let expected = (&x * 6.0)?; // 2 + 4 * (3 - 2)
+        assert!((guided - expected)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        // Fully rescaled, the output has the standard deviation of the positive branch: 3 x.
+        let rescaled = ClassifierFreeGuidance::new(&Echo, &negative, 4.0, 1.0).forward(&x, 0.0, &positive)?;
+        assert!((rescaled - (&x * 3.0)?)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! What a network predicts, and how that becomes `x0` and `epsilon`.
+
+use crate::config::ConfigFields;
+use crate::schedulers::NoiseLevel;
+use crate::{Error, Result};
+use candle_core::{D, DType, Tensor};
+
+/// The quantity that the network was trained to predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PredictionType {
+    /// The noise (Ho et al. 2020).
+    Epsilon,
+    /// `v = alpha * epsilon - sigma * x0` (Salimans and Ho 2022).
+    VPrediction,
+    /// The clean sample.
+    Sample,
+}
+
+const PREDICTION_TYPES: [(&str, PredictionType); 3] = [
+    ("epsilon", PredictionType::Epsilon),
+    ("v_prediction", PredictionType::VPrediction),
+    ("sample", PredictionType::Sample),
+];
+
+/// How the estimate of the clean sample is kept in range.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    /// It is not.
+    None,
+    /// To `[-range, range]`.
+    Clip {
+        /// The largest magnitude.
+        range: f64,
+    },
+    /// Dynamic thresholding (Saharia et al. 2022): to a quantile of the magnitudes, then divided by it.
+    Threshold {
+        /// Which quantile.
+        ratio: f64,
+        /// The quantile is taken as at least 1 and at most this.
+        max: f64,
+    },
+}
+
+/// What one evaluation of the network says, each part straight from the raw output.
+#[derive(Debug, Clone)]
+pub struct Prediction {
+    /// The estimate of the clean sample, limited if the parameterization says so.
+    pub x0: Tensor,
+    /// The estimate of the noise, untouched by the limit.
+    pub epsilon: Tensor,
+    /// The network's output, without variance channels.
+    pub raw: Tensor,
+    /// The output's further channels, if the network predicts a variance.
+    pub variance: Option<Tensor>,
+}
+
+/// The meaning of a network's raw output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameterization {
+    /// The predicted quantity.
+    pub prediction_type: PredictionType,
+    /// The limit on `x0`.
+    pub limit: Limit,
+    /// Whether a second half of the output channels is a variance.
+    pub learned_variance: bool,
+}
+
+impl Parameterization {
+    /// A prediction without limit or variance.
+    pub fn new(prediction_type: PredictionType) -> Self {
+        Self { prediction_type, limit: Limit::None, learned_variance: false }
+    }
+
+    /// From a scheduler's file; `clip_by_default` is the class's default of `clip_sample`.
+    ///
+    /// # Errors
+    /// If a field has an unusable value.
+    pub fn from_config(config: &ConfigFields, clip_by_default: bool) -> Result<Self> {
+        let limit = if config.bool("thresholding", false)? {
+            Limit::Threshold {
+                ratio: config.f64("dynamic_thresholding_ratio", 0.995)?,
+                max: config.f64("sample_max_value", 1.0)?,
+            }
+        } else if config.bool("clip_sample", clip_by_default)? {
+            Limit::Clip { range: config.f64("clip_sample_range", 1.0)? }
+        } else {
+            Limit::None
+        };
+        let prediction_type = config.choice("prediction_type", &PREDICTION_TYPES, PredictionType::Epsilon)?;
+        Ok(Self { prediction_type, limit, learned_variance: false })
+    }
+
+    /// The same with or without variance channels.
+    #[must_use]
+    pub fn with_learned_variance(mut self, learned_variance: bool) -> Self {
+        self.learned_variance = learned_variance;
+        self
+    }
+
+    /// Turns a raw output for the state `x` at `level` into `x0` and `epsilon`.
+    ///
+    /// With `s = sqrt(alpha^2 + sigma^2)` the network saw `x / s`, a variance-preserving state with
+    /// `alpha / s` and `sigma / s`.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, channels, height, width]`; `raw` the same, or with twice the channels if the variance
+    /// is learned.
+    ///
+    /// # Errors
+    /// If an epsilon is asked to give `x0` where there is no signal (`alpha = 0`).
+    pub fn convert(&self, raw: Tensor, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
+        let channels = x.dim(1)?;
+        let (raw, variance) = if self.learned_variance && raw.dim(1)? == 2 * channels {
+            (raw.narrow(1, 0, channels)?, Some(raw.narrow(1, channels, channels)?))
+        } else {
+            (raw, None)
+        };
+        let NoiseLevel { alpha, sigma, .. } = *level;
+        let (x0, epsilon) = match self.prediction_type {
+            PredictionType::Epsilon if alpha == 0.0 => {
+                return Err(Error::invalid(
+                    "prediction_type",
+                    "epsilon",
+                    "at zero terminal SNR only v_prediction or sample can start; \
+                     turn rescale_betas_zero_snr off or use another timestep spacing",
+                ));
+            }
+            PredictionType::Epsilon => (((x - (&raw * sigma)?)? / alpha)?, raw.clone()),
+            PredictionType::VPrediction => {
+                let scale = level.input_scale();
+                let (signal, noise) = (alpha * scale, sigma * scale);
+                let x0 = ((x * (signal * scale))? - (&raw * noise)?)?;
+                (x0, ((&raw * signal)? + (x * (noise * scale))?)?)
+            }
+            PredictionType::Sample => (raw.clone(), ((x - (&raw * alpha)?)? / sigma)?),
+        };
+        Ok(Prediction { x0: self.limit.apply(x0)?, epsilon, raw, variance })
+    }
+}
+
+impl Limit {
+    fn apply(self, x0: Tensor) -> Result<Tensor> {
+        match self {
+            Self::None => Ok(x0),
+            Self::Clip { range } => Ok(x0.clamp(-range, range)?),
+            Self::Threshold { ratio, max } => {
+                let images = x0.chunk(x0.dim(0)?, 0)?;
+                let limited = images.iter().map(|image| {
+                    let bound = quantile(&image.abs()?, ratio)?.max(1.0).min(max.max(1.0));
+                    Ok((image.clamp(-bound, bound)? / bound)?)
+                });
+                Ok(Tensor::cat(&limited.collect::<Result<Vec<_>>>()?, 0)?)
+            }
+        }
+    }
+}
+
+/// A quantile of all values, linear between neighbours.
+fn quantile(values: &Tensor, ratio: f64) -> Result<f64> {
+    let flat = values.flatten_all()?.to_dtype(DType::F64)?;
+    let mut sorted = flat.to_vec1::<f64>()?;
+    sorted.sort_by(f64::total_cmp);
+    let position = ratio.clamp(0.0, 1.0) * (flat.dim(D::Minus1)? - 1) as f64;
+    let below = position.floor() as usize;
+    let above = (below + 1).min(sorted.len() - 1);
+    Ok(sorted[below] + (position - below as f64) * (sorted[above] - sorted[below]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// However the network predicts, a perfect prediction gives back the clean sample and the noise, in
+    /// variance-preserving and in sigma space.
+    #[test]
+    fn perfect_predictions_give_back_what_was_mixed() -> Result<()> {
+        let x0 = Tensor::new(&[0.3f64, -0.9, 0.5, 0.1], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+        let noise = Tensor::new(&[-1.2f64, 0.4, 2.0, 0.7], &Device::Cpu)?.reshape((1, 1, 2, 2))?;
+        let levels =
+            [NoiseLevel::variance_preserving(500.0, 0.3), NoiseLevel { timestep: 500.0, alpha: 1.0, sigma: 3.5 }];
+        for level in levels {
+            let x = level.add_noise(&x0, &noise)?;
+            let scale = level.input_scale();
+            let v = ((&noise * (level.alpha * scale))? - (&x0 * (level.sigma * scale))?)?;
+            for (kind, raw) in [
+                (PredictionType::Epsilon, noise.clone()),
+                (PredictionType::VPrediction, v),
+                (PredictionType::Sample, x0.clone()),
+            ] {
+                let prediction = Parameterization::new(kind).convert(raw, &x, &level)?;
+                for (got, want) in [(&prediction.x0, &x0), (&prediction.epsilon, &noise)] {
+                    let worst = (got - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                    assert!(worst < 1e-12, "{kind:?} at {level:?}: {worst}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn epsilon_without_signal_is_an_error() -> Result<()> {
+        let x = Tensor::zeros((1, 1, 2, 2), DType::F32, &Device::Cpu)?;
+        let level = NoiseLevel::variance_preserving(999.0, 0.0);
+        assert!(Parameterization::new(PredictionType::Epsilon).convert(x.clone(), &x, &level).is_err());
+        assert!(Parameterization::new(PredictionType::VPrediction).convert(x.clone(), &x, &level).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn thresholding_divides_by_the_quantile_of_each_image() -> Result<()> {
+        let x0 = Tensor::new(&[0.0f64, 1.0, 2.0, 3.0, 0.1, -0.2, 0.3, -0.4], &Device::Cpu)?.reshape((2, 1, 2, 2))?;
+        let limited = Limit::Threshold { ratio: 0.5, max: 10.0 }.apply(x0)?.flatten_all()?.to_vec1::<f64>()?;
+        // The first image's median magnitude is 1.5; the second's is below 1, where the bound stays 1.
+        assert_eq!(limited, [0.0, 1.0 / 1.5, 1.0, 1.0, 0.1, -0.2, 0.3, -0.4]);
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! Two-dimensional convolution on channels-last activations, as patches times a matrix.
+
+use super::{Real, add_product_transposed, contiguous, fill_rows, for_real, output, zeros};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// The patches of this many bytes of one image exist at a time.
+const PATCH_BYTES: usize = 32 << 20;
+
+/// Kernel size, stride and zero padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvGeometry {
+    /// Height and width of the kernel.
+    pub kernel: usize,
+    /// The step between output pixels, in both directions.
+    pub stride: usize,
+    /// Zeros above and to the left.
+    pub pad_before: usize,
+    /// Zeros below and to the right.
+    pub pad_after: usize,
+}
+
+impl ConvGeometry {
+    /// The output's length along a side of length `side`.
+    pub fn output_side(&self, side: usize) -> usize {
+        (side + self.pad_before + self.pad_after).saturating_sub(self.kernel) / self.stride + 1
+    }
+
+    fn is_pointwise(&self) -> bool {
+        *self == Self { kernel: 1, stride: 1, pad_before: 0, pad_after: 0 }
+    }
+}
+
+/// A convolution.
+///
+/// # Shapes
+/// `x`: `[batch, height, width, in]`; `weight`: `[out, kernel * kernel * in]`, the input channel running
+/// fastest; `bias`: `[out]`; the result is `[batch, height', width', out]`.
+///
+/// # Errors
+/// If the shapes do not fit, or the element type is neither f32 nor f64.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Conv2d(geometry))
+}
+
+struct Conv2d(ConvGeometry);
+
+impl CustomOp3 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, height, width, channels) = x_layout.shape().dims4()?;
+        let (out_channels, k) = weight_layout.shape().dims2()?;
+        if k != self.0.kernel * self.0.kernel * channels || bias_layout.dims() != [out_channels] {
+            candle_core::bail!(
+                "conv2d: input {:?}, weight [{out_channels}, {k}], bias {:?}, {:?}",
+                x_layout.dims(),
+                bias_layout.dims(),
+                self.0
+            );
+        }
+        let grid = Grid::new(self.0, height, width, channels);
+        let shape = (batch, grid.out_height, grid.out_width, out_channels);
+        for_real!(x, self.name(), T => {
+            let (x, weight, bias) = (
+                contiguous::<T>(x, x_layout, self.name())?,
+                contiguous::<T>(weight, weight_layout, self.name())?,
+                contiguous::<T>(bias, bias_layout, self.name())?,
+            );
+            output(forward(x, weight, bias, &grid), shape)
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _bias: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (_, height, width, channels) = x.dims4()?;
+        let grid = Grid::new(self.0, height, width, channels);
+        let grad_rows = grad.contiguous()?.reshape(((), weight.dim(0)?))?;
+        let grad_weight = grad_rows.t()?.matmul(&x.apply_op1_no_bwd(&Patches(grid))?)?;
+        let grad_x = grad_rows.matmul(weight)?.apply_op1_no_bwd(&Fold(grid))?;
+        Ok((Some(grad_x), Some(grad_weight), Some(grad_rows.sum(0)?)))
+    }
+}
+
+/// A convolution's geometry on one image.
+#[derive(Debug, Clone, Copy)]
+struct Grid {
+    geometry: ConvGeometry,
+    height: usize,
+    width: usize,
+    channels: usize,
+    out_height: usize,
+    out_width: usize,
+}
+
+impl Grid {
+    fn new(geometry: ConvGeometry, height: usize, width: usize, channels: usize) -> Self {
+        let (out_height, out_width) = (geometry.output_side(height), geometry.output_side(width));
+        Self { geometry, height, width, channels, out_height, out_width }
+    }
+
+    fn patch_len(&self) -> usize {
+        self.geometry.kernel * self.geometry.kernel * self.channels
+    }
+
+    fn image_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// The input position under tap `tap` of output position `out`, if it is not padding.
+    fn input(&self, out: usize, tap: usize, side: usize) -> Option<usize> {
+        (out * self.geometry.stride + tap).checked_sub(self.geometry.pad_before).filter(|&i| i < side)
+    }
+
+    /// Calls `visit(patch offset, image offset, count)` for each run of values that a row of patches copies
+    /// from the image; whatever is not visited is padding.
+    fn runs(&self, out_y: usize, mut visit: impl FnMut(usize, usize, usize)) {
+        let (kernel, channels) = (self.geometry.kernel, self.channels);
+        for tap_y in 0..kernel {
+            let Some(y) = self.input(out_y, tap_y, self.height) else { continue };
+            for out_x in 0..self.out_width {
+                let patch = out_x * self.patch_len() + tap_y * kernel * channels;
+                // Neighbouring taps of a row are neighbours in the image: one run for those inside it.
+                let first = self.geometry.pad_before.saturating_sub(out_x * self.geometry.stride);
+                let left = out_x * self.geometry.stride + first - self.geometry.pad_before;
+                let count = (kernel - first.min(kernel)).min(self.width.saturating_sub(left));
+                if count > 0 {
+                    let image = (y * self.width + left) * channels;
+                    visit(patch + first * channels, image, count * channels);
+                }
+            }
+        }
+    }
+
+    fn fill_row<T: Real>(&self, image: &[T], out_y: usize, patches: &mut [T]) {
+        patches.fill(T::zero());
+        self.runs(out_y, |patch, from, count| {
+            patches[patch..patch + count].copy_from_slice(&image[from..from + count]);
+        });
+    }
+}
+
+fn forward<T: Real>(x: &[T], weight: &[T], bias: &[T], grid: &Grid) -> Vec<T> {
+    let (out_channels, k) = (bias.len(), grid.patch_len());
+    let out_pixels = grid.out_height * grid.out_width;
+    let images = x.len() / grid.image_len().max(1);
+    let mut out = zeros::<T>(images * out_pixels * out_channels);
+    let row_len = grid.out_width * k;
+    let band = (PATCH_BYTES / size_of::<T>() / row_len.max(1)).clamp(1, grid.out_height.max(1));
+    let mut patches = Vec::new();
+    for (image, out) in x.chunks_exact(grid.image_len()).zip(out.chunks_exact_mut(out_pixels * out_channels)) {
+        out.par_chunks_mut(grid.out_width * out_channels).for_each(|row| fill_rows(row, bias));
+        if grid.geometry.is_pointwise() {
+            add_product_transposed(out, image, weight, out_pixels, out_channels, k);
+            continue;
+        }
+        patches.resize(band * row_len, T::zero());
+        for (i, out) in out.chunks_mut(band * grid.out_width * out_channels).enumerate() {
+            let pixels = out.len() / out_channels;
+            let patches = &mut patches[..pixels * k];
+            patches.par_chunks_mut(row_len).enumerate().for_each(|(y, row)| grid.fill_row(image, i * band + y, row));
+            add_product_transposed(out, patches, weight, pixels, out_channels, k);
+        }
+    }
+    out
+}
+
+/// Images to patches: `[batch, height, width, c]` to `[batch * height' * width', kernel * kernel * c]`.
+struct Patches(Grid);
+
+impl CustomOp1 for Patches {
+    fn name(&self) -> &'static str {
+        "patches"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let grid = &self.0;
+        let rows = layout.dims()[0] * grid.out_height;
+        for_real!(x, self.name(), T => {
+            let x = contiguous::<T>(x, layout, self.name())?;
+            let mut patches = zeros::<T>(rows * grid.out_width * grid.patch_len());
+            patches.par_chunks_mut(grid.out_width * grid.patch_len()).enumerate().for_each(|(row, patches)| {
+                let image = &x[row / grid.out_height * grid.image_len()..][..grid.image_len()];
+                grid.fill_row(image, row % grid.out_height, patches);
+            });
+            output(patches, (rows * grid.out_width, grid.patch_len()))
+        })
+    }
+}
+
+/// The adjoint of [`Patches`]: every patch value is added to the pixel it came from.
+struct Fold(Grid);
+
+impl CustomOp1 for Fold {
+    fn name(&self) -> &'static str {
+        "fold"
+    }
+
+    fn cpu_fwd(&self, patches: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let grid = &self.0;
+        let row_len = grid.out_width * grid.patch_len();
+        let images = layout.shape().elem_count() / (grid.out_height * row_len);
+        for_real!(patches, self.name(), T => {
+            let patches = contiguous::<T>(patches, layout, self.name())?;
+            let mut x = zeros::<T>(images * grid.image_len());
+            x.par_chunks_mut(grid.image_len()).enumerate().for_each(|(i, image)| {
+                for out_y in 0..grid.out_height {
+                    let row = &patches[(i * grid.out_height + out_y) * row_len..][..row_len];
+                    grid.runs(out_y, |patch, to, count| {
+                        for (x, p) in image[to..to + count].iter_mut().zip(&row[patch..patch + count]) {
+                            *x += *p;
+                        }
+                    });
+                }
+            });
+            output(x, (images, grid.height, grid.width, grid.channels))
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! Elementwise activations.
+
+use crate::Result;
+use candle_core::Tensor;
+
+/// An activation function, by its exact definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * Phi(x)` with the error function (Hendrycks and Gimpel 2016), not the tanh approximation.
+    Gelu,
+    /// `x * sigmoid(1.702 x)`, which CLIP was trained with.
+    QuickGelu,
+}
+
+impl Activation {
+    /// # Errors
+    /// If the element type has no such operation.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Silu => x.silu()?,
+            Self::Gelu => x.gelu_erf()?,
+            Self::QuickGelu => ((x * 1.702)?.silu()? / 1.702)?,
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Activations with height and width, which own their memory layout.
+
+use super::Backend;
+use crate::Result;
+use candle_core::{DType, Tensor};
+
+/// A batch of images of features.
+///
+/// In memory it is `[batch, height, width, channels]` for the kernels and `[batch, channels, height, width]`
+/// for candle's operations; whoever uses it need not know.
+#[derive(Debug, Clone)]
+pub struct FeatureMap {
+    tensor: Tensor,
+    backend: Backend,
+}
+
+impl FeatureMap {
+    /// From `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// If the tensor has another rank.
+    pub fn from_nchw(x: &Tensor, backend: Backend) -> Result<Self> {
+        x.dims4()?;
+        let tensor = match backend {
+            Backend::Kernels => x.permute((0, 2, 3, 1))?.contiguous()?,
+            Backend::Candle => x.contiguous()?,
+        };
+        Ok(Self { tensor, backend })
+    }
+
+    /// To `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn to_nchw(&self) -> Result<Tensor> {
+        match self.backend {
+            Backend::Kernels => Ok(self.tensor.permute((0, 3, 1, 2))?.contiguous()?),
+            Backend::Candle => Ok(self.tensor.clone()),
+        }
+    }
+
+    /// From tokens `[batch, height * width, channels]`, row by row.
+    ///
+    /// # Errors
+    /// If their number is not `height * width`.
+    pub fn from_tokens(tokens: &Tensor, height: usize, width: usize, backend: Backend) -> Result<Self> {
+        let (batch, _, channels) = tokens.dims3()?;
+        let tensor = match backend {
+            Backend::Kernels => tokens.reshape((batch, height, width, channels))?,
+            Backend::Candle => tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?,
+        };
+        Ok(Self { tensor, backend })
+    }
+
+    /// To tokens `[batch, height * width, channels]`; on the CPU without a copy.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn tokens(&self) -> Result<Tensor> {
+        match self.backend {
+            Backend::Kernels => Ok(self.tensor.flatten(1, 2)?),
+            Backend::Candle => Ok(self.tensor.flatten_from(2)?.transpose(1, 2)?.contiguous()?),
+        }
+    }
+
+    /// Batch, channels, height and width, in this order whatever the layout.
+    pub fn dims(&self) -> (usize, usize, usize, usize) {
+        let d = self.tensor.dims();
+        match self.backend {
+            Backend::Kernels => (d[0], d[3], d[1], d[2]),
+            Backend::Candle => (d[0], d[1], d[2], d[3]),
+        }
+    }
+
+    /// How layers compute on this map.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.tensor.dtype()
+    }
+
+    /// Another map from the tensor in its own layout, for layers.
+    pub(super) fn map(&self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self { tensor: f(&self.tensor)?, backend: self.backend })
+    }
+
+    /// The sum of two maps of the same dimensions.
+    ///
+    /// # Errors
+    /// If the dimensions differ.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        self.map(|x| Ok((x + &other.tensor)?))
+    }
+
+    /// Adds a value per image and channel, `[batch, channels]`, to every pixel.
+    ///
+    /// # Errors
+    /// If the dimensions do not fit.
+    pub fn add_per_channel(&self, values: &Tensor) -> Result<Self> {
+        let (batch, channels) = values.dims2()?;
+        self.map(|x| match self.backend {
+            Backend::Kernels => Ok(x.broadcast_add(&values.reshape((batch, 1, 1, channels))?)?),
+            Backend::Candle => Ok(x.broadcast_add(&values.reshape((batch, channels, 1, 1))?)?),
+        })
+    }
+
+    /// Every value times `factor`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn scale(&self, factor: f64) -> Result<Self> {
+        self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
+    }
+
+    /// The channels of both, this map's first.
+    ///
+    /// # Errors
+    /// If batch, height or width differ.
+    pub fn concat(&self, other: &Self) -> Result<Self> {
+        let axis = match self.backend {
+            Backend::Kernels => 3,
+            Backend::Candle => 1,
+        };
+        self.map(|x| Ok(Tensor::cat(&[x, &other.tensor], axis)?))
+    }
+
+    /// The nearest neighbour's value at every pixel of a new size, as `torch.nn.functional.interpolate`
+    /// chooses it: source index `floor(i * source / target)`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn resize_nearest(&self, height: usize, width: usize) -> Result<Self> {
+        let (_, _, from_height, from_width) = self.dims();
+        self.map(|x| {
+            let (rows, columns) = match self.backend {
+                Backend::Kernels => (1, 2),
+                Backend::Candle => (2, 3),
+            };
+            let x = repeat_nearest(x, rows, from_height, height)?;
+            repeat_nearest(&x, columns, from_width, width)
+        })
+    }
+}
+
+/// Nearest-neighbour resampling along one axis. Broadcasting for whole factors, since candle's own
+/// upsampling is wrong in its gradient where its result is used twice.
+fn repeat_nearest(x: &Tensor, axis: usize, from: usize, to: usize) -> Result<Tensor> {
+    if from == to {
+        return Ok(x.clone());
+    }
+    if to % from == 0 {
+        let mut dims = x.dims().to_vec();
+        dims.insert(axis + 1, to / from);
+        let repeated = x.unsqueeze(axis + 1)?.broadcast_as(dims)?;
+        return Ok(repeated.flatten(axis, axis + 1)?);
+    }
+    let sources: Vec<u32> = (0..to).map(|i| (i * from / to) as u32).collect();
+    Ok(x.index_select(&Tensor::from_vec(sources, to, x.device())?, axis)?)
+}

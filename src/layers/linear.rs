@@ -1,0 +1,67 @@
+//! Linear layers.
+
+use super::weights::vector;
+use super::{Backend, Weight, Weights};
+use crate::{Result, kernels};
+use candle_core::Tensor;
+
+/// `y = x W^T + b`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Tensor>,
+    /// Stands in for the bias where a kernel takes one always.
+    zeros: Tensor,
+    backend: Backend,
+}
+
+impl Linear {
+    /// From `weight` `[outputs, inputs]` and `bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, inputs: usize, outputs: usize) -> Result<Self> {
+        Self::with_bias(weights, inputs, outputs, true)
+    }
+
+    /// The same with the bias optional.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn with_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
+        let matrix = weights.tensor("weight", &[outputs, inputs])?;
+        let bias = if bias { Some(vector(weights, "bias", outputs)?) } else { None };
+        Self::from_parts(matrix, bias, weights.backend())
+    }
+
+    /// From an older checkpoint's 1x1 convolution or from a matrix, whichever is there.
+    pub(crate) fn from_parts(matrix: Tensor, bias: Option<Tensor>, backend: Backend) -> Result<Self> {
+        let zeros = match &bias {
+            Some(bias) => bias.zeros_like()?,
+            None => super::weights::widened(Tensor::zeros(matrix.dim(0)?, matrix.dtype(), matrix.device())?)?,
+        };
+        Ok(Self { weight: Weight::dense(matrix), bias, zeros, backend })
+    }
+
+    /// # Shapes
+    /// `x`: `[..., inputs]`; the result is `[..., outputs]`.
+    ///
+    /// # Errors
+    /// If the last dimension is not the layer's input width.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let matrix = self.weight.to_dtype(x.dtype())?;
+        match self.backend {
+            Backend::Kernels => {
+                let bias = self.bias.as_ref().unwrap_or(&self.zeros);
+                Ok(kernels::linear(x, &matrix, &bias.to_dtype(x.dtype())?)?)
+            }
+            Backend::Candle => {
+                let y = x.contiguous()?.broadcast_matmul(&matrix.t()?)?;
+                match &self.bias {
+                    Some(bias) => Ok(y.broadcast_add(&bias.to_dtype(y.dtype())?)?),
+                    None => Ok(y),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What models are made of.
+//!
+//! A model's file says how layers are joined; a layer decides how it is computed. Layers are made from
+//! [`Weights`], whatever form those come in, and hold them as [`Weight`]s, so other number formats,
+//! adapters and kernels change this folder and no model. Every layer is differentiable throughout.
+
+mod activation;
+mod attention;
+mod conv;
+mod embedding;
+mod feature_map;
+mod linear;
+mod norm;
+mod timestep;
+mod weights;
+
+pub use activation::Activation;
+pub use attention::{Attention, AttentionConfig, scaled_dot_product_attention};
+pub use conv::{Conv2d, ConvGeometry};
+pub use embedding::Embedding;
+pub use feature_map::FeatureMap;
+pub use linear::Linear;
+pub use norm::{GroupNorm, LayerNorm};
+pub use timestep::{SinusoidalEmbedding, TimestepEmbedding};
+pub use weights::{Backend, Weight, WeightSource, Weights};

@@ -1,0 +1,99 @@
+//! Normalisations, computed in f32 at least.
+
+use super::weights::vector;
+use super::{Backend, FeatureMap, Weights};
+use crate::{Result, kernels};
+use candle_core::{DType, Tensor};
+
+/// Group normalisation (Wu and He 2018), with SiLU after it if asked for.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    epsilon: f64,
+    activation: kernels::Activation,
+    backend: Backend,
+}
+
+impl GroupNorm {
+    /// From `weight` and `bias` `[channels]`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, groups: usize, channels: usize, epsilon: f64) -> Result<Self> {
+        Ok(Self {
+            weight: vector(weights, "weight", channels)?,
+            bias: vector(weights, "bias", channels)?,
+            groups,
+            epsilon,
+            activation: kernels::Activation::None,
+            backend: weights.backend(),
+        })
+    }
+
+    /// The same, followed by SiLU.
+    #[must_use]
+    pub fn with_silu(mut self) -> Self {
+        self.activation = kernels::Activation::Silu;
+        self
+    }
+
+    /// # Errors
+    /// If the channels do not fit.
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        let dtype = x.dtype();
+        let (_, _, height, width) = x.dims();
+        let tokens = widest(&x.tokens()?)?;
+        let (weight, bias) = (self.weight.to_dtype(tokens.dtype())?, self.bias.to_dtype(tokens.dtype())?);
+        let norm = match self.backend {
+            Backend::Kernels => kernels::group_norm,
+            Backend::Candle => kernels::group_norm_definition,
+        };
+        let y = norm(&tokens, &weight, &bias, self.groups, self.epsilon, self.activation)?;
+        FeatureMap::from_tokens(&y.to_dtype(dtype)?, height, width, x.backend())
+    }
+}
+
+/// Layer normalisation (Ba et al. 2016) over the last dimension.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f64,
+    backend: Backend,
+}
+
+impl LayerNorm {
+    /// From `weight` and `bias` `[width]`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, width: usize, epsilon: f64) -> Result<Self> {
+        Ok(Self {
+            weight: vector(weights, "weight", width)?,
+            bias: vector(weights, "bias", width)?,
+            epsilon,
+            backend: weights.backend(),
+        })
+    }
+
+    /// # Shapes
+    /// `x`: `[..., width]`; the result is alike.
+    ///
+    /// # Errors
+    /// If the width does not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = widest(x)?;
+        let (weight, bias) = (self.weight.to_dtype(wide.dtype())?, self.bias.to_dtype(wide.dtype())?);
+        let norm = match self.backend {
+            Backend::Kernels => kernels::layer_norm,
+            Backend::Candle => kernels::layer_norm_definition,
+        };
+        Ok(norm(&wide, &weight, &bias, self.epsilon)?.to_dtype(x.dtype())?)
+    }
+}
+
+fn widest(x: &Tensor) -> Result<Tensor> {
+    Ok(if matches!(x.dtype(), DType::F16 | DType::BF16) { x.to_dtype(DType::F32)? } else { x.clone() })
+}

@@ -1,0 +1,66 @@
+//! Embeddings of scalars: timesteps, sizes, offsets. Always computed in f32.
+
+use super::{Activation, Linear, Weights};
+use crate::Result;
+use candle_core::{D, DType, Tensor};
+
+/// Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SinusoidalEmbedding {
+    /// The number of values; half are sines, half cosines.
+    pub width: usize,
+    /// Whether the cosines come first.
+    pub flip_sin_to_cos: bool,
+    /// Subtracted from the number of frequencies in the spacing's denominator.
+    pub freq_shift: f64,
+}
+
+impl SinusoidalEmbedding {
+    /// # Shapes
+    /// `scalars`: `[n]`; the result is `[n, width]` in f32, or in f64 if the scalars are f64.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn forward(&self, scalars: &Tensor) -> Result<Tensor> {
+        let half = self.width / 2;
+        let spacing = -(10_000f64.ln()) / (half as f64 - self.freq_shift);
+        let frequencies: Vec<f64> = (0..half).map(|i| (i as f64 * spacing).exp()).collect();
+        let dtype = if scalars.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let frequencies = Tensor::from_vec(frequencies, (1, half), &candle_core::Device::Cpu)?;
+        let frequencies = frequencies.to_dtype(dtype)?.to_device(scalars.device())?;
+        let angles = scalars.to_dtype(dtype)?.unsqueeze(1)?.broadcast_mul(&frequencies)?;
+        let (sin, cos) = (angles.sin()?, angles.cos()?);
+        let both = if self.flip_sin_to_cos { [&cos, &sin] } else { [&sin, &cos] };
+        let embedding = Tensor::cat(&both, D::Minus1)?;
+        Ok(embedding.pad_with_zeros(D::Minus1, 0, self.width % 2)?)
+    }
+}
+
+/// The two-layer perceptron that follows a sinusoidal embedding.
+#[derive(Debug, Clone)]
+pub struct TimestepEmbedding {
+    linear_1: Linear,
+    linear_2: Linear,
+}
+
+impl TimestepEmbedding {
+    /// From `linear_1` and `linear_2`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, inputs: usize, width: usize) -> Result<Self> {
+        Ok(Self {
+            linear_1: Linear::new(&weights.at("linear_1"), inputs, width)?,
+            linear_2: Linear::new(&weights.at("linear_2"), width, width)?,
+        })
+    }
+
+    /// # Shapes
+    /// `x`: `[batch, inputs]`; the result is `[batch, width]`.
+    ///
+    /// # Errors
+    /// If the width does not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear_2.forward(&Activation::Silu.forward(&self.linear_1.forward(x)?)?)
+    }
+}

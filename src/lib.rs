@@ -1,0 +1,42 @@
+//! Text-conditioned latent diffusion: the building blocks.
+//!
+//! A prompt becomes [`conditioning`], noise becomes latents, a network and a solver move the latents to where
+//! the data is, and an autoencoder makes pixels of them. The one equation behind all of it is Tweedie's
+//! formula for a state `x_t = alpha_t x_0 + sigma_t epsilon`,
+//!
+//! ```text
+//! E[x_0 | x_t] = (x_t + sigma_t^2 grad log p(x_t)) / alpha_t,
+//! ```
+//!
+//! which every network here estimates, as the clean sample, as the noise `epsilon`, or as
+//! `v = alpha_t epsilon - sigma_t x_0` ([`denoising`]).
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`noise`] | seeded normal noise, the numbers of PyTorch's CPU generator |
+//! | [`schedulers`] | the forward process, the choice of timesteps, the solvers, the sampling loop |
+//! | [`denoising`] | what a network predicts, guidance |
+//! | [`conditioning`] | tokenizer, and what the network is conditioned on |
+//! | [`models`] | CLIP text encoder, UNet, autoencoder |
+//! | [`layers`] | what models are made of |
+//! | [`kernels`] | how layers are computed on the CPU |
+//! | [`checkpoints`] | where weights come from |
+//! | [`images`] | pictures and the settings stored in them |
+//! | [`config`] | configuration files |
+//!
+//! The order in which these run for a request is the crate `tweedie-pipelines`.
+
+pub mod checkpoints;
+pub mod conditioning;
+pub mod config;
+pub mod denoising;
+mod error;
+pub mod images;
+pub mod kernels;
+pub mod layers;
+pub mod models;
+pub mod noise;
+pub mod schedulers;
+
+pub use candle_core::{DType, Device, Tensor};
+pub use error::{Error, Result};

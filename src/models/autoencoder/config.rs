@@ -1,0 +1,97 @@
+//! `vae/config.json`.
+
+use crate::Result;
+use crate::config::ConfigFields;
+use candle_core::Tensor;
+use serde_json::json;
+
+/// The configuration of an [`super::AutoencoderKl`], in diffusers' terms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutoencoderConfig {
+    /// Channels of pictures on the way in.
+    pub in_channels: usize,
+    /// Channels of pictures on the way out.
+    pub out_channels: usize,
+    /// Channels of latents.
+    pub latent_channels: usize,
+    /// Channels at each resolution, the highest first.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks at each resolution; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Groups of the group norms.
+    pub norm_num_groups: usize,
+    /// What the encoder's latents are multiplied by for the diffusion model.
+    pub scaling_factor: f64,
+    /// What is subtracted from them before.
+    pub shift_factor: f64,
+    /// Whether a 1x1 convolution follows the encoder.
+    pub use_quant_conv: bool,
+    /// Whether a 1x1 convolution precedes the decoder.
+    pub use_post_quant_conv: bool,
+    /// Whether the middle blocks have attention.
+    pub mid_block_add_attention: bool,
+    /// Whether half precision is said to overflow, so that f32 is wanted.
+    pub force_upcast: bool,
+}
+
+impl AutoencoderConfig {
+    /// From the fields of a `config.json`, with diffusers' defaults for those that are absent.
+    ///
+    /// # Errors
+    /// If a field has an unusable value, or an option is set that is not supported.
+    pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
+        fields.ignore(&["sample_size"]);
+        fields.only("act_fn", &[json!("silu"), json!("swish")])?;
+        fields.only("latents_mean", &[])?;
+        fields.only("latents_std", &[])?;
+        let down = fields.choices("down_block_types", &[("DownEncoderBlock2D", ())], &[()])?;
+        let up = fields.choices("up_block_types", &[("UpDecoderBlock2D", ())], &[()])?;
+        let config = Self {
+            in_channels: fields.usize("in_channels", 3)?,
+            out_channels: fields.usize("out_channels", 3)?,
+            latent_channels: fields.usize("latent_channels", 4)?,
+            block_out_channels: fields.usize_list("block_out_channels", &[64])?,
+            layers_per_block: fields.usize("layers_per_block", 1)?,
+            norm_num_groups: fields.usize("norm_num_groups", 32)?,
+            scaling_factor: fields.f64("scaling_factor", 0.18215)?,
+            shift_factor: fields.f64("shift_factor", 0.0)?,
+            use_quant_conv: fields.bool("use_quant_conv", true)?,
+            use_post_quant_conv: fields.bool("use_post_quant_conv", true)?,
+            mid_block_add_attention: fields.bool("mid_block_add_attention", true)?,
+            force_upcast: fields.bool("force_upcast", true)?,
+        };
+        fields.reject_unread()?;
+        let blocks = config.block_out_channels.len();
+        for (name, count) in [("down_block_types", down.len()), ("up_block_types", up.len())] {
+            if count != blocks {
+                let expected = format!("block_out_channels has {blocks} resolutions, so there must be {blocks} blocks");
+                return Err(fields.wrong(name, expected));
+            }
+        }
+        if config.norm_num_groups == 0 || config.block_out_channels.iter().any(|c| c % config.norm_num_groups != 0) {
+            return Err(fields.wrong("norm_num_groups", "it must divide every one of block_out_channels"));
+        }
+        Ok(config)
+    }
+
+    /// Pixels per latent value along a side.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+
+    /// The encoder's latents as the diffusion model has them: `(z - shift_factor) * scaling_factor`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn scaled(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(((latents - self.shift_factor)? * self.scaling_factor)?)
+    }
+
+    /// The diffusion model's latents as the decoder takes them: `z / scaling_factor + shift_factor`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn unscaled(&self, latents: &Tensor) -> Result<Tensor> {
+        Ok(((latents / self.scaling_factor)? + self.shift_factor)?)
+    }
+}

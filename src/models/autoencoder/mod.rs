@@ -1,0 +1,124 @@
+//! The variational autoencoder between pixels and latents (Kingma and Welling 2014; Rombach et al. 2022), as
+//! diffusers' `AutoencoderKL` has it.
+
+mod config;
+mod halves;
+
+pub use config::AutoencoderConfig;
+
+use crate::layers::{Backend, Conv2d, FeatureMap, Weights};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use halves::{Decoder, Encoder};
+
+/// The encoder's answer: a Gaussian with a diagonal covariance for each latent value.
+#[derive(Debug, Clone)]
+pub struct DiagonalGaussian {
+    /// `[batch, latent_channels, height, width]`; also the mode.
+    pub mean: Tensor,
+    /// Logarithm of the variance, limited to -30 and 20, alike.
+    pub log_variance: Tensor,
+}
+
+impl DiagonalGaussian {
+    /// The most likely latents.
+    pub fn mode(&self) -> &Tensor {
+        &self.mean
+    }
+
+    /// Latents for standard normal `noise` of the same shape: `mean + std * noise`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
+        Ok((&self.mean + ((&self.log_variance * 0.5)?.exp()? * noise)?)?)
+    }
+}
+
+/// The autoencoder; the encoder can be left out where it is not needed.
+#[derive(Debug)]
+pub struct AutoencoderKl {
+    encoder: Option<(Encoder, Option<Conv2d>)>,
+    decoder: Decoder,
+    post_quant_conv: Option<Conv2d>,
+    config: AutoencoderConfig,
+    backend: Backend,
+    /// The element type of activations.
+    dtype: DType,
+}
+
+/// Which halves of an autoencoder to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halves {
+    /// Both.
+    Both,
+    /// The decoder alone, for text to image.
+    Decoder,
+}
+
+impl AutoencoderKl {
+    /// Builds the autoencoder. Activations have element type `dtype`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, config: AutoencoderConfig, halves: Halves, dtype: DType) -> Result<Self> {
+        let latent = config.latent_channels;
+        let encoder = (halves == Halves::Both).then(|| {
+            let quant =
+                config.use_quant_conv.then(|| Conv2d::new(&weights.at("quant_conv"), 2 * latent, 2 * latent, 1));
+            Ok::<_, Error>((Encoder::new(&weights.at("encoder"), &config)?, quant.transpose()?))
+        });
+        let post = config.use_post_quant_conv.then(|| Conv2d::new(&weights.at("post_quant_conv"), latent, latent, 1));
+        Ok(Self {
+            encoder: encoder.transpose()?,
+            decoder: Decoder::new(&weights.at("decoder"), &config)?,
+            post_quant_conv: post.transpose()?,
+            backend: weights.backend(),
+            config,
+            dtype,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &AutoencoderConfig {
+        &self.config
+    }
+
+    /// # Shapes
+    /// `images`: `[batch, in_channels, height, width]` in `[-1, 1]`; the result's parts:
+    /// `[batch, latent_channels, height / factor, width / factor]`, unscaled.
+    ///
+    /// # Errors
+    /// If the encoder was left out, or the channels do not fit.
+    pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
+        let Some((encoder, quant)) = &self.encoder else {
+            return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
+        };
+        let x = FeatureMap::from_nchw(&images.to_dtype(self.dtype)?, self.backend)?;
+        let h = encoder.forward(x)?;
+        let moments = match quant {
+            Some(quant) => quant.forward(&h)?,
+            None => h,
+        };
+        let moments = moments.to_nchw()?.to_dtype(images.dtype())?.chunk(2, 1)?;
+        Ok(DiagonalGaussian { mean: moments[0].clone(), log_variance: moments[1].clamp(-30.0, 20.0)? })
+    }
+
+    /// Decodes latents as the encoder gives them; see [`AutoencoderConfig::unscaled`] for those of a
+    /// diffusion model.
+    ///
+    /// # Shapes
+    /// `latents`: `[batch, latent_channels, height, width]`; the result:
+    /// `[batch, out_channels, height * factor, width * factor]`, about `[-1, 1]`, not clamped.
+    ///
+    /// # Errors
+    /// If the channels do not fit.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let z = FeatureMap::from_nchw(&latents.to_dtype(self.dtype)?, self.backend)?;
+        let z = match &self.post_quant_conv {
+            Some(post) => post.forward(&z)?,
+            None => z,
+        };
+        Ok(self.decoder.forward(z)?.to_nchw()?.to_dtype(latents.dtype())?)
+    }
+}

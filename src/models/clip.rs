@@ -1,0 +1,218 @@
+//! CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel` and
+//! `CLIPTextModelWithProjection` have it.
+
+use crate::config::ConfigFields;
+use crate::layers::{Activation, Backend, Embedding, LayerNorm, Linear, Weights, scaled_dot_product_attention};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+
+/// `text_encoder/config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClipTextConfig {
+    /// Size of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the perceptrons.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Number of heads.
+    pub num_attention_heads: usize,
+    /// Length of the context in tokens.
+    pub max_position_embeddings: usize,
+    /// The perceptrons' activation.
+    pub hidden_act: Activation,
+    /// Epsilon of the normalisations.
+    pub layer_norm_eps: f64,
+    /// The token whose position is pooled; 2 stands, as in transformers, for the largest id.
+    pub eos_token_id: u32,
+    /// Width of the projected pooled output, if the checkpoint has a projection.
+    pub projection_dim: usize,
+}
+
+impl ClipTextConfig {
+    /// From the fields of a `config.json`; what concerns training or generation is passed over.
+    ///
+    /// # Errors
+    /// If a field has an unusable value.
+    pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
+        let activations =
+            [("quick_gelu", Activation::QuickGelu), ("gelu", Activation::Gelu), ("silu", Activation::Silu)];
+        let config = Self {
+            vocab_size: fields.usize("vocab_size", 49408)?,
+            hidden_size: fields.usize("hidden_size", 512)?,
+            intermediate_size: fields.usize("intermediate_size", 2048)?,
+            num_hidden_layers: fields.usize("num_hidden_layers", 12)?,
+            num_attention_heads: fields.usize("num_attention_heads", 8)?,
+            max_position_embeddings: fields.usize("max_position_embeddings", 77)?,
+            hidden_act: fields.choice("hidden_act", &activations, Activation::QuickGelu)?,
+            layer_norm_eps: fields.f64("layer_norm_eps", 1e-5)?,
+            eos_token_id: fields.usize("eos_token_id", 49407)? as u32,
+            projection_dim: fields.usize("projection_dim", 512)?,
+        };
+        if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+            return Err(
+                fields.wrong("num_attention_heads", format!("it must divide hidden_size, {}", config.hidden_size))
+            );
+        }
+        Ok(config)
+    }
+}
+
+/// What the encoder gives for a batch of token sequences.
+#[derive(Debug, Clone)]
+pub struct ClipTextOutput {
+    /// The embeddings and the state after each layer, `num_hidden_layers + 1` of `[batch, tokens, hidden]`.
+    pub hidden_states: Vec<Tensor>,
+    /// The last state after the final norm, `[batch, tokens, hidden]`.
+    pub last_hidden_state: Tensor,
+    /// `last_hidden_state` at the end-of-text token, `[batch, hidden]`.
+    pub pooled: Tensor,
+    /// The pooled output projected, `[batch, projection_dim]`, if the checkpoint has the projection.
+    pub text_embeds: Option<Tensor>,
+}
+
+/// The encoder.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    token_embedding: Embedding,
+    position_embedding: Embedding,
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+    text_projection: Option<Linear>,
+    config: ClipTextConfig,
+}
+
+impl ClipTextModel {
+    /// Builds the encoder. Names may start with `text_model.`, as checkpoints have it, or not.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, config: ClipTextConfig) -> Result<Self> {
+        let bare = weights.contains("embeddings.token_embedding.weight");
+        let text = if bare { weights.clone() } else { weights.at("text_model") };
+        let embeddings = text.at("embeddings");
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| EncoderLayer::new(&text.at("encoder.layers").at(i), &config))
+            .collect::<Result<_>>()?;
+        let projection = weights.contains("text_projection.weight").then(|| {
+            Linear::with_bias(&weights.at("text_projection"), config.hidden_size, config.projection_dim, false)
+        });
+        Ok(Self {
+            token_embedding: Embedding::new(&embeddings.at("token_embedding"), config.vocab_size, config.hidden_size)?,
+            position_embedding: Embedding::new(
+                &embeddings.at("position_embedding"),
+                config.max_position_embeddings,
+                config.hidden_size,
+            )?,
+            layers,
+            final_layer_norm: LayerNorm::new(&text.at("final_layer_norm"), config.hidden_size, config.layer_norm_eps)?,
+            text_projection: projection.transpose()?,
+            config,
+        })
+    }
+
+    /// The configuration it was built from.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// # Shapes
+    /// `ids`: `[batch, tokens]` of u32.
+    ///
+    /// # Errors
+    /// If there are more tokens than the context has, or an id is not in the vocabulary.
+    pub fn forward(&self, ids: &Tensor) -> Result<ClipTextOutput> {
+        let (_, tokens) = ids.dims2()?;
+        let rows = ids.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        if tokens > self.config.max_position_embeddings {
+            let context = self.config.max_position_embeddings;
+            return Err(Error::invalid("the number of tokens", tokens, format!("the text encoder takes {context}")));
+        }
+        if let Some(id) = rows.iter().flatten().find(|&&id| id as usize >= self.config.vocab_size) {
+            let fix =
+                format!("the text encoder knows {} tokens; take the tokenizer it came with", self.config.vocab_size);
+            return Err(Error::invalid("a token id", id, fix));
+        }
+
+        let positions = self.position_embedding.first(tokens)?;
+        let mut hidden_states = vec![self.token_embedding.forward(ids)?.broadcast_add(&positions)?];
+        for layer in &self.layers {
+            let next = layer.forward(&hidden_states[hidden_states.len() - 1])?;
+            hidden_states.push(next);
+        }
+        let last_hidden_state = self.skipped(&hidden_states, 0)?;
+        let ends = rows.iter().map(|row| self.end_of_text(row)).enumerate();
+        let pooled: Vec<_> = ends.map(|(i, end)| last_hidden_state.get(i)?.get(end)).collect::<Result<_, _>>()?;
+        let pooled = Tensor::stack(&pooled, 0)?;
+        let text_embeds = self.text_projection.as_ref().map(|projection| projection.forward(&pooled)).transpose()?;
+        Ok(ClipTextOutput { hidden_states, last_hidden_state, pooled, text_embeds })
+    }
+
+    /// The state `skip` layers before the last, through the final norm: diffusers' `clip_skip`.
+    ///
+    /// # Errors
+    /// If there are not so many layers.
+    pub fn skipped(&self, hidden_states: &[Tensor], skip: usize) -> Result<Tensor> {
+        let state = hidden_states.len().checked_sub(skip + 1).map(|i| &hidden_states[i]).ok_or_else(|| {
+            Error::invalid("clip_skip", skip, format!("the text encoder has {} layers", self.config.num_hidden_layers))
+        })?;
+        self.final_layer_norm.forward(state)
+    }
+
+    /// Where a row is pooled. Old configurations say end-of-text is 2, which it never was: then, as in
+    /// transformers, it is the largest id.
+    fn end_of_text(&self, ids: &[u32]) -> usize {
+        let wanted = match self.config.eos_token_id {
+            2 => ids.iter().copied().max().unwrap_or(0),
+            id => id,
+        };
+        ids.iter().position(|&id| id == wanted).unwrap_or(0)
+    }
+}
+
+/// A transformer layer with the norm before each part.
+#[derive(Debug)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+    heads: usize,
+    backend: Backend,
+}
+
+impl EncoderLayer {
+    fn new(weights: &Weights<'_>, config: &ClipTextConfig) -> Result<Self> {
+        let width = config.hidden_size;
+        let attention = weights.at("self_attn");
+        Ok(Self {
+            layer_norm1: LayerNorm::new(&weights.at("layer_norm1"), width, config.layer_norm_eps)?,
+            q_proj: Linear::new(&attention.at("q_proj"), width, width)?,
+            k_proj: Linear::new(&attention.at("k_proj"), width, width)?,
+            v_proj: Linear::new(&attention.at("v_proj"), width, width)?,
+            out_proj: Linear::new(&attention.at("out_proj"), width, width)?,
+            layer_norm2: LayerNorm::new(&weights.at("layer_norm2"), width, config.layer_norm_eps)?,
+            fc1: Linear::new(&weights.at("mlp.fc1"), width, config.intermediate_size)?,
+            fc2: Linear::new(&weights.at("mlp.fc2"), config.intermediate_size, width)?,
+            activation: config.hidden_act,
+            heads: config.num_attention_heads,
+            backend: weights.backend(),
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.layer_norm1.forward(x)?;
+        let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
+        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, true, self.backend)?;
+        let x = (x + self.out_proj.forward(&mixed)?)?;
+        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
+        Ok((&x + self.fc2.forward(&self.activation.forward(&h)?)?)?)
+    }
+}

@@ -1,0 +1,13 @@
+//! The networks, each a configuration and a forward pass.
+//!
+//! Models are built from the checkpoint's own `config.json`; fields that it omits take diffusers' defaults,
+//! and an option that is not supported is an error that names it. They are made of [`crate::layers`] alone.
+
+pub mod autoencoder;
+pub mod clip;
+mod resnet;
+pub mod unet;
+
+pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
+pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};

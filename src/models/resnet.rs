@@ -1,0 +1,85 @@
+//! Residual blocks and changes of resolution, which the UNet and the autoencoder share.
+
+use crate::Result;
+use crate::layers::{Activation, Conv2d, ConvGeometry, FeatureMap, GroupNorm, Linear, Weights};
+use candle_core::Tensor;
+
+/// The sizes of a [`ResnetBlock`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ResnetConfig {
+    pub inputs: usize,
+    pub outputs: usize,
+    /// Width of the time embedding; the autoencoder has none.
+    pub time_width: Option<usize>,
+    pub groups: usize,
+    pub epsilon: f64,
+    /// The output is divided by this.
+    pub output_scale: f64,
+}
+
+/// Norm, SiLU, convolution, twice, the time embedding added between; and the input added at the end.
+#[derive(Debug)]
+pub(super) struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+    output_scale: f64,
+}
+
+impl ResnetBlock {
+    pub fn new(weights: &Weights<'_>, config: ResnetConfig) -> Result<Self> {
+        let ResnetConfig { inputs, outputs, time_width, groups, epsilon, output_scale } = config;
+        let time_emb_proj = time_width.map(|width| Linear::new(&weights.at("time_emb_proj"), width, outputs));
+        let shortcut = (inputs != outputs).then(|| Conv2d::new(&weights.at("conv_shortcut"), inputs, outputs, 1));
+        Ok(Self {
+            norm1: GroupNorm::new(&weights.at("norm1"), groups, inputs, epsilon)?.with_silu(),
+            conv1: Conv2d::new(&weights.at("conv1"), inputs, outputs, 3)?,
+            time_emb_proj: time_emb_proj.transpose()?,
+            norm2: GroupNorm::new(&weights.at("norm2"), groups, outputs, epsilon)?.with_silu(),
+            conv2: Conv2d::new(&weights.at("conv2"), outputs, outputs, 3)?,
+            conv_shortcut: shortcut.transpose()?,
+            output_scale,
+        })
+    }
+
+    /// `x`: a map with the block's input channels; `time`: `[batch, time_width]`.
+    pub fn forward(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
+        let mut h = self.conv1.forward(&self.norm1.forward(x)?)?;
+        if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
+            h = h.add_per_channel(&projection.forward(&Activation::Silu.forward(time)?)?)?;
+        }
+        let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
+        let sum = match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x)?.add(&h)?,
+            None => x.add(&h)?,
+        };
+        sum.scale(1.0 / self.output_scale)
+    }
+}
+
+/// Half the resolution by a strided convolution. With `padding` 0 the input is padded on the right and at
+/// the bottom only.
+pub(super) fn downsample(weights: &Weights<'_>, channels: usize, padding: usize) -> Result<Conv2d> {
+    let (pad_before, pad_after) = if padding == 0 { (0, 1) } else { (padding, padding) };
+    let geometry = ConvGeometry { kernel: 3, stride: 2, pad_before, pad_after };
+    Conv2d::with_geometry(&weights.at("downsamplers.0.conv"), channels, channels, geometry)
+}
+
+/// A higher resolution by nearest neighbours and a convolution.
+#[derive(Debug)]
+pub(super) struct Upsample {
+    conv: Conv2d,
+}
+
+impl Upsample {
+    pub fn new(weights: &Weights<'_>, channels: usize) -> Result<Self> {
+        Ok(Self { conv: Conv2d::new(&weights.at("upsamplers.0.conv"), channels, channels, 3)? })
+    }
+
+    pub fn forward(&self, x: &FeatureMap, height: usize, width: usize) -> Result<FeatureMap> {
+        self.conv.forward(&x.resize_nearest(height, width)?)
+    }
+}

@@ -1,0 +1,209 @@
+//! `unet/config.json`.
+
+use crate::Result;
+use crate::config::ConfigFields;
+use serde_json::json;
+
+/// Which kind of block stands at a resolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// Residual blocks alone.
+    Plain,
+    /// Each residual block is followed by a transformer that looks at the text.
+    CrossAttention,
+}
+
+/// The conditioning that SDXL adds to the time embedding: pooled text and sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddedConditioning {
+    /// Width of the embedding of each of the six numbers.
+    pub time_width: usize,
+    /// Width of all of it together, pooled text first.
+    pub embedding_input: usize,
+}
+
+/// The configuration of a [`super::UNet2DConditionModel`], in diffusers' terms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UNet2DConditionConfig {
+    /// Height and width of the latents that the model was trained on.
+    pub sample_size: (usize, usize),
+    /// Channels of the input; 4, or 9 for inpainting models.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Whether the input is taken as `2 x - 1`.
+    pub center_input_sample: bool,
+    /// Whether the cosines come first in the timestep embedding.
+    pub flip_sin_to_cos: bool,
+    /// Shift of the timestep embedding's frequencies.
+    pub freq_shift: f64,
+    /// The blocks on the way down.
+    pub down_blocks: Vec<BlockKind>,
+    /// The block in the middle.
+    pub mid_block: BlockKind,
+    /// The blocks on the way up.
+    pub up_blocks: Vec<BlockKind>,
+    /// Channels at each resolution.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks at each resolution on the way down; one more on the way up.
+    pub layers_per_block: Vec<usize>,
+    /// Padding of the downsampling convolutions; 0 pads right and bottom only.
+    pub downsample_padding: usize,
+    /// The middle block's residual sums are divided by this.
+    pub mid_block_scale_factor: f64,
+    /// Groups of the group norms.
+    pub norm_num_groups: usize,
+    /// Epsilon of the residual blocks' norms.
+    pub norm_eps: f64,
+    /// Width of the text conditioning at each resolution.
+    pub cross_attention_dim: Vec<usize>,
+    /// Transformer layers at each resolution.
+    pub transformer_layers_per_block: Vec<usize>,
+    /// Heads at each resolution; the file calls it `attention_head_dim`.
+    pub num_heads: Vec<usize>,
+    /// Whether the transformers' outer projections are linear layers instead of convolutions.
+    pub use_linear_projection: bool,
+    /// SDXL's added conditioning.
+    pub addition: Option<AddedConditioning>,
+    /// Width of the time embedding, if not four times the first resolution's channels.
+    pub time_embedding_dim: Option<usize>,
+    /// Size of the first convolution's kernel.
+    pub conv_in_kernel: usize,
+    /// Size of the last convolution's kernel.
+    pub conv_out_kernel: usize,
+}
+
+const DOWN: [(&str, BlockKind); 2] =
+    [("DownBlock2D", BlockKind::Plain), ("CrossAttnDownBlock2D", BlockKind::CrossAttention)];
+const UP: [(&str, BlockKind); 2] = [("UpBlock2D", BlockKind::Plain), ("CrossAttnUpBlock2D", BlockKind::CrossAttention)];
+const MID: [(&str, BlockKind); 2] =
+    [("UNetMidBlock2D", BlockKind::Plain), ("UNetMidBlock2DCrossAttn", BlockKind::CrossAttention)];
+
+impl UNet2DConditionConfig {
+    /// From the fields of a `config.json`, with diffusers' defaults for those that are absent.
+    ///
+    /// # Errors
+    /// If a field has an unusable value, or an option is set that is not supported.
+    pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
+        use BlockKind::{CrossAttention as Cross, Plain};
+        reject_unsupported(fields)?;
+        let block_out_channels = fields.usize_list("block_out_channels", &[320, 640, 1280, 1280])?;
+        let blocks = block_out_channels.len();
+        let config = Self {
+            sample_size: sample_size(fields, 64)?,
+            in_channels: fields.usize("in_channels", 4)?,
+            out_channels: fields.usize("out_channels", 4)?,
+            center_input_sample: fields.bool("center_input_sample", false)?,
+            flip_sin_to_cos: fields.bool("flip_sin_to_cos", true)?,
+            freq_shift: fields.f64("freq_shift", 0.0)?,
+            down_blocks: fields.choices("down_block_types", &DOWN, &[Cross, Cross, Cross, Plain])?,
+            mid_block: fields.choice("mid_block_type", &MID, Cross)?,
+            up_blocks: fields.choices("up_block_types", &UP, &[Plain, Cross, Cross, Cross])?,
+            layers_per_block: fields.usize_per_block("layers_per_block", blocks, 2)?,
+            downsample_padding: fields.usize("downsample_padding", 1)?,
+            mid_block_scale_factor: fields.f64("mid_block_scale_factor", 1.0)?,
+            norm_num_groups: fields.usize("norm_num_groups", 32)?,
+            norm_eps: fields.f64("norm_eps", 1e-5)?,
+            cross_attention_dim: fields.usize_per_block("cross_attention_dim", blocks, 1280)?,
+            transformer_layers_per_block: fields.usize_per_block("transformer_layers_per_block", blocks, 1)?,
+            num_heads: fields.usize_per_block("attention_head_dim", blocks, 8)?,
+            use_linear_projection: fields.bool("use_linear_projection", false)?,
+            addition: addition(fields)?,
+            time_embedding_dim: fields.optional_usize("time_embedding_dim")?,
+            conv_in_kernel: odd(fields, "conv_in_kernel")?,
+            conv_out_kernel: odd(fields, "conv_out_kernel")?,
+            block_out_channels,
+        };
+        fields.reject_unread()?;
+        config.check(fields)?;
+        Ok(config)
+    }
+
+    /// Width of the time embedding.
+    pub fn time_embed_dim(&self) -> usize {
+        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
+    }
+
+    fn check(&self, fields: &ConfigFields) -> Result<()> {
+        let blocks = self.block_out_channels.len();
+        for (name, count) in [("down_block_types", self.down_blocks.len()), ("up_block_types", self.up_blocks.len())] {
+            if count != blocks {
+                let expected = format!("block_out_channels has {blocks} resolutions, so there must be {blocks} blocks");
+                return Err(fields.wrong(name, expected));
+            }
+        }
+        if self.norm_num_groups == 0 || self.block_out_channels.iter().any(|c| c % self.norm_num_groups != 0) {
+            return Err(fields.wrong("norm_num_groups", "it must divide every one of block_out_channels"));
+        }
+        if self.num_heads.iter().zip(&self.block_out_channels).any(|(&heads, c)| heads == 0 || c % heads != 0) {
+            return Err(fields
+                .wrong("attention_head_dim", "it is the number of heads, and must divide the channels of its block"));
+        }
+        Ok(())
+    }
+}
+
+/// Options that no Stable Diffusion 1.x, 2.x or XL checkpoint uses are refused by name; those without an effect on
+/// the output are passed over.
+fn reject_unsupported(fields: &ConfigFields) -> Result<()> {
+    fields.ignore(&["dropout", "upcast_attention", "addition_embed_type_num_heads", "resnet_out_scale_factor"]);
+    fields.only("act_fn", &[json!("silu"), json!("swish")])?;
+    fields.only("resnet_time_scale_shift", &[json!("default")])?;
+    fields.only("time_embedding_type", &[json!("positional")])?;
+    fields.only("attention_type", &[json!("default")])?;
+    for name in [
+        "only_cross_attention",
+        "dual_cross_attention",
+        "resnet_skip_time_act",
+        "class_embeddings_concat",
+        "mid_block_only_cross_attention",
+    ] {
+        fields.only(name, &[json!(false)])?;
+    }
+    for name in [
+        "num_attention_heads",
+        "reverse_transformer_layers_per_block",
+        "encoder_hid_dim",
+        "encoder_hid_dim_type",
+        "class_embed_type",
+        "num_class_embeds",
+        "time_embedding_act_fn",
+        "timestep_post_act",
+        "time_cond_proj_dim",
+        "cross_attention_norm",
+    ] {
+        fields.only(name, &[])?;
+    }
+    Ok(())
+}
+
+fn addition(fields: &ConfigFields) -> Result<Option<AddedConditioning>> {
+    fields.only("addition_embed_type", &[json!("text_time")])?;
+    let time_width = fields.optional_usize("addition_time_embed_dim")?;
+    let embedding_input = fields.optional_usize("projection_class_embeddings_input_dim")?;
+    if !fields.fields().get("addition_embed_type").is_some_and(serde_json::Value::is_string) {
+        return Ok(None);
+    }
+    match (time_width, embedding_input) {
+        (Some(time_width), Some(embedding_input)) if embedding_input > 6 * time_width => {
+            Ok(Some(AddedConditioning { time_width, embedding_input }))
+        }
+        _ => Err(fields.wrong(
+            "addition_embed_type",
+            "it needs addition_time_embed_dim and a projection_class_embeddings_input_dim of more than six times that",
+        )),
+    }
+}
+
+/// `sample_size`: one number for a square, or height and width.
+fn sample_size(fields: &ConfigFields, default: usize) -> Result<(usize, usize)> {
+    let sides = fields.usize_per_block("sample_size", 2, default)?;
+    Ok((sides[0], sides[1]))
+}
+
+fn odd(fields: &ConfigFields, name: &str) -> Result<usize> {
+    match fields.usize(name, 3)? {
+        size if size % 2 == 1 => Ok(size),
+        _ => Err(fields.wrong(name, "it must be an odd number")),
+    }
+}

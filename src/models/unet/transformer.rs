@@ -1,0 +1,133 @@
+//! The spatial transformer: pixels as tokens that look at each other and at the text.
+
+use crate::Result;
+use crate::layers::{
+    Activation, Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights,
+};
+use candle_core::{D, Tensor};
+
+/// The sizes of a [`Transformer`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TransformerConfig {
+    pub channels: usize,
+    pub heads: usize,
+    pub context_width: usize,
+    pub layers: usize,
+    pub groups: usize,
+    pub linear_projection: bool,
+}
+
+/// The outer projections: 1x1 convolutions in older models, linear layers in newer ones.
+#[derive(Debug)]
+enum Projection {
+    Conv(Conv2d),
+    Linear(Linear),
+}
+
+impl Projection {
+    fn new(weights: &Weights<'_>, channels: usize, linear: bool) -> Result<Self> {
+        Ok(if linear {
+            Self::Linear(Linear::new(weights, channels, channels)?)
+        } else {
+            Self::Conv(Conv2d::new(weights, channels, channels, 1)?)
+        })
+    }
+
+    fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        match self {
+            Self::Conv(conv) => conv.forward(x),
+            Self::Linear(linear) => {
+                let (_, _, height, width) = x.dims();
+                FeatureMap::from_tokens(&linear.forward(&x.tokens()?)?, height, width, x.backend())
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Transformer {
+    norm: GroupNorm,
+    proj_in: Projection,
+    blocks: Vec<Block>,
+    proj_out: Projection,
+}
+
+impl Transformer {
+    pub fn new(weights: &Weights<'_>, config: TransformerConfig) -> Result<Self> {
+        let blocks = (0..config.layers).map(|k| Block::new(&weights.at("transformer_blocks").at(k), config));
+        Ok(Self {
+            norm: GroupNorm::new(&weights.at("norm"), config.groups, config.channels, 1e-6)?,
+            proj_in: Projection::new(&weights.at("proj_in"), config.channels, config.linear_projection)?,
+            blocks: blocks.collect::<Result<_>>()?,
+            proj_out: Projection::new(&weights.at("proj_out"), config.channels, config.linear_projection)?,
+        })
+    }
+
+    pub fn forward(&self, x: &FeatureMap, text: &Tensor) -> Result<FeatureMap> {
+        let (_, _, height, width) = x.dims();
+        let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
+        for block in &self.blocks {
+            tokens = block.forward(&tokens, text)?;
+        }
+        self.proj_out.forward(&FeatureMap::from_tokens(&tokens, height, width, x.backend())?)?.add(x)
+    }
+}
+
+/// Self-attention, cross-attention, gated perceptron, each with a norm before and a sum after.
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl Block {
+    fn new(weights: &Weights<'_>, config: TransformerConfig) -> Result<Self> {
+        let TransformerConfig { channels: width, heads, context_width, .. } = config;
+        let norm = |name| LayerNorm::new(&weights.at(name), width, 1e-5);
+        let attention = |name, context_width| {
+            Attention::new(&weights.at(name), AttentionConfig { width, context_width, heads, bias: false })
+        };
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: attention("attn1", width)?,
+            norm2: norm("norm2")?,
+            attn2: attention("attn2", context_width)?,
+            norm3: norm("norm3")?,
+            ff: FeedForward::new(&weights.at("ff"), width)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+        let h = self.norm1.forward(x)?;
+        let x = (x + self.attn1.forward(&h, &h)?)?;
+        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
+        Ok((&x + self.ff.forward(&self.norm3.forward(&x)?)?)?)
+    }
+}
+
+/// GEGLU (Shazeer 2020): one half of the first projection gates the other.
+#[derive(Debug)]
+struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    fn new(weights: &Weights<'_>, width: usize) -> Result<Self> {
+        let inner = 4 * width;
+        Ok(Self {
+            proj: Linear::new(&weights.at("net.0.proj"), width, 2 * inner)?,
+            out: Linear::new(&weights.at("net.2"), inner, width)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let halves = self.proj.forward(x)?.chunk(2, D::Minus1)?;
+        let gate = Activation::Gelu.forward(&halves[1].contiguous()?)?;
+        self.out.forward(&(&halves[0] * gate)?)
+    }
+}
