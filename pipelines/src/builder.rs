@@ -126,9 +126,9 @@ impl Loader<'_> {
     }
 
     pub fn vae(&self, config: AutoencoderConfig, halves: Halves) -> Result<(AutoencoderKl, Vec<String>)> {
-        // An autoencoder that overflows in f16 says so.
-        let upcast = |dtype| if config.force_upcast && dtype == DType::F16 { DType::F32 } else { dtype };
-        let (weights, activations) = (upcast(self.format.weights), upcast(self.format.activations));
+        // An autoencoder that overflows when it computes in f16 says so.
+        let overflows = config.force_upcast && self.format.activations == DType::F16;
+        let NumberFormat { weights, activations } = if overflows { NumberFormat::F32 } else { self.format };
         let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
         self.load("vae", weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
     }

@@ -95,6 +95,10 @@ pub(crate) struct NumberFormat {
     pub activations: DType,
 }
 
+impl NumberFormat {
+    pub(crate) const F32: Self = Self { weights: DType::F32, activations: DType::F32 };
+}
+
 impl DTypeChoice {
     pub(crate) fn on(self, device: &Device) -> NumberFormat {
         let weights = match (self, device.is_cpu()) {
