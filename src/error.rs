@@ -42,8 +42,8 @@ pub enum Error {
     },
 
     /// The tensors of a checkpoint are not those of the model.
-    #[error("{0}")]
-    Weights(#[from] crate::checkpoints::WeightReport),
+    #[error(transparent)]
+    Weights(#[from] Box<crate::checkpoints::WeightReport>),
 
     /// A request or an argument that cannot be carried out.
     #[error("{what} is {value}; {fix}")]

@@ -18,7 +18,10 @@ use tweedie::models::{
 const TOLERANCE: f64 = 1e-4;
 
 fn is_latent_diffusion(json: &Value) -> bool {
-    json["kind"] != "pixel" && json.get("lora").is_none() && json.get("embedding").is_none() && json["weights"] != "fp16"
+    json["kind"] != "pixel"
+        && json.get("lora").is_none()
+        && json.get("embedding").is_none()
+        && json["weights"] != "fp16"
 }
 
 fn load<T>(
@@ -98,7 +101,8 @@ fn text_encoders(case: &Case) -> TestResult {
         if !case.model().join(folder).exists() {
             continue;
         }
-        let encoder = load(case, folder, |weights, fields| ClipTextModel::new(weights, ClipTextConfig::from_fields(fields)?))?;
+        let encoder =
+            load(case, folder, |weights, fields| ClipTextModel::new(weights, ClipTextConfig::from_fields(fields)?))?;
         for text in ["prompt", "negative"] {
             let Some(ids) = case.stages.get(&format!("{stage}.{text}.input_ids")) else { continue };
             let output = encoder.forward(&ids.to_dtype(DType::U32)?)?;

@@ -143,9 +143,9 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
     let unet = Recorder::new(pipeline.denoise().unet());
-    let guidance = negative
-        .as_ref()
-        .map(|negative| ClassifierFreeGuidance::new(&unet, negative, settings.guidance_scale, settings.guidance_rescale));
+    let guidance = negative.as_ref().map(|negative| {
+        ClassifierFreeGuidance::new(&unet, negative, settings.guidance_scale, settings.guidance_rescale)
+    });
     let guided = Recorder::new(guidance.as_ref().map_or(&unet as &dyn Network, |guidance| guidance));
     let denoiser = Denoiser::new(&guided, &positive, prepared.scheduler.parameterization());
     let mut after_step = Vec::new();

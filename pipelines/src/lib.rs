@@ -7,6 +7,7 @@
 //! A [`TextToImageRequest`] says what is wanted; [`TextToImage::builder`] says with which model, where, and in
 //! which number format. Each stage in [`stages`] takes what the one before it returned.
 
+mod bench;
 mod builder;
 mod device;
 mod event;
@@ -16,6 +17,7 @@ mod request;
 pub mod stages;
 mod text_to_image;
 
+pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};

@@ -141,12 +141,8 @@ impl TextToImageRequest {
                 return Err(Error::invalid(what, 0, "take 1 or more"));
             }
         }
-        if self.clip_skip >= facts.text_layers {
-            let fix = format!(
-                "the text encoder has {} layers, so at most {} can be skipped",
-                facts.text_layers,
-                facts.text_layers - 1
-            );
+        if self.clip_skip > facts.text_layers {
+            let fix = format!("the text encoder has {} layers; take at most that", facts.text_layers);
             return Err(Error::invalid("clip-skip", self.clip_skip, fix));
         }
 

@@ -100,7 +100,7 @@ impl Checkpoint {
                 || unused.iter().any(|prefix| name.starts_with(prefix))
         };
         report.unexpected = self.tensors.into_keys().filter(|name| !expected(name)).collect();
-        if report.is_empty() { Ok(()) } else { Err(report.into()) }
+        if report.is_empty() { Ok(()) } else { Err(Box::new(report).into()) }
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {

@@ -47,27 +47,33 @@ impl WeightReport {
 
 impl fmt::Display for WeightReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the weights of the {} ({}) do not fit:", self.component, self.files)?;
-        list(f, "missing", &self.missing, Clone::clone)?;
-        list(f, "unexpected", &self.unexpected, Clone::clone)?;
-        list(f, "of another shape", &self.mis_shaped, |(name, needed, found)| {
-            format!("{name} (needed {needed:?}, found {found:?})")
-        })?;
-        list(f, "with NaN or infinite values", &self.not_finite, Clone::clone)?;
-        list(f, "of a type that is no float", &self.wrong_type, |(name, dtype)| format!("{name} ({dtype})"))?;
-        write!(f, "; {}", self.advice())
+        let differences = [
+            listed("missing", &self.missing, Clone::clone),
+            listed("unexpected", &self.unexpected, Clone::clone),
+            listed("of another shape", &self.mis_shaped, |(name, needed, found)| {
+                format!("{name} needed {needed:?}, found {found:?}")
+            }),
+            listed("with NaN or infinite values", &self.not_finite, Clone::clone),
+            listed("of a type that is no float", &self.wrong_type, |(name, dtype)| format!("{name}: {dtype}")),
+        ];
+        let differences: Vec<String> = differences.into_iter().flatten().collect();
+        let (component, files) = (&self.component, &self.files);
+        write!(f, "the weights of the {component} in {files} do not fit: {}; {}", differences.join("; "), self.advice())
     }
 }
 
 impl std::error::Error for WeightReport {}
 
-fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, items: &[T], show: impl Fn(&T) -> String) -> fmt::Result {
-    if items.is_empty() {
-        return Ok(());
+/// "7 tensors missing (a, b, ...)", or nothing if there are none.
+fn listed<T>(what: &str, items: &[T], show: impl Fn(&T) -> String) -> Option<String> {
+    let plural = match items.len() {
+        0 => return None,
+        1 => "tensor",
+        _ => "tensors",
+    };
+    let mut shown: Vec<_> = items.iter().take(LISTED).map(show).collect();
+    if items.len() > LISTED {
+        shown.push("...".into());
     }
-    let plural = if items.len() == 1 { "tensor" } else { "tensors" };
-    let shown: Vec<_> = items.iter().take(LISTED).map(show).collect();
-    write!(f, " {} {plural} {what}: {}", items.len(), shown.join(", "))?;
-    if items.len() > LISTED { write!(f, ", ...") } else { Ok(()) }?;
-    write!(f, ".")
+    Some(format!("{} {plural} {what} ({})", items.len(), shown.join(", ")))
 }

@@ -1,4 +1,5 @@
 //! One safetensors file, mapped into memory or compiled in.
+#![allow(unsafe_code)]
 
 use super::ModelFiles;
 use crate::{Error, Result};

@@ -6,6 +6,7 @@
 //! `[batch, height, width, channels]`, or tokens, `[batch, tokens, channels]`. Each image of a batch is
 //! computed by itself, in an order that does not depend on the number of threads, so neither the batch
 //! size nor the thread count changes a bit of a picture.
+#![allow(unsafe_code)]
 
 mod attention;
 mod conv;

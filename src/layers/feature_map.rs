@@ -151,7 +151,7 @@ fn repeat_nearest(x: &Tensor, axis: usize, from: usize, to: usize) -> Result<Ten
     if from == to {
         return Ok(x.clone());
     }
-    if to % from == 0 {
+    if to.is_multiple_of(from) {
         let mut dims = x.dims().to_vec();
         dims.insert(axis + 1, to / from);
         let repeated = x.unsqueeze(axis + 1)?.broadcast_as(dims)?;

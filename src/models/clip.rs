@@ -51,7 +51,7 @@ impl ClipTextConfig {
             eos_token_id: fields.usize("eos_token_id", 49407)? as u32,
             projection_dim: fields.usize("projection_dim", 512)?,
         };
-        if config.num_attention_heads == 0 || config.hidden_size % config.num_attention_heads != 0 {
+        if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             return Err(
                 fields.wrong("num_attention_heads", format!("it must divide hidden_size, {}", config.hidden_size))
             );

@@ -28,7 +28,7 @@ enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Time the parts of a model on this machine.
-    Bench(bench::Bench),
+    Bench(bench::BenchArguments),
 }
 
 /// Carries out what the arguments say.

@@ -1,0 +1,200 @@
+//! Timing the parts of a model.
+
+use crate::builder::Loader;
+use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
+use crate::model::Model;
+use candle_core::{IndexOp, Tensor};
+use serde_json::{Map, Value, json};
+use std::time::Instant;
+use tweedie::checkpoints::{ModelFiles, RandomWeights};
+use tweedie::conditioning::Conditioning;
+use tweedie::config::ConfigFields;
+use tweedie::layers::{WeightSource, Weights};
+use tweedie::models::{
+    AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
+    UNet2DConditionModel,
+};
+use tweedie::{Device, Error, Result};
+
+/// What to time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BenchModel {
+    /// Stable Diffusion 1.5's architecture with seeded random weights.
+    Sd15,
+    /// The components that a model's folder has.
+    Model(Model),
+}
+
+/// A benchmark: which model, at which size, how often.
+#[derive(Debug, Clone)]
+pub struct Bench {
+    /// The model.
+    pub model: BenchModel,
+    /// Side of the pictures in pixels.
+    pub size: usize,
+    /// Batch of the UNet; 2 is one guided image.
+    pub batch: usize,
+    /// Timed runs of each part, after one that is not; the best counts.
+    pub runs: usize,
+    /// Where.
+    pub device: DeviceChoice,
+    /// In which number format.
+    pub dtype: DTypeChoice,
+}
+
+const SD15_UNET: &str = r#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#;
+
+const SD15_VAE: &str = r#"{
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512,
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]
+}"#;
+
+const SD15_TEXT: &str = r#"{
+    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "hidden_act": "quick_gelu", "eos_token_id": 2
+}"#;
+
+/// The components to time and where they come from.
+struct Components {
+    text_encoder: Option<ClipTextModel>,
+    unet: Option<UNet2DConditionModel>,
+    vae: Option<AutoencoderKl>,
+}
+
+impl Bench {
+    /// Times every component that there is.
+    ///
+    /// The UNet's inputs are `sin(0.37 i)` and its text `cos(0.11 i)` at timestep 500, so that its output can be
+    /// compared with another program's.
+    ///
+    /// The result has `text_encoder_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
+    /// conditions.
+    ///
+    /// # Errors
+    /// If there is nothing to time, or it cannot be loaded.
+    pub fn run(&self) -> Result<Map<String, Value>> {
+        for (what, value) in [("the batch", self.batch), ("the number of runs", self.runs), ("the size", self.size)] {
+            if value == 0 {
+                return Err(Error::invalid(what, 0, "take 1 or more"));
+            }
+        }
+        let device = self.device.open()?;
+        let format = self.dtype.on(&device);
+        let start = Instant::now();
+        let components = self.load(&device, format)?;
+        let mut results = Map::new();
+        results.insert("model".into(), self.name().into());
+        results.insert("device".into(), format!("{:?}", device.location()).to_lowercase().into());
+        results.insert("weights".into(), format!("{:?}", format.weights).to_lowercase().into());
+        results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
+        results.insert("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).into());
+        results.insert("size".into(), self.size.into());
+        results.insert("batch".into(), self.batch.into());
+        results.insert("runs".into(), self.runs.into());
+        results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
+        self.time(&components, &device, &mut results)?;
+        Ok(results)
+    }
+
+    fn name(&self) -> String {
+        match &self.model {
+            BenchModel::Sd15 => "sd15, random weights".into(),
+            BenchModel::Model(model) => model.name(),
+        }
+    }
+
+    fn load(&self, device: &Device, format: NumberFormat) -> Result<Components> {
+        match &self.model {
+            BenchModel::Sd15 => sd15(device, format),
+            BenchModel::Model(model) => load_folder(&model.files()?, device, format),
+        }
+    }
+
+    fn time(&self, components: &Components, device: &Device, results: &mut Map<String, Value>) -> Result<()> {
+        if let Some(text_encoder) = &components.text_encoder {
+            let tokens = text_encoder.config().max_position_embeddings;
+            let ids = Tensor::zeros((1, tokens), candle_core::DType::U32, device)?;
+            results.insert("text_encoder_s".into(), self.best(|| text_encoder.forward(&ids).map(|out| out.pooled))?.0);
+        }
+        let factor = components.vae.as_ref().map_or(8, |vae| vae.config().factor());
+        let side = self.size / factor;
+        if side == 0 || !self.size.is_multiple_of(factor) {
+            return Err(Error::invalid("the size", self.size, format!("take a multiple of {factor}")));
+        }
+        if let Some(unet) = &components.unet {
+            let config = unet.config();
+            let x = wave(&[self.batch, config.in_channels, side, side], 0.37, f64::sin, device)?;
+            let text = wave(&[self.batch, 77, config.cross_attention_dim[0]], 0.11, f64::cos, device)?;
+            let timesteps = Tensor::full(500f32, self.batch, device)?;
+            let conditioning = Conditioning::text(text);
+            let (seconds, out) = self.best(|| unet.forward(&x, &timesteps, &conditioning, None))?;
+            results.insert("unet_s".into(), seconds);
+            let first = out.flatten_all()?.i(..4)?.to_vec1::<f32>()?;
+            results.insert("unet_first".into(), first.into());
+        }
+        if let Some(vae) = &components.vae {
+            let config = vae.config();
+            let images = wave(&[1, config.in_channels, self.size, self.size], 0.37, f64::sin, device)?;
+            results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
+            let latents = wave(&[1, config.latent_channels, side, side], 0.37, f64::sin, device)?;
+            results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
+        }
+        Ok(())
+    }
+
+    /// The least seconds of the runs after the first, and a result.
+    fn best(&self, run: impl Fn() -> Result<Tensor>) -> Result<(Value, Tensor)> {
+        let mut out = run()?;
+        out.device().synchronize()?;
+        let mut best = f64::INFINITY;
+        for _ in 0..self.runs {
+            let start = Instant::now();
+            out = run()?;
+            out.device().synchronize()?;
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        Ok((rounded(best), out))
+    }
+}
+
+fn rounded(seconds: f64) -> Value {
+    json!((seconds * 1e4).round() / 1e4)
+}
+
+/// `f(step * i)` for the i-th value, as f32 of an f32 product.
+fn wave(shape: &[usize], step: f32, f: impl Fn(f64) -> f64, device: &Device) -> Result<Tensor> {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| f(f64::from(i as f32 * step)) as f32).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
+}
+
+fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
+    let source = RandomWeights::new(0, format.weights, device);
+    let fields = |component, text| ConfigFields::from_json(component, text, std::path::Path::new(component));
+    let unet = UNet2DConditionConfig::from_fields(&fields("unet", SD15_UNET)?)?;
+    let vae = AutoencoderConfig::from_fields(&fields("vae", SD15_VAE)?)?;
+    let text = ClipTextConfig::from_fields(&fields("text_encoder", SD15_TEXT)?)?;
+    let weights = Weights::new(&source as &dyn WeightSource);
+    Ok(Components {
+        text_encoder: Some(ClipTextModel::new(&weights, text)?),
+        unet: Some(UNet2DConditionModel::new(&weights, unet, format.activations)?),
+        vae: Some(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?),
+    })
+}
+
+/// Only the components that are there, so that a folder of a UNet alone can be timed.
+fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
+    let loader = Loader { files, device, format, backend: None };
+    let has = |component: &str| files.exists(&format!("{component}/config.json"));
+    let components = Components {
+        text_encoder: has("text_encoder").then(|| Ok::<_, Error>(loader.text_encoder()?.0)).transpose()?,
+        unet: has("unet").then(|| Ok::<_, Error>(loader.unet(loader.unet_config()?)?.0)).transpose()?,
+        vae: has("vae").then(|| Ok::<_, Error>(loader.vae(loader.vae_config()?, Halves::Both)?.0)).transpose()?,
+    };
+    if components.text_encoder.is_none() && components.unet.is_none() && components.vae.is_none() {
+        let fix = "it has none of the folders text_encoder, unet, vae with a config.json";
+        return Err(Error::invalid("the model", files.path("").display(), fix));
+    }
+    Ok(components)
+}

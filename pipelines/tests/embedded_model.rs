@@ -1,0 +1,148 @@
+//! The model inside the program, and what a picture carries.
+
+mod tweedie;
+
+use std::path::Path;
+use tweedie::{TestResult, Tweedie, check_same_picture, pixels, read_json};
+
+#[test]
+fn reference_pictures_of_diffusers() -> TestResult {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emoji_reference");
+    let reference = read_json(&folder.join("reference.json"))?;
+    let cases = reference["cases"].as_array().ok_or("no cases")?;
+    assert!(cases.len() >= 12);
+    let tweedie = Tweedie::new()?;
+    for case in cases {
+        let text = |name: &str| case[name].as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| case[name].to_string();
+        let arguments = [
+            "txt2img".into(),
+            format!("--prompt={}", text("prompt")),
+            format!("--negative-prompt={}", text("negative_prompt")),
+            format!("--seed={}", number("seed")),
+            format!("--steps={}", number("steps")),
+            format!("--guidance-scale={}", number("guidance_scale")),
+            format!("--width={}", number("width")),
+            format!("--height={}", number("height")),
+            format!("--output={}", text("file")),
+            "--quiet".into(),
+        ];
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        tweedie.run(&arguments)?.success()?;
+        check_same_picture(&tweedie.path(&text("file")), &folder.join(text("file")))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn neither_batch_size_nor_threads_change_a_bit() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let common = ["txt2img", "--prompt", "an owl", "--steps", "3", "--eta", "1", "--num-images", "3", "--seed", "5"];
+    let run = |name: &str, batch: &str, threads: &str| -> TestResult {
+        let arguments = [&common[..], &["--batch-size", batch, "--output", name]].concat();
+        tweedie.run_with(&arguments, &[("RAYON_NUM_THREADS", threads)])?.success()?;
+        Ok(())
+    };
+    run("one.png", "1", "2")?;
+    run("all.png", "3", "2")?;
+    run("two.png", "2", "1")?;
+    for i in 0..3 {
+        let one = pixels(&tweedie.path(&format!("one-{i}.png")))?;
+        assert_eq!(one, pixels(&tweedie.path(&format!("all-{i}.png")))?);
+        assert_eq!(one, pixels(&tweedie.path(&format!("two-{i}.png")))?);
+    }
+    // Image i alone, from its own seed.
+    tweedie.run(&[&common[..7], &["--seed", "7", "--output", "alone.png"]].concat())?.success()?;
+    assert_eq!(pixels(&tweedie.path("alone.png"))?, pixels(&tweedie.path("one-2.png"))?);
+    Ok(())
+}
+
+#[test]
+fn a_picture_carries_its_settings() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let arguments = [
+        "txt2img",
+        "--prompt",
+        "a fox, \"日本\"",
+        "--negative-prompt",
+        "red",
+        "--steps",
+        "2",
+        "--seed",
+        "9",
+        "--output",
+        "fox.png",
+        "--json",
+    ];
+    let outcome = tweedie.run(&arguments)?.success()?;
+    let json = outcome.json()?;
+    assert_eq!(json["files"], serde_json::json!(["fox.png"]));
+    assert_eq!(json["seed"], 9);
+    assert_eq!(json["settings"]["steps"], 2);
+    assert!(json["seconds"]["denoise"].as_f64().is_some_and(|s| s > 0.0));
+    assert!(!cfg!(target_os = "linux") || json["peak_memory_mb"].as_u64().is_some_and(|mb| mb > 30));
+
+    let bytes = std::fs::read(tweedie.path("fox.png"))?;
+    let chunks = ::tweedie::images::read_png_text(&bytes, Path::new("fox.png"))?;
+    let text = |keyword: &str| chunks.iter().find(|c| c.keyword == keyword).map(|c| c.text.clone()).ok_or("no chunk");
+    let parameters = text("parameters")?;
+    assert!(parameters.starts_with("a fox, \"日本\"\nNegative prompt: red\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: 9, Size: 64x64, Model hash: "), "{parameters}");
+    let settings: serde_json::Value = serde_json::from_str(&text("tweedie")?)?;
+    assert_eq!(settings, json["settings"]);
+    let hashes = settings["weights_sha256"].as_object().ok_or("no hashes")?;
+    assert_eq!(hashes.len(), 3);
+    assert!(hashes.values().all(|hash| hash.as_str().is_some_and(|hash| hash.len() == 64)));
+    Ok(())
+}
+
+#[test]
+fn half_precision_weights_give_nearly_the_same_picture() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    // The embedded weights are f16, so storing them as f16 loses nothing.
+    for dtype in ["f32", "f16"] {
+        let name = format!("{dtype}.png");
+        tweedie
+            .run(&["txt2img", "--prompt", "a cat", "--steps", "3", "--dtype", dtype, "--output", &name])?
+            .success()?;
+    }
+    assert_eq!(pixels(&tweedie.path("f32.png"))?, pixels(&tweedie.path("f16.png"))?);
+    Ok(())
+}
+
+#[test]
+fn names_come_from_the_prompt_and_are_never_taken_twice() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    for _ in 0..2 {
+        tweedie.run(&["txt2img", "--prompt", "A red car!", "--steps", "1"])?.success()?;
+    }
+    assert_eq!(tweedie.files()?, ["a-red-car-0-again.png", "a-red-car-0.png"]);
+    Ok(())
+}
+
+#[test]
+fn a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_cut() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let prompt = format!("{} and a unicorn at the end", "a very small cat ".repeat(8).trim());
+    let outcome = tweedie.run(&["txt2img", "--prompt", &prompt, "--steps", "1", "--quiet"])?.success()?;
+    assert!(
+        outcome.stderr.contains("warning:") && outcome.stderr.contains("a unicorn at the end"),
+        "{}",
+        outcome.stderr
+    );
+    Ok(())
+}
+
+#[test]
+fn info_and_bench_of_the_embedded_model() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let info = tweedie.run(&["model", "info"])?.success()?.stdout;
+    for part in ["emoji-ldm", "StableDiffusionPipeline", "DDIMScheduler", "64x64", "UNet2DConditionModel", "f16"] {
+        assert!(info.contains(part), "{part}: {info}");
+    }
+    let bench = tweedie.run(&["bench", "--size", "64", "--runs", "1", "--json"])?.success()?.json()?;
+    for key in ["text_encoder_s", "unet_s", "vae_encode_s", "vae_decode_s", "load_s", "peak_rss_mb"] {
+        assert!(bench[key].is_number() || (key == "peak_rss_mb" && !cfg!(target_os = "linux")), "{key}: {bench}");
+    }
+    assert_eq!(bench["unet_first"].as_array().map(Vec::len), Some(4));
+    Ok(())
+}
