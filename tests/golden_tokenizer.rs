@@ -61,3 +61,18 @@ fn golden_token_ids_of_transformers() -> TestResult {
     assert!(wrong.is_empty(), "{} of {checked}: {}", wrong.len(), wrong.join(", "));
     Ok(())
 }
+
+/// The newer form, one `tokenizer.json`, gives what the two classic files give.
+#[test]
+fn golden_tokenizer_json_is_the_classic_files() -> TestResult {
+    let golden = &roots()[0];
+    let newer = Tokenizer::from_files(&ModelFiles::folder(&golden.join("tokenizer"))?, "json")?;
+    let classic = Tokenizer::from_files(&ModelFiles::folder(&golden.join("models/sd15"))?, "tokenizer")?;
+    let prompts: Value = serde_json::from_str(&std::fs::read_to_string(golden.join("tokenizer/prompts.json"))?)?;
+    for case in prompts["cases"].as_array().into_iter().flatten() {
+        let prompt = case["prompt"].as_str().ok_or("no prompt")?;
+        assert_eq!(newer.encode(prompt)?, classic.encode(prompt)?, "{prompt:?}");
+    }
+    assert_eq!(newer.max_length(), 77);
+    Ok(())
+}

@@ -48,9 +48,9 @@ impl Tokenizer {
         let fail = |reason: String| Error::Tokenizer { folder: files.path(folder), reason };
         let at = |name: &str| format!("{folder}/{name}");
         let settings = Settings::read(files, folder)?;
-        let mut inner = if files.exists(&at("vocab.json")) && files.exists(&at("merges.txt")) {
-            let vocab = files.read_text(&at("vocab.json"))?;
-            byte_pair_encoding(&vocab, &files.read_text(&at("merges.txt"))?).map_err(|e| fail(e.to_string()))?
+        let inner = if files.exists(&at("vocab.json")) && files.exists(&at("merges.txt")) {
+            let (vocab, merges) = (files.read_text(&at("vocab.json"))?, files.read_text(&at("merges.txt"))?);
+            byte_pair_encoding(&vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
         } else if files.exists(&at("tokenizer.json")) {
             let bytes = files.read(&at("tokenizer.json"))?;
             let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| fail(e.to_string()))?;
@@ -60,7 +60,6 @@ impl Tokenizer {
         } else {
             return Err(fail("there is neither vocab.json with merges.txt nor tokenizer.json".into()));
         };
-        inner.add_special_tokens(settings.special_tokens()).map_err(|e| fail(e.to_string()))?;
 
         let id =
             |token: &str| inner.token_to_id(token).ok_or_else(|| fail(format!("`{token}` is not in the vocabulary")));
@@ -114,7 +113,11 @@ impl Tokenizer {
 }
 
 /// The tokenizer as transformers builds it from the two classic files.
-fn byte_pair_encoding(vocab: &str, merges: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+fn byte_pair_encoding(
+    vocab: &str,
+    merges: &str,
+    special: Vec<AddedToken>,
+) -> tokenizers::Result<tokenizers::Tokenizer> {
     let vocab: std::collections::HashMap<String, u32> = serde_json::from_str(vocab)?;
     let lines = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     let pairs = lines.map(|line| {
@@ -135,6 +138,7 @@ fn byte_pair_encoding(vocab: &str, merges: &str) -> tokenizers::Result<tokenizer
     let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
     let bytes = ByteLevel::new(false, true, true);
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
+    tokenizer.add_special_tokens(special)?;
     Ok(tokenizer)
 }
 
