@@ -128,30 +128,39 @@ impl Grid {
         (out * self.geometry.stride + tap).checked_sub(self.geometry.pad_before).filter(|&i| i < side)
     }
 
-    /// Calls `visit(patch offset, image offset, count)` for each run of values that a row of patches copies
-    /// from the image; whatever is not visited is padding.
-    fn runs(&self, out_y: usize, mut visit: impl FnMut(usize, usize, usize)) {
+    /// Calls `visit(offset in the row of patches, offset in the image, count)` for each run of values that an
+    /// output row's patches take from the image, or from the padding, which has no offset.
+    fn runs(&self, out_y: usize, mut visit: impl FnMut(usize, Option<usize>, usize)) {
         let (kernel, channels) = (self.geometry.kernel, self.channels);
+        let tap_row = kernel * channels;
         for tap_y in 0..kernel {
-            let Some(y) = self.input(out_y, tap_y, self.height) else { continue };
+            let y = self.input(out_y, tap_y, self.height);
             for out_x in 0..self.out_width {
-                let patch = out_x * self.patch_len() + tap_y * kernel * channels;
+                let patch = out_x * self.patch_len() + tap_y * tap_row;
+                let Some(y) = y else {
+                    visit(patch, None, tap_row);
+                    continue;
+                };
                 // Neighbouring taps of a row are neighbours in the image: one run for those inside it.
-                let first = self.geometry.pad_before.saturating_sub(out_x * self.geometry.stride);
-                let left = out_x * self.geometry.stride + first - self.geometry.pad_before;
-                let count = (kernel - first.min(kernel)).min(self.width.saturating_sub(left));
-                if count > 0 {
-                    let image = (y * self.width + left) * channels;
-                    visit(patch + first * channels, image, count * channels);
-                }
+                let x = out_x * self.geometry.stride;
+                let before = self.geometry.pad_before.saturating_sub(x).min(kernel);
+                let left = x + before - self.geometry.pad_before;
+                let inside = (kernel - before).min(self.width.saturating_sub(left));
+                let after = before + inside;
+                visit(patch, None, before * channels);
+                visit(patch + before * channels, Some((y * self.width + left) * channels), inside * channels);
+                visit(patch + after * channels, None, (kernel - after) * channels);
             }
         }
     }
 
     fn fill_row<T: Real>(&self, image: &[T], out_y: usize, patches: &mut [T]) {
-        patches.fill(T::zero());
         self.runs(out_y, |patch, from, count| {
-            patches[patch..patch + count].copy_from_slice(&image[from..from + count]);
+            let run = &mut patches[patch..patch + count];
+            match from {
+                Some(from) => run.copy_from_slice(&image[from..from + count]),
+                None => run.fill(T::zero()),
+            }
         });
     }
 }
@@ -223,6 +232,7 @@ impl CustomOp1 for Fold {
                 for out_y in 0..grid.out_height {
                     let row = &patches[(i * grid.out_height + out_y) * row_len..][..row_len];
                     grid.runs(out_y, |patch, to, count| {
+                        let Some(to) = to else { return };
                         for (x, p) in image[to..to + count].iter_mut().zip(&row[patch..patch + count]) {
                             *x += *p;
                         }
