@@ -1,8 +1,8 @@
 //! Multi-head scaled dot-product attention that holds only a slice of the scores.
 
 use super::simd::multiversion;
-use super::{Real, contiguous, for_real, gradient_by_definition, output, zeros};
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use super::{Kernel, Real, apply, gradient_by_definition, zeros};
+use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
 
 /// Query rows whose scores one task of the kernel holds.
@@ -20,7 +20,7 @@ const DEFINITION_SCORES: usize = 1 << 24;
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads, causal })
+    apply(Attention { heads, causal }, [q, k, v])
 }
 
 /// What [`attention`] computes, in candle's own operations; the softmax is in f32 at least.
@@ -69,64 +69,32 @@ struct Attention {
     causal: bool,
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+impl Kernel for Attention {
+    const NAME: &'static str = "attention";
+
+    fn shape(&self, [q, k, v]: [&[usize]; 3]) -> Option<Vec<usize>> {
+        let (&[batch, _, width], &[k_batch, _, k_width]) = (q, k) else { return None };
+        let fits = k == v && k_batch == batch && k_width == width && width.is_multiple_of(self.heads);
+        fits.then(|| q.to_vec())
     }
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, n, width) = q_layout.shape().dims3()?;
-        let (_, m, _) = k_layout.shape().dims3()?;
-        if width % self.heads != 0 || k_layout.dims() != [batch, m, width] || k_layout.dims() != v_layout.dims() {
-            candle_core::bail!(
-                "attention: q {:?}, k {:?}, v {:?}, {} heads",
-                q_layout.dims(),
-                k_layout.dims(),
-                v_layout.dims(),
-                self.heads
-            );
+    fn forward<T: Real>(&self, [q, k, v]: [&[T]; 3], [q_shape, k_shape, _]: [&[usize]; 3]) -> Vec<T> {
+        let (batch, n, width, m) = (q_shape[0], q_shape[1], q_shape[2], k_shape[1]);
+        let mut out = zeros::<T>(q.len());
+        for image in 0..batch {
+            let of = |len: usize| image * len * width..(image + 1) * len * width;
+            let (k, v) = (&k[of(m)], &v[of(m)]);
+            out[of(n)]
+                .par_chunks_mut(QUERY_ROWS * width)
+                .zip(q[of(n)].par_chunks(QUERY_ROWS * width))
+                .enumerate()
+                .for_each(|(i, (out, q))| self.slice(q, k, v, i * QUERY_ROWS, width, out));
         }
-        for_real!(q, self.name(), T => {
-            let (q, k, v) = (
-                contiguous::<T>(q, q_layout, self.name())?,
-                contiguous::<T>(k, k_layout, self.name())?,
-                contiguous::<T>(v, v_layout, self.name())?,
-            );
-            let mut out = zeros::<T>(q.len());
-            for image in 0..batch {
-                let of = |len: usize| image * len * width..(image + 1) * len * width;
-                let (k, v) = (&k[of(m)], &v[of(m)]);
-                let range = of(n);
-                out[range.clone()]
-                    .par_chunks_mut(QUERY_ROWS * width)
-                    .zip(q[range].par_chunks(QUERY_ROWS * width))
-                    .enumerate()
-                    .for_each(|(i, (out, q))| self.slice(q, k, v, i * QUERY_ROWS, width, out));
-            }
-            output(out, q_layout.shape().clone())
-        })
+        out
     }
 
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [q, k, v] = gradient_by_definition([q, k, v], grad, |[q, k, v]| {
-            attention_definition(q, k, v, self.heads, self.causal)
-        })?;
-        Ok((q, k, v))
+    fn backward(&self, arguments: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        gradient_by_definition(arguments, grad, |[q, k, v]| attention_definition(q, k, v, self.heads, self.causal))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two-dimensional convolution on channels-last activations, as patches times a matrix.
 
-use super::{Real, add_product_transposed, contiguous, fill_rows, for_real, output, zeros};
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+use super::{Kernel, Real, add_product_transposed, apply, contiguous, fill_rows, for_real, output, zeros};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 /// The patches of this many bytes of one image exist at a time.
@@ -40,61 +40,55 @@ impl ConvGeometry {
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Conv2d(geometry))
+    apply(Conv2d(geometry), [x, weight, bias])
 }
 
 struct Conv2d(ConvGeometry);
 
-impl CustomOp3 for Conv2d {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
+impl Kernel for Conv2d {
+    const NAME: &'static str = "conv2d";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, height, width, channels) = x_layout.shape().dims4()?;
-        let (out_channels, k) = weight_layout.shape().dims2()?;
-        if k != self.0.kernel * self.0.kernel * channels || bias_layout.dims() != [out_channels] {
-            candle_core::bail!(
-                "conv2d: input {:?}, weight [{out_channels}, {k}], bias {:?}, {:?}",
-                x_layout.dims(),
-                bias_layout.dims(),
-                self.0
-            );
-        }
+    fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
+        let (&[batch, height, width, channels], &[outputs, k], &[b]) = (x, weight, bias) else { return None };
         let grid = Grid::new(self.0, height, width, channels);
-        let shape = (batch, grid.out_height, grid.out_width, out_channels);
-        for_real!(x, self.name(), T => {
-            let (x, weight, bias) = (
-                contiguous::<T>(x, x_layout, self.name())?,
-                contiguous::<T>(weight, weight_layout, self.name())?,
-                contiguous::<T>(bias, bias_layout, self.name())?,
-            );
-            output(forward(x, weight, bias, &grid), shape)
-        })
+        (k == grid.patch_len() && b == outputs).then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {
+        let grid = Grid::new(self.0, shape[1], shape[2], shape[3]);
+        let (out_channels, k) = (bias.len(), grid.patch_len());
+        let out_pixels = grid.out_height * grid.out_width;
+        let mut out = zeros::<T>(shape[0] * out_pixels * out_channels);
+        let row_len = grid.out_width * k;
+        let band = (PATCH_BYTES / size_of::<T>() / row_len.max(1)).clamp(1, grid.out_height.max(1));
+        let mut patches = Vec::new();
+        for (image, out) in x.chunks_exact(grid.image_len()).zip(out.chunks_exact_mut(out_pixels * out_channels)) {
+            out.par_chunks_mut(grid.out_width * out_channels).for_each(|row| fill_rows(row, bias));
+            if grid.geometry.is_pointwise() {
+                add_product_transposed(out, image, weight, out_pixels, out_channels, k);
+                continue;
+            }
+            patches.resize(band * row_len, T::zero());
+            for (i, out) in out.chunks_mut(band * grid.out_width * out_channels).enumerate() {
+                let pixels = out.len() / out_channels;
+                let patches = &mut patches[..pixels * k];
+                patches
+                    .par_chunks_mut(row_len)
+                    .enumerate()
+                    .for_each(|(y, row)| grid.fill_row(image, i * band + y, row));
+                add_product_transposed(out, patches, weight, pixels, out_channels, k);
+            }
+        }
+        out
+    }
+
+    fn backward(&self, [x, weight, _]: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
         let (_, height, width, channels) = x.dims4()?;
         let grid = Grid::new(self.0, height, width, channels);
         let grad_rows = grad.contiguous()?.reshape(((), weight.dim(0)?))?;
         let grad_weight = grad_rows.t()?.matmul(&x.apply_op1_no_bwd(&Patches(grid))?)?;
         let grad_x = grad_rows.matmul(weight)?.apply_op1_no_bwd(&Fold(grid))?;
-        Ok((Some(grad_x), Some(grad_weight), Some(grad_rows.sum(0)?)))
+        Ok([Some(grad_x), Some(grad_weight), Some(grad_rows.sum(0)?)])
     }
 }
 
@@ -163,31 +157,6 @@ impl Grid {
             }
         });
     }
-}
-
-fn forward<T: Real>(x: &[T], weight: &[T], bias: &[T], grid: &Grid) -> Vec<T> {
-    let (out_channels, k) = (bias.len(), grid.patch_len());
-    let out_pixels = grid.out_height * grid.out_width;
-    let images = x.len() / grid.image_len().max(1);
-    let mut out = zeros::<T>(images * out_pixels * out_channels);
-    let row_len = grid.out_width * k;
-    let band = (PATCH_BYTES / size_of::<T>() / row_len.max(1)).clamp(1, grid.out_height.max(1));
-    let mut patches = Vec::new();
-    for (image, out) in x.chunks_exact(grid.image_len()).zip(out.chunks_exact_mut(out_pixels * out_channels)) {
-        out.par_chunks_mut(grid.out_width * out_channels).for_each(|row| fill_rows(row, bias));
-        if grid.geometry.is_pointwise() {
-            add_product_transposed(out, image, weight, out_pixels, out_channels, k);
-            continue;
-        }
-        patches.resize(band * row_len, T::zero());
-        for (i, out) in out.chunks_mut(band * grid.out_width * out_channels).enumerate() {
-            let pixels = out.len() / out_channels;
-            let patches = &mut patches[..pixels * k];
-            patches.par_chunks_mut(row_len).enumerate().for_each(|(y, row)| grid.fill_row(image, i * band + y, row));
-            add_product_transposed(out, patches, weight, pixels, out_channels, k);
-        }
-    }
-    out
 }
 
 /// Images to patches: `[batch, height, width, c]` to `[batch * height' * width', kernel * kernel * c]`.

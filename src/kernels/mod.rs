@@ -19,7 +19,7 @@ pub use conv::{ConvGeometry, conv2d};
 pub use linear::linear;
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 
-use candle_core::{CpuStorage, Error, Layout, Result, Shape, Tensor, Var, WithDType};
+use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, Var, WithDType};
 
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
 trait Real: WithDType {
@@ -75,6 +75,67 @@ macro_rules! for_real {
     };
 }
 use for_real;
+
+/// A function of three tensors that a CPU computes: what is left of a custom operation without its plumbing.
+trait Kernel: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The shape of the result, or `None` if the arguments' shapes do not fit each other.
+    fn shape(&self, arguments: [&[usize]; 3]) -> Option<Vec<usize>>;
+
+    /// The result for contiguous arguments whose shapes fit.
+    fn forward<T: Real>(&self, arguments: [&[T]; 3], shapes: [&[usize]; 3]) -> Vec<T>;
+
+    /// The gradients of `sum(grad * result)`.
+    fn backward(&self, arguments: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]>;
+}
+
+fn apply<K: Kernel>(kernel: K, [a, b, c]: [&Tensor; 3]) -> Result<Tensor> {
+    a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, Operation(kernel))
+}
+
+/// A [`Kernel`] as candle knows operations.
+struct Operation<K>(K);
+
+impl<K: Kernel> CustomOp3 for Operation<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+        c: &CpuStorage,
+        c_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let shapes = [a_layout.dims(), b_layout.dims(), c_layout.dims()];
+        let Some(shape) = self.0.shape(shapes) else {
+            candle_core::bail!("{}: shapes {shapes:?} do not fit", K::NAME);
+        };
+        for_real!(a, K::NAME, T => {
+            let arguments = [
+                contiguous::<T>(a, a_layout, K::NAME)?,
+                contiguous::<T>(b, b_layout, K::NAME)?,
+                contiguous::<T>(c, c_layout, K::NAME)?,
+            ];
+            output(self.0.forward(arguments, shapes), shape)
+        })
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        Ok(self.0.backward([a, b, c], grad)?.into())
+    }
+}
 
 fn zeros<T: Real>(count: usize) -> Vec<T> {
     vec![T::zero(); count]

@@ -1,8 +1,8 @@
 //! Group and layer normalisation, with an activation in the same pass.
 
 use super::simd::multiversion;
-use super::{Real, contiguous, for_real, gradient_by_definition, output, zeros};
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use super::{Kernel, Real, apply, gradient_by_definition, zeros};
+use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
 
 /// What follows a normalisation at once.
@@ -33,7 +33,7 @@ pub fn group_norm(
     epsilon: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(weight, bias, GroupNorm { groups, epsilon, activation })
+    apply(GroupNorm { groups, epsilon, activation }, [x, weight, bias])
 }
 
 /// What [`group_norm`] computes, in candle's own operations.
@@ -66,51 +66,28 @@ struct GroupNorm {
     activation: Activation,
 }
 
-impl CustomOp3 for GroupNorm {
-    fn name(&self) -> &'static str {
-        "group-norm"
+impl Kernel for GroupNorm {
+    const NAME: &'static str = "group-norm";
+
+    fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
+        let channels = *x.last()?;
+        let fits = x.len() == 3 && channels.is_multiple_of(self.groups) && weight == [channels] && bias == [channels];
+        fits.then(|| x.to_vec())
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, pixels, channels) = x_layout.shape().dims3()?;
-        if channels % self.groups != 0 || weight_layout.dims() != [channels] || bias_layout.dims() != [channels] {
-            candle_core::bail!("group-norm: {channels} channels, {} groups", self.groups);
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {
+        let mut y = zeros::<T>(x.len());
+        let image_len = shape[1] * shape[2];
+        for (x, y) in x.chunks_exact(image_len).zip(y.chunks_exact_mut(image_len)) {
+            self.image(x, weight, bias, y);
         }
-        for_real!(x, self.name(), T => {
-            let (x, weight, bias) = (
-                contiguous::<T>(x, x_layout, self.name())?,
-                contiguous::<T>(weight, weight_layout, self.name())?,
-                contiguous::<T>(bias, bias_layout, self.name())?,
-            );
-            let mut y = zeros::<T>(x.len());
-            let image_len = pixels * channels;
-            for (x, y) in x.chunks_exact(image_len).zip(y.chunks_exact_mut(image_len)) {
-                self.image(x, weight, bias, y);
-            }
-            output(y, x_layout.shape().clone())
-        })
+        y
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, weight, bias] = gradient_by_definition([x, weight, bias], grad, |[x, weight, bias]| {
+    fn backward(&self, arguments: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        gradient_by_definition(arguments, grad, |[x, weight, bias]| {
             group_norm_definition(x, weight, bias, self.groups, self.epsilon, self.activation)
-        })?;
-        Ok((x, weight, bias))
+        })
     }
 }
 
@@ -185,7 +162,7 @@ multiversion! {
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f64) -> Result<Tensor> {
-    x.contiguous()?.apply_op3(weight, bias, LayerNorm { epsilon })
+    apply(LayerNorm { epsilon }, [x, weight, bias])
 }
 
 /// What [`layer_norm`] computes, in candle's own operations.
@@ -203,50 +180,27 @@ struct LayerNorm {
     epsilon: f64,
 }
 
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
+impl Kernel for LayerNorm {
+    const NAME: &'static str = "layer-norm";
+
+    fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
+        let width = *x.last()?;
+        (width > 0 && weight == [width] && bias == [width]).then(|| x.to_vec())
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let width = x_layout.dims().last().copied().unwrap_or(0);
-        if width == 0 || weight_layout.dims() != [width] || bias_layout.dims() != [width] {
-            candle_core::bail!("layer-norm: input {:?}, weight {:?}", x_layout.dims(), weight_layout.dims());
-        }
-        for_real!(x, self.name(), T => {
-            let (x, weight, bias) = (
-                contiguous::<T>(x, x_layout, self.name())?,
-                contiguous::<T>(weight, weight_layout, self.name())?,
-                contiguous::<T>(bias, bias_layout, self.name())?,
-            );
-            let mut y = zeros::<T>(x.len());
-            y.par_chunks_mut(ROWS_PER_TASK * width).zip(x.par_chunks(ROWS_PER_TASK * width)).for_each(|(y, x)| {
-                normalise_rows(x, weight, bias, self.epsilon, y);
-            });
-            output(y, x_layout.shape().clone())
-        })
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], _: [&[usize]; 3]) -> Vec<T> {
+        let mut y = zeros::<T>(x.len());
+        let task_len = ROWS_PER_TASK * weight.len();
+        y.par_chunks_mut(task_len).zip(x.par_chunks(task_len)).for_each(|(y, x)| {
+            normalise_rows(x, weight, bias, self.epsilon, y);
+        });
+        y
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, weight, bias] = gradient_by_definition([x, weight, bias], grad, |[x, weight, bias]| {
+    fn backward(&self, arguments: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
+        gradient_by_definition(arguments, grad, |[x, weight, bias]| {
             layer_norm_definition(x, weight, bias, self.epsilon)
-        })?;
-        Ok((x, weight, bias))
+        })
     }
 }
 
