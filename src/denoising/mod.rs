@@ -7,7 +7,10 @@
 mod guidance;
 mod parameterization;
 
-pub use guidance::ClassifierFreeGuidance;
+pub use guidance::{
+    AdaptiveProjectedGuidance, ClassifierFreeGuidance, GuidanceSchedule, GuidanceShape, PerturbedAttentionGuidance,
+    PerturbedNetwork, Projection,
+};
 pub use parameterization::{Limit, Parameterization, Prediction, PredictionType};
 
 use crate::Result;

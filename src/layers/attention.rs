@@ -104,4 +104,22 @@ impl Attention {
         let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, self.backend)?;
         self.to_out.forward(&mixed)
     }
+
+    /// Self-attention in which every token of the first `perturbed` rows of the batch looks at itself alone, for
+    /// perturbed-attention guidance.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward_perturbed(&self, x: &Tensor, perturbed: usize) -> Result<Tensor> {
+        let rest = x.dim(0)? - perturbed;
+        let alone = self.to_out.forward(&self.to_v.forward(&x.narrow(0, 0, perturbed)?)?)?;
+        if rest == 0 {
+            return Ok(alone);
+        }
+        let others = x.narrow(0, perturbed, rest)?;
+        Ok(Tensor::cat(&[alone, self.forward(&others, &others)?], 0)?)
+    }
 }

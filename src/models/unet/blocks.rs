@@ -14,6 +14,8 @@ pub(super) struct Step<'a> {
     pub time: &'a Tensor,
     /// `[batch, tokens, cross_attention_dim]`.
     pub text: &'a Tensor,
+    /// So many of the batch's first rows have perturbed self-attention in the middle block.
+    pub perturbed: usize,
 }
 
 /// A residual block and the transformer after it, if the block has one.
@@ -24,10 +26,10 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, x: &FeatureMap, step: &Step<'_>) -> Result<FeatureMap> {
+    fn forward(&self, x: &FeatureMap, step: &Step<'_>, perturbed: usize) -> Result<FeatureMap> {
         let h = self.resnet.forward(x, Some(step.time))?;
         match &self.transformer {
-            Some(transformer) => transformer.forward(&h, step.text),
+            Some(transformer) => transformer.forward(&h, step.text, perturbed),
             None => Ok(h),
         }
     }
@@ -94,7 +96,7 @@ impl DownBlock {
     /// Every intermediate result is also kept for the way up.
     pub fn forward(&self, mut h: FeatureMap, step: &Step<'_>, skips: &mut Vec<FeatureMap>) -> Result<FeatureMap> {
         for layer in &self.layers {
-            h = layer.forward(&h, step)?;
+            h = layer.forward(&h, step, 0)?;
             skips.push(h.clone());
         }
         if let Some(downsample) = &self.downsample {
@@ -129,7 +131,7 @@ impl MidBlock {
     }
 
     pub fn forward(&self, h: FeatureMap, step: &Step<'_>) -> Result<FeatureMap> {
-        self.last.forward(&self.first.forward(&h, step)?, Some(step.time))
+        self.last.forward(&self.first.forward(&h, step, step.perturbed)?, Some(step.time))
     }
 }
 
@@ -164,7 +166,7 @@ impl UpBlock {
     pub fn forward(&self, mut h: FeatureMap, step: &Step<'_>, skips: &mut Vec<FeatureMap>) -> Result<FeatureMap> {
         for layer in &self.layers {
             let skip = skips.pop().ok_or_else(no_skip)?;
-            h = layer.forward(&h.concat(&skip)?, step)?;
+            h = layer.forward(&h.concat(&skip)?, step, 0)?;
         }
         match (&self.upsample, skips.last()) {
             (Some(upsample), Some(next)) => {

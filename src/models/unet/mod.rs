@@ -7,7 +7,7 @@ mod transformer;
 pub use config::UNet2DConditionConfig;
 
 use crate::conditioning::Conditioning;
-use crate::denoising::Network;
+use crate::denoising::{Network, PerturbedNetwork};
 use crate::layers::{Backend, Conv2d, FeatureMap, GroupNorm, SinusoidalEmbedding, TimestepEmbedding, Weights};
 use crate::{Error, Result};
 use blocks::{DownBlock, MidBlock, Step, UpBlock};
@@ -108,9 +108,20 @@ impl UNet2DConditionModel {
         conditioning: &Conditioning,
         control: Option<&ControlResiduals>,
     ) -> Result<Tensor> {
+        self.run(x, timesteps, conditioning, control, 0)
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+        control: Option<&ControlResiduals>,
+        perturbed: usize,
+    ) -> Result<Tensor> {
         let time = self.embed_time(timesteps, conditioning)?;
         let text = conditioning.text.to_dtype(self.dtype)?;
-        let step = Step { time: &time, text: &text };
+        let step = Step { time: &time, text: &text, perturbed };
         let input = x.to_dtype(self.dtype)?;
         let input = if self.config.center_input_sample { input.affine(2.0, -1.0)? } else { input };
 
@@ -168,7 +179,20 @@ impl UNet2DConditionModel {
 
 impl Network for UNet2DConditionModel {
     fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
+        self.forward_perturbed(x, timestep, conditioning, 0)
+    }
+}
+
+/// The self-attention of the middle block is perturbed, as the paper found best.
+impl PerturbedNetwork for UNet2DConditionModel {
+    fn forward_perturbed(
+        &self,
+        x: &Tensor,
+        timestep: f64,
+        conditioning: &Conditioning,
+        perturbed: usize,
+    ) -> Result<Tensor> {
         let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
-        self.forward(x, &timesteps, conditioning, None)
+        self.run(x, &timesteps, conditioning, None, perturbed)
     }
 }

@@ -63,11 +63,12 @@ impl Transformer {
         })
     }
 
-    pub fn forward(&self, x: &FeatureMap, text: &Tensor) -> Result<FeatureMap> {
+    /// `perturbed`: in so many of the batch's first rows, self-attention is the identity.
+    pub fn forward(&self, x: &FeatureMap, text: &Tensor, perturbed: usize) -> Result<FeatureMap> {
         let (_, _, height, width) = x.dims();
         let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
         for block in &self.blocks {
-            tokens = block.forward(&tokens, text)?;
+            tokens = block.forward(&tokens, text, perturbed)?;
         }
         self.proj_out.forward(&FeatureMap::from_tokens(&tokens, height, width, x.backend())?)?.add(x)
     }
@@ -101,9 +102,13 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, text: &Tensor, perturbed: usize) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&h, &h)?)?;
+        let mixed = match perturbed {
+            0 => self.attn1.forward(&h, &h)?,
+            rows => self.attn1.forward_perturbed(&h, rows)?,
+        };
+        let x = (x + mixed)?;
         let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
         Ok((&x + self.ff.forward(&self.norm3.forward(&x)?)?)?)
     }

@@ -1,8 +1,9 @@
 //! Classifier-free guidance.
 
-use super::Network;
+use super::{GuidanceSchedule, both_branches};
 use crate::Result;
 use crate::conditioning::Conditioning;
+use crate::denoising::Network;
 use candle_core::{D, Tensor};
 
 /// Classifier-free guidance (Ho and Salimans 2022): a network made of one network asked twice.
@@ -12,7 +13,7 @@ use candle_core::{D, Tensor};
 pub struct ClassifierFreeGuidance<'a> {
     network: &'a dyn Network,
     negative: &'a Conditioning,
-    scale: f64,
+    scale: GuidanceSchedule,
     rescale: f64,
 }
 
@@ -21,18 +22,24 @@ impl<'a> ClassifierFreeGuidance<'a> {
     ///
     /// `rescale` in `[0, 1]` pulls the output's standard deviation back to that of the conditional output
     /// (Lin et al. 2024, section 3.4).
-    pub fn new(network: &'a dyn Network, negative: &'a Conditioning, scale: f64, rescale: f64) -> Self {
-        Self { network, negative, scale, rescale }
+    pub fn new(
+        network: &'a dyn Network,
+        negative: &'a Conditioning,
+        scale: impl Into<GuidanceSchedule>,
+        rescale: f64,
+    ) -> Self {
+        Self { network, negative, scale: scale.into(), rescale }
     }
 }
 
 impl Network for ClassifierFreeGuidance<'_> {
     fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        let both = Conditioning::cat(&[self.negative, conditioning])?;
-        let raw = self.network.forward(&Tensor::cat(&[x, x], 0)?, timestep, &both)?;
-        let batch = x.dim(0)?;
-        let (negative, positive) = (raw.narrow(0, 0, batch)?, raw.narrow(0, batch, batch)?);
-        let guided = (&negative + ((&positive - &negative)? * self.scale)?)?;
+        let scale = self.scale.at(timestep);
+        if scale == 1.0 {
+            return self.network.forward(x, timestep, conditioning);
+        }
+        let (negative, positive) = both_branches(self.network, x, timestep, [self.negative, conditioning])?;
+        let guided = (&negative + ((&positive - &negative)? * scale)?)?;
         if self.rescale == 0.0 { Ok(guided) } else { rescaled(&guided, &positive, self.rescale) }
     }
 }
@@ -48,6 +55,7 @@ fn rescaled(guided: &Tensor, positive: &Tensor, share: f64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::denoising::guidance::GuidanceShape;
     use candle_core::{DType, Device};
 
     /// Answers each row with the mean of its conditioning.
@@ -74,6 +82,17 @@ mod tests {
         // Fully rescaled, the output has the standard deviation of the positive branch: 3 x.
         let rescaled = ClassifierFreeGuidance::new(&Echo, &negative, 4.0, 1.0).forward(&x, 0.0, &positive)?;
         assert!((rescaled - (&x * 3.0)?)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        Ok(())
+    }
+
+    #[test]
+    fn outside_the_interval_the_positive_branch_is_enough() -> Result<()> {
+        let x = Tensor::ones((1, 1, 2, 2), DType::F64, &Device::Cpu)?;
+        let (negative, positive) = (conditioning(2.0)?, conditioning(3.0)?);
+        let scale = GuidanceSchedule::new(4.0, GuidanceShape::Constant).between(100.0, 700.0);
+        let guided = ClassifierFreeGuidance::new(&Echo, &negative, scale, 0.0);
+        let at = |t| -> Result<f64> { Ok(guided.forward(&x, t, &positive)?.mean_all()?.to_scalar::<f64>()?) };
+        assert_eq!([at(50.0)?, at(100.0)?, at(700.0)?, at(701.0)?], [3.0, 6.0, 6.0, 3.0]);
         Ok(())
     }
 }
