@@ -19,6 +19,7 @@ const TOLERANCE: f64 = 1e-4;
 
 fn is_latent_diffusion(json: &Value) -> bool {
     json["kind"] != "pixel"
+        && json["kind"] != "txt2img-pag"
         && json.get("lora").is_none()
         && json.get("embedding").is_none()
         && json["weights"] != "fp16"

@@ -5,6 +5,7 @@ use crate::request::Settings;
 use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
 use tweedie::checkpoints::ModelFiles;
+use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::TextChunk;
 use tweedie::{DType, Result};
 
@@ -66,7 +67,7 @@ impl Record {
             .filter(|(name, _)| !name.starts_with('_'))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        json!({
+        let mut json = json!({
             "program": concat!("tweedie ", env!("CARGO_PKG_VERSION")),
             "kind": "txt2img",
             "prompt": s.prompt,
@@ -83,7 +84,20 @@ impl Record {
             "dtype": self.dtype,
             "model": self.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
-        })
+        });
+        if s.guidance_shape != GuidanceShape::Constant {
+            json["guidance_schedule"] = format!("{:?}", s.guidance_shape).to_lowercase().into();
+        }
+        if let Some((low, high)) = s.guidance_interval {
+            json["guidance_interval"] = json!([low, high]);
+        }
+        if let Some(Projection { eta, norm_threshold, momentum }) = s.projection {
+            json["apg"] = json!({"eta": eta, "norm_threshold": norm_threshold, "momentum": momentum});
+        }
+        if s.pag_scale > 0.0 {
+            json["pag_scale"] = s.pag_scale.into();
+        }
+        json
     }
 
     /// The text of a picture: `parameters`, as A1111's web UI writes and reads it, and `tweedie`, which is

@@ -3,8 +3,9 @@
 use crate::model::Defaults;
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
 use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
-use tweedie::schedulers::{self, SchedulerEntry};
+use tweedie::schedulers::{self, NoiseSchedule, SchedulerEntry};
 use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
@@ -23,6 +24,14 @@ pub struct TextToImageRequest {
     pub guidance_scale: Option<f64>,
     /// How far guidance's standard deviation is pulled back, 0 to 1 (Lin et al. 2024); by default 0.
     pub guidance_rescale: Option<f64>,
+    /// How the guidance scale develops from noise to data.
+    pub guidance_shape: GuidanceShape,
+    /// The noise levels `sigma / alpha` between which there is guidance; by default all.
+    pub guidance_interval: Option<(f64, f64)>,
+    /// Adaptive projected guidance in place of the plain one.
+    pub projection: Option<Projection>,
+    /// How strong perturbed-attention guidance is; 0 is none.
+    pub pag_scale: f64,
     /// The scheduler's name on the command line; by default the model's own.
     pub scheduler: Option<String>,
     /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
@@ -49,6 +58,10 @@ impl Default for TextToImageRequest {
             steps: None,
             guidance_scale: None,
             guidance_rescale: None,
+            guidance_shape: GuidanceShape::Constant,
+            guidance_interval: None,
+            projection: None,
+            pag_scale: 0.0,
             scheduler: None,
             scheduler_fields: Map::new(),
             seed: 0,
@@ -84,6 +97,14 @@ pub struct Settings {
     pub guidance_scale: f64,
     /// Guidance rescale.
     pub guidance_rescale: f64,
+    /// How the guidance scale develops.
+    pub guidance_shape: GuidanceShape,
+    /// The noise levels between which there is guidance.
+    pub guidance_interval: Option<(f64, f64)>,
+    /// Adaptive projected guidance.
+    pub projection: Option<Projection>,
+    /// Scale of perturbed-attention guidance.
+    pub pag_scale: f64,
     /// The scheduler.
     pub scheduler: &'static SchedulerEntry,
     /// Its fields.
@@ -110,6 +131,15 @@ impl Settings {
         self.guidance_scale > 1.0
     }
 
+    /// The guidance scale at each timestep of a forward process.
+    pub fn guidance_schedule(&self, schedule: &NoiseSchedule) -> GuidanceSchedule {
+        let guidance = GuidanceSchedule::new(self.guidance_scale, self.guidance_shape).over(schedule);
+        match self.guidance_interval {
+            Some((low, high)) => guidance.between_sigmas(schedule, low, high),
+            None => guidance,
+        }
+    }
+
     /// The seeds of the images, in batches.
     pub fn seed_batches(&self) -> Vec<Vec<u64>> {
         let seeds: Vec<u64> = (0..self.num_images as u64).map(|i| self.seed.wrapping_add(i)).collect();
@@ -129,13 +159,8 @@ impl TextToImageRequest {
         check_side("height", height, factor)?;
 
         let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(7.5);
-        if !guidance_scale.is_finite() || guidance_scale < 0.0 {
-            return Err(Error::invalid("the guidance scale", guidance_scale, "take a number from 0 on; 7.5 is usual"));
-        }
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
-        if !(0.0..=1.0).contains(&guidance_rescale) {
-            return Err(Error::invalid("the guidance rescale", guidance_rescale, "take a number from 0 to 1"));
-        }
+        self.check_guidance(guidance_scale, guidance_rescale)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
             if count == 0 {
                 return Err(Error::invalid(what, 0, "take 1 or more"));
@@ -156,6 +181,10 @@ impl TextToImageRequest {
             steps,
             guidance_scale,
             guidance_rescale,
+            guidance_shape: self.guidance_shape,
+            guidance_interval: self.guidance_interval,
+            projection: self.projection,
+            pag_scale: self.pag_scale,
             scheduler,
             scheduler_config,
             seed: self.seed,
@@ -166,6 +195,35 @@ impl TextToImageRequest {
             clip_skip: self.clip_skip,
             warnings,
         })
+    }
+
+    fn check_guidance(&self, scale: f64, rescale: f64) -> Result<()> {
+        if !scale.is_finite() || scale < 0.0 {
+            return Err(Error::invalid("the guidance scale", scale, "take a number from 0 on; 7.5 is usual"));
+        }
+        if !(0.0..=1.0).contains(&rescale) {
+            return Err(Error::invalid("the guidance rescale", rescale, "take a number from 0 to 1"));
+        }
+        if !self.pag_scale.is_finite() || self.pag_scale < 0.0 {
+            return Err(Error::invalid(
+                "the scale of perturbed attention",
+                self.pag_scale,
+                "take a number from 0 on; 3 is usual",
+            ));
+        }
+        if let Some((low, high)) = self.guidance_interval
+            && !(low >= 0.0 && high > low)
+        {
+            let fix = "give two noise levels, the lower first, such as 0.3,5";
+            return Err(Error::invalid("the guidance interval", format!("{low},{high}"), fix));
+        }
+        let kinds = [rescale > 0.0, self.projection.is_some(), self.pag_scale > 0.0];
+        if kinds.iter().filter(|&&kind| kind).count() > 1 {
+            let fix =
+                "guidance rescale, adaptive projected and perturbed-attention guidance exclude each other; choose one";
+            return Err(Error::invalid("guidance", "of several kinds", fix));
+        }
+        Ok(())
     }
 
     fn scheduler(&self, file: &ConfigFields) -> Result<(&'static SchedulerEntry, ConfigFields, Vec<String>)> {

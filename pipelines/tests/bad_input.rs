@@ -61,6 +61,9 @@ fn impossible_numbers() -> TestResult {
     refused(&["--guidance-scale", "-1"], &["guidance scale is -1"])?;
     refused(&["--guidance-scale", "nan"], &["guidance scale is NaN"])?;
     refused(&["--guidance-rescale", "1.5"], &["guidance rescale is 1.5", "0 to 1"])?;
+    refused(&["--guidance-interval", "5,1"], &["guidance interval is 5,1", "lower first"])?;
+    refused(&["--pag-scale", "-1"], &["perturbed attention is -1"])?;
+    refused(&["--pag-scale", "1", "--apg"], &["exclude each other"])?;
     refused(&["--eta", "2"], &["eta is 2"])?;
     refused(&["--num-images", "0"], &["number of images is 0"])?;
     refused(&["--batch-size", "0"], &["batch size is 0"])?;
@@ -74,6 +77,7 @@ fn wrong_usage_has_status_two() -> TestResult {
         vec!["txt2img"],
         with(&["--steps", "many"]),
         with(&["--timestep-spacing", "sideways"]),
+        with(&["--guidance-interval", "wide"]),
         with(&["--device", "abacus"]),
         with(&["--no-such-flag"]),
     ] {

@@ -53,6 +53,7 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         ("--steps", "steps"),
         ("--guidance-scale", "guidance_scale"),
         ("--guidance-rescale", "guidance_rescale"),
+        ("--pag-scale", "pag_scale"),
         ("--eta", "eta"),
         ("--width", "width"),
         ("--height", "height"),
@@ -85,7 +86,9 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let case = read_json(&folder.join("case.json"))?;
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
-        let plain = case["kind"] == "txt2img" && case.get("lora").is_none() && case.get("embedding").is_none();
+        let plain = (case["kind"] == "txt2img" || case["kind"] == "txt2img-pag")
+            && case.get("lora").is_none()
+            && case.get("embedding").is_none();
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;
             failures.extend(run(&Tweedie::new()?, &folder, &case, seed).err().map(|e| e.to_string()));

@@ -31,6 +31,12 @@ pub trait Network {
     fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor>;
 }
 
+impl<N: Network + ?Sized> Network for &N {
+    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
+        (**self).forward(x, timestep, conditioning)
+    }
+}
+
 /// A network with its conditioning and the meaning of its output: what a solver evaluates.
 pub struct Denoiser<'a> {
     network: &'a dyn Network,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
+use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::encode_png;
 use tweedie_pipelines::{Error, Event, Record, Seconds, Settings, TextToImage, TextToImageRequest};
 
@@ -36,6 +37,22 @@ pub struct Txt2img {
     /// Pull the contrast that guidance adds back, 0 to 1 [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     guidance_rescale: Option<f64>,
+
+    /// How the guidance scale develops from noise to data, its mean being --guidance-scale
+    #[arg(long, value_name = "NAME", default_value = "constant", value_parser = PossibleValuesParser::new(["constant", "linear", "cosine"]))]
+    guidance_schedule: String,
+
+    /// Guide only between two noise levels sigma / alpha, as LOW,HIGH
+    #[arg(long, value_name = "LOW,HIGH", value_parser = interval)]
+    guidance_interval: Option<(f64, f64)>,
+
+    /// Adaptive projected guidance: high scales without oversaturation
+    #[arg(long)]
+    apg: bool,
+
+    /// Perturbed-attention guidance of this strength [default: 0]
+    #[arg(long, value_name = "F", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
+    pag_scale: f64,
 
     /// The sampler: ddim or ddpm [default: the model's]
     #[arg(long, value_name = "NAME")]
@@ -121,6 +138,14 @@ impl Txt2img {
             steps: self.steps,
             guidance_scale: self.guidance_scale,
             guidance_rescale: self.guidance_rescale,
+            guidance_shape: match self.guidance_schedule.as_str() {
+                "linear" => GuidanceShape::Linear,
+                "cosine" => GuidanceShape::Cosine,
+                _ => GuidanceShape::Constant,
+            },
+            guidance_interval: self.guidance_interval,
+            projection: self.apg.then(Projection::default),
+            pag_scale: self.pag_scale,
             scheduler: self.scheduler.clone(),
             scheduler_fields,
             seed: self.seed,
@@ -185,6 +210,13 @@ impl Txt2img {
             (None, result) => Ok(result?),
         }
     }
+}
+
+/// Two numbers with a comma between.
+fn interval(text: &str) -> Result<(f64, f64), String> {
+    let numbers =
+        text.split_once(',').and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
+    numbers.ok_or_else(|| "give two numbers with a comma between, such as 0.3,5".into())
 }
 
 fn summary(settings: &Settings, record: &Record, output: &Output, seconds: Seconds, total: f64) -> Value {

@@ -4,7 +4,10 @@ use super::{Encoded, Prepared};
 use crate::request::Settings;
 use candle_core::Tensor;
 use std::ops::ControlFlow;
-use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, Network};
+use tweedie::conditioning::Conditioning;
+use tweedie::denoising::{
+    AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, Network, PerturbedAttentionGuidance,
+};
 use tweedie::models::UNet2DConditionModel;
 use tweedie::noise::NoiseSource;
 use tweedie::schedulers::{Run, Step, sample};
@@ -45,35 +48,35 @@ impl Denoise {
         noise: &mut dyn NoiseSource,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor> {
-        self.run_network(&self.unet, settings, encoded, prepared, noise, on_step)
-    }
-
-    /// The same with a network in the UNet's place, for whoever wraps it.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub fn run_network(
-        &self,
-        network: &dyn Network,
-        settings: &Settings,
-        encoded: &Encoded,
-        prepared: Prepared,
-        noise: &mut dyn NoiseSource,
-        on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
-    ) -> Result<Tensor> {
         let Prepared { scheduler, levels, latents } = prepared;
         let batch = latents.dim(0)?;
         let positive = encoded.positive.repeat(batch)?;
         let negative = encoded.negative.as_ref().map(|negative| negative.repeat(batch)).transpose()?;
-        let guided = negative.as_ref().map(|negative| {
-            ClassifierFreeGuidance::new(network, negative, settings.guidance_scale, settings.guidance_rescale)
-        });
-        let network: &dyn Network = match &guided {
-            Some(guided) => guided,
-            None => network,
-        };
-        let denoiser = Denoiser::new(network, &positive, scheduler.parameterization());
+        let schedule = settings.guidance_schedule(scheduler.schedule());
+        let network = guided(&self.unet, settings, schedule, negative.as_ref());
+        let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization());
         let run = Run::new(&levels, &denoiser, noise);
         sample(scheduler.solver().as_mut(), latents, 0, run, on_step)
+    }
+}
+
+/// The network that the solver sees.
+fn guided<'a>(
+    unet: &'a UNet2DConditionModel,
+    settings: &Settings,
+    scale: GuidanceSchedule,
+    negative: Option<&'a Conditioning>,
+) -> Box<dyn Network + 'a> {
+    match (negative, settings.projection) {
+        _ if settings.pag_scale > 0.0 => {
+            Box::new(PerturbedAttentionGuidance::new(unet, negative, scale, settings.pag_scale))
+        }
+        (None, _) => Box::new(unet),
+        (Some(negative), None) => {
+            Box::new(ClassifierFreeGuidance::new(unet, negative, scale, settings.guidance_rescale))
+        }
+        (Some(negative), Some(projection)) => {
+            Box::new(AdaptiveProjectedGuidance::new(unet, negative, scale, projection))
+        }
     }
 }
