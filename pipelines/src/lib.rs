@@ -23,6 +23,6 @@ pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use model::{Defaults, Model, ModelInfo};
 pub use record::Record;
-pub use request::{Settings, TextToImageRequest};
+pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use text_to_image::{Seconds, TextToImage};
 pub use tweedie::{Error, Result};

@@ -1,7 +1,7 @@
 //! What a picture carries of how it was made.
 
 use crate::device::NumberFormat;
-use crate::request::Settings;
+use crate::request::{PromptSyntax, Settings};
 use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
 use tweedie::checkpoints::ModelFiles;
@@ -85,6 +85,9 @@ impl Record {
             "model": self.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
         });
+        if s.prompt_syntax == PromptSyntax::Weighted {
+            json["prompt_syntax"] = "weighted".into();
+        }
         if s.guidance_shape != GuidanceShape::Constant {
             json["guidance_schedule"] = format!("{:?}", s.guidance_shape).to_lowercase().into();
         }

@@ -11,6 +11,16 @@ use tweedie::{Error, Result};
 /// The largest side of a picture in pixels.
 const LARGEST_SIDE: usize = 16_384;
 
+/// How prompts are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PromptSyntax {
+    /// As text; what is longer than the text encoder takes is cut. diffusers does so.
+    #[default]
+    Plain,
+    /// With weights in brackets and in chunks of any number; see [`tweedie::conditioning::parse_weights`].
+    Weighted,
+}
+
 /// A request for pictures from a text. What is `None` is taken from the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextToImageRequest {
@@ -18,6 +28,8 @@ pub struct TextToImageRequest {
     pub prompt: String,
     /// What to stay away from.
     pub negative_prompt: String,
+    /// How the two are read.
+    pub prompt_syntax: PromptSyntax,
     /// Number of denoising steps; by default the model's, else 30.
     pub steps: Option<usize>,
     /// How strongly the prompt is followed; 1 or less turns guidance off. By default the model's, else 7.5.
@@ -55,6 +67,7 @@ impl Default for TextToImageRequest {
         Self {
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_syntax: PromptSyntax::Plain,
             steps: None,
             guidance_scale: None,
             guidance_rescale: None,
@@ -91,6 +104,8 @@ pub struct Settings {
     pub prompt: String,
     /// What to stay away from.
     pub negative_prompt: String,
+    /// How the two are read.
+    pub prompt_syntax: PromptSyntax,
     /// Number of denoising steps.
     pub steps: usize,
     /// Guidance scale.
@@ -178,6 +193,7 @@ impl TextToImageRequest {
         Ok(Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
+            prompt_syntax: self.prompt_syntax,
             steps,
             guidance_scale,
             guidance_rescale,

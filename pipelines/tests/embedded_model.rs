@@ -146,3 +146,25 @@ fn info_and_bench_of_the_embedded_model() -> TestResult {
     assert_eq!(bench["unet_first"].as_array().map(Vec::len), Some(4));
     Ok(())
 }
+
+#[test]
+fn weighted_prompts_are_plain_ones_until_they_have_weights() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let run = |name: &str, more: &[&str]| -> TestResult<(u32, u32, Vec<u8>)> {
+        let file = format!("{name}.png");
+        let arguments = [&["txt2img", "--steps", "3", "--quiet", "--output", &file], more].concat();
+        let outcome = tweedie.run(&arguments)?.success()?;
+        assert_eq!(outcome.stderr, "");
+        pixels(&tweedie.path(&file))
+    };
+    let plain = run("plain", &["--prompt", "a cat on a red background"])?;
+    let weighted = ["--prompt-syntax", "weighted", "--prompt"];
+    assert_eq!(plain, run("same", &[&weighted[..], &["a cat on a red background"]].concat())?);
+    assert_eq!(plain, run("one", &[&weighted[..], &["a (cat:1.0) on a red background"]].concat())?);
+    assert_ne!(plain, run("heavy", &[&weighted[..], &["a (cat:1.5) on a red background"]].concat())?);
+    // Two chunks for the prompt, so two for the empty negative prompt.
+    assert_ne!(plain, run("chunks", &[&weighted[..], &["a cat BREAK on a red background"]].concat())?);
+    let long = "a very small cat, ".repeat(20);
+    run("long", &[&weighted[..], &[long.as_str()]].concat())?;
+    Ok(())
+}

@@ -1,8 +1,10 @@
 //! From a prompt to what the network is conditioned on.
 
 mod tokenizer;
+mod weighted;
 
 pub use tokenizer::{Tokenizer, Tokens};
+pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
 use crate::Result;
 use candle_core::Tensor;

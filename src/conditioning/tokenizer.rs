@@ -85,12 +85,30 @@ impl Tokenizer {
         let (ids, starts) = self.tokenize(prompt)?;
         let room = self.max_length - 2;
         let cut = starts.get(room).map(|&start| prompt.get(start..).unwrap_or(prompt).trim().to_owned());
+        Ok(Tokens { ids: self.padded(&ids), cut })
+    }
+
+    /// Start, as many of the ids as there is room for, end and padding.
+    pub fn padded(&self, ids: &[u32]) -> Vec<u32> {
         let mut padded = Vec::with_capacity(self.max_length);
         padded.push(self.start);
-        padded.extend(ids.iter().take(room));
+        padded.extend(ids.iter().take(self.max_length - 2));
         padded.push(self.end);
         padded.resize(self.max_length, self.pad);
-        Ok(Tokens { ids: padded, cut })
+        padded
+    }
+
+    /// The ids of a text alone, without start and end.
+    ///
+    /// # Errors
+    /// If the text cannot be tokenized.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.tokenize(text)?.0)
+    }
+
+    /// The id of a token of the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
 
     /// Start, text and end of a prompt of any length.

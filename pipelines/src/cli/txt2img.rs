@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::encode_png;
-use tweedie_pipelines::{Error, Event, Record, Seconds, Settings, TextToImage, TextToImageRequest};
+use tweedie_pipelines::{Error, Event, PromptSyntax, Record, Seconds, Settings, TextToImage, TextToImageRequest};
 
 #[derive(Debug, Args)]
 pub struct Txt2img {
@@ -22,6 +22,10 @@ pub struct Txt2img {
     /// What to stay away from
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     negative_prompt: String,
+
+    /// How prompts are read: plain, or weighted as in A1111: (word:1.3), [word], BREAK, any length
+    #[arg(long, value_name = "NAME", default_value = "plain", value_parser = PossibleValuesParser::new(["plain", "weighted"]))]
+    prompt_syntax: String,
 
     #[command(flatten)]
     model: ModelArguments,
@@ -135,6 +139,7 @@ impl Txt2img {
         TextToImageRequest {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
+            prompt_syntax: if self.prompt_syntax == "weighted" { PromptSyntax::Weighted } else { PromptSyntax::Plain },
             steps: self.steps,
             guidance_scale: self.guidance_scale,
             guidance_rescale: self.guidance_rescale,

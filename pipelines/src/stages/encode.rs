@@ -1,10 +1,10 @@
 //! Prompt to conditioning.
 
-use crate::request::Settings;
+use crate::request::{PromptSyntax, Settings};
 use candle_core::Tensor;
-use tweedie::conditioning::{Conditioning, Tokenizer};
+use tweedie::conditioning::{Conditioning, Tokenizer, WeightedChunk, weighted_chunks};
 use tweedie::models::ClipTextModel;
-use tweedie::{Device, Result};
+use tweedie::{Device, Error, Result};
 
 /// The tokenizer and the text encoder.
 #[derive(Debug)]
@@ -42,26 +42,55 @@ impl Encode {
     /// If a text cannot be tokenized, or tokenizer and text encoder do not belong together.
     pub fn run(&self, settings: &Settings) -> Result<Encoded> {
         let mut warnings = Vec::new();
-        let positive = self.text(&settings.prompt, "prompt", settings.clip_skip, &mut warnings)?;
-        let negative = settings
-            .guided()
-            .then(|| self.text(&settings.negative_prompt, "negative prompt", 0, &mut warnings))
-            .transpose()?;
+        let prompts =
+            [(&settings.prompt, "prompt", settings.clip_skip), (&settings.negative_prompt, "negative prompt", 0)];
+        let wanted = if settings.guided() { 2 } else { 1 };
+        let chunks = prompts[..wanted]
+            .iter()
+            .map(|(text, what, _)| match settings.prompt_syntax {
+                PromptSyntax::Plain => Ok(vec![self.plain(text, what, &mut warnings)?]),
+                PromptSyntax::Weighted => weighted_chunks(&self.tokenizer, text),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // Both branches run in one batch, so the shorter prompt gets empty chunks.
+        let longest = chunks.iter().map(Vec::len).max().unwrap_or(1);
+        let empty = WeightedChunk { ids: self.tokenizer.padded(&[]), weights: vec![1.0; self.tokenizer.max_length()] };
+        let mut encoded = chunks.into_iter().zip(prompts).map(|(mut chunks, (_, _, clip_skip))| {
+            chunks.resize(longest, empty.clone());
+            self.conditioning(&chunks, clip_skip)
+        });
+        let positive = encoded.next().transpose()?;
+        let negative = encoded.next().transpose()?;
+        let positive = positive.ok_or_else(|| Error::invalid("the prompt", "missing", "give one"))?;
         Ok(Encoded { positive, negative, warnings })
     }
 
-    fn text(&self, text: &str, what: &str, clip_skip: usize, warnings: &mut Vec<String>) -> Result<Conditioning> {
+    /// One chunk; what finds no room in it is named in a warning.
+    fn plain(&self, text: &str, what: &str, warnings: &mut Vec<String>) -> Result<WeightedChunk> {
         let tokens = self.tokenizer.encode(text)?;
         if let Some(cut) = &tokens.cut {
             let room = self.tokenizer.max_length() - 2;
-            warnings.push(format!("the {what} is longer than {room} tokens; this part has no effect: {cut:?}"));
+            warnings.push(format!(
+                "the {what} is longer than {room} tokens; this part has no effect: {cut:?} \
+                 (--prompt-syntax weighted takes prompts of any length)"
+            ));
         }
-        let ids = Tensor::from_vec(tokens.ids, (1, self.tokenizer.max_length()), &self.device)?;
-        let output = self.text_encoder.forward(&ids)?;
-        let hidden = match clip_skip {
-            0 => output.last_hidden_state,
-            skip => self.text_encoder.skipped(&output.hidden_states, skip)?,
-        };
-        Ok(Conditioning { text: hidden, pooled: Some(output.pooled), time_ids: None })
+        Ok(WeightedChunk { ids: tokens.ids, weights: vec![1.0; self.tokenizer.max_length()] })
+    }
+
+    fn conditioning(&self, chunks: &[WeightedChunk], clip_skip: usize) -> Result<Conditioning> {
+        let mut hidden = Vec::with_capacity(chunks.len());
+        let mut pooled = None;
+        for chunk in chunks {
+            let ids = Tensor::from_slice(&chunk.ids, (1, chunk.ids.len()), &self.device)?;
+            let output = self.text_encoder.forward(&ids)?;
+            let state = match clip_skip {
+                0 => output.last_hidden_state,
+                skip => self.text_encoder.skipped(&output.hidden_states, skip)?,
+            };
+            hidden.push(chunk.apply(&state)?);
+            pooled.get_or_insert(output.pooled);
+        }
+        Ok(Conditioning { text: Tensor::cat(&hidden, 1)?, pooled, time_ids: None })
     }
 }
