@@ -4,7 +4,7 @@ use crate::model::Defaults;
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
-use tweedie::schedulers::{self, SchedulerEntry};
+use tweedie::schedulers::{self, SchedulerChoice};
 use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
@@ -84,8 +84,8 @@ pub struct Settings {
     pub guidance_scale: f64,
     /// Guidance rescale.
     pub guidance_rescale: f64,
-    /// The scheduler.
-    pub scheduler: &'static SchedulerEntry,
+    /// The scheduler, with what its name sets.
+    pub scheduler: SchedulerChoice,
     /// Its fields.
     pub scheduler_config: ConfigFields,
     /// The first image's seed.
@@ -153,7 +153,7 @@ impl TextToImageRequest {
         let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
         let steps = self.steps.or(defaults.steps).unwrap_or(30);
         // Whether the steps can be made shows when the levels are.
-        scheduler.build(&scheduler_config)?.levels(steps)?;
+        scheduler.entry.build(&scheduler_config)?.levels(steps)?;
         Ok(Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -172,17 +172,17 @@ impl TextToImageRequest {
         })
     }
 
-    fn scheduler(&self, file: &ConfigFields) -> Result<(&'static SchedulerEntry, ConfigFields, Vec<String>)> {
-        let entry = match (&self.scheduler, file.class_name()) {
+    fn scheduler(&self, file: &ConfigFields) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+        let choice = match (&self.scheduler, file.class_name()) {
             (Some(name), _) => schedulers::by_name(name)?,
-            (None, Some(class_name)) => schedulers::by_class_name(class_name)?,
+            (None, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
             (None, None) => return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler")),
         };
-        let mut config = file.clone();
+        let mut config = choice.configure(file);
         let mut warnings = Vec::new();
         for (name, value) in &self.scheduler_fields {
-            if REQUEST_FIELDS.contains(&name.as_str()) && !entry.request_fields.contains(&name.as_str()) {
-                warnings.push(format!("{name} has no effect with the scheduler {}", entry.name));
+            if REQUEST_FIELDS.contains(&name.as_str()) && !choice.entry.request_fields.contains(&name.as_str()) {
+                warnings.push(format!("{name} has no effect with the scheduler {}", choice.name()));
             }
             config = config.with(name, value.clone());
         }
@@ -195,7 +195,7 @@ impl TextToImageRequest {
                 "take a number from 0 (deterministic) to 1 (as much noise as DDPM)",
             ));
         }
-        Ok((entry, config, warnings))
+        Ok((choice, config, warnings))
     }
 }
 
