@@ -2,7 +2,7 @@
 
 use super::exponential_integrator::{Interval, check_order, solver_order, step_noise};
 use super::{AlgorithmType, Configured, LogSnrSpace, NoiseSchedule, RESPACED_OR_LU, Run, ScheduleDefaults};
-use super::{Scheduler, SchedulerEntry, Setting, Solver, SolverType, Stochastic, ZeroTerminalSnr};
+use super::{Scheduler, SchedulerEntry, Setting, Solver, SolverType, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
@@ -33,17 +33,12 @@ pub(super) const ENTRY_2M_SDE: SchedulerEntry = SchedulerEntry {
     ..ENTRY_2M
 };
 
-pub(super) const ENTRY_3M: SchedulerEntry = SchedulerEntry {
-    name: "dpm++3m",
-    label: "DPM++ 3M",
-    order: 3,
-    preset: &[("solver_order", Setting::Whole(3))],
-    ..ENTRY_2M
-};
+pub(super) const ENTRY_3M: SchedulerEntry =
+    SchedulerEntry { name: "dpm++3m", label: "DPM++ 3M", preset: &[("solver_order", Setting::Whole(3))], ..ENTRY_2M };
 
 /// As diffusers' `DPMSolverMultistepScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
-    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr(ZeroTerminalSnr::Nearly);
+    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::Threshold)?
         .with_learned_variance(super::ddpm::learns_variance(config)?);
@@ -143,6 +138,8 @@ impl Solver for DpmMultistepSolver {
         }
         let r1 = back(2);
         let before = ((&self.past[1] - &self.past[2])? / r1)?;
+        // Half the second derivative; its weight is that of the whole, in the reference as in the authors' code.
+        // So the third-order step is exact for lines only, and the method's order is 2, with a smaller error.
         let second = ((&first - before)? / (r0 + r1))?;
         let slope = (first + (&second * r0)?)?;
         let terms = [newest, (interval.linear(SolverType::Heun), &slope), (curvature(algorithm, &interval), &second)];
@@ -152,7 +149,9 @@ impl Solver for DpmMultistepSolver {
 
 /// The weight of the second difference in a third-order step.
 ///
-/// For the SDE the reference has the half of [`Interval::quadratic`] with the other sign. Pictures follow it.
+/// For the SDE the reference has the half of [`Interval::quadratic`] with the other sign, and pictures follow
+/// it. That weight does not vanish with the step, so what it multiplies, the noise of the last predictions,
+/// biases the samples however many steps there are; order 2 does not have it.
 pub(super) fn curvature(algorithm: AlgorithmType, interval: &Interval) -> f64 {
     match algorithm {
         AlgorithmType::SdeDpmSolverPlusPlus => interval.quadratic() + 1.0,

@@ -2,7 +2,7 @@
 
 use super::churn::CHURN_FIELDS;
 use super::{Churn, Configured, FinalSigma, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
-use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic, ZeroTerminalSnr};
+use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization, PredictionType};
@@ -24,7 +24,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 
 /// As diffusers' `EulerDiscreteScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
-    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr(ZeroTerminalSnr::Nearly);
+    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::None)?;
     let continuous = config.choice("timestep_type", &[("discrete", false), ("continuous", true)], false)?;

@@ -1,7 +1,7 @@
 //! Euler's method with ancestral noise: a step too far down, then noise back up.
 
 use super::{Configured, NoiseSchedule, Run, ScheduleDefaults, Scheduler, SchedulerEntry, SigmaSpace};
-use super::{Solver, Stochastic, ZeroTerminalSnr};
+use super::{Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
@@ -23,7 +23,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 
 /// As diffusers' `EulerAncestralDiscreteScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
-    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr(ZeroTerminalSnr::Nearly);
+    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::None)?;
     let discretization = SigmaSpace::from_config(config, &schedule)?;

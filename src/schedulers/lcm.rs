@@ -1,7 +1,7 @@
 //! Latent consistency models: jump to the data, noise back up (Luo et al. 2023).
 
 use super::{Configured, DistilledSteps, NoiseLevel, NoiseSchedule, Run, ScheduleDefaults, Scheduler};
-use super::{SchedulerEntry, Solver, Stochastic, ZeroTerminalSnr};
+use super::{SchedulerEntry, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
@@ -23,7 +23,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 
 /// As diffusers' `LCMScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
-    let defaults = ScheduleDefaults::LATENT.with_zero_terminal_snr(ZeroTerminalSnr::Exact);
+    let defaults = ScheduleDefaults::LATENT.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let limits = LimitFields::ThresholdOrClip { by_default: false };
     let parameterization = Parameterization::from_config_with(config, limits)?;

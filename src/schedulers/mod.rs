@@ -64,14 +64,12 @@ pub use lcm::LcmSolver;
 pub use levels::Levels;
 pub use lms::LmsSolver;
 pub use log_snr_space::LogSnrSpace;
-pub use noise_schedule::{
-    BetaSchedule, LEAST_ALPHA_CUMPROD, NoiseLevel, NoiseSchedule, ScheduleDefaults, ZeroTerminalSnr,
-};
+pub use noise_schedule::{BetaSchedule, NoiseLevel, NoiseSchedule, ScheduleDefaults};
 pub use pndm::PndmSolver;
 pub use respacing::{AlignedModel, Respacing};
 pub use sample::{Constraint, Run, Solver, Step, sample};
 pub use sigma_space::SigmaSpace;
-pub use sigma_table::SigmaTable;
+pub use sigma_table::{LEAST_ALPHA_CUMPROD, SigmaTable};
 pub use spacing::TimestepSpacing;
 pub use tcd::TcdSolver;
 pub use unipc::{UniPcOptions, UniPcSolver, UniPcVariant};

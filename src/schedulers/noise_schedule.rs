@@ -108,20 +108,6 @@ impl BetaSchedule {
     }
 }
 
-/// What a class makes of `rescale_betas_zero_snr`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ZeroTerminalSnr {
-    /// It does not have the field.
-    Ignored,
-    /// The last timestep is pure noise, `abar = 0`.
-    Exact,
-    /// The last timestep keeps [`LEAST_ALPHA_CUMPROD`], for solvers that divide by the signal.
-    Nearly,
-}
-
-/// The `abar` that stands for none where a solver divides by it; its sigma is 4096.
-pub const LEAST_ALPHA_CUMPROD: f64 = 1.0 / (1u64 << 24) as f64;
-
 /// What a class takes for the fields of the forward process that a file does not state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScheduleDefaults {
@@ -131,18 +117,14 @@ pub struct ScheduleDefaults {
     pub beta_start: f64,
     /// `beta_end`.
     pub beta_end: f64,
-    /// `rescale_betas_zero_snr`.
-    pub zero_terminal_snr: ZeroTerminalSnr,
+    /// Whether the class has the field `rescale_betas_zero_snr`, which is false by default.
+    pub zero_terminal_snr: bool,
 }
 
 impl ScheduleDefaults {
     /// The betas of Ho et al. (2020), as most classes have them.
-    pub const LINEAR: Self = Self {
-        beta_schedule: BetaSchedule::Linear,
-        beta_start: 0.0001,
-        beta_end: 0.02,
-        zero_terminal_snr: ZeroTerminalSnr::Ignored,
-    };
+    pub const LINEAR: Self =
+        Self { beta_schedule: BetaSchedule::Linear, beta_start: 0.0001, beta_end: 0.02, zero_terminal_snr: false };
 
     /// Evenly spaced betas between the ends of latent diffusion.
     pub const LATENT_LINEAR: Self = Self { beta_start: 0.00085, beta_end: 0.012, ..Self::LINEAR };
@@ -150,10 +132,10 @@ impl ScheduleDefaults {
     /// The betas of latent diffusion.
     pub const LATENT: Self = Self { beta_schedule: BetaSchedule::ScaledLinear, ..Self::LATENT_LINEAR };
 
-    /// The same with `rescale_betas_zero_snr`.
+    /// The same for a class that has `rescale_betas_zero_snr`.
     #[must_use]
-    pub const fn with_zero_terminal_snr(mut self, zero_terminal_snr: ZeroTerminalSnr) -> Self {
-        self.zero_terminal_snr = zero_terminal_snr;
+    pub const fn with_zero_terminal_snr(mut self) -> Self {
+        self.zero_terminal_snr = true;
         self
     }
 }
@@ -189,7 +171,7 @@ impl NoiseSchedule {
     /// # Errors
     /// If a field has an unusable value.
     pub fn from_config(config: &ConfigFields) -> Result<Self> {
-        Self::from_config_or(config, ScheduleDefaults::LINEAR.with_zero_terminal_snr(ZeroTerminalSnr::Exact))
+        Self::from_config_or(config, ScheduleDefaults::LINEAR.with_zero_terminal_snr())
     }
 
     /// The same with the defaults of a class.
@@ -207,15 +189,8 @@ impl NoiseSchedule {
             ),
         };
         let schedule = Self::from_betas(&betas)?;
-        if defaults.zero_terminal_snr == ZeroTerminalSnr::Ignored || !config.bool("rescale_betas_zero_snr", false)? {
-            return Ok(schedule);
-        }
-        let mut schedule = schedule.with_zero_terminal_snr();
-        if let (ZeroTerminalSnr::Nearly, Some(last)) = (defaults.zero_terminal_snr, schedule.alphas_cumprod.last_mut())
-        {
-            *last = LEAST_ALPHA_CUMPROD;
-        }
-        Ok(schedule)
+        let rescaled = defaults.zero_terminal_snr && config.bool("rescale_betas_zero_snr", false)?;
+        Ok(if rescaled { schedule.with_zero_terminal_snr() } else { schedule })
     }
 
     /// Shifts and scales `sqrt(abar)` so that the last timestep is pure noise and the first is unchanged

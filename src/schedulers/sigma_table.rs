@@ -3,9 +3,13 @@
 use super::{NoiseLevel, NoiseSchedule};
 use crate::{Error, Result};
 
+/// The `abar` that stands for none in a sigma, which is then 4096 and not infinite.
+pub const LEAST_ALPHA_CUMPROD: f64 = 1.0 / (1u64 << 24) as f64;
+
 /// `sigma_t = sqrt((1 - abar_t) / abar_t)` for every training timestep, and the way back.
 ///
-/// In the variables of Karras et al. (2022) this is the noise of `x / sqrt(abar)`; it rises with `t`.
+/// In the variables of Karras et al. (2022) this is the noise of `x / sqrt(abar)`; it rises with `t`. At zero
+/// terminal SNR the last `abar` counts as [`LEAST_ALPHA_CUMPROD`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SigmaTable {
     alphas_cumprod: Vec<f64>,
@@ -13,10 +17,11 @@ pub struct SigmaTable {
 }
 
 impl SigmaTable {
-    /// The table of a schedule, whose last `abar` must be above 0.
+    /// The table of a schedule.
     pub fn new(schedule: &NoiseSchedule) -> Self {
         let alphas_cumprod = schedule.alphas_cumprod().to_vec();
-        let sigmas = alphas_cumprod.iter().map(|abar| ((1.0 - abar) / abar).sqrt()).collect();
+        let sigma = |abar: &f64| ((1.0 - abar) / abar).sqrt();
+        let sigmas = alphas_cumprod.iter().map(|abar| sigma(&abar.max(LEAST_ALPHA_CUMPROD))).collect();
         Self { alphas_cumprod, sigmas }
     }
 
@@ -66,7 +71,7 @@ impl SigmaTable {
         if timestep < last as f64 - 1e-4 || last == 0 {
             return timestep.floor();
         }
-        let abar = self.alphas_cumprod[last] as f32;
+        let abar = self.alphas_cumprod[last].max(LEAST_ALPHA_CUMPROD) as f32;
         let largest = ((1.0 - abar) / abar).sqrt();
         let rounded_up = f64::from(largest.ln()) > f64::from(largest).ln();
         if rounded_up { (last - 1) as f64 } else { last as f64 }
@@ -110,6 +115,15 @@ mod tests {
         }
         assert_eq!(table.timestep(1e9), 999.0);
         assert_eq!(table.timestep(0.0), 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn zero_terminal_snr_has_a_finite_sigma() -> Result<()> {
+        let betas = BetaSchedule::ScaledLinear.betas(0.00085, 0.012, 1000);
+        let table = SigmaTable::new(&NoiseSchedule::from_betas(&betas)?.with_zero_terminal_snr());
+        assert!((table.sigma_max() - 4096.0).abs() < 1e-3);
+        assert_eq!(table.level(999.0)?.alpha, 0.0);
         Ok(())
     }
 

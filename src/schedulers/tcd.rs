@@ -1,7 +1,7 @@
 //! Trajectory consistency distillation (Zheng et al. 2024).
 
 use super::{Configured, DistilledSteps, NoiseSchedule, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
-use super::{Solver, Stochastic, ZeroTerminalSnr};
+use super::{Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
@@ -23,7 +23,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 
 /// As diffusers' `TCDScheduler`, which has fields for limits on the clean sample and does not use them.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
-    let defaults = ScheduleDefaults::LATENT.with_zero_terminal_snr(ZeroTerminalSnr::Exact);
+    let defaults = ScheduleDefaults::LATENT.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::None)?;
     let discretization = DistilledSteps::from_config(config, &schedule, schedule.level(0)?)?;

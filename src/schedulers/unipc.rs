@@ -2,7 +2,7 @@
 
 use super::exponential_integrator::{Interval, solver_order};
 use super::{AlgorithmType, Configured, FinalSigma, LogSnrSpace, NoiseLevel, NoiseSchedule, RESPACED, Run};
-use super::{ScheduleDefaults, Scheduler, SchedulerEntry, Solver, Stochastic, ZeroTerminalSnr};
+use super::{ScheduleDefaults, Scheduler, SchedulerEntry, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
@@ -35,7 +35,7 @@ const VARIANTS: [(&str, UniPcVariant); 5] = [
 /// As diffusers' `UniPCMultistepScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
     config.only("solver_p", &[])?;
-    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr(ZeroTerminalSnr::Nearly);
+    let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::Threshold)?;
     let discretization = LogSnrSpace {
