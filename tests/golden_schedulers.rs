@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Denoiser, Network};
-use tweedie::noise::TorchNoise;
-use tweedie::schedulers::{Run, SCHEDULERS, by_class_name, sample};
+use tweedie::noise::{NoiseSource, TorchNoise};
+use tweedie::schedulers::{Levels, Run, SCHEDULERS, Scheduler, Step, by_class_name, sample};
 
 /// Of the largest value. diffusers computes its schedules in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -22,11 +22,13 @@ const TOLERANCE_EULER_ZERO_SNR: f64 = 1e-4;
 struct FakeModel {
     learned: bool,
     seen: RefCell<Vec<Tensor>>,
+    timesteps: RefCell<Vec<f64>>,
 }
 
 impl Network for FakeModel {
     fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> tweedie::Result<Tensor> {
         self.seen.borrow_mut().push(x.clone());
+        self.timesteps.borrow_mut().push(timestep);
         let y = x.sin()?.affine(0.6, 0.1 * (timestep / 100.0).cos())?;
         Ok(if self.learned { Tensor::cat(&[&y, &(x * 2.0)?.cos()?], 1)? } else { y })
     }
@@ -49,8 +51,54 @@ fn run(case: &Case) -> TestResult {
         TOLERANCE
     };
 
-    // Tables. diffusers' are f32, the betas relative to a value near one.
-    let schedule = scheduler.schedule();
+    check_tables(case, scheduler.as_ref(), &levels)?;
+
+    // The run. Its noise is the golden one's seed, its start as given.
+    let network =
+        FakeModel { learned: case.json["fake"] == "learned", seen: RefCell::default(), timesteps: RefCell::default() };
+    let conditioning = Conditioning::text(Tensor::zeros(1, DType::F32, &tweedie::Device::Cpu)?);
+    let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
+    let mut noise = TorchNoise::shared(case.json["seed"].as_u64().ok_or("no seed")?);
+    let start = case.stage("start")?;
+    let first = noise.normal(start.dims())?;
+    case.check("start", &(&first * levels.init_noise_sigma())?, tolerance)?;
+    check_add_noise(case, &levels, &first)?;
+
+    // diffusers makes a step of every evaluation, so the state after a step of ours is that after the last
+    // evaluation in it.
+    let mut states = Vec::new();
+    let mut on_step = |step: &Step<'_>| {
+        states.push((network.seen.borrow().len() - 1, step.latents.clone()));
+        ControlFlow::Continue(())
+    };
+    let run = Run::new(&levels, &denoiser, &mut noise);
+    sample(scheduler.solver().as_mut(), start.clone(), 0, run, &mut on_step)?;
+    let reference = case.stage("traj")?;
+    let (after, states): (Vec<usize>, Vec<Tensor>) = states.into_iter().unzip();
+    let wanted = after.iter().map(|&i| Ok(reference.get(i)?)).collect::<TestResult<Vec<_>>>()?;
+    case.check_against("traj", &Tensor::stack(&states, 0)?, &Tensor::stack(&wanted, 0)?, tolerance)?;
+    let evaluations = after.last().map_or(0, |last| last + 1);
+    ensure(evaluations == reference.dim(0)?, || format!("{}: {evaluations} evaluations", case.name))?;
+
+    // Every state that the network was shown, those inside of steps included.
+    let shown = match case.stages.get("model_in") {
+        Some(shown) => shown.clone(),
+        None => Tensor::cat(&[&start.unsqueeze(0)?, &reference.narrow(0, 0, reference.dim(0)? - 1)?], 0)?,
+    };
+    case.check_against("model_in", &Tensor::stack(&network.seen.borrow(), 0)?, &shown, tolerance)?;
+    let (got, want) = (network.timesteps.borrow(), case.numbers("timesteps")?);
+    let bound = TOLERANCE * want.iter().fold(0.0, |a: f64, b| a.max(*b));
+    let same = got.len() == want.len() && got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= bound);
+    ensure(same, || format!("{}: timesteps {got:?}, expected {want:?}", case.name))
+}
+
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> TestResult {
+    if holds { Ok(()) } else { Err(message().into()) }
+}
+
+/// The forward process and the levels. diffusers' are f32, the betas relative to a value near one.
+fn check_tables(case: &Case, scheduler: &dyn Scheduler, levels: &Levels) -> TestResult {
+    let schedule = scheduler.schedule().ok_or("no schedule")?;
     let abar = Tensor::new(schedule.alphas_cumprod(), &tweedie::Device::Cpu)?;
     case.check("alphas_cumprod", &abar, 1e-6)?;
     let betas = schedule.betas();
@@ -60,38 +108,36 @@ fn run(case: &Case) -> TestResult {
         let want = case.numbers(name)?;
         let bound = 2.0 * f64::from(f32::EPSILON) + TOLERANCE * want.iter().fold(0.0, |a: f64, b| a.max(*b));
         let close = betas.iter().zip(&want).all(|(a, b)| (a - b).abs() <= bound);
-        assert!(close, "{}: {name} is {betas:?}, expected {want:?}", case.name);
+        ensure(close, || format!("{}: {name} is {betas:?}, expected {want:?}", case.name))?;
     }
-    let (got, want) = (levels.timesteps(), case.numbers("timesteps")?);
-    let same = got.len() == want.len() && got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-3);
-    if class_name.starts_with("DDIM") || class_name.starts_with("DDPM") {
-        assert!(same, "{}: timesteps {got:?}, expected {want:?}", case.name);
+    if let Ok(mut want) = case.numbers("sigmas") {
+        // Two evaluations in a step repeat a sigma, and so does an end that stays where it is.
+        let last = levels.to(levels.len() - 1);
+        let mut got: Vec<f64> =
+            (0..levels.len()).map(|i| levels.from(i)).chain([last]).map(|l| l.sigma / l.alpha).collect();
+        want.dedup();
+        got.dedup();
+        // The least sigma is the root of a difference to one, off by its f32 rounding.
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() <= TOLERANCE * b + f64::from(f32::EPSILON) / b.max(1e-9);
+        let same = got.len() == want.len() && got.iter().zip(&want).all(close);
+        ensure(same, || format!("{}: sigmas {got:?}, expected {want:?}", case.name))?;
     }
+    Ok(())
+}
 
-    // The run. Its noise is the golden one's seed, its start as given.
-    let network = FakeModel { learned: case.json["fake"] == "learned", seen: RefCell::default() };
-    let conditioning = Conditioning::text(Tensor::zeros(1, DType::F32, &tweedie::Device::Cpu)?);
-    let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
-    let mut noise = TorchNoise::shared(case.json["seed"].as_u64().ok_or("no seed")?);
-    let start = case.stage("start")?;
-    let first = tweedie::noise::NoiseSource::normal(&mut noise, start.dims())?;
-    case.check("start", &(first * levels.init_noise_sigma())?, tolerance)?;
-    let mut trajectory = Vec::new();
-    let mut on_step = |step: &tweedie::schedulers::Step<'_>| {
-        trajectory.push(step.latents.clone());
-        ControlFlow::Continue(())
-    };
-    let run = Run::new(&levels, &denoiser, &mut noise);
-    let end = sample(scheduler.solver().as_mut(), start.clone(), 0, run, &mut on_step)?;
-    let reference = case.stage("traj")?;
-    if reference.dim(0)? == trajectory.len() {
-        case.check("traj", &Tensor::stack(&trajectory, 0)?, tolerance)?;
-    }
-    let last = reference.get(reference.dim(0)? - 1)?;
-    case.check_against("the last of traj", &end, &last, tolerance)?;
-    let seen = network.seen.borrow();
-    if case.stages.contains_key("model_in") && case.stage("model_in")?.dim(0)? == seen.len() {
-        case.check("model_in", &Tensor::stack(&seen, 0)?, tolerance)?;
+/// A clean sample noised to the starts of three steps.
+fn check_add_noise(case: &Case, levels: &Levels, noise: &Tensor) -> TestResult {
+    let values = Tensor::arange(0u32, noise.elem_count() as u32, noise.device())?.to_dtype(DType::F64)?;
+    let clean = values.affine(2.0 / (noise.elem_count() - 1) as f64, -1.0)?.reshape(noise.dims())?;
+    let want = case.stage("add_noise.out")?;
+    for (k, timestep) in case.numbers("add_noise.t")?.into_iter().enumerate() {
+        let at: Vec<usize> =
+            (0..levels.len()).filter(|&i| (levels.from(i).timestep - timestep).abs() <= 1e-3).collect();
+        // Of two steps with one timestep diffusers takes the second; none of ours starts inside of a step.
+        let Some(&i) = at.get(1).or(at.first()) else { continue };
+        let batch = noise.dim(0)?;
+        let noised = levels.from(i).add_noise(&clean, &noise.to_dtype(DType::F64)?)?;
+        case.check_against("add_noise.out", &noised, &want.narrow(0, k * batch, batch)?, TOLERANCE)?;
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ impl Record {
             "steps": s.steps,
             "guidance_scale": s.guidance_scale,
             "guidance_rescale": s.guidance_rescale,
-            "scheduler": s.scheduler.name,
+            "scheduler": s.scheduler.name(),
             "scheduler_config": scheduler,
             "width": s.width,
             "height": s.height,
@@ -120,7 +120,11 @@ impl Record {
         }
         text += &format!(
             "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
-            s.steps, s.scheduler.label, s.guidance_scale, s.width, s.height
+            s.steps,
+            s.scheduler.label(),
+            s.guidance_scale,
+            s.width,
+            s.height
         );
         let unet = self.hash_weights().ok().and_then(|hashes| {
             let unet = hashes.iter().find(|(name, _)| name.starts_with("unet/"))?;

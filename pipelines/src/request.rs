@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
 use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
-use tweedie::schedulers::{self, NoiseSchedule, SchedulerEntry};
+use tweedie::schedulers::{self, NoiseSchedule, SchedulerChoice};
 use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
@@ -120,8 +120,8 @@ pub struct Settings {
     pub projection: Option<Projection>,
     /// Scale of perturbed-attention guidance.
     pub pag_scale: f64,
-    /// The scheduler.
-    pub scheduler: &'static SchedulerEntry,
+    /// The scheduler, with what its name sets.
+    pub scheduler: SchedulerChoice,
     /// Its fields.
     pub scheduler_config: ConfigFields,
     /// The first image's seed.
@@ -146,8 +146,9 @@ impl Settings {
         self.guidance_scale > 1.0
     }
 
-    /// The guidance scale at each timestep of a forward process.
-    pub fn guidance_schedule(&self, schedule: &NoiseSchedule) -> GuidanceSchedule {
+    /// The guidance scale at each timestep of a forward process; without one it is constant.
+    pub fn guidance_schedule(&self, schedule: Option<&NoiseSchedule>) -> GuidanceSchedule {
+        let Some(schedule) = schedule else { return self.guidance_scale.into() };
         let guidance = GuidanceSchedule::new(self.guidance_scale, self.guidance_shape).over(schedule);
         match self.guidance_interval {
             Some((low, high)) => guidance.between_sigmas(schedule, low, high),
@@ -189,7 +190,7 @@ impl TextToImageRequest {
         let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
         let steps = self.steps.or(defaults.steps).unwrap_or(30);
         // Whether the steps can be made shows when the levels are.
-        scheduler.build(&scheduler_config)?.levels(steps)?;
+        scheduler.entry.build(&scheduler_config)?.levels(steps)?;
         Ok(Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -242,17 +243,17 @@ impl TextToImageRequest {
         Ok(())
     }
 
-    fn scheduler(&self, file: &ConfigFields) -> Result<(&'static SchedulerEntry, ConfigFields, Vec<String>)> {
-        let entry = match (&self.scheduler, file.class_name()) {
+    fn scheduler(&self, file: &ConfigFields) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+        let choice = match (&self.scheduler, file.class_name()) {
             (Some(name), _) => schedulers::by_name(name)?,
-            (None, Some(class_name)) => schedulers::by_class_name(class_name)?,
+            (None, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
             (None, None) => return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler")),
         };
-        let mut config = file.clone();
+        let mut config = choice.configure(file);
         let mut warnings = Vec::new();
         for (name, value) in &self.scheduler_fields {
-            if REQUEST_FIELDS.contains(&name.as_str()) && !entry.request_fields.contains(&name.as_str()) {
-                warnings.push(format!("{name} has no effect with the scheduler {}", entry.name));
+            if REQUEST_FIELDS.contains(&name.as_str()) && !choice.entry.request_fields.contains(&name.as_str()) {
+                warnings.push(format!("{name} has no effect with the scheduler {}", choice.name()));
             }
             config = config.with(name, value.clone());
         }
@@ -265,7 +266,7 @@ impl TextToImageRequest {
                 "take a number from 0 (deterministic) to 1 (as much noise as DDPM)",
             ));
         }
-        Ok((entry, config, warnings))
+        Ok((choice, config, warnings))
     }
 }
 

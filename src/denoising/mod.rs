@@ -11,7 +11,7 @@ pub use guidance::{
     AdaptiveProjectedGuidance, ClassifierFreeGuidance, GuidanceSchedule, GuidanceShape, PerturbedAttentionGuidance,
     PerturbedNetwork, Projection,
 };
-pub use parameterization::{Limit, Parameterization, Prediction, PredictionType};
+pub use parameterization::{Limit, LimitFields, Parameterization, Prediction, PredictionType};
 
 use crate::Result;
 use crate::conditioning::Conditioning;
@@ -65,6 +65,17 @@ impl<'a> Denoiser<'a> {
         let scale = level.input_scale();
         let input = if scale == 1.0 { x.clone() } else { (x * scale)? };
         let raw = self.network.forward(&input, level.timestep, self.conditioning)?;
+        self.interpret(raw, x, level)
+    }
+
+    /// Reads a raw output as a prediction for the state `x` at `level`.
+    ///
+    /// # Shapes
+    /// As [`Parameterization::convert`].
+    ///
+    /// # Errors
+    /// If the level has no such prediction (epsilon at zero signal).
+    pub fn interpret(&self, raw: Tensor, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
         self.parameterization.convert(raw, x, level)
     }
 }

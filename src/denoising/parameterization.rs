@@ -14,6 +14,9 @@ pub enum PredictionType {
     VPrediction,
     /// The clean sample.
     Sample,
+    /// `F = -v`, the network inside EDM's preconditioning (Karras et al. 2022, equation 7); no scheduler's
+    /// file names it.
+    Edm,
 }
 
 const PREDICTION_TYPES: [(&str, PredictionType); 3] = [
@@ -21,6 +24,25 @@ const PREDICTION_TYPES: [(&str, PredictionType); 3] = [
     ("v_prediction", PredictionType::VPrediction),
     ("sample", PredictionType::Sample),
 ];
+
+/// Which limits a class of schedulers has, in the fields of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitFields {
+    /// None.
+    None,
+    /// `thresholding`, `dynamic_thresholding_ratio`, `sample_max_value`.
+    Threshold,
+    /// `clip_sample`, `clip_sample_range`.
+    Clip {
+        /// Whether it clips if the file does not say.
+        by_default: bool,
+    },
+    /// Both; the threshold goes first.
+    ThresholdOrClip {
+        /// Whether it clips if the file does not say.
+        by_default: bool,
+    },
+}
 
 /// How the estimate of the clean sample is kept in range.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,17 +93,29 @@ impl Parameterization {
         Self { prediction_type, limit: Limit::None, learned_variance: false }
     }
 
-    /// From a scheduler's file; `clip_by_default` is the class's default of `clip_sample`.
+    /// From a scheduler's file whose class can threshold and clip; `clip_by_default` is its default of
+    /// `clip_sample`.
     ///
     /// # Errors
     /// If a field has an unusable value.
     pub fn from_config(config: &ConfigFields, clip_by_default: bool) -> Result<Self> {
-        let limit = if config.bool("thresholding", false)? {
+        Self::from_config_with(config, LimitFields::ThresholdOrClip { by_default: clip_by_default })
+    }
+
+    /// From a scheduler's file whose class has the given limits; fields of others are ignored.
+    ///
+    /// # Errors
+    /// If a field has an unusable value.
+    pub fn from_config_with(config: &ConfigFields, fields: LimitFields) -> Result<Self> {
+        let thresholds = matches!(fields, LimitFields::Threshold | LimitFields::ThresholdOrClip { .. });
+        let limit = if thresholds && config.bool("thresholding", false)? {
             Limit::Threshold {
                 ratio: config.f64("dynamic_thresholding_ratio", 0.995)?,
                 max: config.f64("sample_max_value", 1.0)?,
             }
-        } else if config.bool("clip_sample", clip_by_default)? {
+        } else if let LimitFields::Clip { by_default } | LimitFields::ThresholdOrClip { by_default } = fields
+            && config.bool("clip_sample", by_default)?
+        {
             Limit::Clip { range: config.f64("clip_sample_range", 1.0)? }
         } else {
             Limit::None
@@ -126,7 +160,8 @@ impl Parameterization {
                 ));
             }
             PredictionType::Epsilon => (((x - (&raw * sigma)?)? / alpha)?, raw.clone()),
-            PredictionType::VPrediction => {
+            PredictionType::VPrediction | PredictionType::Edm => {
+                let raw = if self.prediction_type == PredictionType::Edm { raw.neg()? } else { raw.clone() };
                 let scale = level.input_scale();
                 let (signal, noise) = (alpha * scale, sigma * scale);
                 let x0 = ((x * (signal * scale))? - (&raw * noise)?)?;
@@ -135,6 +170,20 @@ impl Parameterization {
             PredictionType::Sample => (raw.clone(), ((x - (&raw * alpha)?)? / sigma)?),
         };
         Ok(Prediction { x0: self.limit.apply(x0)?, epsilon, raw, variance })
+    }
+}
+
+impl Prediction {
+    /// The noise that is left of the state `x` at `level` when `x0` is taken out: [`Self::epsilon`], but for
+    /// what a limit on `x0` changes.
+    ///
+    /// # Shapes
+    /// All `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn noise_left(&self, x: &Tensor, level: &NoiseLevel) -> Result<Tensor> {
+        Ok(((x - (&self.x0 * level.alpha)?)? / level.sigma)?)
     }
 }
 
@@ -185,11 +234,13 @@ mod tests {
             let v = ((&noise * (level.alpha * scale))? - (&x0 * (level.sigma * scale))?)?;
             for (kind, raw) in [
                 (PredictionType::Epsilon, noise.clone()),
-                (PredictionType::VPrediction, v),
+                (PredictionType::VPrediction, v.clone()),
+                (PredictionType::Edm, v.neg()?),
                 (PredictionType::Sample, x0.clone()),
             ] {
                 let prediction = Parameterization::new(kind).convert(raw, &x, &level)?;
-                for (got, want) in [(&prediction.x0, &x0), (&prediction.epsilon, &noise)] {
+                let left = prediction.noise_left(&x, &level)?;
+                for (got, want) in [(&prediction.x0, &x0), (&prediction.epsilon, &noise), (&left, &noise)] {
                     let worst = (got - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
                     assert!(worst < 1e-12, "{kind:?} at {level:?}: {worst}");
                 }

@@ -1,7 +1,7 @@
 //! DDIM: denoising diffusion implicit models (Song, Meng and Ermon 2021).
 
-use super::{Levels, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver, TimestepSpacing};
-use super::{NoiseLevel, spacing};
+use super::{Levels, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
+use super::{NoiseLevel, TimestepSpacing, spacing};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
@@ -11,7 +11,13 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     name: "ddim",
     label: "DDIM",
     class_name: "DDIMScheduler",
+    order: 1,
+    evaluations: 1,
+    stochastic: Stochastic::Optional,
+    reference: "Song, Meng and Ermon 2021, arXiv:2010.02502",
+    suffixes: &[],
     request_fields: &["eta", "use_clipped_model_output"],
+    preset: &[],
     build: |config| Ok(Box::new(Ddim::from_config(config)?)),
 };
 
@@ -50,8 +56,8 @@ impl Ddim {
 }
 
 impl Scheduler for Ddim {
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    fn schedule(&self) -> Option<&NoiseSchedule> {
+        Some(&self.schedule)
     }
 
     fn parameterization(&self) -> &Parameterization {
@@ -91,11 +97,7 @@ impl Solver for DdimSolver {
     fn step(&mut self, x: &Tensor, i: usize, run: &mut Run<'_>) -> Result<Tensor> {
         let (from, to) = (run.levels().from(i), run.levels().to(i));
         let prediction = run.predict(x, &from)?;
-        let epsilon = if self.use_clipped_model_output {
-            ((x - (&prediction.x0 * from.alpha)?)? / from.sigma)?
-        } else {
-            prediction.epsilon
-        };
+        let epsilon = if self.use_clipped_model_output { prediction.noise_left(x, &from)? } else { prediction.epsilon };
         let variance = (to.sigma / from.sigma).powi(2) * (1.0 - (from.alpha / to.alpha).powi(2));
         let std = self.eta * variance.max(0.0).sqrt();
         let direction = (to.sigma * to.sigma - std * std).max(0.0).sqrt();

@@ -1,7 +1,7 @@
 //! DDPM: ancestral sampling from the posterior (Ho, Jain and Abbeel 2020).
 
 use super::{Levels, NoiseLevel, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver};
-use super::{TimestepSpacing, spacing};
+use super::{Stochastic, TimestepSpacing, spacing};
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
 use crate::{Error, Result};
@@ -11,7 +11,13 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     name: "ddpm",
     label: "DDPM",
     class_name: "DDPMScheduler",
+    order: 1,
+    evaluations: 1,
+    stochastic: Stochastic::Yes,
+    reference: "Ho, Jain and Abbeel 2020, arXiv:2006.11239",
+    suffixes: &[],
     request_fields: &[],
+    preset: &[],
     build: |config| Ok(Box::new(Ddpm::from_config(config)?)),
 };
 
@@ -39,6 +45,15 @@ const VARIANCE_TYPES: [(&str, VarianceType); 6] = [
     ("learned_range", VarianceType::LearnedRange),
 ];
 
+/// Whether a scheduler's file says that the network predicts a variance beside its output.
+///
+/// # Errors
+/// If the file names a variance type that does not exist.
+pub(super) fn learns_variance(config: &ConfigFields) -> Result<bool> {
+    let variance_type = config.choice("variance_type", &VARIANCE_TYPES, VarianceType::FixedSmall)?;
+    Ok(matches!(variance_type, VarianceType::Learned | VarianceType::LearnedRange))
+}
+
 /// A variance is never taken below this, so that it has a logarithm.
 const SMALLEST_VARIANCE: f64 = 1e-20;
 
@@ -59,7 +74,7 @@ impl Ddpm {
     /// If a field has an unusable value.
     pub fn from_config(config: &ConfigFields) -> Result<Self> {
         let variance_type = config.choice("variance_type", &VARIANCE_TYPES, VarianceType::FixedSmall)?;
-        let learned = matches!(variance_type, VarianceType::Learned | VarianceType::LearnedRange);
+        let learned = learns_variance(config)?;
         Ok(Self {
             schedule: NoiseSchedule::from_config(config)?,
             parameterization: Parameterization::from_config(config, true)?.with_learned_variance(learned),
@@ -71,8 +86,8 @@ impl Ddpm {
 }
 
 impl Scheduler for Ddpm {
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    fn schedule(&self) -> Option<&NoiseSchedule> {
+        Some(&self.schedule)
     }
 
     fn parameterization(&self) -> &Parameterization {
@@ -93,8 +108,11 @@ impl Scheduler for Ddpm {
     }
 }
 
-struct DdpmSolver {
-    variance_type: VarianceType,
+/// A draw from `q(x_s | x_t, x0)`, equations 6 and 7.
+#[derive(Debug, Clone)]
+pub struct DdpmSolver {
+    /// The variance of the draw.
+    pub variance_type: VarianceType,
 }
 
 impl Solver for DdpmSolver {

@@ -1,6 +1,7 @@
 //! The noise levels of one run.
 
-use super::NoiseLevel;
+use super::{Clock, NoiseLevel};
+use crate::{Error, Result};
 
 /// The levels that a solver steps through: step `i` takes `x` from `from(i)` to `to(i)`.
 ///
@@ -11,6 +12,7 @@ pub struct Levels {
     from: Vec<NoiseLevel>,
     to: Vec<NoiseLevel>,
     init_noise_sigma: f64,
+    clock: Option<Clock>,
 }
 
 impl Levels {
@@ -19,13 +21,47 @@ impl Levels {
     /// `init_noise_sigma` is the standard deviation of the noise that the first state starts as.
     pub fn chain(levels: &[NoiseLevel], init_noise_sigma: f64) -> Self {
         let steps = levels.len().saturating_sub(1);
-        Self { from: levels[..steps].to_vec(), to: levels[levels.len() - steps..].to_vec(), init_noise_sigma }
+        Self {
+            from: levels[..steps].to_vec(),
+            to: levels[levels.len() - steps..].to_vec(),
+            init_noise_sigma,
+            clock: None,
+        }
     }
 
     /// Steps given one by one, as pairs of where each starts and where it lands.
     pub fn steps(pairs: &[(NoiseLevel, NoiseLevel)], init_noise_sigma: f64) -> Self {
         let (from, to) = pairs.iter().copied().unzip();
-        Self { from, to, init_noise_sigma }
+        Self { from, to, init_noise_sigma, clock: None }
+    }
+
+    /// The same levels with the timesteps of those between them, which some solvers visit.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// The level between others with noise `sigma` and their signal `alpha`.
+    ///
+    /// # Errors
+    /// If the levels came without a clock.
+    pub fn between(&self, alpha: f64, sigma: f64) -> Result<NoiseLevel> {
+        Ok(NoiseLevel { timestep: self.clock()?.timestep(sigma), alpha, sigma })
+    }
+
+    /// The variance-preserving level at a timestep, visited or not.
+    ///
+    /// # Errors
+    /// If the levels came without a clock, or the model has no such timestep.
+    pub fn at_timestep(&self, timestep: f64) -> Result<NoiseLevel> {
+        self.clock()?.level(timestep)
+    }
+
+    fn clock(&self) -> Result<&Clock> {
+        self.clock.as_ref().ok_or_else(|| {
+            Error::invalid("the clock of the levels", "absent", "this solver visits others too; use Levels::with_clock")
+        })
     }
 
     /// The number of steps.

@@ -1,31 +1,89 @@
-//! Noise schedules, the choice of timesteps, and the solvers.
+//! Noise schedules, the choice of noise levels, and the solvers.
 //!
 //! A [`Scheduler`] is what a `scheduler_config.json` describes: a [`NoiseSchedule`], the levels to visit,
 //! what the network predicts, and a [`Solver`]. Each is one file; adding one is that file and its line in
 //! [`SCHEDULERS`].
+//!
+//! Levels come from a [`Discretization`]: [`SigmaSpace`] for solvers whose state is `x0 + sigma * epsilon`,
+//! [`LogSnrSpace`] for the DPM-Solver family, and rules of their own for DDIM, DDPM, PNDM, LCM, TCD and EDM.
 
+mod beta_distribution;
+mod choice;
+mod churn;
+mod clock;
+mod configured;
 mod ddim;
 mod ddpm;
+mod deis;
+mod distilled_steps;
+mod dpm2;
+mod dpm2_ancestral;
+mod dpm_multistep;
+mod dpm_sde;
+mod dpm_singlestep;
+mod edm;
+mod euler;
+mod euler_ancestral;
+mod exponential_integrator;
+mod final_sigma;
+mod heun;
+mod lcm;
 mod levels;
+mod lms;
+mod log_snr_space;
 mod noise_schedule;
+mod pndm;
+mod respacing;
 mod sample;
+mod sigma_space;
+mod sigma_table;
 mod spacing;
+mod tcd;
+mod unipc;
 
-pub use ddim::Ddim;
-pub use ddpm::{Ddpm, VarianceType};
+pub use choice::{SchedulerChoice, Setting, Settings, Suffix, by_class_name, by_name};
+pub use churn::Churn;
+pub use clock::Clock;
+pub use configured::{Configured, Discretization};
+pub use ddim::{Ddim, DdimSolver};
+pub use ddpm::{Ddpm, DdpmSolver, VarianceType};
+pub use deis::DeisSolver;
+pub use distilled_steps::DistilledSteps;
+pub use dpm_multistep::{DpmMultistepSolver, MultistepOptions};
+pub use dpm_sde::DpmSdeSolver;
+pub use dpm_singlestep::{DpmSinglestepSolver, SinglestepOptions};
+pub use dpm2::Dpm2Solver;
+pub use dpm2_ancestral::Dpm2AncestralSolver;
+pub use edm::Edm;
+pub use euler::EulerSolver;
+pub use euler_ancestral::EulerAncestralSolver;
+pub use exponential_integrator::{AlgorithmType, SolverType};
+pub use final_sigma::FinalSigma;
+pub use heun::HeunSolver;
+pub use lcm::LcmSolver;
 pub use levels::Levels;
-pub use noise_schedule::{BetaSchedule, NoiseLevel, NoiseSchedule};
+pub use lms::LmsSolver;
+pub use log_snr_space::LogSnrSpace;
+pub use noise_schedule::{BetaSchedule, NoiseLevel, NoiseSchedule, ScheduleDefaults};
+pub use pndm::PndmSolver;
+pub use respacing::{AlignedModel, Respacing};
 pub use sample::{Constraint, Run, Solver, Step, sample};
+pub use sigma_space::SigmaSpace;
+pub use sigma_table::{LEAST_ALPHA_CUMPROD, SigmaTable};
 pub use spacing::TimestepSpacing;
+pub use tcd::TcdSolver;
+pub use unipc::{UniPcOptions, UniPcSolver, UniPcVariant};
 
+use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
-use crate::{Error, Result};
+use choice::{RESPACED, RESPACED_LINSPACE, RESPACED_OR_LU};
+use final_sigma::falling;
 
 /// A configured sampling method: everything about a run but the network, the noise and the steps.
 pub trait Scheduler {
-    /// The forward process.
-    fn schedule(&self) -> &NoiseSchedule;
+    /// The forward process that the network was trained on; EDM's has no timesteps, so it has none.
+    fn schedule(&self) -> Option<&NoiseSchedule>;
 
     /// The levels of a run of `steps` steps.
     ///
@@ -40,6 +98,17 @@ pub trait Scheduler {
     fn solver(&self) -> Box<dyn Solver>;
 }
 
+/// Whether a solver adds noise on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stochastic {
+    /// Never.
+    No,
+    /// If the request or the file asks for it.
+    Optional,
+    /// Always.
+    Yes,
+}
+
 /// One line of the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct SchedulerEntry {
@@ -47,17 +116,36 @@ pub struct SchedulerEntry {
     pub name: &'static str,
     /// What pictures' settings call it, as other programs do.
     pub label: &'static str,
-    /// diffusers' class, the `_class_name` of a file.
+    /// diffusers' class, the `_class_name` of a file; several names may share one, and the first is the file's.
     pub class_name: &'static str,
+    /// The order of convergence, as configured by default.
+    pub order: usize,
+    /// How often a step evaluates the network.
+    pub evaluations: usize,
+    /// Whether it adds noise on the way.
+    pub stochastic: Stochastic,
+    /// Where it was published.
+    pub reference: &'static str,
+    /// The endings that its name takes; none if its sigmas cannot be respaced.
+    pub suffixes: &'static [Suffix],
     /// The fields of the request (not of the file) that it reads: "eta".
     pub request_fields: &'static [&'static str],
+    /// What its name sets in the file.
+    pub preset: Settings,
     /// Reads the configuration.
     build: fn(&ConfigFields) -> Result<Box<dyn Scheduler>>,
 }
 
+impl PartialEq for SchedulerEntry {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
 impl SchedulerEntry {
     /// The scheduler that `config` describes, taken as one of this class: fields that are absent take this
-    /// class's defaults, and fields that it does not have are ignored.
+    /// class's defaults, and fields that it does not have are ignored. [`SchedulerChoice::configure`] sets
+    /// what the name means beyond the class.
     ///
     /// # Errors
     /// If a field that it has holds an unusable value.
@@ -67,31 +155,25 @@ impl SchedulerEntry {
 }
 
 /// Every scheduler there is.
-pub const SCHEDULERS: &[SchedulerEntry] = &[ddim::ENTRY, ddpm::ENTRY];
-
-/// The scheduler with a name of the command line.
-///
-/// # Errors
-/// If there is none; the message lists all.
-pub fn by_name(name: &str) -> Result<&'static SchedulerEntry> {
-    SCHEDULERS.iter().find(|entry| entry.name == name).ok_or_else(|| {
-        let names: Vec<_> = SCHEDULERS.iter().map(|entry| entry.name).collect();
-        Error::invalid("the scheduler", format!("`{name}`"), format!("choose one of {}", names.join(", ")))
-    })
-}
-
-/// The scheduler of a diffusers class, such as "DDIMScheduler".
-///
-/// # Errors
-/// If there is none; the message says which names can be chosen instead.
-pub fn by_class_name(class_name: &str) -> Result<&'static SchedulerEntry> {
-    SCHEDULERS.iter().find(|entry| entry.class_name == class_name).ok_or_else(|| Error::Config {
-        component: "scheduler".into(),
-        field: "_class_name".into(),
-        value: format!("\"{class_name}\""),
-        expected: {
-            let names: Vec<_> = SCHEDULERS.iter().map(|entry| entry.name).collect();
-            format!("this class is not covered; choose another with --scheduler ({})", names.join(", "))
-        },
-    })
-}
+pub const SCHEDULERS: &[SchedulerEntry] = &[
+    ddim::ENTRY,
+    ddpm::ENTRY,
+    pndm::ENTRY,
+    lms::ENTRY,
+    euler::ENTRY,
+    euler_ancestral::ENTRY,
+    heun::ENTRY,
+    dpm2::ENTRY,
+    dpm2_ancestral::ENTRY,
+    dpm_multistep::ENTRY_2M,
+    dpm_multistep::ENTRY_2M_SDE,
+    dpm_multistep::ENTRY_3M,
+    dpm_singlestep::ENTRY,
+    dpm_sde::ENTRY,
+    unipc::ENTRY,
+    deis::ENTRY,
+    lcm::ENTRY,
+    tcd::ENTRY,
+    edm::ENTRY_EULER,
+    edm::ENTRY_HEUN,
+];

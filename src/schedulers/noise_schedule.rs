@@ -27,6 +27,17 @@ impl NoiseLevel {
         Self { timestep, alpha: alpha_cumprod.sqrt(), sigma: (1.0 - alpha_cumprod).sqrt() }
     }
 
+    /// The variance-preserving level where noise over signal is `sigma`: `alpha = 1 / sqrt(1 + sigma^2)`.
+    pub fn from_sigma(timestep: f64, sigma: f64) -> Self {
+        let alpha = 1.0 / (1.0 + sigma * sigma).sqrt();
+        Self { timestep, alpha, sigma: sigma * alpha }
+    }
+
+    /// Half the log-SNR, `lambda = ln(alpha / sigma)` (Lu et al. 2022); infinite where there is no noise.
+    pub fn half_log_snr(&self) -> f64 {
+        (self.alpha / self.sigma).ln()
+    }
+
     /// `abar`, the share of the signal in the variance: `alpha^2 / (alpha^2 + sigma^2)`.
     pub fn alpha_cumprod(&self) -> f64 {
         let signal = self.alpha * self.alpha;
@@ -64,13 +75,16 @@ pub enum BetaSchedule {
     SquaredCosine,
     /// A logistic curve from -6 to 6 (GeoDiff).
     Sigmoid,
+    /// `abar(t) = exp(-12 t)`, betas at most 0.999.
+    Exponential,
 }
 
-const BETA_SCHEDULES: [(&str, BetaSchedule); 4] = [
+const BETA_SCHEDULES: [(&str, BetaSchedule); 5] = [
     ("linear", BetaSchedule::Linear),
     ("scaled_linear", BetaSchedule::ScaledLinear),
     ("squaredcos_cap_v2", BetaSchedule::SquaredCosine),
     ("sigmoid", BetaSchedule::Sigmoid),
+    ("exp", BetaSchedule::Exponential),
 ];
 
 impl BetaSchedule {
@@ -80,16 +94,49 @@ impl BetaSchedule {
             let last = steps.saturating_sub(1).max(1) as f64;
             (0..steps).map(move |i| from + (to - from) * i as f64 / last)
         };
+        let following = |alpha_bar: fn(f64) -> f64| {
+            let at = move |i: usize| alpha_bar(i as f64 / steps as f64);
+            (0..steps).map(move |i| (1.0 - at(i + 1) / at(i)).min(0.999)).collect()
+        };
         match self {
             Self::Linear => line(start, end).collect(),
             Self::ScaledLinear => line(start.sqrt(), end.sqrt()).map(|root| root * root).collect(),
-            Self::SquaredCosine => {
-                let alpha_bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-                let at = |i: usize| alpha_bar(i as f64 / steps as f64);
-                (0..steps).map(|i| (1.0 - at(i + 1) / at(i)).min(0.999)).collect()
-            }
+            Self::SquaredCosine => following(|t| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)),
+            Self::Exponential => following(|t| (-12.0 * t).exp()),
             Self::Sigmoid => line(-6.0, 6.0).map(|z| start + (end - start) / (1.0 + (-z).exp())).collect(),
         }
+    }
+}
+
+/// What a class takes for the fields of the forward process that a file does not state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleDefaults {
+    /// `beta_schedule`.
+    pub beta_schedule: BetaSchedule,
+    /// `beta_start`.
+    pub beta_start: f64,
+    /// `beta_end`.
+    pub beta_end: f64,
+    /// Whether the class has the field `rescale_betas_zero_snr`, which is false by default.
+    pub zero_terminal_snr: bool,
+}
+
+impl ScheduleDefaults {
+    /// The betas of Ho et al. (2020), as most classes have them.
+    pub const LINEAR: Self =
+        Self { beta_schedule: BetaSchedule::Linear, beta_start: 0.0001, beta_end: 0.02, zero_terminal_snr: false };
+
+    /// Evenly spaced betas between the ends of latent diffusion.
+    pub const LATENT_LINEAR: Self = Self { beta_start: 0.00085, beta_end: 0.012, ..Self::LINEAR };
+
+    /// The betas of latent diffusion.
+    pub const LATENT: Self = Self { beta_schedule: BetaSchedule::ScaledLinear, ..Self::LATENT_LINEAR };
+
+    /// The same for a class that has `rescale_betas_zero_snr`.
+    #[must_use]
+    pub const fn with_zero_terminal_snr(mut self) -> Self {
+        self.zero_terminal_snr = true;
+        self
     }
 }
 
@@ -119,22 +166,31 @@ impl NoiseSchedule {
     }
 
     /// From a scheduler's file: `trained_betas`, or `beta_schedule`, `beta_start`, `beta_end` and
-    /// `num_train_timesteps`; `rescale_betas_zero_snr` if the class has it.
+    /// `num_train_timesteps`; then `rescale_betas_zero_snr`. The defaults are those of DDPM and DDIM.
     ///
     /// # Errors
     /// If a field has an unusable value.
     pub fn from_config(config: &ConfigFields) -> Result<Self> {
-        let kind = config.choice("beta_schedule", &BETA_SCHEDULES, BetaSchedule::Linear)?;
+        Self::from_config_or(config, ScheduleDefaults::LINEAR.with_zero_terminal_snr())
+    }
+
+    /// The same with the defaults of a class.
+    ///
+    /// # Errors
+    /// If a field has an unusable value.
+    pub fn from_config_or(config: &ConfigFields, defaults: ScheduleDefaults) -> Result<Self> {
+        let kind = config.choice("beta_schedule", &BETA_SCHEDULES, defaults.beta_schedule)?;
         let betas = match config.list("trained_betas")? {
             Some(betas) => betas,
             None => kind.betas(
-                config.f64("beta_start", 0.0001)?,
-                config.f64("beta_end", 0.02)?,
+                config.f64("beta_start", defaults.beta_start)?,
+                config.f64("beta_end", defaults.beta_end)?,
                 config.usize("num_train_timesteps", 1000)?,
             ),
         };
         let schedule = Self::from_betas(&betas)?;
-        Ok(if config.bool("rescale_betas_zero_snr", false)? { schedule.with_zero_terminal_snr() } else { schedule })
+        let rescaled = defaults.zero_terminal_snr && config.bool("rescale_betas_zero_snr", false)?;
+        Ok(if rescaled { schedule.with_zero_terminal_snr() } else { schedule })
     }
 
     /// Shifts and scales `sqrt(abar)` so that the last timestep is pure noise and the first is unchanged

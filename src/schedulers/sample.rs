@@ -62,6 +62,14 @@ impl<'a> Run<'a> {
         self.denoiser.predict(x, level)
     }
 
+    /// Reads a raw output, such as a mean of several, as a prediction for the state `x` at a level.
+    ///
+    /// # Errors
+    /// If the level has no such prediction (epsilon at zero signal).
+    pub fn interpret(&self, raw: Tensor, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
+        self.denoiser.interpret(raw, x, level)
+    }
+
     /// Fresh standard normal noise with the shape, type and device of `x`.
     ///
     /// # Errors

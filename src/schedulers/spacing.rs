@@ -56,18 +56,58 @@ impl TimestepSpacing {
                 (0..steps).rev().map(|i| rounded(i as f64 * stride)).collect()
             }
         };
-        match timesteps.first() {
-            Some(&first) if first >= train => Err(Error::invalid(
-                "steps_offset",
-                offset,
-                format!(
-                    "with {steps} steps it leads to timestep {first}, and the last is {}; take fewer steps",
-                    train - 1
-                ),
-            )),
-            _ => Ok(timesteps),
-        }
+        check_offset(train, steps, offset, timesteps[0])?;
+        Ok(timesteps)
     }
+
+    /// The same without rounding an even spacing to whole timesteps, for solvers that interpolate sigmas.
+    ///
+    /// # Errors
+    /// As [`Self::timesteps`].
+    pub fn fractional_timesteps(self, train: usize, steps: usize, offset: usize) -> Result<Vec<f64>> {
+        check_steps(train, steps)?;
+        if self == Self::Linspace {
+            let stride = (train - 1) as f64 / (steps - 1).max(1) as f64;
+            return Ok((0..steps).rev().map(|i| i as f64 * stride).collect());
+        }
+        Ok(self.timesteps(train, steps, offset)?.into_iter().map(|t| t as f64).collect())
+    }
+
+    /// The noisier ends of `steps` intervals of whole timesteps, of which only those below `last` are used:
+    /// where the spacing leaves it, timestep 0 is the end of the last interval and is not visited.
+    ///
+    /// # Errors
+    /// As [`Self::timesteps`].
+    pub fn interval_timesteps(self, train: usize, last: usize, steps: usize, offset: usize) -> Result<Vec<f64>> {
+        check_steps(train, steps)?;
+        let timesteps: Vec<f64> = match self {
+            Self::Leading => {
+                let stride = last / (steps + 1);
+                (1..=steps).rev().map(|i| (i * stride + offset) as f64).collect()
+            }
+            Self::Trailing => {
+                let (start, step) = (last as f64, train as f64 / steps as f64);
+                let stride = (start - step) - start;
+                let count = (start / step).ceil() as usize;
+                (0..count).map(|i| (start + i as f64 * stride).round_ties_even() - 1.0).collect()
+            }
+            Self::Linspace => {
+                let stride = (last - 1) as f64 / steps as f64;
+                (1..=steps).rev().map(|i| (i as f64 * stride).round_ties_even()).collect()
+            }
+        };
+        check_offset(train, steps, offset, timesteps[0] as usize)?;
+        Ok(timesteps)
+    }
+}
+
+fn check_offset(train: usize, steps: usize, offset: usize, first: usize) -> Result<()> {
+    if first < train {
+        return Ok(());
+    }
+    let fix =
+        format!("with {steps} steps it leads to timestep {first}, and the last is {}; take fewer steps", train - 1);
+    Err(Error::invalid("steps_offset", offset, fix))
 }
 
 /// Checks a request's number of steps.
@@ -104,6 +144,14 @@ mod tests {
         assert_eq!(TimestepSpacing::Leading.timesteps(1000, 4, 1)?, [751, 501, 251, 1]);
         assert_eq!(TimestepSpacing::Trailing.timesteps(1000, 4, 1)?, [999, 749, 499, 249]);
         assert_eq!(TimestepSpacing::Linspace.timesteps(1000, 4, 1)?, [999, 666, 333, 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn intervals_leave_out_the_end() -> Result<()> {
+        assert_eq!(TimestepSpacing::Leading.interval_timesteps(1000, 1000, 4, 1)?, [801.0, 601.0, 401.0, 201.0]);
+        assert_eq!(TimestepSpacing::Trailing.interval_timesteps(1000, 1000, 4, 1)?, [999.0, 749.0, 499.0, 249.0]);
+        assert_eq!(TimestepSpacing::Linspace.interval_timesteps(1000, 1000, 4, 1)?, [999.0, 749.0, 500.0, 250.0]);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub fn prepare(
     noise: &mut dyn NoiseSource,
     device: &Device,
 ) -> Result<Prepared> {
-    let scheduler = settings.scheduler.build(&settings.scheduler_config)?;
+    let scheduler = settings.scheduler.entry.build(&settings.scheduler_config)?;
     let levels = scheduler.levels(settings.steps)?;
     let factor = vae.factor();
     let shape = [batch, vae.latent_channels, settings.height / factor, settings.width / factor];

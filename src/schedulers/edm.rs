@@ -1,0 +1,156 @@
+//! EDM: the design of Karras et al. (2022), in which levels are sigmas and there are no training timesteps.
+
+use super::churn::CHURN_FIELDS;
+use super::{Churn, Clock, EulerSolver, FinalSigma, HeunSolver, Levels, NoiseLevel, NoiseSchedule, Scheduler};
+use super::{SchedulerEntry, Solver, Stochastic};
+use crate::config::ConfigFields;
+use crate::denoising::{Parameterization, PredictionType};
+use crate::{Error, Result};
+
+pub(super) const ENTRY_EULER: SchedulerEntry = SchedulerEntry {
+    name: "edm-euler",
+    label: "EDM Euler",
+    class_name: "EDMEulerScheduler",
+    order: 1,
+    evaluations: 1,
+    stochastic: Stochastic::Optional,
+    reference: "Karras et al. 2022, algorithm 2 without lines 9 to 11, arXiv:2206.00364",
+    suffixes: &[],
+    request_fields: CHURN_FIELDS,
+    preset: &[],
+    build: |config| {
+        let solver = EulerSolver { churn: Churn::from_config(config)? };
+        Ok(Box::new(Edm::from_config(config, solver)?))
+    },
+};
+
+pub(super) const ENTRY_HEUN: SchedulerEntry = SchedulerEntry {
+    name: "edm-heun",
+    label: "EDM Heun",
+    order: 2,
+    evaluations: 2,
+    reference: "Karras et al. 2022, algorithm 2, arXiv:2206.00364",
+    build: |config| {
+        let solver = HeunSolver { churn: Churn::from_config(config)? };
+        Ok(Box::new(Edm::from_config(config, solver)?))
+    },
+    ..ENTRY_EULER
+};
+
+/// A run over the sigmas of equation 5, for a network inside EDM's preconditioning (table 1).
+///
+/// Data has the standard deviation `sigma_data`, so with `alpha = sigma_data` the clean sample of a level has
+/// unit variance: the input scale is `c_in`, and the network's output is `-v`. The clean state at the end is
+/// `alpha * x0`, the data itself.
+#[derive(Debug, Clone)]
+pub struct Edm<S> {
+    parameterization: Parameterization,
+    sigma_min: f64,
+    sigma_max: f64,
+    sigma_data: f64,
+    rho: f64,
+    exponential: bool,
+    final_sigma: FinalSigma,
+    solver: S,
+}
+
+impl<S> Edm<S> {
+    /// From the fields of diffusers' `EDMEulerScheduler`.
+    ///
+    /// # Errors
+    /// If a field has an unusable value.
+    pub fn from_config(config: &ConfigFields, solver: S) -> Result<Self> {
+        let prediction_types = [("epsilon", PredictionType::Edm), ("v_prediction", PredictionType::VPrediction)];
+        let prediction_type = config.choice("prediction_type", &prediction_types, PredictionType::Edm)?;
+        let positive = |field: &str, default: f64| {
+            let value = config.f64(field, default)?;
+            if value > 0.0 { Ok(value) } else { Err(config.wrong(field, "it must be above 0")) }
+        };
+        Ok(Self {
+            parameterization: Parameterization::new(prediction_type),
+            sigma_min: positive("sigma_min", 0.002)?,
+            sigma_max: positive("sigma_max", 80.0)?,
+            sigma_data: positive("sigma_data", 0.5)?,
+            rho: positive("rho", 7.0)?,
+            exponential: config.choice("sigma_schedule", &[("karras", false), ("exponential", true)], false)?,
+            final_sigma: FinalSigma::from_config(config)?,
+            solver,
+        })
+    }
+
+    fn sigma(&self, share: f64) -> f64 {
+        let between = |top: f64, bottom: f64| top + share * (bottom - top);
+        if self.exponential {
+            return between(self.sigma_max.ln(), self.sigma_min.ln()).exp();
+        }
+        between(self.sigma_max.powf(1.0 / self.rho), self.sigma_min.powf(1.0 / self.rho)).powf(self.rho)
+    }
+}
+
+impl<S: Solver + Clone + 'static> Scheduler for Edm<S> {
+    fn schedule(&self) -> Option<&NoiseSchedule> {
+        None
+    }
+
+    fn parameterization(&self) -> &Parameterization {
+        &self.parameterization
+    }
+
+    fn levels(&self, steps: usize) -> Result<Levels> {
+        if steps == 0 {
+            return Err(Error::invalid("the number of steps", steps, "take at least 1"));
+        }
+        let clock = Clock::LogSigma { scale: 0.25 };
+        let level = |sigma: f64| NoiseLevel { timestep: clock.timestep(sigma), alpha: self.sigma_data, sigma };
+        let last = (steps - 1).max(1) as f64;
+        let mut levels: Vec<NoiseLevel> = (0..steps).map(|i| level(self.sigma(i as f64 / last))).collect();
+        levels.push(match self.final_sigma {
+            FinalSigma::Zero => NoiseLevel { timestep: 0.0, alpha: self.sigma_data, sigma: 0.0 },
+            FinalSigma::SigmaMin => levels[steps - 1],
+        });
+        Ok(Levels::chain(&levels, self.sigma_max.hypot(1.0)).with_clock(clock))
+    }
+
+    fn solver(&self) -> Box<dyn Solver> {
+        Box::new(self.solver.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    fn edm() -> Result<Edm<EulerSolver>> {
+        let config = ConfigFields::from_fields("scheduler", serde_json::Map::new());
+        Edm::from_config(&config, EulerSolver::default())
+    }
+
+    /// Table 1: `D = c_skip x + c_out F` and `c_in`, written out.
+    #[test]
+    fn the_preconditioning_is_that_of_table_1() -> Result<()> {
+        let (data, edm) = (0.5, edm()?);
+        for level in [edm.levels(5)?.from(0), edm.levels(5)?.from(3)] {
+            let sigma = level.sigma;
+            let spread = sigma.hypot(data);
+            assert!((level.input_scale() - 1.0 / spread).abs() < 1e-12);
+            assert!((level.timestep - sigma.ln() / 4.0).abs() < 1e-12);
+            let x = Tensor::new(&[[[[1.7f64]]]], &Device::Cpu)?;
+            let raw = Tensor::new(&[[[[-0.4f64]]]], &Device::Cpu)?;
+            let prediction = edm.parameterization.convert(raw, &x, &level)?;
+            let denoised = (prediction.x0 * level.alpha)?.flatten_all()?.to_vec1::<f64>()?[0];
+            let expected = data * data / (spread * spread) * 1.7 + sigma * data / spread * -0.4;
+            assert!((denoised - expected).abs() < 1e-12, "{sigma}: {denoised} {expected}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn levels_run_from_80_to_0() -> Result<()> {
+        let levels = edm()?.levels(18)?;
+        assert!((levels.from(0).sigma - 80.0).abs() < 1e-9 && (levels.from(17).sigma - 0.002).abs() < 1e-12);
+        assert_eq!(levels.to(17).sigma, 0.0);
+        assert!(edm()?.levels(0).is_err());
+        Ok(())
+    }
+}
