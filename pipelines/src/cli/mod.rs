@@ -6,6 +6,7 @@ mod memory;
 mod model;
 mod output;
 mod progress;
+mod schedulers;
 mod txt2img;
 
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +28,8 @@ enum Command {
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// List the schedulers with their order, cost and references.
+    Schedulers,
     /// Time the parts of a model on this machine.
     Bench(bench::BenchArguments),
 }
@@ -36,6 +39,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
         Command::Model(command) => command.run(),
+        Command::Schedulers => {
+            schedulers::list();
+            Ok(())
+        }
         Command::Bench(command) => command.run(),
     }
 }

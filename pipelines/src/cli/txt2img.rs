@@ -3,7 +3,7 @@
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
-use super::{ModelArguments, memory};
+use super::{ModelArguments, memory, schedulers};
 use clap::{Args, builder::PossibleValuesParser};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -58,13 +58,17 @@ pub struct Txt2img {
     #[arg(long, value_name = "F", default_value_t = 0.0, hide_default_value = true, allow_negative_numbers = true)]
     pag_scale: f64,
 
-    /// The sampler: ddim or ddpm [default: the model's]
+    /// The sampler, such as ddim, euler-a or dpm++2m-karras; `tweedie schedulers` lists all [default: the model's]
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
 
     /// How timesteps are chosen [default: the model's]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["leading", "trailing", "linspace"]))]
     timestep_spacing: Option<String>,
+
+    /// Also draw the schedule and the chosen steps into this PNG file
+    #[arg(long, value_name = "FILE.png")]
+    plot_schedule: Option<PathBuf>,
 
     /// Fresh noise in DDIM's steps, 0 to 1 [default: 0]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -115,9 +119,17 @@ impl Txt2img {
     pub fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
         let output = Output::plan(self.output.as_deref(), &self.prompt, self.seed, self.num_images, self.force)?;
+        let plot =
+            self.plot_schedule.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
         let pipeline = self.model.builder().build()?;
         let settings = pipeline.settle(&self.request())?;
         let record = pipeline.record(&settings);
+        if let (Some(output), Some(path)) = (&plot, &self.plot_schedule) {
+            output.write(0, &encode_png(&schedulers::plot(&settings, &settings.scheduler)?, &[])?)?;
+            if !self.quiet {
+                eprintln!("saved {}", path.display());
+            }
+        }
 
         let start = Instant::now();
         let seconds = self.generate(pipeline, &settings, &record, &output, &interrupt)?;
