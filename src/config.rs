@@ -61,6 +61,11 @@ impl ConfigFields {
         self.fields.get(name).filter(|v| !v.is_null())
     }
 
+    /// Whether a field is there and null.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(Value::is_null)
+    }
+
     /// An error about a field's value.
     pub fn wrong(&self, name: &str, expected: impl Into<String>) -> Error {
         Error::Config {
@@ -96,13 +101,13 @@ impl ConfigFields {
         }
     }
 
-    /// True or false.
+    /// True or false; null, which Python takes for false, is false.
     ///
     /// # Errors
     /// If the field is there and is something else.
     pub fn bool(&self, name: &str, default: bool) -> Result<bool> {
         match self.get(name) {
-            None => Ok(default),
+            None => Ok(default && !self.is_null(name)),
             Some(v) => v.as_bool().ok_or_else(|| self.wrong(name, "it must be true or false")),
         }
     }

@@ -66,7 +66,8 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
     let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
     let number = |name: &str| json[name].as_u64().map(|n| n as usize);
     let entry = by_class_name(json["scheduler"]["name"].as_str().unwrap_or_default())?;
-    let mut fields = json["scheduler"]["overrides"].as_object().cloned().unwrap_or_default();
+    // The configuration in effect, whether it came from the request or from how diffusers reads the model's file.
+    let mut fields = case.scheduler_config();
     if let Some(eta) = json.get("eta") {
         fields.insert("eta".into(), eta.clone());
     }

@@ -5,11 +5,14 @@ use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
 use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
-use tweedie::schedulers::{self, NoiseSchedule, SchedulerChoice};
+use tweedie::schedulers::{self, LevelList, Levels, NoiseSchedule, Scheduler, SchedulerChoice};
 use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
 const LARGEST_SIDE: usize = 16_384;
+
+/// The most pictures of a request.
+const MOST_IMAGES: usize = 100_000;
 
 /// How prompts are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct TextToImageRequest {
     pub pag_scale: f64,
     /// The scheduler's name on the command line; by default the model's own.
     pub scheduler: Option<String>,
+    /// The noise levels at which steps start, in place of a number of steps.
+    pub level_list: Option<LevelList>,
     /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
     pub scheduler_fields: Map<String, Value>,
     /// Image `i` is made from `seed + i`.
@@ -76,6 +81,7 @@ impl Default for TextToImageRequest {
             projection: None,
             pag_scale: 0.0,
             scheduler: None,
+            level_list: None,
             scheduler_fields: Map::new(),
             seed: 0,
             width: None,
@@ -124,6 +130,8 @@ pub struct Settings {
     pub scheduler: SchedulerChoice,
     /// Its fields.
     pub scheduler_config: ConfigFields,
+    /// The noise levels at which steps start, if they were listed.
+    pub level_list: Option<LevelList>,
     /// The first image's seed.
     pub seed: u64,
     /// Width in pixels.
@@ -144,6 +152,25 @@ impl Settings {
     /// Whether there is guidance at all: at a scale of 1 or less one branch is enough.
     pub fn guided(&self) -> bool {
         self.guidance_scale > 1.0
+    }
+
+    /// The scheduler, configured.
+    ///
+    /// # Errors
+    /// If a field of its configuration has an unusable value.
+    pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
+        self.scheduler.entry.build(&self.scheduler_config)
+    }
+
+    /// The noise levels of the run.
+    ///
+    /// # Errors
+    /// If the scheduler cannot make them.
+    pub fn levels(&self, scheduler: &dyn Scheduler) -> Result<Levels> {
+        match &self.level_list {
+            Some(list) => list.levels(&self.scheduler, scheduler),
+            None => scheduler.levels(self.steps),
+        }
     }
 
     /// The guidance scale at each timestep of a forward process; without one it is constant.
@@ -178,8 +205,8 @@ impl TextToImageRequest {
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
-            if count == 0 {
-                return Err(Error::invalid(what, 0, "take 1 or more"));
+            if count == 0 || count > MOST_IMAGES {
+                return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));
             }
         }
         if self.clip_skip > facts.text_layers {
@@ -188,10 +215,13 @@ impl TextToImageRequest {
         }
 
         let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
-        let steps = self.steps.or(defaults.steps).unwrap_or(30);
-        // Whether the steps can be made shows when the levels are.
-        scheduler.entry.build(&scheduler_config)?.levels(steps)?;
-        Ok(Settings {
+        let listed = self.level_list.as_ref().map(LevelList::steps);
+        if let Some((steps, listed)) = self.steps.zip(listed).filter(|(steps, listed)| steps != listed) {
+            let fix = format!("the list of noise levels makes {listed}; leave one of the two away");
+            return Err(Error::invalid("the number of steps", steps, fix));
+        }
+        let steps = listed.or(self.steps).or(defaults.steps).unwrap_or(30);
+        let settings = Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_syntax: self.prompt_syntax,
@@ -210,8 +240,12 @@ impl TextToImageRequest {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
+            level_list: self.level_list.clone(),
             warnings,
-        })
+        };
+        // Whether the steps can be made shows when the levels are.
+        settings.levels(settings.build_scheduler()?.as_ref())?;
+        Ok(settings)
     }
 
     fn check_guidance(&self, scale: f64, rescale: f64) -> Result<()> {
@@ -251,20 +285,28 @@ impl TextToImageRequest {
         };
         let mut config = choice.configure(file);
         let mut warnings = Vec::new();
+        if self.scheduler.is_none() {
+            // As diffusers' pipelines treat the scheduler files of old models.
+            for (name, value) in [("steps_offset", Value::from(1)), ("clip_sample", Value::from(false))] {
+                if let Some(stated) = file.fields().get(name).filter(|stated| **stated != value) {
+                    warnings.push(format!(
+                        "the model's scheduler file has {name} {stated}; {value} is used, as in diffusers"
+                    ));
+                }
+                config = config.with(name, value);
+            }
+        }
         for (name, value) in &self.scheduler_fields {
             if REQUEST_FIELDS.contains(&name.as_str()) && !choice.entry.request_fields.contains(&name.as_str()) {
                 warnings.push(format!("{name} has no effect with the scheduler {}", choice.name()));
             }
             config = config.with(name, value.clone());
         }
-        if let Some(eta) = self.scheduler_fields.get("eta").and_then(Value::as_f64)
-            && !(0.0..=1.0).contains(&eta)
+        if let Some(eta) = self.scheduler_fields.get("eta")
+            && !eta.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta))
         {
-            return Err(Error::invalid(
-                "eta",
-                eta,
-                "take a number from 0 (deterministic) to 1 (as much noise as DDPM)",
-            ));
+            let fix = "take a number from 0 (deterministic) to 1 (as much noise as DDPM)";
+            return Err(Error::invalid("eta", eta, fix));
         }
         Ok((choice, config, warnings))
     }

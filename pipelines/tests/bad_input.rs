@@ -61,6 +61,10 @@ fn impossible_numbers() -> TestResult {
     refused(&["--guidance-scale", "-1"], &["guidance scale is -1"])?;
     refused(&["--guidance-scale", "nan"], &["guidance scale is NaN"])?;
     refused(&["--guidance-rescale", "1.5"], &["guidance rescale is 1.5", "0 to 1"])?;
+    refused(&["--sigmas", "1,2"], &["sigmas is 1,2", "noisiest down"])?;
+    refused(&["--timesteps", "1500,3"], &["timestep is 1500", "0 to 999"])?;
+    refused(&["--timesteps", "900,500", "--steps", "3"], &["steps is 3", "makes 2"])?;
+    refused(&["--timesteps", "900,500", "--scheduler", "pndm"], &["pndm", "its own steps"])?;
     refused(&["--guidance-interval", "5,1"], &["guidance interval is 5,1", "lower first"])?;
     refused(&["--pag-scale", "-1"], &["perturbed attention is -1"])?;
     refused(&["--pag-scale", "1", "--apg"], &["exclude each other"])?;

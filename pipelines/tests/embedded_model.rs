@@ -48,8 +48,8 @@ fn neither_batch_size_nor_threads_change_a_bit() -> TestResult {
     run("two.png", "2", "1")?;
     for i in 0..3 {
         let one = pixels(&tweedie.path(&format!("one-{i}.png")))?;
-        assert_eq!(one, pixels(&tweedie.path(&format!("all-{i}.png")))?);
-        assert_eq!(one, pixels(&tweedie.path(&format!("two-{i}.png")))?);
+        assert!(one == pixels(&tweedie.path(&format!("all-{i}.png")))?);
+        assert!(one == pixels(&tweedie.path(&format!("two-{i}.png")))?);
     }
     // Image i alone, from its own seed.
     tweedie.run(&[&common[..7], &["--seed", "7", "--output", "alone.png"]].concat())?.success()?;
@@ -159,12 +159,29 @@ fn weighted_prompts_are_plain_ones_until_they_have_weights() -> TestResult {
     };
     let plain = run("plain", &["--prompt", "a cat on a red background"])?;
     let weighted = ["--prompt-syntax", "weighted", "--prompt"];
-    assert_eq!(plain, run("same", &[&weighted[..], &["a cat on a red background"]].concat())?);
-    assert_eq!(plain, run("one", &[&weighted[..], &["a (cat:1.0) on a red background"]].concat())?);
-    assert_ne!(plain, run("heavy", &[&weighted[..], &["a (cat:1.5) on a red background"]].concat())?);
+    assert!(plain == run("same", &[&weighted[..], &["a cat on a red background"]].concat())?);
+    assert!(plain == run("one", &[&weighted[..], &["a (cat:1.0) on a red background"]].concat())?);
+    assert!(plain != run("heavy", &[&weighted[..], &["a (cat:1.5) on a red background"]].concat())?);
     // Two chunks for the prompt, so two for the empty negative prompt.
-    assert_ne!(plain, run("chunks", &[&weighted[..], &["a cat BREAK on a red background"]].concat())?);
+    assert!(plain != run("chunks", &[&weighted[..], &["a cat BREAK on a red background"]].concat())?);
     let long = "a very small cat, ".repeat(20);
     run("long", &[&weighted[..], &[long.as_str()]].concat())?;
+    Ok(())
+}
+
+#[test]
+fn listed_timesteps_are_the_rule_that_chose_them() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let run = |name: &str, more: &[&str]| -> TestResult<(u32, u32, Vec<u8>)> {
+        tweedie.run(&[&["txt2img", "--prompt", "a star", "--output", name], more].concat())?.success()?;
+        pixels(&tweedie.path(name))
+    };
+    // Trailing, four of 1000.
+    let rule = run("rule.png", &["--steps", "4"])?;
+    assert!(rule == run("listed.png", &["--timesteps", "999,749,499,249"])?);
+    assert!(rule != run("other.png", &["--timesteps", "999,600,300,100"])?);
+    let plot = ["--scheduler", "euler", "--sigmas", "50,10,3,1,0.3,0", "--plot-schedule", "plot.png"];
+    run("euler.png", &plot)?;
+    assert_eq!(pixels(&tweedie.path("plot.png"))?.0, 960);
     Ok(())
 }

@@ -195,7 +195,7 @@ impl Limit {
             Self::Threshold { ratio, max } => {
                 let images = x0.chunk(x0.dim(0)?, 0)?;
                 let limited = images.iter().map(|image| {
-                    let bound = quantile(&image.abs()?, ratio)?.max(1.0).min(max.max(1.0));
+                    let bound = quantile(&image.abs()?, ratio)?.max(1.0).min(max);
                     Ok((image.clamp(-bound, bound)? / bound)?)
                 });
                 Ok(Tensor::cat(&limited.collect::<Result<Vec<_>>>()?, 0)?)

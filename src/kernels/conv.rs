@@ -51,7 +51,9 @@ impl Kernel for Conv2d {
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
         let (&[batch, height, width, channels], &[outputs, k], &[b]) = (x, weight, bias) else { return None };
         let grid = Grid::new(self.0, height, width, channels);
-        (k == grid.patch_len() && b == outputs).then(|| vec![batch, grid.out_height, grid.out_width, outputs])
+        let smallest = self.0.kernel.saturating_sub(self.0.pad_before + self.0.pad_after);
+        (height.min(width) >= smallest.max(1) && k == grid.patch_len() && b == outputs)
+            .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {

@@ -23,8 +23,9 @@ impl SinusoidalEmbedding {
     /// If memory runs out.
     pub fn forward(&self, scalars: &Tensor) -> Result<Tensor> {
         let half = self.width / 2;
-        let spacing = -(10_000f64.ln()) / (half as f64 - self.freq_shift);
-        let frequencies: Vec<f64> = (0..half).map(|i| (i as f64 * spacing).exp()).collect();
+        // The exponents are rounded to f32 where PyTorch rounds them: networks were trained on these frequencies.
+        let (period, count) = (-(10_000f64.ln()) as f32, (half as f64 - self.freq_shift) as f32);
+        let frequencies: Vec<f32> = (0..half).map(|i| (period * i as f32 / count).exp()).collect();
         let dtype = if scalars.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let frequencies = Tensor::from_vec(frequencies, (1, half), &candle_core::Device::Cpu)?;
         let frequencies = frequencies.to_dtype(dtype)?.to_device(scalars.device())?;

@@ -39,6 +39,7 @@ impl ClipTextConfig {
     pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
         let activations =
             [("quick_gelu", Activation::QuickGelu), ("gelu", Activation::Gelu), ("silu", Activation::Silu)];
+        fields.only("use_attention_mask", &[false.into()])?;
         let config = Self {
             vocab_size: fields.usize("vocab_size", 49408)?,
             hidden_size: fields.usize("hidden_size", 512)?,

@@ -147,13 +147,13 @@ pub struct NoiseSchedule {
 }
 
 impl NoiseSchedule {
-    /// From betas, which must lie in `(0, 1]`; a beta of 1 ends in pure noise (zero terminal SNR).
+    /// From betas, which must lie in `[0, 1]`; a beta of 1 ends in pure noise (zero terminal SNR).
     ///
     /// # Errors
     /// If there are none, or one is out of range.
     pub fn from_betas(betas: &[f64]) -> Result<Self> {
-        if let Some(beta) = betas.iter().find(|b| !(**b > 0.0 && **b <= 1.0)) {
-            return Err(Error::invalid("a beta of the noise schedule", beta, "betas lie above 0 and at most at 1"));
+        if let Some(beta) = betas.iter().find(|b| !(**b >= 0.0 && **b <= 1.0)) {
+            return Err(Error::invalid("a beta of the noise schedule", beta, "betas lie between 0 and 1"));
         }
         if betas.is_empty() {
             return Err(Error::invalid("num_train_timesteps", 0, "a schedule needs at least one step"));

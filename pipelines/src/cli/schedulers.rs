@@ -1,7 +1,7 @@
 //! `tweedie schedulers`, and the plot of a schedule.
 
 use tweedie::images::{Picture, Plot, Series};
-use tweedie::schedulers::{SCHEDULERS, SchedulerChoice, Stochastic};
+use tweedie::schedulers::{SCHEDULERS, Stochastic};
 use tweedie_pipelines::Settings;
 
 /// Lists every scheduler.
@@ -30,9 +30,9 @@ pub fn list() {
 }
 
 /// Alpha and sigma of the forward process over the timesteps, and the levels that a run visits.
-pub fn plot(settings: &Settings, choice: &SchedulerChoice) -> tweedie::Result<Picture> {
-    let scheduler = choice.entry.build(&settings.scheduler_config)?;
-    let levels = scheduler.levels(settings.steps)?;
+pub fn plot(settings: &Settings) -> tweedie::Result<Picture> {
+    let scheduler = settings.build_scheduler()?;
+    let levels = settings.levels(scheduler.as_ref())?;
     let mut series = Vec::new();
     if let Some(schedule) = scheduler.schedule() {
         let over = |f: fn(f64) -> f64| {
@@ -46,7 +46,7 @@ pub fn plot(settings: &Settings, choice: &SchedulerChoice) -> tweedie::Result<Pi
         (0..levels.len()).map(|i| levels.from(i)).map(|level| (level.timestep, level.sigma * level.input_scale()));
     series.push(Series::marked("steps", visited.collect(), false));
     Plot {
-        title: format!("{}, {} steps", choice.name(), settings.steps),
+        title: format!("{}, {} steps", settings.scheduler.name(), settings.steps),
         x_label: "timestep".into(),
         y_label: "x = alpha x0 + sigma noise".into(),
         logarithmic: (false, false),

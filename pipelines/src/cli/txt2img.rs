@@ -11,16 +11,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::encode_png;
+use tweedie::schedulers::LevelList;
 use tweedie_pipelines::{Error, Event, PromptSyntax, Record, Seconds, Settings, TextToImage, TextToImageRequest};
 
 #[derive(Debug, Args)]
 pub struct Txt2img {
     /// What to draw
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
 
     /// What to stay away from
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT", allow_hyphen_values = true)]
     negative_prompt: String,
 
     /// How prompts are read: plain, or weighted as in A1111: (word:1.3), [word], BREAK, any length
@@ -65,6 +66,14 @@ pub struct Txt2img {
     /// How timesteps are chosen [default: the model's]
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["leading", "trailing", "linspace"]))]
     timestep_spacing: Option<String>,
+
+    /// The timesteps at which steps start, noisiest first, in place of --steps
+    #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "sigmas")]
+    timesteps: Option<Vec<f64>>,
+
+    /// The noise levels sigma / alpha at which steps start, noisiest first, in place of --steps
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',')]
+    sigmas: Option<Vec<f64>>,
 
     /// Also draw the schedule and the chosen steps into this PNG file
     #[arg(long, value_name = "FILE.png")]
@@ -125,7 +134,7 @@ impl Txt2img {
         let settings = pipeline.settle(&self.request())?;
         let record = pipeline.record(&settings);
         if let (Some(output), Some(path)) = (&plot, &self.plot_schedule) {
-            output.write(0, &encode_png(&schedulers::plot(&settings, &settings.scheduler)?, &[])?)?;
+            output.write(0, &encode_png(&schedulers::plot(&settings)?, &[])?)?;
             if !self.quiet {
                 eprintln!("saved {}", path.display());
             }
@@ -164,6 +173,8 @@ impl Txt2img {
             projection: self.apg.then(Projection::default),
             pag_scale: self.pag_scale,
             scheduler: self.scheduler.clone(),
+            level_list: (self.sigmas.clone().map(LevelList::Sigmas))
+                .or_else(|| self.timesteps.clone().map(LevelList::Timesteps)),
             scheduler_fields,
             seed: self.seed,
             width: self.width,
@@ -239,7 +250,7 @@ fn interval(text: &str) -> Result<(f64, f64), String> {
 fn summary(settings: &Settings, record: &Record, output: &Output, seconds: Seconds, total: f64) -> Value {
     let seeds: Vec<u64> = settings.seed_batches().concat();
     json!({
-        "files": output.paths(),
+        "files": output.paths().iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
         "seed": settings.seed,
         "seeds": seeds,
         "settings": record.json(settings.seed),

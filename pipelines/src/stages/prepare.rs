@@ -28,8 +28,8 @@ pub fn prepare(
     noise: &mut dyn NoiseSource,
     device: &Device,
 ) -> Result<Prepared> {
-    let scheduler = settings.scheduler.entry.build(&settings.scheduler_config)?;
-    let levels = scheduler.levels(settings.steps)?;
+    let scheduler = settings.build_scheduler()?;
+    let levels = settings.levels(scheduler.as_ref())?;
     let factor = vae.factor();
     let shape = [batch, vae.latent_channels, settings.height / factor, settings.width / factor];
     let latents = (noise.normal(&shape)?.to_device(device)? * levels.init_noise_sigma())?;

@@ -22,7 +22,7 @@ pub struct AutoencoderConfig {
     pub norm_num_groups: usize,
     /// What the encoder's latents are multiplied by for the diffusion model.
     pub scaling_factor: f64,
-    /// What is subtracted from them before.
+    /// What later families subtract before; Stable Diffusion's pipelines leave it alone, so in diffusers.
     pub shift_factor: f64,
     /// Whether a 1x1 convolution follows the encoder.
     pub use_quant_conv: bool,
@@ -79,19 +79,19 @@ impl AutoencoderConfig {
         1 << (self.block_out_channels.len() - 1)
     }
 
-    /// The encoder's latents as the diffusion model has them: `(z - shift_factor) * scaling_factor`.
+    /// The encoder's latents as Stable Diffusion has them: `z * scaling_factor`.
     ///
     /// # Errors
     /// If memory runs out.
     pub fn scaled(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok(((latents - self.shift_factor)? * self.scaling_factor)?)
+        Ok((latents * self.scaling_factor)?)
     }
 
-    /// The diffusion model's latents as the decoder takes them: `z / scaling_factor + shift_factor`.
+    /// Stable Diffusion's latents as the decoder takes them: `z / scaling_factor`.
     ///
     /// # Errors
     /// If memory runs out.
     pub fn unscaled(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok(((latents / self.scaling_factor)? + self.shift_factor)?)
+        Ok((latents / self.scaling_factor)?)
     }
 }

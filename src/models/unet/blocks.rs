@@ -107,31 +107,36 @@ impl DownBlock {
     }
 }
 
-/// The lowest resolution: residual block, transformer, residual block.
+/// The lowest resolution: residual block, transformer, residual block; without a transformer, one residual
+/// block, as diffusers builds it.
 #[derive(Debug)]
 pub(super) struct MidBlock {
     first: Layer,
-    last: ResnetBlock,
+    last: Option<ResnetBlock>,
 }
 
 impl MidBlock {
-    pub fn new(weights: &Weights<'_>, config: &UNet2DConditionConfig) -> Result<Self> {
+    pub fn new(weights: &Weights<'_>, config: &UNet2DConditionConfig, kind: BlockKind) -> Result<Self> {
         let resolution = config.block_out_channels.len() - 1;
         let channels = config.block_out_channels[resolution];
         let resnet = ResnetConfig { output_scale: config.mid_block_scale_factor, ..resnet(config, channels, channels) };
-        let attention = (config.mid_block == BlockKind::CrossAttention)
-            .then(|| Transformer::new(&weights.at("attentions.0"), transformer(config, resolution)));
+        let attends = kind == BlockKind::CrossAttention;
+        let attention = attends.then(|| Transformer::new(&weights.at("attentions.0"), transformer(config, resolution)));
         Ok(Self {
             first: Layer {
                 resnet: ResnetBlock::new(&weights.at("resnets.0"), resnet)?,
                 transformer: attention.transpose()?,
             },
-            last: ResnetBlock::new(&weights.at("resnets.1"), resnet)?,
+            last: attends.then(|| ResnetBlock::new(&weights.at("resnets.1"), resnet)).transpose()?,
         })
     }
 
     pub fn forward(&self, h: FeatureMap, step: &Step<'_>) -> Result<FeatureMap> {
-        self.last.forward(&self.first.forward(&h, step, step.perturbed)?, Some(step.time))
+        let h = self.first.forward(&h, step, step.perturbed)?;
+        match &self.last {
+            Some(last) => last.forward(&h, Some(step.time)),
+            None => Ok(h),
+        }
     }
 }
 

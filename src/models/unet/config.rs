@@ -39,8 +39,8 @@ pub struct UNet2DConditionConfig {
     pub freq_shift: f64,
     /// The blocks on the way down.
     pub down_blocks: Vec<BlockKind>,
-    /// The block in the middle.
-    pub mid_block: BlockKind,
+    /// The block in the middle, if there is one.
+    pub mid_block: Option<BlockKind>,
     /// The blocks on the way up.
     pub up_blocks: Vec<BlockKind>,
     /// Channels at each resolution.
@@ -97,7 +97,7 @@ impl UNet2DConditionConfig {
             flip_sin_to_cos: fields.bool("flip_sin_to_cos", true)?,
             freq_shift: fields.f64("freq_shift", 0.0)?,
             down_blocks: fields.choices("down_block_types", &DOWN, &[Cross, Cross, Cross, Plain])?,
-            mid_block: fields.choice("mid_block_type", &MID, Cross)?,
+            mid_block: mid_block(fields)?,
             up_blocks: fields.choices("up_block_types", &UP, &[Plain, Cross, Cross, Cross])?,
             layers_per_block: fields.usize_per_block("layers_per_block", blocks, 2)?,
             downsample_padding: fields.usize("downsample_padding", 1)?,
@@ -175,6 +175,12 @@ fn reject_unsupported(fields: &ConfigFields) -> Result<()> {
         fields.only(name, &[])?;
     }
     Ok(())
+}
+
+/// `mid_block_type`; null is no block, which absent is not.
+fn mid_block(fields: &ConfigFields) -> Result<Option<BlockKind>> {
+    let kind = fields.choice("mid_block_type", &MID, BlockKind::CrossAttention)?;
+    Ok((!fields.is_null("mid_block_type")).then_some(kind))
 }
 
 fn addition(fields: &ConfigFields) -> Result<Option<AddedConditioning>> {

@@ -31,7 +31,7 @@ pub struct UNet2DConditionModel {
     add_time_proj: Option<SinusoidalEmbedding>,
     add_embedding: Option<TimestepEmbedding>,
     down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -60,6 +60,7 @@ impl UNet2DConditionModel {
             let inputs = channels[i.saturating_sub(1)];
             DownBlock::new(&weights.at("down_blocks").at(i), &config, i, inputs)
         });
+        let mid_block = config.mid_block.map(|kind| MidBlock::new(&weights.at("mid_block"), &config, kind));
         let up_blocks = (0..blocks).map(|i| UpBlock::new(&weights.at("up_blocks").at(i), &config, i));
         let additional = config.addition.map(|addition| {
             let embedding = TimestepEmbedding::new(&weights.at("add_embedding"), addition.embedding_input, time_width)?;
@@ -73,7 +74,7 @@ impl UNet2DConditionModel {
             add_time_proj,
             add_embedding,
             down_blocks: down_blocks.collect::<Result<_>>()?,
-            mid_block: MidBlock::new(&weights.at("mid_block"), &config)?,
+            mid_block: mid_block.transpose()?,
             up_blocks: up_blocks.collect::<Result<_>>()?,
             conv_norm_out: GroupNorm::new(
                 &weights.at("conv_norm_out"),
@@ -130,7 +131,9 @@ impl UNet2DConditionModel {
         for block in &self.down_blocks {
             h = block.forward(h, &step, &mut skips)?;
         }
-        h = self.mid_block.forward(h, &step)?;
+        if let Some(mid_block) = &self.mid_block {
+            h = mid_block.forward(h, &step)?;
+        }
         if let Some(control) = control {
             (h, skips) = self.controlled(h, skips, control)?;
         }
