@@ -210,11 +210,10 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
         let size = |row: &usize| rows[*row][column].abs();
         let pivot = (column..n).max_by(|a, b| size(a).total_cmp(&size(b))).unwrap_or(column);
         rows.swap(column, pivot);
-        for row in (0..n).filter(|&row| row != column) {
-            let factor = rows[row][column] / rows[column][column];
-            for k in column..=n {
-                rows[row][k] -= factor * rows[column][k];
-            }
+        let pivot = rows[column].clone();
+        for (_, row) in rows.iter_mut().enumerate().filter(|(i, _)| *i != column) {
+            let factor = row[column] / pivot[column];
+            row.iter_mut().zip(&pivot).for_each(|(value, above)| *value -= factor * above);
         }
     }
     (0..n).map(|row| rows[row][n] / rows[row][row]).collect()
