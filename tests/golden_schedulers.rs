@@ -72,7 +72,8 @@ fn run(case: &Case) -> TestResult {
         ControlFlow::Continue(())
     };
     let run = Run::new(&levels, &denoiser, &mut noise);
-    sample(scheduler.solver().as_mut(), start.clone(), 0, run, &mut on_step)?;
+    let first_step = case.json["start"].as_u64().unwrap_or(0) as usize;
+    sample(scheduler.solver().as_mut(), start.clone(), first_step, run, &mut on_step)?;
     let reference = case.stage("traj")?;
     let (after, states): (Vec<usize>, Vec<Tensor>) = states.into_iter().unzip();
     let wanted = after.iter().map(|&i| Ok(reference.get(i)?)).collect::<TestResult<Vec<_>>>()?;

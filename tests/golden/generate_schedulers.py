@@ -5,7 +5,7 @@
 
 writes schedulers/<name>/case.json and stages.safetensors beside this file. The network is
 eps = 0.6 sin(x_in) + 0.1 cos(t / 100), where x_in is what scale_model_input makes of the sample. `start` is the
-first noise times init_noise_sigma, `traj[i]` the sample after step i, `model_in` what the network was given.
+first noise times init_noise_sigma, also where the run starts at a later step, `traj[i]` the sample after step i, `model_in` what the network was given.
 """
 import inspect
 import json
@@ -21,7 +21,7 @@ LATENT = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 MULTI, SINGLE, UNIPC, DEIS = (f"{n}Scheduler" for n in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep"))
 EULER, EDM = "EulerDiscreteScheduler", "EDMEulerScheduler"
 
-# name, class, steps, fields, arguments of step
+# name, class, steps, fields, arguments of step and the step that the run starts at
 CASES = [
     ("tcd", "TCDScheduler", 4, {}, {}),
     ("tcd-eta0", "TCDScheduler", 4, {}, {"eta": 0.0}),
@@ -59,6 +59,19 @@ CASES = [
     ("unipc-zsnr", UNIPC, 8, {**LATENT, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}, {}),
     ("deis-order1", DEIS, 6, {**LATENT, "solver_order": 1}, {}),
     ("deis-threshold-16", DEIS, 16, {**LATENT, "thresholding": True, "sample_max_value": 1.5}, {}),
+    ("pndm-start-3", "PNDMScheduler", 10, {**LATENT, "skip_prk_steps": True, "steps_offset": 1}, {"start": 3}),
+    ("pndm-start-1", "PNDMScheduler", 10, {**LATENT, "skip_prk_steps": True, "steps_offset": 1}, {"start": 1}),
+    ("lms-start-3", "LMSDiscreteScheduler", 8, LATENT, {"start": 3}),
+    ("heun-start-2", "HeunDiscreteScheduler", 5, LATENT, {"start": 2}),
+    ("dpm2-start-2", "KDPM2DiscreteScheduler", 5, LATENT, {"start": 2}),
+    ("dpm2-a-start-2", "KDPM2AncestralDiscreteScheduler", 5, LATENT, {"start": 2}),
+    ("dpmpp-3m-start-4", MULTI, 10, {**LATENT, "solver_order": 3}, {"start": 4}),
+    ("dpmpp-s2-start-3", SINGLE, 9, LATENT, {"start": 3}),
+    ("dpmpp-s3-start-2", SINGLE, 9, {**LATENT, "solver_order": 3}, {"start": 2}),
+    ("unipc-start-3", UNIPC, 8, {**LATENT, "solver_order": 3}, {"start": 3}),
+    ("deis-start-3", DEIS, 8, {**LATENT, "solver_order": 3}, {"start": 3}),
+    ("lcm-start-2", "LCMScheduler", 6, {}, {"start": 2}),
+    ("tcd-start-2", "TCDScheduler", 6, {}, {"start": 2}),
     ("deis-exponential-leading", DEIS, 8, {**LATENT, "use_exponential_sigmas": True, "timestep_spacing": "leading"}, {}),
 ]
 
@@ -84,10 +97,15 @@ def write(index, name, kind, steps, fields, arguments):
         out["betas.head"], out["betas.tail"] = scheduler.betas[:8].double(), scheduler.betas[-8:].double()
     arguments = dict(arguments)
     step_arguments = dict(arguments)
+    # as the image-to-image pipelines do
+    first = step_arguments.pop("start", 0) * scheduler.order
+    if first and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_arguments["generator"] = generator
     states, inputs = [], []
-    for t in scheduler.timesteps:
+    out["timesteps"] = out["timesteps"][first:]
+    for t in scheduler.timesteps[first:]:
         scaled = scheduler.scale_model_input(x, t)
         eps = 0.6 * torch.sin(scaled) + 0.1 * math.cos(float(t) / 100)
         x = scheduler.step(eps, t, x, **step_arguments).prev_sample
