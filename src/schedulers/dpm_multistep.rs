@@ -124,6 +124,9 @@ impl Solver for DpmMultistepSolver {
         let noise = step_noise(algorithm, x, run)?;
 
         let interval = Interval::new(algorithm, &from, &to);
+        if interval.is_empty() {
+            return Ok(x.clone());
+        }
         let order = self.order(i, levels.len(), to.sigma == 0.0);
         let newest = (interval.constant(), &self.past[0]);
         // Back to the k-th level before this one, in units of the step.

@@ -121,6 +121,9 @@ impl Solver for DpmSinglestepSolver {
         let first = i + 1 - self.block.len();
         let from = levels.from(first);
         let interval = Interval::new(algorithm, &from, &to);
+        if interval.is_empty() {
+            return Ok(x.clone());
+        }
         let constant = (interval.constant(), &self.block[0]);
         // The change of the prediction per step, as the k-th evaluation after the first shows it.
         let place = |k: usize| (levels.from(first + k).half_log_snr() - from.half_log_snr()) / interval.h;

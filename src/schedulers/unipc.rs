@@ -140,6 +140,9 @@ impl UniPcSolver {
         let algorithm =
             if self.options.predict_x0 { AlgorithmType::DpmSolverPlusPlus } else { AlgorithmType::DpmSolver };
         let interval = Interval::new(algorithm, from, to);
+        if interval.is_empty() {
+            return Ok(x.clone());
+        }
         let mut next = interval.advance(x, &[(interval.constant(), base)], None)?;
         if nodes.is_empty() {
             return Ok(next);
