@@ -38,8 +38,8 @@ pub(super) fn ancestral_split(from: f64, to: f64) -> (f64, f64) {
     ((to * to - up * up).max(0.0).sqrt(), up)
 }
 
-/// Euler to less noise than the next level has, then noise up to it (the posterior variance of DDPM). Noise is drawn in every step, the
-/// last included.
+/// Euler to less noise than the next level has, then noise up to it, with DDPM's posterior variance. Noise is
+/// drawn in every step, the last included.
 ///
 /// The levels have one alpha.
 #[derive(Debug, Clone, Default)]

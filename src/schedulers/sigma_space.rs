@@ -98,3 +98,52 @@ impl Discretization for SigmaSpace {
         Ok(Levels::chain(&levels, init_noise_sigma).with_clock(self.clock()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedulers::BetaSchedule;
+
+    fn space(fields: &[(&str, &str)]) -> Result<SigmaSpace> {
+        let schedule = NoiseSchedule::from_betas(&BetaSchedule::ScaledLinear.betas(0.00085, 0.012, 1000))?;
+        let empty = ConfigFields::from_fields("scheduler", serde_json::Map::new());
+        let config = fields.iter().fold(empty, |config, &(name, value)| config.with(name, value));
+        SigmaSpace::from_config(&config, &schedule)
+    }
+
+    /// Leading timesteps do not reach the noisiest one, so there the start has the data's variance too.
+    #[test]
+    fn the_start_has_the_noise_of_the_first_level() -> Result<()> {
+        for (spacing, data_variance) in [("linspace", 0.0), ("trailing", 0.0), ("leading", 1.0)] {
+            let levels = space(&[("timestep_spacing", spacing)])?.levels(10)?;
+            let variance = levels.from(0).sigma.powi(2) + data_variance;
+            assert!((levels.init_noise_sigma().powi(2) - variance).abs() < 1e-9, "{spacing}");
+            assert_eq!(levels.to(9).sigma, 0.0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn log_linear_sigmas_end_at_the_tables_first() -> Result<()> {
+        let levels = SigmaSpace { log_linear: true, ..space(&[])? }.levels(5)?;
+        let ratio = |i: usize| levels.to(i).sigma / levels.from(i).sigma;
+        assert!((0..5).all(|i| (ratio(i) - ratio(0)).abs() < 1e-12));
+        assert!((levels.to(4).sigma - space(&[])?.table.sigma_min()).abs() < 1e-12);
+        Ok(())
+    }
+
+    /// Respaced levels tell the network the timestep at which training had that noise.
+    #[test]
+    fn timesteps_follow_the_sigmas() -> Result<()> {
+        let space = SigmaSpace { respacing: Some(Respacing::Karras), ..space(&[])? };
+        let levels = space.levels(9)?;
+        for i in 0..9 {
+            let level = levels.from(i);
+            let t = level.timestep;
+            assert!(space.table.sigma(t.floor()) <= level.sigma + 1e-9, "{i}");
+            assert!(space.table.sigma(t.ceil()) >= level.sigma - 1e-9, "{i}");
+            assert!((levels.between(1.0, level.sigma)?.timestep - t).abs() < 1e-12);
+        }
+        Ok(())
+    }
+}
