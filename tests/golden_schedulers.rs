@@ -37,7 +37,7 @@ impl Network for FakeModel {
 fn run(case: &Case) -> TestResult {
     let class_name = case.json["scheduler"]["name"].as_str().unwrap_or_default();
     let mut config = case.scheduler_config();
-    for field in ["eta", "use_clipped_model_output"] {
+    for field in ["eta", "use_clipped_model_output", "timesteps", "sigmas"] {
         if let Some(value) = case.json.get(field) {
             config.insert(field.into(), value.clone());
         }

@@ -1,5 +1,6 @@
 //! DPM-Solver and DPM-Solver++ in blocks that start afresh (Lu et al. 2022 and 2023).
 
+use super::GIVEN_FIELDS;
 use super::dpm_multistep::curvature;
 use super::exponential_integrator::{Interval, solver_order, step_noise};
 use super::{AlgorithmType, Configured, LogSnrSpace, NoiseSchedule, RESPACED_LINSPACE, Run, ScheduleDefaults};
@@ -18,7 +19,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Optional,
     reference: "Lu et al. 2023, algorithm 1, arXiv:2211.01095",
     suffixes: RESPACED_LINSPACE,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

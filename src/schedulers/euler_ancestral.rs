@@ -1,5 +1,6 @@
 //! Euler's method with ancestral noise: a step too far down, then noise back up.
 
+use super::GIVEN_FIELDS;
 use super::{Configured, NoiseSchedule, Run, ScheduleDefaults, Scheduler, SchedulerEntry, SigmaSpace};
 use super::{Solver, Stochastic};
 use crate::Result;
@@ -16,7 +17,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Yes,
     reference: "k-diffusion's sample_euler_ancestral; the noise is that of Ho et al. 2020, arXiv:2006.11239",
     suffixes: &[],
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -1,5 +1,6 @@
 //! UniPC: a predictor and a corrector of one form (Zhao et al. 2023).
 
+use super::GIVEN_FIELDS;
 use super::exponential_integrator::{Interval, solver_order};
 use super::{AlgorithmType, Configured, FinalSigma, LogSnrSpace, NoiseLevel, NoiseSchedule, RESPACED, Run};
 use super::{ScheduleDefaults, Scheduler, SchedulerEntry, Solver, Stochastic};
@@ -18,7 +19,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::No,
     reference: "Zhao et al. 2023, algorithms 5 to 8, arXiv:2302.04867",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -21,7 +21,7 @@ LATENT = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 MULTI, SINGLE, UNIPC, DEIS = (f"{n}Scheduler" for n in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep"))
 EULER, EDM = "EulerDiscreteScheduler", "EDMEulerScheduler"
 
-# name, class, steps, fields, arguments of step and the step that the run starts at
+# name, class, steps, fields, arguments of step the step that the run starts at, given levels
 CASES = [
     ("tcd", "TCDScheduler", 4, {}, {}),
     ("tcd-eta0", "TCDScheduler", 4, {}, {"eta": 0.0}),
@@ -72,6 +72,10 @@ CASES = [
     ("deis-start-3", DEIS, 8, {**LATENT, "solver_order": 3}, {"start": 3}),
     ("lcm-start-2", "LCMScheduler", 6, {}, {"start": 2}),
     ("tcd-start-2", "TCDScheduler", 6, {}, {"start": 2}),
+    ("euler-timesteps", EULER, 4, LATENT, {"timesteps": [999, 700, 333, 50]}),
+    ("euler-sigmas", EULER, 4, LATENT, {"sigmas": [14.615, 3.861, 1.396, 0.399, 0.0]}),
+    ("heun-timesteps", "HeunDiscreteScheduler", 4, LATENT, {"timesteps": [999, 700, 333, 50]}),
+    ("dpmpp-2m-timesteps", MULTI, 10, LATENT, {"timesteps": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]}),
     ("deis-exponential-leading", DEIS, 8, {**LATENT, "use_exponential_sigmas": True, "timestep_spacing": "leading"}, {}),
 ]
 
@@ -82,7 +86,8 @@ def public(value):
 
 def write(index, name, kind, steps, fields, arguments):
     scheduler = getattr(diffusers, kind)(**fields)
-    scheduler.set_timesteps(steps)
+    given = {k: arguments[k] for k in ("timesteps", "sigmas") if k in arguments}
+    scheduler.set_timesteps(**given) if given else scheduler.set_timesteps(steps)
     seed = 900 + index
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = (1, 2, 4, 4)
@@ -96,7 +101,7 @@ def write(index, name, kind, steps, fields, arguments):
         out["alphas_cumprod"] = scheduler.alphas_cumprod
         out["betas.head"], out["betas.tail"] = scheduler.betas[:8].double(), scheduler.betas[-8:].double()
     arguments = dict(arguments)
-    step_arguments = dict(arguments)
+    step_arguments = {k: v for k, v in arguments.items() if k not in given}
     # as the image-to-image pipelines do
     first = step_arguments.pop("start", 0) * scheduler.order
     if first and hasattr(scheduler, "set_begin_index"):
