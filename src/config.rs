@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// No size or count of a real model is larger.
+const LARGEST: usize = 1_000_000;
+
 /// The fields of a `config.json` or `scheduler_config.json`.
 ///
 /// Whoever builds a component asks for the fields that it knows. A field that is absent or null takes the
@@ -97,7 +100,8 @@ impl ConfigFields {
             None => Ok(default),
             Some(v) => (v.as_u64())
                 .and_then(|v| usize::try_from(v).ok())
-                .ok_or_else(|| self.wrong(name, "it must be a whole number, 0 or more")),
+                .filter(|&v| v <= LARGEST)
+                .ok_or_else(|| self.wrong(name, format!("it must be a whole number from 0 to {LARGEST}"))),
         }
     }
 
@@ -144,7 +148,7 @@ impl ConfigFields {
     /// If the field is there and is neither, or a list of another length.
     pub fn usize_per_block(&self, name: &str, count: usize, default: usize) -> Result<Vec<usize>> {
         let Some(value) = self.get(name) else { return Ok(vec![default; count]) };
-        let whole = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
+        let whole = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|&v| v <= LARGEST);
         let list = match value {
             Value::Array(list) => list.iter().map(whole).collect::<Option<Vec<_>>>(),
             one => whole(one).map(|v| vec![v; count]),
@@ -160,7 +164,7 @@ impl ConfigFields {
     /// If the field is there and is something else.
     pub fn usize_list(&self, name: &str, default: &[usize]) -> Result<Vec<usize>> {
         let Some(value) = self.get(name) else { return Ok(default.to_vec()) };
-        let whole = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|&v| v > 0);
+        let whole = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|v| (1..=LARGEST).contains(v));
         let list = value.as_array().and_then(|list| list.iter().map(whole).collect::<Option<Vec<_>>>());
         list.filter(|list| !list.is_empty())
             .ok_or_else(|| self.wrong(name, "it must be a list of whole numbers above 0"))
@@ -291,7 +295,7 @@ mod tests {
         let message = config.usize("steps_offset", 0).map_err(|e| e.to_string());
         assert_eq!(
             message,
-            Err("scheduler config: `steps_offset` is \"one\"; it must be a whole number, 0 or more".into())
+            Err("scheduler config: `steps_offset` is \"one\"; it must be a whole number from 0 to 1000000".into())
         );
         let message =
             config.choice("timestep_spacing", &[("leading", 0), ("trailing", 1)], 0).map_err(|e| e.to_string());

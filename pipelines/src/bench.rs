@@ -42,6 +42,9 @@ pub struct Bench {
     pub dtype: DTypeChoice,
 }
 
+/// Of a batch, of runs and of pixels along a side.
+const MOST: usize = 16_384;
+
 const SD15_UNET: &str = r#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#;
 
 const SD15_VAE: &str = r#"{
@@ -75,8 +78,8 @@ impl Bench {
     /// If there is nothing to time, or it cannot be loaded.
     pub fn run(&self) -> Result<Map<String, Value>> {
         for (what, value) in [("the batch", self.batch), ("the number of runs", self.runs), ("the size", self.size)] {
-            if value == 0 {
-                return Err(Error::invalid(what, 0, "take 1 or more"));
+            if value == 0 || value > MOST {
+                return Err(Error::invalid(what, value, format!("take 1 to {MOST}")));
             }
         }
         let device = self.device.open()?;

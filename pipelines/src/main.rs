@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match cli::run(cli::Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", message(&error));
+            cli::show_error(&message(&error));
             ExitCode::FAILURE
         }
     }

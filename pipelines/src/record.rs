@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::TextChunk;
-use tweedie::schedulers::LevelList;
 use tweedie::{DType, Result};
 
 /// The settings of a run, for its pictures and for `--json`.
@@ -86,11 +85,6 @@ impl Record {
             "model": self.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
         });
-        match &s.level_list {
-            Some(LevelList::Timesteps(list)) => json["timesteps"] = json!(list),
-            Some(LevelList::Sigmas(list)) => json["sigmas"] = json!(list),
-            None => {}
-        }
         if s.prompt_syntax == PromptSyntax::Weighted {
             json["prompt_syntax"] = "weighted".into();
         }

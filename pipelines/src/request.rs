@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
 use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
-use tweedie::schedulers::{self, LevelList, Levels, NoiseSchedule, Scheduler, SchedulerChoice};
+use tweedie::schedulers::{self, GivenLevels, NoiseSchedule, Scheduler, SchedulerChoice};
 use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
@@ -49,8 +49,6 @@ pub struct TextToImageRequest {
     pub pag_scale: f64,
     /// The scheduler's name on the command line; by default the model's own.
     pub scheduler: Option<String>,
-    /// The noise levels at which steps start, in place of a number of steps.
-    pub level_list: Option<LevelList>,
     /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
     pub scheduler_fields: Map<String, Value>,
     /// Image `i` is made from `seed + i`.
@@ -81,7 +79,6 @@ impl Default for TextToImageRequest {
             projection: None,
             pag_scale: 0.0,
             scheduler: None,
-            level_list: None,
             scheduler_fields: Map::new(),
             seed: 0,
             width: None,
@@ -130,8 +127,6 @@ pub struct Settings {
     pub scheduler: SchedulerChoice,
     /// Its fields.
     pub scheduler_config: ConfigFields,
-    /// The noise levels at which steps start, if they were listed.
-    pub level_list: Option<LevelList>,
     /// The first image's seed.
     pub seed: u64,
     /// Width in pixels.
@@ -160,17 +155,6 @@ impl Settings {
     /// If a field of its configuration has an unusable value.
     pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
         self.scheduler.entry.build(&self.scheduler_config)
-    }
-
-    /// The noise levels of the run.
-    ///
-    /// # Errors
-    /// If the scheduler cannot make them.
-    pub fn levels(&self, scheduler: &dyn Scheduler) -> Result<Levels> {
-        match &self.level_list {
-            Some(list) => list.levels(&self.scheduler, scheduler),
-            None => scheduler.levels(self.steps),
-        }
     }
 
     /// The guidance scale at each timestep of a forward process; without one it is constant.
@@ -215,12 +199,8 @@ impl TextToImageRequest {
         }
 
         let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
-        let listed = self.level_list.as_ref().map(LevelList::steps);
-        if let Some((steps, listed)) = self.steps.zip(listed).filter(|(steps, listed)| steps != listed) {
-            let fix = format!("the list of noise levels makes {listed}; leave one of the two away");
-            return Err(Error::invalid("the number of steps", steps, fix));
-        }
-        let steps = listed.or(self.steps).or(defaults.steps).unwrap_or(30);
+        let given = GivenLevels::from_config(&scheduler_config)?;
+        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(30);
         let settings = Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -240,11 +220,10 @@ impl TextToImageRequest {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
-            level_list: self.level_list.clone(),
             warnings,
         };
         // Whether the steps can be made shows when the levels are.
-        settings.levels(settings.build_scheduler()?.as_ref())?;
+        settings.build_scheduler()?.levels(settings.steps)?;
         Ok(settings)
     }
 
@@ -294,6 +273,17 @@ impl TextToImageRequest {
                     ));
                 }
                 config = config.with(name, value);
+            }
+        }
+        if let Some(list) = ["timesteps", "sigmas"].into_iter().find(|list| self.scheduler_fields.contains_key(*list)) {
+            if !choice.entry.request_fields.contains(&list) || choice.suffix.is_some() {
+                let fix =
+                    format!("it chooses its own noise levels; leave the list of {list} away, or take euler or dpm++2m");
+                return Err(Error::invalid("the scheduler", choice.name(), fix));
+            }
+            // A list takes the place of the file's rule.
+            for rule in ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"] {
+                config = config.with(rule, false);
             }
         }
         for (name, value) in &self.scheduler_fields {

@@ -61,14 +61,17 @@ fn impossible_numbers() -> TestResult {
     refused(&["--guidance-scale", "-1"], &["guidance scale is -1"])?;
     refused(&["--guidance-scale", "nan"], &["guidance scale is NaN"])?;
     refused(&["--guidance-rescale", "1.5"], &["guidance rescale is 1.5", "0 to 1"])?;
-    refused(&["--sigmas", "1,2"], &["sigmas is 1,2", "noisiest down"])?;
-    refused(&["--timesteps", "1500,3"], &["timestep is 1500", "0 to 999"])?;
-    refused(&["--timesteps", "900,500", "--steps", "3"], &["steps is 3", "makes 2"])?;
-    refused(&["--timesteps", "900,500", "--scheduler", "pndm"], &["pndm", "its own steps"])?;
+    refused(&["--scheduler", "euler", "--sigmas", "1,2"], &["sigmas", "[1.0,2.0]", "must fall"])?;
+    refused(&["--scheduler", "euler", "--timesteps", "1500,3"], &["timesteps is 1500", "last timestep is 999"])?;
+    let contradiction = ["--scheduler", "euler", "--timesteps", "900,500", "--steps", "3"];
+    refused(&contradiction, &["steps is 3", "makes 2"])?;
+    refused(&["--timesteps", "900,500", "--scheduler", "pndm"], &["pndm", "its own noise levels"])?;
+    refused(&["--sigmas", "9,0", "--scheduler", "euler-karras"], &["euler-karras", "its own noise levels"])?;
     refused(&["--guidance-interval", "5,1"], &["guidance interval is 5,1", "lower first"])?;
     refused(&["--pag-scale", "-1"], &["perturbed attention is -1"])?;
     refused(&["--pag-scale", "1", "--apg"], &["exclude each other"])?;
     refused(&["--eta", "2"], &["eta is 2"])?;
+    refused(&["--eta", "nan"], &["eta is null"])?;
     refused(&["--num-images", "0"], &["number of images is 0"])?;
     refused(&["--batch-size", "0"], &["batch size is 0"])?;
     refused(&["--clip-skip", "5"], &["clip-skip is 5", "4 layers"])
@@ -120,7 +123,10 @@ fn devices_that_are_not_there() -> TestResult {
 #[test]
 fn missing_models_and_files() -> TestResult {
     refused(&["--model", "nowhere"], &["nowhere", "no such folder"])?;
-    refused_model(|m| Ok(std::fs::remove_file(m.join("unet/config.json"))?), &["cannot read", "unet/config.json"])?;
+    refused_model(
+        |m| Ok(std::fs::remove_file(m.join("unet/config.json"))?),
+        &["unet/config.json", "is missing", "diffusers layout"],
+    )?;
     refused_model(
         |m| Ok(std::fs::remove_file(m.join("vae/diffusion_pytorch_model.safetensors"))?),
         &["vae", "no safetensors file", "diffusion_pytorch_model.safetensors"],
@@ -193,6 +199,25 @@ fn configurations_that_are_not_supported_name_the_option() -> TestResult {
         |m| edit_json(m.join("unet/config.json"), "class_embed_type", json!("timestep")),
         &["class_embed_type", "timestep"],
     )?;
+    for (field, value) in [
+        ("layers_per_block", json!(1_000_000_000)),
+        ("conv_in_kernel", json!(99_999)),
+        ("block_out_channels", json!([1_000_000, 1_000_000])),
+        ("time_embedding_dim", json!(1e12 as u64)),
+        ("attention_head_dim", json!(0)),
+        ("norm_num_groups", json!(0)),
+        ("block_out_channels", json!([])),
+    ] {
+        refused_model(|m| edit_json(m.join("unet/config.json"), field, value), &["unet"])?;
+    }
+    refused_model(
+        |m| edit_json(m.join("scheduler/scheduler_config.json"), "num_train_timesteps", json!(1_000_000_000)),
+        &["num_train_timesteps", "1000000"],
+    )?;
+    refused_model(
+        |m| edit_json(m.join("text_encoder/config.json"), "use_attention_mask", json!(true)),
+        &["use_attention_mask"],
+    )?;
     refused_model(|m| edit_json(m.join("vae/config.json"), "new_option", json!(3)), &["vae config", "new_option"])?;
     refused_model(
         |m| edit_json(m.join("text_encoder/config.json"), "hidden_act", json!("relu")),
@@ -205,6 +230,8 @@ fn configurations_that_are_not_supported_name_the_option() -> TestResult {
 fn output_paths_that_cannot_be_written() -> TestResult {
     refused(&["--output", "no/such/folder/x.png"], &["no/such/folder", "does not exist"])?;
     refused(&["--output", "x.jpg"], &["x.jpg", ".png"])?;
+    refused(&["--output", &format!("{}.png", "x".repeat(300))], &["cannot write"])?;
+    refused(&["--output", ".png"], &["no name before .png"])?;
     let tweedie = Tweedie::new()?;
     std::fs::create_dir(tweedie.path("dir.png"))?;
     tweedie.run(&with(&["--output", "dir.png"]))?.fails(1, &["is a folder"])
@@ -224,6 +251,39 @@ fn an_existing_file_is_replaced_only_with_force() -> TestResult {
     tweedie.run(&with(&["--steps", "1", "--output", "x.png", "--force"]))?.success()?;
     assert!(image::open(tweedie.path("x.png")).is_ok());
     assert_eq!(tweedie.files()?, ["x.png", "y-1.png"]);
+    Ok(())
+}
+
+/// Old models' scheduler files are read as diffusers' pipelines read them, and the user is told.
+#[test]
+fn a_scheduler_file_that_clips_is_read_as_in_diffusers() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let run = |name: &str, clip: bool, offset: u32| -> TestResult<String> {
+        let model = tweedie.path(name);
+        copy_folder(&golden().join("models/sd15"), &model)?;
+        let file = model.join("scheduler/scheduler_config.json");
+        edit_json(file.clone(), "_class_name", json!("DDIMScheduler"))?;
+        edit_json(file.clone(), "clip_sample", json!(clip))?;
+        edit_json(file, "steps_offset", json!(offset))?;
+        let output = format!("{name}.png");
+        let outcome =
+            tweedie.run(&with(&["--model", name, "--steps", "2", "--quiet", "--output", &output]))?.success()?;
+        Ok(outcome.stderr)
+    };
+    assert_eq!(run("stated", false, 1)?, "");
+    let warnings = run("old", true, 0)?;
+    assert!(warnings.contains("clip_sample") && warnings.contains("steps_offset"), "{warnings}");
+    assert!(image::open(tweedie.path("stated.png"))? == image::open(tweedie.path("old.png"))?);
+    Ok(())
+}
+
+/// A reader that has gone away is no failure.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_ends_quietly() -> TestResult {
+    let script = "\"$0\" model info | true; \"$0\" schedulers | head -1";
+    let outcome = std::process::Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_tweedie")]).output()?;
+    assert!(outcome.status.success() && outcome.stderr.is_empty(), "{}", String::from_utf8_lossy(&outcome.stderr));
     Ok(())
 }
 

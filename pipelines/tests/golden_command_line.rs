@@ -23,13 +23,17 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
     let root = folder.parent().and_then(Path::parent).ok_or("no root")?;
     let entry = ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default())?;
     let mut model = root.join("models").join(case["model"].as_str().ok_or("no model")?);
-    // What has no flag is changed in a copy's scheduler file.
-    if case["scheduler"]["overrides"].as_object().is_some_and(|overrides| !overrides.is_empty()) {
+    // What has no flag is changed in a copy's scheduler file, and so is what diffusers itself changes in one.
+    let base = read_json(&model.join("scheduler/scheduler_config.json"))?;
+    let in_effect = case["scheduler"]["config"].as_object().into_iter().flatten();
+    if in_effect.clone().any(|(field, value)| base.get(field).is_some_and(|stated| stated != value))
+        || case["scheduler"]["overrides"].as_object().is_some_and(|overrides| !overrides.is_empty())
+    {
         let copy = tweedie.path(&format!("{name}-model"));
         copy_folder(&model, &copy)?;
         let file = copy.join("scheduler/scheduler_config.json");
         let mut config = read_json(&file)?;
-        for (field, value) in case["scheduler"]["overrides"].as_object().into_iter().flatten() {
+        for (field, value) in in_effect {
             config[field] = value.clone();
         }
         std::fs::write(file, config.to_string())?;

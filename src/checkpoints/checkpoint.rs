@@ -34,6 +34,9 @@ pub struct Checkpoint {
     report: RefCell<WeightReport>,
 }
 
+/// Elements of the largest tensor that is stood in for; no real one has more.
+const LARGEST_STAND_IN: usize = 1 << 28;
+
 #[derive(Debug)]
 struct Location {
     file: usize,
@@ -132,6 +135,10 @@ impl WeightSource for Checkpoint {
         self.asked.borrow_mut().insert(name.into());
         match self.read(name, shape)? {
             Some(tensor) => Ok(tensor),
+            // What would be built from a stand-in of this size could not be held.
+            None if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > LARGEST_STAND_IN) => {
+                Err(Box::new(self.report.borrow().clone()).into())
+            }
             // A stand-in that takes no memory; `finish` turns the note of it into an error.
             None => Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?),
         }
@@ -189,10 +196,13 @@ fn shards(files: &ModelFiles, component: &str, index: &str) -> Result<Vec<String
     let mut names = BTreeSet::new();
     for file in map.values() {
         let file = file.as_str().ok_or_else(|| malformed(format!("{file} is no file name")))?;
-        if file.contains(['/', '\\']) || file.starts_with('.') {
+        if file.is_empty() || file.contains(['/', '\\']) || file.starts_with('.') {
             return Err(malformed(format!("`{file}` leads out of the folder")));
         }
         names.insert(format!("{component}/{file}"));
+    }
+    if names.is_empty() {
+        return Err(malformed("its weight_map names no file".into()));
     }
     Ok(names.into_iter().collect())
 }

@@ -6,6 +6,14 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Bytes of the largest file that is read whole: configurations and vocabularies.
+const LARGEST_TEXT: u64 = 64 << 20;
+
+fn missing(path: &Path) -> Error {
+    let fix = "a model in diffusers layout has it; the folder is another, or its download is not complete";
+    Error::invalid(format!("the file {}", path.display()), "missing", fix)
+}
+
 /// A model in diffusers' folder layout.
 #[derive(Debug, Clone)]
 pub enum ModelFiles {
@@ -61,12 +69,16 @@ impl ModelFiles {
         match self {
             Self::Folder(folder) => {
                 let path = folder.join(name);
+                let metadata = path.metadata().map_err(|error| match error.kind() {
+                    std::io::ErrorKind::NotFound => missing(&path),
+                    _ => Error::io("read", &path)(error),
+                })?;
+                if !metadata.is_file() || metadata.len() > LARGEST_TEXT {
+                    return Err(Error::malformed("configuration file", &path, "it is no file, or too large to be one"));
+                }
                 Ok(Cow::Owned(std::fs::read(&path).map_err(Error::io("read", &path))?))
             }
-            Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| {
-                let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-                Error::io("read", &self.path(name))(missing)
-            }),
+            Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| missing(&self.path(name))),
         }
     }
 

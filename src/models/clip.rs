@@ -57,9 +57,15 @@ impl ClipTextConfig {
                 fields.wrong("num_attention_heads", format!("it must divide hidden_size, {}", config.hidden_size))
             );
         }
+        if config.num_hidden_layers > MOST_LAYERS {
+            return Err(fields.wrong("num_hidden_layers", format!("it must be {MOST_LAYERS} at most")));
+        }
         Ok(config)
     }
 }
+
+/// More than any published text encoder has.
+const MOST_LAYERS: usize = 1000;
 
 /// What the encoder gives for a batch of token sequences.
 #[derive(Debug, Clone)]

@@ -21,6 +21,8 @@ pub struct Churn {
 
 /// The fields of a request that [`Churn::from_config`] reads.
 pub(super) const CHURN_FIELDS: &[&str] = &["s_churn", "s_tmin", "s_tmax", "s_noise"];
+/// The same with those of [`super::GivenLevels`].
+pub(super) const CHURN_AND_GIVEN_FIELDS: &[&str] = &["s_churn", "s_tmin", "s_tmax", "s_noise", "timesteps", "sigmas"];
 
 impl Default for Churn {
     fn default() -> Self {

@@ -1,5 +1,6 @@
 //! DEIS: the exponential integrator with polynomials in log rho (Zhang and Chen 2023).
 
+use super::GIVEN_FIELDS;
 use super::dpm_multistep::LOWER_ORDER_BELOW;
 use super::exponential_integrator::solver_order;
 use super::{Configured, FinalSigma, LogSnrSpace, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults};
@@ -19,7 +20,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::No,
     reference: "Zhang and Chen 2023, equation 15 in log rho, arXiv:2204.13902",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -1,5 +1,6 @@
 //! DPM-Solver-2 in sigma space: a midpoint step (Karras et al. 2022's notation for Lu et al. 2022).
 
+use super::GIVEN_FIELDS;
 use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
 use super::{SigmaSpace, Solver, Stochastic};
 use crate::Result;
@@ -16,7 +17,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::No,
     reference: "Lu et al. 2022, algorithm 1, arXiv:2206.00927, as in k-diffusion",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -1,5 +1,6 @@
 //! DPM-Solver-2 with ancestral noise.
 
+use super::GIVEN_FIELDS;
 use super::euler_ancestral::ancestral_split;
 use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
 use super::{SigmaSpace, Solver, Stochastic};
@@ -17,7 +18,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Yes,
     reference: "k-diffusion's sample_dpm_2_ancestral, after Lu et al. 2022, arXiv:2206.00927",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -1,5 +1,6 @@
 //! DPM-Solver and DPM-Solver++ with the predictions of past steps (Lu et al. 2022 and 2023).
 
+use super::GIVEN_FIELDS;
 use super::exponential_integrator::{Interval, check_order, solver_order, step_noise};
 use super::{AlgorithmType, Configured, LogSnrSpace, NoiseSchedule, RESPACED_OR_LU, Run, ScheduleDefaults};
 use super::{Scheduler, SchedulerEntry, Setting, Solver, SolverType, Stochastic};
@@ -18,7 +19,7 @@ pub(super) const ENTRY_2M: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Optional,
     reference: "Lu et al. 2023, algorithm 2, arXiv:2211.01095",
     suffixes: RESPACED_OR_LU,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };
@@ -124,6 +125,9 @@ impl Solver for DpmMultistepSolver {
         let noise = step_noise(algorithm, x, run)?;
 
         let interval = Interval::new(algorithm, &from, &to);
+        if interval.is_empty() {
+            return Ok(x.clone());
+        }
         let order = self.order(i, levels.len(), to.sigma == 0.0);
         let newest = (interval.constant(), &self.past[0]);
         // Back to the k-th level before this one, in units of the step.

@@ -1,5 +1,6 @@
 //! DPM-Solver++ for the SDE with an evaluation in the middle of each step.
 
+use super::GIVEN_FIELDS;
 use super::euler_ancestral::ancestral_split;
 use super::{Configured, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
 use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic};
@@ -17,7 +18,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Yes,
     reference: "k-diffusion's sample_dpmpp_sde, after Lu et al. 2023, arXiv:2211.01095",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

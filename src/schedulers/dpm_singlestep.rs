@@ -1,5 +1,6 @@
 //! DPM-Solver and DPM-Solver++ in blocks that start afresh (Lu et al. 2022 and 2023).
 
+use super::GIVEN_FIELDS;
 use super::dpm_multistep::curvature;
 use super::exponential_integrator::{Interval, solver_order, step_noise};
 use super::{AlgorithmType, Configured, LogSnrSpace, NoiseSchedule, RESPACED_LINSPACE, Run, ScheduleDefaults};
@@ -18,7 +19,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Optional,
     reference: "Lu et al. 2023, algorithm 1, arXiv:2211.01095",
     suffixes: RESPACED_LINSPACE,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };
@@ -121,6 +122,9 @@ impl Solver for DpmSinglestepSolver {
         let first = i + 1 - self.block.len();
         let from = levels.from(first);
         let interval = Interval::new(algorithm, &from, &to);
+        if interval.is_empty() {
+            return Ok(x.clone());
+        }
         let constant = (interval.constant(), &self.block[0]);
         // The change of the prediction per step, as the k-th evaluation after the first shows it.
         let place = |k: usize| (levels.from(first + k).half_log_snr() - from.half_log_snr()) / interval.h;

@@ -1,6 +1,6 @@
 //! Euler's method on the probability-flow ODE (Karras et al. 2022).
 
-use super::churn::CHURN_FIELDS;
+use super::churn::CHURN_AND_GIVEN_FIELDS;
 use super::{Churn, Configured, FinalSigma, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
 use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic};
 use crate::Result;
@@ -17,7 +17,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Optional,
     reference: "Karras et al. 2022, algorithm 2 without its second half, arXiv:2206.00364",
     suffixes: RESPACED,
-    request_fields: CHURN_FIELDS,
+    request_fields: CHURN_AND_GIVEN_FIELDS,
     preset: &[],
     build,
 };

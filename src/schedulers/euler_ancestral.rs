@@ -1,5 +1,6 @@
 //! Euler's method with ancestral noise: a step too far down, then noise back up.
 
+use super::GIVEN_FIELDS;
 use super::{Configured, NoiseSchedule, Run, ScheduleDefaults, Scheduler, SchedulerEntry, SigmaSpace};
 use super::{Solver, Stochastic};
 use crate::Result;
@@ -16,7 +17,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::Yes,
     reference: "k-diffusion's sample_euler_ancestral; the noise is that of Ho et al. 2020, arXiv:2006.11239",
     suffixes: &[],
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };
@@ -38,8 +39,8 @@ pub(super) fn ancestral_split(from: f64, to: f64) -> (f64, f64) {
     ((to * to - up * up).max(0.0).sqrt(), up)
 }
 
-/// Euler to the lower of the two parts of [`ancestral_split`], then noise. Noise is drawn in every step, the
-/// last included.
+/// Euler to less noise than the next level has, then noise up to it, with DDPM's posterior variance. Noise is
+/// drawn in every step, the last included.
 ///
 /// The levels have one alpha.
 #[derive(Debug, Clone, Default)]

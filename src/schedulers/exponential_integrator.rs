@@ -61,7 +61,7 @@ impl SolverType {
 }
 
 impl AlgorithmType {
-    /// From a scheduler's file, for a solver of `order` that ends at no noise or above.
+    /// From a scheduler's file, with `final_sigmas_type`.
     ///
     /// # Errors
     /// If the file names one that does not exist, or that cannot go down to no noise.
@@ -134,6 +134,11 @@ impl Interval {
                 noise: to.sigma * (2.0 * h).exp_m1().sqrt(),
             },
         }
+    }
+
+    /// Whether the step leads nowhere, as the last one does if respaced sigmas already end where it should.
+    pub(super) fn is_empty(&self) -> bool {
+        self.h == 0.0
     }
 
     /// The weight of a constant prediction.

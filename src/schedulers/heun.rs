@@ -1,5 +1,6 @@
 //! Heun's second-order method on the probability-flow ODE (Karras et al. 2022, algorithm 1).
 
+use super::GIVEN_FIELDS;
 use super::{Churn, Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
 use super::{SigmaSpace, Solver, Stochastic};
 use crate::Result;
@@ -16,7 +17,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::No,
     reference: "Karras et al. 2022, algorithm 1, arXiv:2206.00364",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -108,3 +108,18 @@ impl Levels {
         self.init_noise_sigma
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_between_need_a_clock() -> Result<()> {
+        let ends = [NoiseLevel::from_sigma(9.0, 3.0), NoiseLevel::from_sigma(0.0, 0.1)];
+        let levels = Levels::chain(&ends, 1.0);
+        assert!(levels.between(1.0, 1.0).is_err() && levels.at_timestep(4.0).is_err());
+        let levels = levels.with_clock(Clock::LogSigma { scale: 2.0 });
+        assert!((levels.between(1.0, 3.0)?.timestep - 2.0 * 3f64.ln()).abs() < 1e-12);
+        Ok(())
+    }
+}

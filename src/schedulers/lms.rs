@@ -1,5 +1,6 @@
 //! Linear multistep: Adams-Bashforth on uneven sigmas.
 
+use super::GIVEN_FIELDS;
 use super::{Configured, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
 use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic};
 use crate::Result;
@@ -17,7 +18,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::No,
     reference: "k-diffusion's sample_lms; Hairer, Norsett and Wanner, Solving ODEs I, III.5",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };

@@ -1,9 +1,11 @@
 //! The levels of solvers in half log-SNR, `lambda = ln(alpha / sigma)`: the DPM-Solver family.
 
+use super::sigma_space::GIVEN_AND_RESPACED;
+use super::spacing::check_steps;
 use super::{Clock, Discretization, FinalSigma, Levels, NoiseLevel, NoiseSchedule, Respacing, SigmaTable};
-use super::{TimestepSpacing, falling};
-use crate::Result;
+use super::{GivenLevels, TimestepSpacing, falling};
 use crate::config::ConfigFields;
+use crate::{Error, Result};
 
 /// How DPM-Solver, UniPC and DEIS choose levels: the ends of `steps` intervals of whole timesteps, or respaced
 /// sigmas between the ends of the whole table, as variance-preserving levels.
@@ -12,6 +14,8 @@ pub struct LogSnrSpace {
     pub(super) table: SigmaTable,
     pub(super) spacing: TimestepSpacing,
     pub(super) steps_offset: usize,
+    /// Levels that the request lists itself.
+    pub given: Option<GivenLevels>,
     /// One past the noisiest timestep in use.
     pub(super) last_timestep: usize,
     pub(super) respacing: Option<Respacing>,
@@ -27,7 +31,8 @@ pub struct LogSnrSpace {
 }
 
 impl LogSnrSpace {
-    /// From `timestep_spacing`, `steps_offset`, `final_sigmas_type` and the flags of [`Respacing`].
+    /// From `timestep_spacing`, `steps_offset`, `final_sigmas_type`, the flags of [`Respacing`] and the lists of
+    /// [`GivenLevels`].
     ///
     /// # Errors
     /// If a field has an unusable value, or the file describes a flow model.
@@ -37,6 +42,7 @@ impl LogSnrSpace {
             table: SigmaTable::new(schedule),
             spacing: TimestepSpacing::from_config(config, TimestepSpacing::Linspace)?,
             steps_offset: config.usize("steps_offset", 0)?,
+            given: GivenLevels::from_config(config)?,
             last_timestep: schedule.num_train_timesteps(),
             respacing: Respacing::from_config(config, has_lu_lambdas)?,
             sigma_max: None,
@@ -65,7 +71,7 @@ impl LogSnrSpace {
         Self { spacing: TimestepSpacing::Linspace, steps_offset: 0, ..self }
     }
 
-    fn respaced(&self, respacing: Respacing, steps: usize) -> (Vec<f64>, Vec<f64>) {
+    fn respaced(&self, respacing: Respacing, steps: usize) -> (Vec<f64>, Vec<f64>, Option<f64>) {
         let largest = self.sigma_max.unwrap_or_else(|| self.table.sigma_max());
         let smallest = self.sigma_min.unwrap_or_else(|| self.table.sigma_min());
         let sigmas = respacing.sigmas(largest, smallest, steps);
@@ -73,31 +79,37 @@ impl LogSnrSpace {
         let timestep = |&sigma: &f64| {
             if rounds { self.table.timestep(sigma).round_ties_even() } else { self.table.timestep_cut(sigma) }
         };
-        (sigmas.iter().map(timestep).collect(), sigmas)
+        (sigmas.iter().map(timestep).collect(), sigmas, None)
     }
 }
 
 impl Discretization for LogSnrSpace {
     fn levels(&self, steps: usize) -> Result<Levels> {
         let train = self.table.num_train_timesteps();
-        let (timesteps, sigmas) = match self.respacing {
-            Some(respacing) => {
-                super::spacing::check_steps(train, steps)?;
+        let (timesteps, sigmas, given_end) = match (&self.given, self.respacing) {
+            (Some(_), Some(_)) => return Err(Error::invalid("timesteps or sigmas", "a list", GIVEN_AND_RESPACED)),
+            (Some(given), None) => given.starts(&self.table, steps)?,
+            (None, Some(respacing)) => {
+                check_steps(train, steps)?;
                 self.respaced(respacing, steps)
             }
-            None => {
+            (None, None) => {
                 let timesteps = self.spacing.interval_timesteps(train, self.last_timestep, steps, self.steps_offset)?;
                 let sigmas = timesteps.iter().map(|&t| self.table.sigma(t)).collect();
-                (timesteps, sigmas)
+                (timesteps, sigmas, None)
             }
         };
         let levels = timesteps.iter().zip(&sigmas).map(|(&t, &sigma)| NoiseLevel::from_sigma(t, sigma));
         let mut levels: Vec<NoiseLevel> = levels.collect();
-        let end = match self.final_sigma {
+        if given_end == Some(0.0) && self.final_sigma == FinalSigma::SigmaMin {
+            let fix = "this scheduler is configured to end above no noise; end the list at its last sigma instead";
+            return Err(Error::invalid("the last of sigmas", 0, fix));
+        }
+        let end = given_end.unwrap_or(match self.final_sigma {
             FinalSigma::Zero => 0.0,
             FinalSigma::SigmaMin if self.respacing.is_some() => sigmas[sigmas.len() - 1],
             FinalSigma::SigmaMin => self.table.sigma_min(),
-        };
+        });
         levels.push(NoiseLevel::from_sigma(0.0, end));
         falling(&levels)?;
         Ok(Levels::chain(&levels, 1.0).with_clock(Clock::Table(self.table.clone())))

@@ -26,9 +26,9 @@ mod euler;
 mod euler_ancestral;
 mod exponential_integrator;
 mod final_sigma;
+mod given_levels;
 mod heun;
 mod lcm;
-mod level_list;
 mod levels;
 mod lms;
 mod log_snr_space;
@@ -60,9 +60,9 @@ pub use euler::EulerSolver;
 pub use euler_ancestral::EulerAncestralSolver;
 pub use exponential_integrator::{AlgorithmType, SolverType};
 pub use final_sigma::FinalSigma;
+pub use given_levels::GivenLevels;
 pub use heun::HeunSolver;
 pub use lcm::LcmSolver;
-pub use level_list::LevelList;
 pub use levels::Levels;
 pub use lms::LmsSolver;
 pub use log_snr_space::LogSnrSpace;
@@ -81,6 +81,7 @@ use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
 use choice::{RESPACED, RESPACED_LINSPACE, RESPACED_OR_LU};
 use final_sigma::falling;
+use given_levels::GIVEN_FIELDS;
 
 /// A configured sampling method: everything about a run but the network, the noise and the steps.
 pub trait Scheduler {

@@ -136,23 +136,24 @@ impl PndmSolver {
     /// The four evaluations of a Runge-Kutta step: each but the last leads to where the next is made.
     fn runge_kutta(&mut self, x: &Tensor, i: usize, raw: Tensor, run: &Run<'_>) -> Result<Tensor> {
         let (at, to) = (run.levels().from(i), run.levels().to(i));
-        let weight = [1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0][i % 4];
+        let place = i % 4;
+        let weight = [1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0][place];
         let weighted = (&raw * weight)?;
         let (start, from, sum) = match self.start.take() {
-            Some((start, from, sum)) if i % 4 > 0 => (start, from, (sum + weighted)?),
+            Some((start, from, sum)) if place > 0 => (start, from, (sum + weighted)?),
             _ => {
                 self.remember(&raw);
                 (x.clone(), at, weighted)
             }
         };
-        let slope = if i % 4 == 3 { sum.clone() } else { raw };
+        let slope = if place == 3 { sum.clone() } else { raw };
         let next = transfer(slope, &start, &from, &to, run)?;
         self.start = Some((start, from, sum));
         Ok(next)
     }
 
     /// The second evaluation of a run without Runge-Kutta steps.
-    fn correct(&mut self, i: usize, raw: Tensor, run: &Run<'_>) -> Result<Option<Tensor>> {
+    fn correct(&mut self, i: usize, raw: &Tensor, run: &Run<'_>) -> Result<Option<Tensor>> {
         let Some((start, _, first)) = self.start.take() else { return Ok(None) };
         let levels = run.levels();
         let stride = levels.from(i - 1).timestep - levels.to(i - 1).timestep;
@@ -170,10 +171,11 @@ impl Solver for PndmSolver {
         if i < self.runge_kutta_evaluations {
             return self.runge_kutta(x, i, raw, run);
         }
-        if self.runge_kutta_evaluations == 0 && self.evaluations == 2 {
-            if let Some(corrected) = self.correct(i, raw.clone(), run)? {
-                return Ok(corrected);
-            }
+        if self.evaluations == 2
+            && self.runge_kutta_evaluations == 0
+            && let Some(corrected) = self.correct(i, &raw, run)?
+        {
+            return Ok(corrected);
         }
         self.remember(&raw);
         if self.evaluations == 1 {

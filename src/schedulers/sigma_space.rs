@@ -2,9 +2,9 @@
 
 use super::spacing::check_steps;
 use super::{Clock, Discretization, FinalSigma, Levels, NoiseLevel, NoiseSchedule, Respacing, SigmaTable};
-use super::{TimestepSpacing, falling};
-use crate::Result;
+use super::{GivenLevels, TimestepSpacing, falling};
 use crate::config::ConfigFields;
+use crate::{Error, Result};
 
 /// How Euler, Heun, LMS and their kin choose levels: `steps` training timesteps, fractions allowed, their
 /// sigmas or respaced ones between the same ends, then the end.
@@ -13,6 +13,8 @@ pub struct SigmaSpace {
     pub(super) table: SigmaTable,
     pub(super) spacing: TimestepSpacing,
     pub(super) steps_offset: usize,
+    /// Levels that the request lists itself.
+    pub given: Option<GivenLevels>,
     /// A rule in the place of the timesteps' own sigmas.
     pub respacing: Option<Respacing>,
     /// Respaced sigmas start here, if set.
@@ -29,8 +31,13 @@ pub struct SigmaSpace {
     pub continuous: bool,
 }
 
+/// What to do about a list together with a rule.
+pub(super) const GIVEN_AND_RESPACED: &str =
+    "the scheduler's file or name respaces sigmas as well; use a scheduler without such an ending, or no list";
+
 impl SigmaSpace {
-    /// From `timestep_spacing` and `steps_offset`; everything else as most classes have it.
+    /// From `timestep_spacing`, `steps_offset` and the lists of [`GivenLevels`]; everything else as most classes
+    /// have it.
     ///
     /// # Errors
     /// If a field has an unusable value.
@@ -39,6 +46,7 @@ impl SigmaSpace {
             table: SigmaTable::new(schedule),
             spacing: TimestepSpacing::from_config(config, TimestepSpacing::Linspace)?,
             steps_offset: config.usize("steps_offset", 0)?,
+            given: GivenLevels::from_config(config)?,
             respacing: None,
             sigma_max: None,
             sigma_min: None,
@@ -57,6 +65,30 @@ impl SigmaSpace {
         Ok(Self { respacing: Respacing::from_config(config, false)?, ..self })
     }
 
+    /// Timesteps and sigmas where steps start, and the end if it is not the scheduler's.
+    fn chosen(&self, steps: usize) -> Result<(Vec<f64>, Vec<f64>, Option<f64>)> {
+        let train = self.table.num_train_timesteps();
+        check_steps(train, steps)?;
+        let timesteps = self.spacing.fractional_timesteps(train, steps, self.steps_offset)?;
+        let sigmas: Vec<f64> = timesteps.iter().map(|&t| self.table.sigma(t)).collect();
+        let Some(respacing) = self.respacing else {
+            if !self.log_linear {
+                return Ok((timesteps, sigmas, None));
+            }
+            let mut sigmas = Respacing::Exponential.sigmas(self.table.sigma_max(), self.table.sigma_min(), steps + 1);
+            let end = sigmas.pop();
+            return Ok((timesteps, sigmas, end));
+        };
+        let (largest, smallest) = (sigmas[0], sigmas[steps - 1]);
+        let sigmas = respacing.sigmas(self.sigma_max.unwrap_or(largest), self.sigma_min.unwrap_or(smallest), steps);
+        let rounds = self.rounds_karras && respacing == Respacing::Karras;
+        let timestep = |&sigma: &f64| {
+            let timestep = self.table.timestep(sigma);
+            if rounds { timestep.round_ties_even() } else { timestep }
+        };
+        Ok((sigmas.iter().map(timestep).collect(), sigmas, None))
+    }
+
     fn clock(&self) -> Clock {
         if self.continuous { Clock::LogSigma { scale: 0.25 } } else { Clock::Table(self.table.clone()) }
     }
@@ -64,30 +96,21 @@ impl SigmaSpace {
 
 impl Discretization for SigmaSpace {
     fn levels(&self, steps: usize) -> Result<Levels> {
-        let train = self.table.num_train_timesteps();
-        check_steps(train, steps)?;
-        let mut timesteps = self.spacing.fractional_timesteps(train, steps, self.steps_offset)?;
-        let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| self.table.sigma(t)).collect();
-        if let Some(respacing) = self.respacing {
-            let (largest, smallest) = (sigmas[0], sigmas[steps - 1]);
-            sigmas = respacing.sigmas(self.sigma_max.unwrap_or(largest), self.sigma_min.unwrap_or(smallest), steps);
-            timesteps = sigmas.iter().map(|&sigma| self.table.timestep(sigma)).collect();
-            if self.rounds_karras && respacing == Respacing::Karras {
-                timesteps = timesteps.into_iter().map(f64::round_ties_even).collect();
-            }
-        } else if self.log_linear {
-            sigmas = Respacing::Exponential.sigmas(self.table.sigma_max(), self.table.sigma_min(), steps + 1);
-        }
-        if self.continuous {
-            timesteps = sigmas.iter().map(|&sigma| self.clock().timestep(sigma)).collect();
-        }
-        let end = match (self.log_linear && self.respacing.is_none(), self.final_sigma) {
-            (true, _) => sigmas[steps],
-            (false, FinalSigma::Zero) => 0.0,
-            (false, FinalSigma::SigmaMin) => self.table.sigma_min(),
+        let (timesteps, sigmas, end) = match &self.given {
+            Some(given) if self.respacing.is_none() => given.starts(&self.table, steps)?,
+            Some(_) => return Err(Error::invalid("timesteps or sigmas", "a list", GIVEN_AND_RESPACED)),
+            None => self.chosen(steps)?,
         };
+        let timesteps = match self.continuous {
+            true => sigmas.iter().map(|&sigma| self.clock().timestep(sigma)).collect(),
+            false => timesteps,
+        };
+        let end = end.unwrap_or(match self.final_sigma {
+            FinalSigma::Zero => 0.0,
+            FinalSigma::SigmaMin => self.table.sigma_min(),
+        });
         let at = |(&timestep, &sigma): (&f64, &f64)| NoiseLevel { timestep, alpha: 1.0, sigma };
-        let mut levels: Vec<NoiseLevel> = timesteps.iter().zip(&sigmas).take(steps).map(at).collect();
+        let mut levels: Vec<NoiseLevel> = timesteps.iter().zip(&sigmas).map(at).collect();
         levels.push(NoiseLevel { timestep: 0.0, alpha: 1.0, sigma: end });
         let largest = sigmas[0];
         let init_noise_sigma = match self.spacing {
@@ -96,5 +119,54 @@ impl Discretization for SigmaSpace {
         };
         falling(&levels)?;
         Ok(Levels::chain(&levels, init_noise_sigma).with_clock(self.clock()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedulers::BetaSchedule;
+
+    fn space(fields: &[(&str, &str)]) -> Result<SigmaSpace> {
+        let schedule = NoiseSchedule::from_betas(&BetaSchedule::ScaledLinear.betas(0.00085, 0.012, 1000))?;
+        let empty = ConfigFields::from_fields("scheduler", serde_json::Map::new());
+        let config = fields.iter().fold(empty, |config, &(name, value)| config.with(name, value));
+        SigmaSpace::from_config(&config, &schedule)
+    }
+
+    /// Leading timesteps do not reach the noisiest one, so there the start has the data's variance too.
+    #[test]
+    fn the_start_has_the_noise_of_the_first_level() -> Result<()> {
+        for (spacing, data_variance) in [("linspace", 0.0), ("trailing", 0.0), ("leading", 1.0)] {
+            let levels = space(&[("timestep_spacing", spacing)])?.levels(10)?;
+            let variance = levels.from(0).sigma.powi(2) + data_variance;
+            assert!((levels.init_noise_sigma().powi(2) - variance).abs() < 1e-9, "{spacing}");
+            assert_eq!(levels.to(9).sigma, 0.0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn log_linear_sigmas_end_at_the_tables_first() -> Result<()> {
+        let levels = SigmaSpace { log_linear: true, ..space(&[])? }.levels(5)?;
+        let ratio = |i: usize| levels.to(i).sigma / levels.from(i).sigma;
+        assert!((0..5).all(|i| (ratio(i) - ratio(0)).abs() < 1e-12));
+        assert!((levels.to(4).sigma - space(&[])?.table.sigma_min()).abs() < 1e-12);
+        Ok(())
+    }
+
+    /// Respaced levels tell the network the timestep at which training had that noise.
+    #[test]
+    fn timesteps_follow_the_sigmas() -> Result<()> {
+        let space = SigmaSpace { respacing: Some(Respacing::Karras), ..space(&[])? };
+        let levels = space.levels(9)?;
+        for i in 0..9 {
+            let level = levels.from(i);
+            let t = level.timestep;
+            assert!(space.table.sigma(t.floor()) <= level.sigma + 1e-9, "{i}");
+            assert!(space.table.sigma(t.ceil()) >= level.sigma - 1e-9, "{i}");
+            assert!((levels.between(1.0, level.sigma)?.timestep - t).abs() < 1e-12);
+        }
+        Ok(())
     }
 }

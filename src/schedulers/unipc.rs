@@ -1,5 +1,6 @@
 //! UniPC: a predictor and a corrector of one form (Zhao et al. 2023).
 
+use super::GIVEN_FIELDS;
 use super::exponential_integrator::{Interval, solver_order};
 use super::{AlgorithmType, Configured, FinalSigma, LogSnrSpace, NoiseLevel, NoiseSchedule, RESPACED, Run};
 use super::{ScheduleDefaults, Scheduler, SchedulerEntry, Solver, Stochastic};
@@ -18,7 +19,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     stochastic: Stochastic::No,
     reference: "Zhao et al. 2023, algorithms 5 to 8, arXiv:2302.04867",
     suffixes: RESPACED,
-    request_fields: &[],
+    request_fields: GIVEN_FIELDS,
     preset: &[],
     build,
 };
@@ -140,6 +141,9 @@ impl UniPcSolver {
         let algorithm =
             if self.options.predict_x0 { AlgorithmType::DpmSolverPlusPlus } else { AlgorithmType::DpmSolver };
         let interval = Interval::new(algorithm, from, to);
+        if interval.is_empty() {
+            return Ok(x.clone());
+        }
         let mut next = interval.advance(x, &[(interval.constant(), base)], None)?;
         if nodes.is_empty() {
             return Ok(next);
@@ -210,11 +214,10 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Vec<f64> {
         let size = |row: &usize| rows[*row][column].abs();
         let pivot = (column..n).max_by(|a, b| size(a).total_cmp(&size(b))).unwrap_or(column);
         rows.swap(column, pivot);
-        for row in (0..n).filter(|&row| row != column) {
-            let factor = rows[row][column] / rows[column][column];
-            for k in column..=n {
-                rows[row][k] -= factor * rows[column][k];
-            }
+        let pivot = rows[column].clone();
+        for (_, row) in rows.iter_mut().enumerate().filter(|(i, _)| *i != column) {
+            let factor = row[column] / pivot[column];
+            row.iter_mut().zip(&pivot).for_each(|(value, above)| *value -= factor * above);
         }
     }
     (0..n).map(|row| rows[row][n] / rows[row][row]).collect()

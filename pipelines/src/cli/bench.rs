@@ -1,7 +1,6 @@
 //! `tweedie bench`.
 
-use super::memory;
-use anyhow::ensure;
+use super::{memory, print};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -50,7 +49,6 @@ pub struct BenchArguments {
 
 impl BenchArguments {
     pub fn run(&self) -> anyhow::Result<()> {
-        ensure!(self.size <= 16_384, "the size is {}; 16384 is the largest", self.size);
         let model = match (self.preset, &self.model) {
             (Some(Preset::Sd15), _) => BenchModel::Sd15,
             (None, Some(path)) => BenchModel::Model(Model::Folder(path.clone())),
@@ -60,12 +58,9 @@ impl BenchArguments {
         let mut results = Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?;
         results.insert("peak_rss_mb".into(), memory::peak_mb().map_or(Value::Null, Value::from));
         if self.json {
-            println!("{}", Value::Object(results));
-        } else {
-            for (name, value) in results {
-                println!("{name:16} {value}");
-            }
+            return print::result(&Value::Object(results).to_string());
         }
-        Ok(())
+        let lines: Vec<String> = results.iter().map(|(name, value)| format!("{name:16} {value}")).collect();
+        print::result(&lines.join("\n"))
     }
 }

@@ -1,5 +1,6 @@
 //! Ctrl-C.
 
+use super::print;
 use anyhow::Context;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ impl Interrupt {
             if flag.swap(true, Ordering::SeqCst) {
                 std::process::exit(1);
             }
-            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+            print::remark("\nstopping after this step; press Ctrl-C again to stop at once");
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(Self(asked))

@@ -5,6 +5,7 @@ mod interrupt;
 mod memory;
 mod model;
 mod output;
+mod print;
 mod progress;
 mod schedulers;
 mod txt2img;
@@ -34,15 +35,17 @@ enum Command {
     Bench(bench::BenchArguments),
 }
 
+/// Shows why the program failed.
+pub fn show_error(message: &str) {
+    print::remark(&format!("error: {message}"));
+}
+
 /// Carries out what the arguments say.
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
         Command::Model(command) => command.run(),
-        Command::Schedulers => {
-            schedulers::list();
-            Ok(())
-        }
+        Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),
     }
 }

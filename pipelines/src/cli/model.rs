@@ -1,5 +1,6 @@
 //! `tweedie model`.
 
+use super::print;
 use clap::Subcommand;
 use std::path::PathBuf;
 use tweedie_pipelines::{Model, ModelInfo};
@@ -19,27 +20,28 @@ impl ModelCommand {
         let Self::Info { model } = self;
         let info = ModelInfo::read(&model.clone().map_or(Model::Embedded, Model::Folder))?;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-        println!("model       {}", info.name);
-        println!("family      {}", info.family);
-        println!("pipeline    {}", or_dash(info.pipeline));
-        println!("scheduler   {}", or_dash(info.scheduler));
-        println!("size        {}", or_dash(info.size.map(|(width, height)| format!("{width}x{height}"))));
-        println!();
-        println!("{:16} {:24} {:>14}  {:10} files", "component", "class", "parameters", "types");
-        let mut total = 0;
+        let mut lines = vec![
+            format!("model       {}", info.name),
+            format!("family      {}", info.family),
+            format!("pipeline    {}", or_dash(info.pipeline)),
+            format!("scheduler   {}", or_dash(info.scheduler)),
+            format!("size        {}", or_dash(info.size.map(|(width, height)| format!("{width}x{height}")))),
+            String::new(),
+            format!("{:16} {:24} {:>14}  {:10} files", "component", "class", "parameters", "types"),
+        ];
+        let total = info.components.iter().map(|component| component.parameters).sum();
         for component in info.components {
-            total += component.parameters;
-            println!(
+            lines.push(format!(
                 "{:16} {:24} {:>14}  {:10} {}",
                 component.name,
                 or_dash(component.class_name),
                 grouped(component.parameters),
                 component.dtypes.join(","),
                 component.files.join(", ")
-            );
+            ));
         }
-        println!("{:16} {:24} {:>14}", "total", "", grouped(total));
-        Ok(())
+        lines.push(format!("{:16} {:24} {:>14}", "total", "", grouped(total)));
+        print::result(&lines.join("\n"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where pictures go. An existing file is replaced only if the user says so.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -32,21 +32,32 @@ impl Output {
         &self.paths
     }
 
+    /// Whether every file can be made, so that nothing is computed in vain.
     fn check(&self) -> anyhow::Result<()> {
         for path in &self.paths {
             let folder = folder_of(path);
             if !folder.is_dir() {
                 bail!("the output folder {} does not exist; create it or choose another --output", folder.display());
             }
-            if path.is_dir() {
+            if path.is_dir() || path.as_os_str().to_string_lossy().ends_with(std::path::MAIN_SEPARATOR) {
                 bail!(
                     "the output {} is a folder; give a file name in it, such as {}",
                     path.display(),
                     path.join("picture.png").display()
                 );
             }
-            if path.exists() && !self.force {
-                bail!("{} exists; choose another --output, or --force to replace it", path.display());
+            // A link that leads nowhere is there too.
+            match path.symlink_metadata() {
+                Ok(_) if !self.force => {
+                    bail!("{} exists; choose another --output, or --force to replace it", path.display())
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot write {}", path.display()));
+                }
+                _ => {}
+            }
+            if let Err(error) = tempfile::tempfile_in(folder) {
+                bail!("the output folder {} cannot be written to: {}", folder.display(), error.kind());
             }
         }
         Ok(())
@@ -65,7 +76,7 @@ impl Output {
             if self.force { staged.persist(path) } else { staged.persist_noclobber(path) }?;
             Ok(())
         };
-        save().with_context(|| format!("cannot write {}", path.display()))?;
+        save().map_err(|error| anyhow!("cannot write {}: {}", path.display(), error.kind()))?;
         Ok(path)
     }
 }
@@ -76,6 +87,9 @@ fn folder_of(path: &Path) -> &Path {
 
 fn numbered(path: &Path, count: usize) -> anyhow::Result<Vec<PathBuf>> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    if path.file_name().is_some_and(|name| name == ".png") {
+        bail!("the output {} has no name before .png", path.display());
+    }
     if extension.as_deref() != Some("png") {
         bail!("the output {} does not end in .png; pictures are saved as PNG", path.display());
     }

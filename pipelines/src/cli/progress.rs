@@ -1,5 +1,6 @@
 //! What is shown on stderr while something runs.
 
+use super::print;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
@@ -33,13 +34,13 @@ impl Progress {
     /// A line of text.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{text}"));
+            self.bar.suspend(|| print::remark(text));
         }
     }
 
     /// A warning, shown even if quiet.
     pub fn warning(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("warning: {text}"));
+        self.bar.suspend(|| print::remark(&format!("warning: {text}")));
     }
 
     /// Takes the bar away.

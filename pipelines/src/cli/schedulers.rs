@@ -4,35 +4,35 @@ use tweedie::images::{Picture, Plot, Series};
 use tweedie::schedulers::{SCHEDULERS, Stochastic};
 use tweedie_pipelines::Settings;
 
-/// Lists every scheduler.
-pub fn list() {
-    println!(
-        "{:13} {:>5} {:>11}  {:10} {:32} {}",
-        "name", "order", "evaluations", "noise", "diffusers' class", "reference"
-    );
+/// Every scheduler in a table.
+pub fn list() -> String {
+    let row = |cells: [&str; 6]| {
+        let [name, order, evaluations, noise, class_name, reference] = cells;
+        format!("{name:13} {order:>5} {evaluations:>11}  {noise:10} {class_name:32} {reference}")
+    };
+    let mut lines = vec![row(["name", "order", "evaluations", "noise", "diffusers' class", "reference"])];
     for entry in SCHEDULERS {
         let noise = match entry.stochastic {
             Stochastic::No => "no",
             Stochastic::Optional => "optional",
             Stochastic::Yes => "yes",
         };
-        println!(
-            "{:13} {:>5} {:>11}  {:10} {:32} {}",
-            entry.name, entry.order, entry.evaluations, noise, entry.class_name, entry.reference
-        );
+        let (order, evaluations) = (entry.order.to_string(), entry.evaluations.to_string());
+        lines.push(row([entry.name, &order, &evaluations, noise, entry.class_name, entry.reference]));
     }
-    println!("\nEndings that place the noise levels, where a scheduler takes them:");
+    lines.push("\nEndings that place the noise levels, where a scheduler takes them:".into());
     for entry in SCHEDULERS.iter().filter(|entry| !entry.suffixes.is_empty()) {
         let endings: Vec<_> = entry.suffixes.iter().map(|suffix| format!("-{}", suffix.name)).collect();
-        println!("{:13} {}", entry.name, endings.join(" "));
+        lines.push(format!("{:13} {}", entry.name, endings.join(" ")));
     }
-    println!("\nevaluations: of the network in each step. noise: whether it is added on the way.");
+    lines.push("\nevaluations: of the network in each step. noise: whether it is added on the way.".into());
+    lines.join("\n")
 }
 
 /// Alpha and sigma of the forward process over the timesteps, and the levels that a run visits.
 pub fn plot(settings: &Settings) -> tweedie::Result<Picture> {
     let scheduler = settings.build_scheduler()?;
-    let levels = settings.levels(scheduler.as_ref())?;
+    let levels = scheduler.levels(settings.steps)?;
     let mut series = Vec::new();
     if let Some(schedule) = scheduler.schedule() {
         let over = |f: fn(f64) -> f64| {

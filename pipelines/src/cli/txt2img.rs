@@ -3,7 +3,7 @@
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
-use super::{ModelArguments, memory, schedulers};
+use super::{ModelArguments, memory, print, schedulers};
 use clap::{Args, builder::PossibleValuesParser};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::encode_png;
-use tweedie::schedulers::LevelList;
 use tweedie_pipelines::{Error, Event, PromptSyntax, Record, Seconds, Settings, TextToImage, TextToImageRequest};
 
 #[derive(Debug, Args)]
@@ -71,7 +70,7 @@ pub struct Txt2img {
     #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "sigmas")]
     timesteps: Option<Vec<f64>>,
 
-    /// The noise levels sigma / alpha at which steps start, noisiest first, in place of --steps
+    /// The noise levels sigma / alpha at which steps start, noisiest first, and the end, in place of --steps
     #[arg(long, value_name = "S,S,...", value_delimiter = ',')]
     sigmas: Option<Vec<f64>>,
 
@@ -136,7 +135,7 @@ impl Txt2img {
         if let (Some(output), Some(path)) = (&plot, &self.plot_schedule) {
             output.write(0, &encode_png(&schedulers::plot(&settings)?, &[])?)?;
             if !self.quiet {
-                eprintln!("saved {}", path.display());
+                print::remark(&format!("saved {}", path.display()));
             }
         }
 
@@ -144,7 +143,7 @@ impl Txt2img {
         let seconds = self.generate(pipeline, &settings, &record, &output, &interrupt)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&summary(&settings, &record, &output, seconds, total))?);
+            print::result(&serde_json::to_string_pretty(&summary(&settings, &record, &output, seconds, total))?)?;
         }
         Ok(())
     }
@@ -153,6 +152,11 @@ impl Txt2img {
         let mut scheduler_fields = Map::new();
         if let Some(spacing) = &self.timestep_spacing {
             scheduler_fields.insert("timestep_spacing".into(), spacing.clone().into());
+        }
+        for (name, list) in [("timesteps", &self.timesteps), ("sigmas", &self.sigmas)] {
+            if let Some(list) = list {
+                scheduler_fields.insert(name.into(), list.clone().into());
+            }
         }
         if let Some(eta) = self.eta {
             scheduler_fields.insert("eta".into(), eta.into());
@@ -173,8 +177,6 @@ impl Txt2img {
             projection: self.apg.then(Projection::default),
             pag_scale: self.pag_scale,
             scheduler: self.scheduler.clone(),
-            level_list: (self.sigmas.clone().map(LevelList::Sigmas))
-                .or_else(|| self.timesteps.clone().map(LevelList::Timesteps)),
             scheduler_fields,
             seed: self.seed,
             width: self.width,

@@ -29,7 +29,7 @@ pub fn prepare(
     device: &Device,
 ) -> Result<Prepared> {
     let scheduler = settings.build_scheduler()?;
-    let levels = settings.levels(scheduler.as_ref())?;
+    let levels = scheduler.levels(settings.steps)?;
     let factor = vae.factor();
     let shape = [batch, vae.latent_channels, settings.height / factor, settings.width / factor];
     let latents = (noise.normal(&shape)?.to_device(device)? * levels.init_noise_sigma())?;

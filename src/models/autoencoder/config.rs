@@ -61,6 +61,9 @@ impl AutoencoderConfig {
             force_upcast: fields.bool("force_upcast", true)?,
         };
         fields.reject_unread()?;
+        if config.layers_per_block > 100 || config.block_out_channels.len() > 16 {
+            return Err(fields.wrong("layers_per_block", "at most 100 layers at each of at most 16 resolutions"));
+        }
         let blocks = config.block_out_channels.len();
         for (name, count) in [("down_block_types", down.len()), ("up_block_types", up.len())] {
             if count != blocks {

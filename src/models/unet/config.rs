@@ -73,6 +73,9 @@ pub struct UNet2DConditionConfig {
     pub conv_out_kernel: usize,
 }
 
+/// Of residual blocks or transformer layers at one resolution.
+const MOST_LAYERS: usize = 100;
+
 const DOWN: [(&str, BlockKind); 2] =
     [("DownBlock2D", BlockKind::Plain), ("CrossAttnDownBlock2D", BlockKind::CrossAttention)];
 const UP: [(&str, BlockKind); 2] = [("UpBlock2D", BlockKind::Plain), ("CrossAttnUpBlock2D", BlockKind::CrossAttention)];
@@ -131,6 +134,17 @@ impl UNet2DConditionConfig {
                 let expected = format!("block_out_channels has {blocks} resolutions, so there must be {blocks} blocks");
                 return Err(fields.wrong(name, expected));
             }
+        }
+        for (name, layers) in [
+            ("layers_per_block", &self.layers_per_block),
+            ("transformer_layers_per_block", &self.transformer_layers_per_block),
+        ] {
+            if layers.iter().any(|&count| count > MOST_LAYERS) {
+                return Err(fields.wrong(name, format!("it must be {MOST_LAYERS} at most")));
+            }
+        }
+        if self.downsample_padding > 1 {
+            return Err(fields.wrong("downsample_padding", "it must be 0 or 1"));
         }
         if self.norm_num_groups == 0 || self.block_out_channels.iter().any(|c| c % self.norm_num_groups != 0) {
             return Err(fields.wrong("norm_num_groups", "it must divide every one of block_out_channels"));
@@ -209,7 +223,7 @@ fn sample_size(fields: &ConfigFields, default: usize) -> Result<(usize, usize)> 
 
 fn odd(fields: &ConfigFields, name: &str) -> Result<usize> {
     match fields.usize(name, 3)? {
-        size if size % 2 == 1 => Ok(size),
-        _ => Err(fields.wrong(name, "it must be an odd number")),
+        size if size % 2 == 1 && size <= 31 => Ok(size),
+        _ => Err(fields.wrong(name, "it must be an odd number, 31 at most")),
     }
 }
