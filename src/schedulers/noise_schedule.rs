@@ -181,6 +181,9 @@ impl NoiseSchedule {
     pub fn from_config_or(config: &ConfigFields, defaults: ScheduleDefaults) -> Result<Self> {
         let kind = config.choice("beta_schedule", &BETA_SCHEDULES, defaults.beta_schedule)?;
         let betas = match config.list("trained_betas")? {
+            Some(betas) if config.usize("num_train_timesteps", betas.len())? != betas.len() => {
+                return Err(config.wrong("num_train_timesteps", format!("trained_betas has {} values", betas.len())));
+            }
             Some(betas) => betas,
             None => kind.betas(
                 config.f64("beta_start", defaults.beta_start)?,
