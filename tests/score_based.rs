@@ -268,7 +268,7 @@ fn data_to_noise_and_back_returns() -> TestResult {
         let flow = ProbabilityFlow::new(sde, &score, 1e-3, DormandPrince::new(tolerance, tolerance)?)?;
         let z = flow.encode(&x)?.x;
         let error = distance(&flow.decode(&z)?.x, &x)?;
-        assert!(error < 1e3 * tolerance && error < last, "{error:e} at tolerance {tolerance:e}");
+        assert!(error < 20.0 * tolerance && error < last, "{error:e} at tolerance {tolerance:e}");
         assert!(distance(&z, &x)? > 0.1);
         last = error;
     }
@@ -291,7 +291,7 @@ fn likelihood_is_the_closed_form() -> TestResult {
         let bits = got.bits_per_dim(EIGHT_BIT_OFFSET);
         for ((row, nats), bits) in rows.iter().zip(&got.nats).zip(bits) {
             let expected = data.log_density(row, &sde.marginal(1e-3));
-            assert!((nats - expected).abs() < 1e-6, "{probes:?}: {nats} for {expected}");
+            assert!((nats - expected).abs() < 1e-7, "{probes:?}: {nats} for {expected}");
             let expected = 7.0 - expected / row.len() as f64 / 2f64.ln();
             assert!((bits - expected).abs() < 1e-6, "{bits} for {expected}");
         }
@@ -328,9 +328,38 @@ fn stochastic_likelihood_is_within_its_standard_errors() -> TestResult {
         }
     }
     assert!(Probes::Gaussian(0).draw(&x, &mut TorchNoise::shared(0)).is_err());
-    let constant = |x: &Tensor, _: f64| Ok(x.detach());
-    let flow = ProbabilityFlow::new(sde, &constant, 1e-3, DormandPrince::default())?;
-    assert!(flow.log_likelihood(&x, Probes::Axes, &mut TorchNoise::shared(0)).is_ok(), "the drift has a derivative");
+    let detached = |x: &Tensor, t: f64| Ok(score(x, t)?.detach());
+    let flow = ProbabilityFlow::new(sde, &detached, 1e-3, DormandPrince::default())?;
+    let message = flow.log_likelihood(&x, Probes::Axes, &mut TorchNoise::shared(0)).err().map(|e| e.to_string());
+    assert!(message.is_some_and(|message| message.contains("derivative")));
+    Ok(())
+}
+
+/// In f32, type in, type out, the likelihood is right to the tolerance, 1e-5 relative to some 10 nats of change.
+#[test]
+fn tensors_keep_their_type() -> TestResult {
+    let (data, sde) = (Mixture::plane(), VpSde::new(0.1, 100.0)?);
+    let score =
+        |x: &Tensor, t: f64| Ok(data.score(&x.to_dtype(DType::F64)?, &sde.marginal(t))?.to_dtype(DType::F32)?);
+    let wide = normal(3, &[12, 2])?;
+    let x = wide.to_dtype(DType::F32)?;
+    let flow = ProbabilityFlow::new(sde, &score, 1e-3, DormandPrince::default())?;
+    let got = flow.log_likelihood(&x, Probes::Axes, &mut TorchNoise::shared(0))?;
+    for (row, nats) in wide.to_vec2::<f64>()?.iter().zip(&got.nats) {
+        let expected = data.log_density(row, &sde.marginal(1e-3));
+        assert!((nats - expected).abs() < 2e-3, "{nats} for {expected}");
+    }
+    let (reverse, times) = (ReverseSde::new(sde, &score), sde.reverse_times(3, 0.1));
+    let noise = &mut TorchNoise::shared(0);
+    for samples in [
+        got.latents,
+        flow.decode(&x)?.x,
+        reverse.euler_maruyama(x.clone(), &times, noise)?,
+        PredictorCorrector::default().sample(&reverse, x.clone(), &times, noise)?,
+        AnnealedLangevin::geometric(1.0, 0.1, 3, 1e-3, 2)?.sample(&score, x.clone(), noise)?,
+    ] {
+        assert_eq!(samples.dtype(), DType::F32);
+    }
     Ok(())
 }
 
@@ -349,7 +378,7 @@ fn dequantized_pixels_fill_their_cells() -> TestResult {
     Ok(())
 }
 
-/// 4.5 standard errors, beside a bias of 2 % for steps of `beta h` up to 0.04.
+/// 4.5 standard errors, beside a bias of 1 % for steps of `beta h` up to 0.04.
 #[test]
 fn euler_maruyama_reaches_the_moments_and_with_a_wrong_sign_does_not() -> TestResult {
     let sde = VpSde::new(0.1, 20.0)?;
@@ -358,54 +387,75 @@ fn euler_maruyama_reaches_the_moments_and_with_a_wrong_sign_does_not() -> TestRe
     for data in [Mixture::plane(), Mixture::gaussian(&[0.7, -0.4], &[0.3, 2.0])] {
         let score = |x: &Tensor, t: f64| data.score(x, &sde.marginal(t));
         let samples = ReverseSde::new(sde, &score).euler_maruyama(x.clone(), &times, &mut TorchNoise::shared(9))?;
-        let worst = data.deviation(&samples, &sde.marginal(1e-3), 0.02)?;
+        let worst = data.deviation(&samples, &sde.marginal(1e-3), 0.01)?;
         assert!(worst < 4.5, "{worst} standard errors");
 
         let wrong = |x: &Tensor, t: f64| Ok(score(x, t)?.neg()?);
         let samples = ReverseSde::new(sde, &wrong).euler_maruyama(x.clone(), &times, &mut TorchNoise::shared(9));
         if let Ok(samples) = samples {
-            assert!(data.deviation(&samples, &sde.marginal(1e-3), 0.02)? > 20.0);
+            assert!(data.deviation(&samples, &sde.marginal(1e-3), 0.01)? > 20.0);
         }
     }
     Ok(())
 }
 
-/// On "pictures" of 8 x 8, because the corrector's step follows from norms.
+fn line(from: f64, to: f64) -> Vec<f64> {
+    (0..64).map(|i| from + (to - from) * i as f64 / 63.0).collect()
+}
+
+/// On "pictures" of 8 x 8, because the corrector's step follows from norms: 4.5 standard errors, beside a bias of
+/// 5 %, of which the corrector's stationary density has `2 / 64 + 0.1^2`.
 #[test]
-fn predictor_corrector_reaches_the_moments_and_corrects() -> TestResult {
-    let line = |from: f64, to: f64| (0..64).map(|i| from + (to - from) * i as f64 / 63.0).collect::<Vec<_>>();
+fn predictor_corrector_reaches_the_moments_and_with_a_wrong_sign_does_not() -> TestResult {
     let data =
         Mixture { weight: 0.4, means: [line(-0.5, 0.3), line(0.4, 0.6)], variances: [line(0.2, 0.4), line(0.4, 0.3)] };
     let sde = VpSde::new(0.1, 20.0)?;
     let x = normal(10, &[1500, 1, 8, 8])?;
     let score = |x: &Tensor, t: f64| data.score(x, &sde.marginal(t));
-    let deviation = |score: &dyn Score, steps: usize, corrector: PredictorCorrector, bias: f64| {
-        let times = sde.reverse_times(steps, 1e-3);
-        let reverse = ReverseSde::new(sde, score);
-        let samples = corrector.sample(&reverse, x.clone(), &times, &mut TorchNoise::shared(11))?;
-        data.deviation(&samples, &sde.marginal(1e-3), bias)
-    };
-    let corrector = PredictorCorrector { snr: 0.1, corrector_steps: 1 };
-    let predictor = PredictorCorrector { snr: 0.1, corrector_steps: 0 };
-    for sampler in [predictor, corrector] {
-        let worst = deviation(&score, 200, sampler, 0.03)?;
-        eprintln!("{sampler:?} {worst}");
-        assert!(worst < 4.5, "{sampler:?}: {worst} standard errors");
-    }
-    let (alone, corrected) = (
-        deviation(&score, 15, predictor, 0.0)?,
-        deviation(&score, 15, PredictorCorrector { snr: 0.1, corrector_steps: 5 }, 0.0)?,
-    );
-    eprintln!("{alone} {corrected}");
-    assert!(corrected < 0.5 * alone, "{corrected} standard errors with a corrector, {alone} without");
     let wrong = |x: &Tensor, t: f64| Ok(score(x, t)?.neg()?);
-    if let Ok(worst) = deviation(&wrong, 50, corrector, 0.03) {
-        assert!(worst > 20.0, "{worst}");
+    for corrector_steps in [0, 1] {
+        let sampler = PredictorCorrector { snr: 0.1, corrector_steps };
+        let deviation = |score: &dyn Score, steps: usize| {
+            let (reverse, times) = (ReverseSde::new(sde, score), sde.reverse_times(steps, 1e-3));
+            let samples = sampler.sample(&reverse, x.clone(), &times, &mut TorchNoise::shared(11))?;
+            data.deviation(&samples, &sde.marginal(1e-3), 0.05)
+        };
+        let worst = deviation(&score, 200)?;
+        assert!(worst < 4.5, "{sampler:?}: {worst} standard errors");
+        if let Ok(worst) = deviation(&wrong, 50) {
+            assert!(worst > 20.0, "{sampler:?}: {worst} standard errors with a wrong sign");
+        }
     }
     Ok(())
 }
 
-/// 4.5 standard errors, beside a bias of 3 %: the discrete steps' own is `epsilon / (4 v)` of a variance `v`.
+/// Too few steps of the predictor miss the variance; Langevin steps at each time make most of that good.
+#[test]
+fn a_corrector_corrects() -> TestResult {
+    let data = Mixture::gaussian(&line(-0.5, 0.5), &line(0.2, 0.4));
+    let sde = VpSde::new(0.1, 20.0)?;
+    let x = normal(17, &[500, 1, 8, 8])?;
+    let score = |x: &Tensor, t: f64| data.score(x, &sde.marginal(t));
+    let (reverse, times) = (ReverseSde::new(sde, &score), sde.reverse_times(10, 1e-3));
+    let level = sde.marginal(1e-3);
+    let variance_error = |corrector_steps: usize| -> tweedie::Result<f64> {
+        let sampler = PredictorCorrector { snr: 0.16, corrector_steps };
+        let samples = sampler.sample(&reverse, x.clone(), &times, &mut TorchNoise::shared(18))?;
+        let mut squares = 0.0;
+        for row in samples.flatten_from(1)?.to_vec2::<f64>()? {
+            let standardised =
+                |(i, x): (usize, &f64)| (x - data.mean(i, &level)).powi(2) / data.covariance(i, i, &level);
+            squares += row.iter().enumerate().map(standardised).sum::<f64>();
+        }
+        Ok((squares / (500.0 * 64.0) - 1.0).abs())
+    };
+    let (alone, corrected) = (variance_error(0)?, variance_error(20)?);
+    assert!(corrected < 0.5 * alone, "off by {corrected} with a corrector, {alone} without");
+    Ok(())
+}
+
+/// 4.5 standard errors, beside a bias of 1.25 %: that of the discrete steps is `epsilon / (4 v)` of a variance `v`,
+/// the least of which is 0.1.
 #[test]
 fn annealed_langevin_reaches_the_moments_and_with_a_wrong_sign_does_not() -> TestResult {
     let x = (normal(12, &[4000, 2])? * 5.0)?;
@@ -414,13 +464,12 @@ fn annealed_langevin_reaches_the_moments_and_with_a_wrong_sign_does_not() -> Tes
     for data in [Mixture::plane(), Mixture::gaussian(&[0.7, -0.4], &[0.3, 2.0])] {
         let score = |x: &Tensor, sigma: f64| data.score(x, &level(sigma));
         let samples = sampler.sample(&score, x.clone(), &mut TorchNoise::shared(13))?;
-        let worst = data.deviation(&samples, &level(0.1), 0.03)?;
-        eprintln!("langevin {worst}");
+        let worst = data.deviation(&samples, &level(0.1), 0.0125)?;
         assert!(worst < 4.5, "{worst} standard errors");
 
         let wrong = |x: &Tensor, sigma: f64| Ok(score(x, sigma)?.neg()?);
         if let Ok(samples) = sampler.sample(&wrong, x.clone(), &mut TorchNoise::shared(13)) {
-            assert!(data.deviation(&samples, &level(0.1), 0.03)? > 20.0);
+            assert!(data.deviation(&samples, &level(0.1), 0.0125)? > 20.0);
         }
     }
     assert!(AnnealedLangevin::new(vec![], 0.1, 1).is_err());
