@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`noise`] | seeded normal noise, the numbers of PyTorch's CPU generator |
 //! | [`schedulers`] | the forward process, the choice of timesteps, the solvers, the sampling loop |
+//! | [`score_based`] | the SDE and ODE of continuous time, Langevin dynamics, likelihoods |
 //! | [`denoising`] | what a network predicts, guidance |
 //! | [`conditioning`] | tokenizer, and what the network is conditioned on |
 //! | [`models`] | CLIP text encoder, UNet, autoencoder |
@@ -37,6 +38,7 @@ pub mod layers;
 pub mod models;
 pub mod noise;
 pub mod schedulers;
+pub mod score_based;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use error::{Error, Result};
