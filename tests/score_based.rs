@@ -540,6 +540,9 @@ impl Network for Perfect<'_> {
             PredictionType::Epsilon => epsilon,
             PredictionType::Sample => x0,
             PredictionType::VPrediction => ((epsilon * level.alpha)? - (x0 * level.sigma)?)?,
+            PredictionType::Edm => {
+                return Err(tweedie::Error::invalid("the prediction", "EDM's", "not tested here"));
+            }
         })
     }
 }
