@@ -1,7 +1,7 @@
-//! How far each deterministic solver is from the exact solution, by evaluations of the network: the plot in
-//! `src/schedulers/CHOOSING.md`.
+//! How far each solver is from the exact solution, or from the data, by evaluations of the network: the plots
+//! in `src/schedulers/CHOOSING.md`.
 //!
-//! `cargo run --release --example solver_comparison -- examples/pictures/solvers.png`
+//! `cargo run --release --example solver_comparison -- examples/pictures`
 //!
 //! The data are a mixture of two normal distributions, for which the exact denoiser is known, and with it the
 //! exact solution: in one dimension the probability-flow ODE keeps every point's quantile.
@@ -16,7 +16,9 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{Denoiser, Network};
 use tweedie::images::{Plot, Series, encode_png};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, SigmaTable, Stochastic, by_name, sample};
+use tweedie::schedulers::{
+    NoiseLevel, Run, SCHEDULERS, SchedulerChoice, SchedulerEntry, SigmaTable, Stochastic, by_name, sample,
+};
 
 /// Means and standard deviation of the two parts.
 const MEANS: [f64; 2] = [-1.0, 1.0];
@@ -63,50 +65,112 @@ fn at_quantile(shares: &Tensor, level: &NoiseLevel) -> Result<Tensor> {
     Ok(((low + high)? * 0.5)?)
 }
 
-fn main() -> std::result::Result<(), Box<dyn Error>> {
-    let file = std::env::args().nth(1).ok_or("give the name of the PNG file to write")?;
+/// One run: where the points end, the level there, and where each would end exactly.
+struct Outcome {
+    got: Tensor,
+    exact: Tensor,
+    end: NoiseLevel,
+}
+
+fn run(choice: &SchedulerChoice, fields: &ConfigFields, evaluations: usize, noise: &Tensor) -> Result<Outcome> {
+    let scheduler = choice.build(fields)?;
+    let schedule = scheduler
+        .schedule()
+        .ok_or_else(|| tweedie::Error::invalid("the scheduler", choice.name(), "its forward process is not known"))?;
+    let network = Mixture(SigmaTable::new(schedule));
+    let conditioning = Conditioning::text(Tensor::zeros(1, DType::F64, &Device::Cpu)?);
+    let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
+    let levels = scheduler.levels(evaluations / choice.entry.evaluations)?;
+    let start = (noise * levels.init_noise_sigma())?;
+    let end = levels.to(levels.len() - 1);
+    let exact = at_quantile(&quantile(&start, &levels.from(0))?, &end)?;
+    let mut source = TorchNoise::shared(1);
+    let run = Run::new(&levels, &denoiser, &mut source);
+    let got = sample(scheduler.solver().as_mut(), start, 0, run, &mut |_| ControlFlow::Continue(()))?;
+    Ok(Outcome { got, exact, end })
+}
+
+fn root_mean_square(difference: &Tensor) -> Result<f64> {
+    Ok(difference.sqr()?.mean_all()?.to_scalar::<f64>()?.sqrt())
+}
+
+/// How far each point is from where the exact solution takes it.
+fn pathwise(outcome: &Outcome) -> Result<f64> {
+    root_mean_square(&(&outcome.got - &outcome.exact)?)
+}
+
+/// How far the points are from the data as a whole, whichever went where: the Wasserstein-1 distance.
+fn in_distribution(outcome: &Outcome) -> Result<f64> {
+    let mut points = outcome.got.flatten_all()?.to_vec1::<f64>()?;
+    points.sort_by(f64::total_cmp);
+    let count = points.len();
+    let shares: Vec<f64> = (0..count).map(|i| (i as f64 + 0.5) / count as f64).collect();
+    let exact = at_quantile(&Tensor::new(shares, &Device::Cpu)?, &outcome.end)?;
+    Ok((Tensor::new(points, &Device::Cpu)? - exact)?.abs()?.mean_all()?.to_scalar::<f64>()?)
+}
+
+fn plot(title: &str, y_label: &str, names: &[&str], distance: fn(&Outcome) -> Result<f64>) -> Result<Plot> {
     // Stable Diffusion 1.x.
     let config = json!({
         "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": false,
         "steps_offset": 1, "set_alpha_to_one": false, "skip_prk_steps": true,
     });
-    let fields = ConfigFields::from_fields("scheduler", config.as_object().cloned().unwrap_or_default());
-    let noise = TorchNoise::shared(0).normal(&[1, 1, 64, 64])?.to_dtype(DType::F64)?;
-    let conditioning = Conditioning::text(Tensor::zeros(1, DType::F64, &Device::Cpu)?);
-
+    let mut fields = ConfigFields::from_fields("scheduler", config.as_object().cloned().unwrap_or_default());
+    let noise = TorchNoise::shared(0).normal(&[1, 1, 192, 192])?.to_dtype(DType::F64)?;
     let mut series = Vec::new();
-    let deterministic = SCHEDULERS.iter().filter(|e| e.stochastic != Stochastic::Yes && !e.name.starts_with("edm"));
-    let respaced = ["heun-karras", "dpm++2m-karras", "unipc-karras", "deis-karras"];
-    for name in deterministic.map(|entry| entry.name).chain(respaced) {
-        let choice = by_name(name)?;
-        let scheduler = choice.build(&fields)?;
-        let schedule = scheduler.schedule().ok_or("the forward process is not known")?;
-        let network = Mixture(SigmaTable::new(schedule));
-        let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
+    for name in names {
+        let (scheduler, eta) = name.split_once(" eta ").unwrap_or((name, "0"));
+        fields = fields.with("eta", eta.parse::<f64>().unwrap_or(0.0));
+        let choice = by_name(scheduler)?;
         let mut points = Vec::new();
         for evaluations in EVALUATIONS {
-            let levels = scheduler.levels(evaluations / choice.entry.evaluations)?;
-            let start = (&noise * levels.init_noise_sigma())?;
-            let end = levels.to(levels.len() - 1);
-            let exact = at_quantile(&quantile(&start, &levels.from(0))?, &end)?;
-            let mut source = TorchNoise::shared(0);
-            let run = Run::new(&levels, &denoiser, &mut source);
-            let mut solver = scheduler.solver();
-            let got = sample(solver.as_mut(), start, 0, run, &mut |_| ControlFlow::Continue(()))?;
-            let error = (got - exact)?.sqr()?.mean_all()?.to_scalar::<f64>()?.sqrt();
-            points.push((evaluations as f64, error));
+            points.push((evaluations as f64, distance(&run(&choice, &fields, evaluations, &noise)?)?));
         }
-        println!("{name:14} {}", points.iter().map(|p| format!("{:9.2e}", p.1)).collect::<String>());
-        series.push(Series::marked(name, points, true));
+        println!("{name:20} {}", points.iter().map(|p| format!("{:9.2e}", p.1)).collect::<String>());
+        series.push(Series::marked(*name, points, true));
     }
-    let plot = Plot {
-        title: "distance from the exact solution, mixture of two normals".into(),
+    Ok(Plot {
+        title: title.into(),
         x_label: "evaluations of the network".into(),
-        y_label: "root mean square error".into(),
+        y_label: y_label.into(),
         logarithmic: (true, true),
         series,
+    })
+}
+
+fn main() -> std::result::Result<(), Box<dyn Error>> {
+    let folder = std::env::args().nth(1).ok_or("give the folder for the PNG files")?;
+    // EDM's schedulers have a forward process of their own; LCM and TCD need a distilled network.
+    let comparable = |entry: &&SchedulerEntry| !["edm-euler", "edm-heun", "lcm", "tcd"].contains(&entry.name);
+    let (stochastic, deterministic): (Vec<_>, Vec<_>) =
+        SCHEDULERS.iter().filter(comparable).partition(|entry| entry.stochastic == Stochastic::Yes);
+    let names = |entries: &[&'static SchedulerEntry], more: &[&'static str]| {
+        entries.iter().map(|entry| entry.name).chain(more.iter().copied()).collect::<Vec<_>>()
     };
-    std::fs::write(&file, encode_png(&plot.draw()?, &[])?)?;
-    println!("saved {file}");
+    let plots = [
+        (
+            "solvers.png",
+            plot(
+                "distance from the exact solution, mixture of two normals",
+                "root mean square",
+                &names(&deterministic, &["heun-karras", "dpm++2m-karras", "unipc-karras", "deis-karras"]),
+                pathwise,
+            )?,
+        ),
+        (
+            "solvers-stochastic.png",
+            plot(
+                "distance from the data in distribution, mixture of two normals",
+                "Wasserstein-1",
+                &names(&stochastic, &["dpm++2m-sde-karras", "dpm++sde-karras", "ddim eta 1", "ddim", "dpm++2m-karras"]),
+                in_distribution,
+            )?,
+        ),
+    ];
+    for (name, plot) in plots {
+        let file = std::path::Path::new(&folder).join(name);
+        std::fs::write(&file, encode_png(&plot.draw()?, &[])?)?;
+        println!("saved {}", file.display());
+    }
     Ok(())
 }
