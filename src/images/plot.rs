@@ -47,7 +47,7 @@ pub struct Plot {
 const WIDTH: usize = 960;
 const HEIGHT: usize = 560;
 const LEFT: f64 = 84.0;
-const RIGHT: f64 = 176.0;
+const RIGHT: f64 = 200.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 52.0;
 /// Side of a character.
