@@ -1,6 +1,8 @@
 //! Two-dimensional convolution on channels-last activations, as patches times a matrix.
 
-use super::{Kernel, Real, add_product_transposed, apply, contiguous, fill_rows, for_real, output, zeros};
+use super::{
+    Kernel, Real, add_product_transposed, apply, contiguous, fill_rows, for_each_image, for_real, output, zeros,
+};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -63,14 +65,13 @@ impl Kernel for Conv2d {
         let mut out = zeros::<T>(shape[0] * out_pixels * out_channels);
         let row_len = grid.out_width * k;
         let band = (PATCH_BYTES / size_of::<T>() / row_len.max(1)).clamp(1, grid.out_height.max(1));
-        let mut patches = Vec::new();
-        for (image, out) in x.chunks_exact(grid.image_len()).zip(out.chunks_exact_mut(out_pixels * out_channels)) {
+        for_each_image((x, grid.image_len()), (&mut out, out_pixels * out_channels), |image, out, parallelism| {
             out.par_chunks_mut(grid.out_width * out_channels).for_each(|row| fill_rows(row, bias));
             if grid.geometry.is_pointwise() {
-                add_product_transposed(out, image, weight, out_pixels, out_channels, k);
-                continue;
+                add_product_transposed(out, image, weight, (out_pixels, out_channels, k), parallelism);
+                return;
             }
-            patches.resize(band * row_len, T::zero());
+            let mut patches = zeros::<T>(band * row_len);
             for (i, out) in out.chunks_mut(band * grid.out_width * out_channels).enumerate() {
                 let pixels = out.len() / out_channels;
                 let patches = &mut patches[..pixels * k];
@@ -78,9 +79,9 @@ impl Kernel for Conv2d {
                     .par_chunks_mut(row_len)
                     .enumerate()
                     .for_each(|(y, row)| grid.fill_row(image, i * band + y, row));
-                add_product_transposed(out, patches, weight, pixels, out_channels, k);
+                add_product_transposed(out, patches, weight, (pixels, out_channels, k), parallelism);
             }
-        }
+        });
         out
     }
 

@@ -1,6 +1,6 @@
 //! `y = x W^T + b`.
 
-use super::{Kernel, Real, add_product_transposed, apply, fill_rows, zeros};
+use super::{Kernel, Real, add_product_transposed, apply, fill_rows, for_each_image, zeros};
 use candle_core::{Result, Tensor};
 
 /// A linear layer on tokens.
@@ -34,10 +34,10 @@ impl Kernel for Linear {
         let (images, k, cols) = (x_shape[0], weight_shape[1], bias.len());
         let rows = x.len() / (images * k).max(1);
         let mut out = zeros::<T>(images * rows * cols);
-        for (x, out) in x.chunks_exact(rows * k).zip(out.chunks_exact_mut(rows * cols)) {
+        for_each_image((x, rows * k), (&mut out, rows * cols), |x, out, parallelism| {
             fill_rows(out, bias);
-            add_product_transposed(out, x, weight, rows, cols, k);
-        }
+            add_product_transposed(out, x, weight, (rows, cols, k), parallelism);
+        });
         out
     }
 

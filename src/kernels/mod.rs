@@ -20,6 +20,8 @@ pub use linear::linear;
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, Var, WithDType};
+use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
 trait Real: WithDType {
@@ -161,10 +163,33 @@ fn gradient_by_definition<const N: usize>(
     Ok(std::array::from_fn(|i| grads.get(tensors[i]).cloned()))
 }
 
+/// Computes every image of a batch by itself: one on each thread if there are enough of them, else one after the
+/// other with all threads. The result is the same.
+fn for_each_image<T: Real>(
+    (x, image_len): (&[T], usize),
+    (out, out_len): (&mut [T], usize),
+    compute: impl Fn(&[T], &mut [T], Parallelism) + Sync,
+) {
+    let images = out.len() / out_len.max(1);
+    if images > 1 && images >= rayon::current_num_threads() {
+        let pairs = out.par_chunks_exact_mut(out_len).zip(x.par_chunks_exact(image_len));
+        pairs.for_each(|(out, x)| compute(x, out, Parallelism::None));
+    } else if images > 0 {
+        let pairs = out.chunks_exact_mut(out_len).zip(x.chunks_exact(image_len));
+        pairs.for_each(|(out, x)| compute(x, out, Parallelism::Rayon(0)));
+    }
+}
+
 /// `lhs @ rhs^T` into the rows of `out`, which hold what is to be added (a bias) before.
 ///
 /// `lhs` is `[rows, k]` and `rhs` `[cols, k]`, both row-major; `out` is `[rows, cols]`.
-fn add_product_transposed<T: Real>(out: &mut [T], lhs: &[T], rhs: &[T], rows: usize, cols: usize, k: usize) {
+fn add_product_transposed<T: Real>(
+    out: &mut [T],
+    lhs: &[T],
+    rhs: &[T],
+    (rows, cols, k): (usize, usize, usize),
+    parallelism: Parallelism,
+) {
     assert!(out.len() == rows * cols && lhs.len() == rows * k && rhs.len() == cols * k);
     // SAFETY: the three slices are exactly as large as their shapes and row-major strides say, `out` is
     // borrowed mutably, and gemm reads and writes nothing else.
@@ -188,7 +213,7 @@ fn add_product_transposed<T: Real>(out: &mut [T], lhs: &[T], rhs: &[T], rows: us
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }
