@@ -31,16 +31,11 @@ impl Linear {
     pub fn with_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
         let matrix = weights.tensor("weight", &[outputs, inputs])?;
         let bias = if bias { Some(vector(weights, "bias", outputs)?) } else { None };
-        Self::from_parts(matrix, bias, weights.backend())
-    }
-
-    /// From an older checkpoint's 1x1 convolution or from a matrix, whichever is there.
-    pub(crate) fn from_parts(matrix: Tensor, bias: Option<Tensor>, backend: Backend) -> Result<Self> {
         let zeros = match &bias {
             Some(bias) => bias.zeros_like()?,
             None => super::weights::widened(Tensor::zeros(matrix.dim(0)?, matrix.dtype(), matrix.device())?)?,
         };
-        Ok(Self { weight: Weight::dense(matrix), bias, zeros, backend })
+        Ok(Self { weight: Weight::dense(matrix), bias, zeros, backend: weights.backend() })
     }
 
     /// # Shapes

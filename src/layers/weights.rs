@@ -114,11 +114,6 @@ impl Weight {
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         Ok(self.dense.to_dtype(dtype)?)
     }
-
-    /// Input and output width.
-    pub fn dims(&self) -> (usize, usize) {
-        (self.dense.dims()[1], self.dense.dims()[0])
-    }
 }
 
 /// Norms, biases and embeddings are small and are kept in f32 at least on the CPU, where nothing is gained

@@ -1,7 +1,7 @@
 //! DPM-Solver-2 in sigma space: a midpoint step (Karras et al. 2022's notation for Lu et al. 2022).
 
 use super::GIVEN_FIELDS;
-use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
+use super::{Configured, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
 use super::{SigmaSpace, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
@@ -24,11 +24,30 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 
 /// As diffusers' `KDPM2DiscreteScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
+    with_solver(config, Dpm2Solver)
+}
+
+/// The fields that both of diffusers' KDPM2 classes have, with a solver.
+pub(super) fn with_solver<S: Solver + Clone + 'static>(config: &ConfigFields, solver: S) -> Result<Box<dyn Scheduler>> {
     let schedule = NoiseSchedule::from_config_or(config, ScheduleDefaults::LATENT_LINEAR)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::None)?;
     let space = SigmaSpace::from_config(config, &schedule)?.respaced(config)?;
     let discretization = SigmaSpace { rounds_karras: true, ..space };
-    Ok(Box::new(Configured { schedule, parameterization, discretization, solver: Dpm2Solver }))
+    Ok(Box::new(Configured { schedule, parameterization, discretization, solver }))
+}
+
+/// The slope at the geometric mean of `from` and `sigma`, where the slope at `from` leads.
+pub(super) fn slope_halfway(
+    x: &Tensor,
+    slope: &Tensor,
+    from: &NoiseLevel,
+    sigma: f64,
+    run: &Run<'_>,
+) -> Result<Tensor> {
+    let middle = run.levels().between(from.alpha, (from.sigma * sigma).sqrt())?;
+    let mut halfway = (x + (slope * (middle.sigma - from.sigma))?)?;
+    run.constrain(&mut halfway, &middle)?;
+    Ok(run.predict(&halfway, &middle)?.epsilon)
 }
 
 /// A step with the slope at its middle, which is the geometric mean of both sigmas; a step to zero noise is
@@ -45,10 +64,7 @@ impl Solver for Dpm2Solver {
         if to.sigma == 0.0 {
             return Ok((x - (slope * from.sigma)?)?);
         }
-        let middle = run.levels().between(from.alpha, (from.sigma * to.sigma).sqrt())?;
-        let mut halfway = (x + (slope * (middle.sigma - from.sigma))?)?;
-        run.constrain(&mut halfway, &middle)?;
-        let slope = run.predict(&halfway, &middle)?.epsilon;
+        let slope = slope_halfway(x, &slope, &from, to.sigma, run)?;
         Ok((x + (slope * (to.sigma - from.sigma))?)?)
     }
 }

@@ -1,12 +1,10 @@
 //! DPM-Solver-2 with ancestral noise.
 
-use super::GIVEN_FIELDS;
+use super::dpm2::{slope_halfway, with_solver};
 use super::euler_ancestral::ancestral_split;
-use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
-use super::{SigmaSpace, Solver, Stochastic};
+use super::{GIVEN_FIELDS, RESPACED, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
-use crate::denoising::{LimitFields, Parameterization};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
@@ -25,11 +23,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 
 /// As diffusers' `KDPM2AncestralDiscreteScheduler`.
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
-    let schedule = NoiseSchedule::from_config_or(config, ScheduleDefaults::LATENT_LINEAR)?;
-    let parameterization = Parameterization::from_config_with(config, LimitFields::None)?;
-    let space = SigmaSpace::from_config(config, &schedule)?.respaced(config)?;
-    let discretization = SigmaSpace { rounds_karras: true, ..space };
-    Ok(Box::new(Configured { schedule, parameterization, discretization, solver: Dpm2AncestralSolver }))
+    with_solver(config, Dpm2AncestralSolver)
 }
 
 /// The midpoint step of DPM-Solver-2 to the lower of the two parts of an ancestral step, then noise. A step
@@ -47,10 +41,7 @@ impl Solver for Dpm2AncestralSolver {
             return Ok((x - (slope * from.sigma)?)?);
         }
         let (down, up) = ancestral_split(from.sigma, to.sigma);
-        let middle = run.levels().between(from.alpha, (from.sigma * down).sqrt())?;
-        let mut halfway = (x + (slope * (middle.sigma - from.sigma))?)?;
-        run.constrain(&mut halfway, &middle)?;
-        let slope = run.predict(&halfway, &middle)?.epsilon;
+        let slope = slope_halfway(x, &slope, &from, down, run)?;
         let lower = (x + (slope * (down - from.sigma))?)?;
         Ok((lower + (run.noise_like(x)? * up)?)?)
     }
