@@ -14,7 +14,7 @@ use tweedie::denoising::{ClassifierFreeGuidance, Denoiser};
 use tweedie::images::encode_png;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{Run, Solver, sample};
-use tweedie_pipelines::stages::prepare;
+use tweedie_pipelines::stages::{Reference, prepare};
 use tweedie_pipelines::{TextToImage, TextToImageRequest};
 
 #[derive(Default)]
@@ -55,13 +55,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let settings = pipeline.settle(&request)?;
 
-    let encoded = pipeline.encode().run(&settings)?;
+    let model = pipeline.model();
+    let encoded = model.encode().run(&settings)?;
     let negative = encoded.negative.ok_or("the guidance scale is 1 or less")?;
-    let guided = ClassifierFreeGuidance::new(pipeline.denoise().unet(), &negative, settings.guidance_scale, 0.0);
+    let guided = ClassifierFreeGuidance::new(model.denoise().unet(), &negative, settings.guidance_scale, 0.0);
     for name in ["ddim", "adams-bashforth"] {
         let mut noise = TorchNoise::per_image(&[settings.seed]);
-        let device = pipeline.denoise().device();
-        let start = prepare(&settings, pipeline.decode().vae().config(), 1, &mut noise, device)?;
+        let device = model.denoise().device();
+        let start = prepare(&settings, &Reference::default(), model.decode().vae().config(), 1, &mut noise, device)?;
         let mut solver: Box<dyn Solver> =
             if name == "ddim" { start.scheduler.solver() } else { Box::new(AdamsBashforth::default()) };
 
@@ -70,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let latents = sample(solver.as_mut(), start.latents, 0, run, &mut |_| ControlFlow::Continue(()))?;
 
         let file = format!("rocket-{name}.png");
-        std::fs::write(&file, encode_png(&pipeline.decode().run(&latents)?, &[])?)?;
+        std::fs::write(&file, encode_png(&model.decode().run(&latents)?, &[])?)?;
         println!("saved {file}");
     }
     Ok(())

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let pipeline = TextToImage::builder().build()?;
     let request = TextToImageRequest { prompt, seed: 6, ..TextToImageRequest::default() };
-    let record = pipeline.record(&pipeline.settle(&request)?);
+    let record = pipeline.model().record(&pipeline.settle(&request)?);
     let pictures = pipeline.generate(&request)?;
 
     std::fs::write(&file, encode_png(&pictures[0], &record.chunks(request.seed))?)?;

@@ -1,9 +1,10 @@
 //! From a model's files to a pipeline.
 
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
+use crate::latent_diffusion::LatentDiffusion;
 use crate::model::{Defaults, Model, config};
 use crate::stages::{Decode, Denoise, Encode};
-use crate::text_to_image::TextToImage;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Instant;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
@@ -16,15 +17,40 @@ use tweedie::models::{
 use tweedie::{DType, Device, Error, Result};
 
 /// Says with which model, where and in which number format a pipeline runs.
-#[derive(Debug, Clone, Default)]
-pub struct Builder {
+#[derive(Debug, Clone)]
+pub struct Builder<P> {
     model: Model,
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
+    pipeline: PhantomData<P>,
 }
 
-impl Builder {
+impl<P> Default for Builder<P> {
+    fn default() -> Self {
+        Self {
+            model: Model::default(),
+            device: DeviceChoice::default(),
+            dtype: DTypeChoice::default(),
+            backend: None,
+            pipeline: PhantomData,
+        }
+    }
+}
+
+/// A pipeline over a latent diffusion model: what it needs of one, and how it is made of one.
+pub trait Pipeline: Sized {
+    /// Whether it shows the network what is known of the picture, if the network is made for that.
+    const SHOWS_KNOWN: bool;
+
+    /// The halves of the autoencoder that it uses.
+    const HALVES: Halves;
+
+    /// The pipeline over a loaded model.
+    fn over(model: LatentDiffusion) -> Self;
+}
+
+impl<P> Builder<P> {
     /// A model in a folder in diffusers layout, instead of the embedded one.
     #[must_use]
     pub fn model_folder(self, path: impl Into<PathBuf>) -> Self {
@@ -58,13 +84,15 @@ impl Builder {
         self.backend = Some(backend);
         self
     }
+}
 
+impl<P: Pipeline> Builder<P> {
     /// Loads the model.
     ///
     /// # Errors
     /// If a file is missing or damaged, if weights do not fit their configuration, or if the model is not one
-    /// that makes pictures from text.
-    pub fn build(self) -> Result<TextToImage> {
+    /// for this pipeline.
+    pub fn build(self) -> Result<P> {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
@@ -73,16 +101,16 @@ impl Builder {
 
         let unet_config = loader.unet_config()?;
         let vae_config = loader.vae_config()?;
-        check_text_to_image(&unet_config, &vae_config)?;
+        check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let tokenizer = Tokenizer::from_files(&files, "tokenizer")?;
 
         let (text_encoder, text_files) = loader.text_encoder()?;
         check_width(&text_encoder, &unet_config)?;
-        let (vae, vae_files) = loader.vae(vae_config, Halves::Decoder)?;
+        let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
-        Ok(TextToImage {
+        Ok(P::over(LatentDiffusion {
             encode: Encode::new(tokenizer, text_encoder, device.clone()),
             denoise: Denoise::new(unet, device.clone()),
             decode: Decode::new(vae),
@@ -94,7 +122,7 @@ impl Builder {
             device,
             load_seconds: start.elapsed().as_secs_f64(),
             files,
-        })
+        }))
     }
 }
 
@@ -155,16 +183,20 @@ impl Loader<'_> {
     }
 }
 
-fn check_text_to_image(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig) -> Result<()> {
+fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_known: bool) -> Result<()> {
     if unet.addition.is_some() {
         let fix =
             "Stable Diffusion XL takes two text encoders, which this version does not run; use a 1.x or 2.x model";
         return Err(Error::invalid("addition_embed_type of the unet", "text_time", fix));
     }
-    if unet.in_channels != vae.latent_channels || unet.out_channels < vae.latent_channels {
-        let fix = match unet.in_channels {
-            9 => "this is an inpainting model; use one for text to image".into(),
-            _ => format!("the autoencoder has {} latent channels; the two do not belong together", vae.latent_channels),
+    let latent = vae.latent_channels;
+    let inpainting = unet.in_channels == 2 * latent + 1;
+    let fits = unet.in_channels == latent || (inpainting && shows_known);
+    if !fits || unet.out_channels < latent {
+        let fix = if inpainting {
+            "this is an inpainting model; use it with `tweedie inpaint`, or another model here".into()
+        } else {
+            format!("the autoencoder has {latent} latent channels; the two do not belong together")
         };
         return Err(Error::invalid("in_channels of the unet", unet.in_channels, fix));
     }

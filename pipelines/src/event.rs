@@ -1,7 +1,8 @@
 //! What a pipeline tells its caller while it runs.
 
+use candle_core::Tensor;
 use std::ops::ControlFlow;
-use tweedie::images::Picture;
+use tweedie::images::{Photo, Picture};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub enum Event<'a> {
         batch: usize,
         /// The number of batches.
         batches: usize,
+        /// The clean latents that the network predicted last, `[batch, latent_channels, height, width]`.
+        x0: Option<&'a Tensor>,
     },
     /// The autoencoder starts on a picture.
     Decoding,
@@ -29,7 +32,10 @@ pub enum Event<'a> {
         /// The seed that makes it alone.
         seed: u64,
         /// The picture.
-        picture: &'a Picture,
+        picture: &'a Photo,
+        /// The latents that were decoded for it, `[1, latent_channels, height, width]`, and what the decoder made
+        /// of them; nothing if the given picture was left as it was.
+        decoded: Option<(&'a Tensor, &'a Picture)>,
     },
 }
 

@@ -1,28 +1,42 @@
 //! Tweedie's pipelines: the order in which its building blocks run.
 //!
 //! ```text
-//! request -> builder -> TextToImage: encode -> prepare -> denoise -> decode -> pictures
+//! request -> builder -> TextToImage | ImageToImage | Inpaint
+//!     encode (text) -> reference (given picture) -> prepare (noise) -> denoise -> decode -> pictures
 //! ```
 //!
-//! A [`TextToImageRequest`] says what is wanted; [`TextToImage::builder`] says with which model, where, and in
-//! which number format. Each stage in [`stages`] takes what the one before it returned.
+//! A [`TextToImageRequest`], [`ImageToImageRequest`] or [`InpaintRequest`] says what is wanted; the pipeline's
+//! builder says with which model, where, and in which number format. Each stage in [`stages`] takes what the one
+//! before it returned. A [`Canvas`] leads from a photo of any size to what the model works on, and back.
 
 mod bench;
 mod builder;
+mod canvas;
 mod device;
 mod event;
+mod image_to_image;
+mod inpaint;
+mod latent_diffusion;
 mod model;
+mod previews;
 mod record;
 mod request;
 pub mod stages;
+mod task;
 mod text_to_image;
 
 pub use bench::{Bench, BenchModel};
-pub use builder::Builder;
+pub use builder::{Builder, Pipeline};
+pub use canvas::{Canvas, NativeSize};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
+pub use image_to_image::{ImageToImage, ImageToImageRequest};
+pub use inpaint::{Composite, Inpaint, InpaintRequest, MaskShaping};
+pub use latent_diffusion::{LatentDiffusion, Seconds};
 pub use model::{Defaults, Model, ModelInfo};
-pub use record::Record;
+pub use previews::Previews;
+pub use record::{Input, Record};
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
-pub use text_to_image::{Seconds, TextToImage};
+pub use task::Task;
+pub use text_to_image::TextToImage;
 pub use tweedie::{Error, Result};

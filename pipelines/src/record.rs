@@ -2,6 +2,7 @@
 
 use crate::device::NumberFormat;
 use crate::request::{PromptSyntax, Settings};
+use crate::task::Task;
 use serde_json::{Map, Value, json};
 use std::sync::OnceLock;
 use tweedie::checkpoints::ModelFiles;
@@ -20,7 +21,19 @@ pub struct Record {
     files: ModelFiles,
     weight_files: Vec<String>,
     dtype: &'static str,
+    inputs: Vec<Input>,
     hashes: OnceLock<Result<Map<String, Value>, String>>,
+}
+
+/// A file that pictures are made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// What it is: "image", "mask".
+    pub role: &'static str,
+    /// Its name, without its folder.
+    pub name: String,
+    /// The SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
 }
 
 impl Record {
@@ -41,8 +54,16 @@ impl Record {
                 DType::BF16 => "bf16",
                 _ => "f32",
             },
+            inputs: Vec::new(),
             hashes: OnceLock::new(),
         }
+    }
+
+    /// Adds a file that the pictures are made from.
+    #[must_use]
+    pub fn with_input(mut self, input: Input) -> Self {
+        self.inputs.push(input);
+        self
     }
 
     /// The SHA-256 of each weight file, by its name in the model's folder.
@@ -69,7 +90,7 @@ impl Record {
             .collect();
         let mut json = json!({
             "program": concat!("tweedie ", env!("CARGO_PKG_VERSION")),
-            "kind": "txt2img",
+            "kind": self.kind(),
             "prompt": s.prompt,
             "negative_prompt": s.negative_prompt,
             "seed": seed,
@@ -100,7 +121,29 @@ impl Record {
         if s.pag_scale > 0.0 {
             json["pag_scale"] = s.pag_scale.into();
         }
+        if s.task.canvas().is_some() {
+            json["strength"] = s.task.strength().into();
+        }
+        for Input { role, name, sha256 } in &self.inputs {
+            json[*role] = json!({"name": name, "sha256": sha256});
+        }
+        if let Task::Inpaint { resampling, canvas, .. } = &s.task {
+            json["inpaint"] = canvas.options().clone();
+            if resampling.times > 1 {
+                json["inpaint"]["resample"] = resampling.times.into();
+                json["inpaint"]["jump_length"] = resampling.jump_length.into();
+            }
+        }
         json
+    }
+
+    /// The command that makes such pictures.
+    pub fn kind(&self) -> &'static str {
+        match self.settings.task {
+            Task::TextToImage => "txt2img",
+            Task::ImageToImage { .. } => "img2img",
+            Task::Inpaint { .. } => "inpaint",
+        }
     }
 
     /// The text of a picture: `parameters`, as A1111's web UI writes and reads it, and `tweedie`, which is
@@ -134,6 +177,9 @@ impl Record {
             text += &format!(", Model hash: {hash}");
         }
         text += &format!(", Model: {}", self.model_name);
+        if s.task.canvas().is_some() {
+            text += &format!(", Denoising strength: {}", s.task.strength());
+        }
         if s.clip_skip > 0 {
             // A1111 counts from 1, the last layer.
             text += &format!(", Clip skip: {}", s.clip_skip + 1);

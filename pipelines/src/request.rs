@@ -1,6 +1,8 @@
 //! What is wanted, and the only place that checks it.
 
+use crate::canvas::NativeSize;
 use crate::model::Defaults;
+use crate::task::Task;
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
@@ -9,7 +11,7 @@ use tweedie::schedulers::{self, GivenLevels, NoiseSchedule, Scheduler, Scheduler
 use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
-const LARGEST_SIDE: usize = 16_384;
+pub(crate) const LARGEST_SIDE: usize = 16_384;
 
 /// The most pictures of a request.
 const MOST_IMAGES: usize = 100_000;
@@ -100,6 +102,19 @@ pub(crate) struct ModelFacts<'a> {
     pub text_layers: usize,
 }
 
+impl ModelFacts<'_> {
+    /// The size of pictures that the model makes unless told otherwise.
+    pub fn native_size(&self) -> NativeSize {
+        let factor = self.vae.factor();
+        let (height, width) = self.unet.sample_size;
+        NativeSize {
+            width: self.defaults.width.unwrap_or(width * factor),
+            height: self.defaults.height.unwrap_or(height * factor),
+            factor,
+        }
+    }
+}
+
 /// A request that has been checked, with every default filled in.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -139,6 +154,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// Skipped layers of the text encoder.
     pub clip_skip: usize,
+    /// What denoising starts from, and what becomes of its pictures.
+    pub task: Task,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -155,6 +172,12 @@ impl Settings {
     /// If a field of its configuration has an unusable value.
     pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
         self.scheduler.entry.build(&self.scheduler_config)
+    }
+
+    /// The step that the run starts with: as diffusers' pipelines do, `strength` of the steps are done.
+    pub fn start(&self) -> usize {
+        let done = (self.steps as f64 * self.task.strength()) as usize;
+        self.steps - done.min(self.steps)
     }
 
     /// The guidance scale at each timestep of a forward process; without one it is constant.
@@ -175,15 +198,16 @@ impl Settings {
 }
 
 impl TextToImageRequest {
-    /// Checks the request against the model and fills in defaults.
-    pub(crate) fn settle(&self, facts: &ModelFacts<'_>) -> Result<Settings> {
+    /// Checks the request against the model and fills in defaults. A task that works on a picture brings its size.
+    pub(crate) fn settle(&self, facts: &ModelFacts<'_>, task: Task) -> Result<Settings> {
         let defaults = facts.defaults;
-        let factor = facts.vae.factor();
-        let (native_height, native_width) = facts.unet.sample_size;
-        let width = self.width.or(defaults.width).unwrap_or(native_width * factor);
-        let height = self.height.or(defaults.height).unwrap_or(native_height * factor);
-        check_side("width", width, factor)?;
-        check_side("height", height, factor)?;
+        let native = facts.native_size();
+        let (width, height) = match task.canvas() {
+            Some(canvas) => (canvas.width(), canvas.height()),
+            None => (self.width.unwrap_or(native.width), self.height.unwrap_or(native.height)),
+        };
+        check_side("width", width, native.factor)?;
+        check_side("height", height, native.factor)?;
 
         let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(7.5);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
@@ -220,10 +244,18 @@ impl TextToImageRequest {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
-            warnings,
+            warnings: [task.warnings(), warnings].concat(),
+            task,
         };
         // Whether the steps can be made shows when the levels are.
         settings.build_scheduler()?.levels(settings.steps)?;
+        if settings.start() == settings.steps && settings.task.unchanged().is_none() {
+            let fix = format!(
+                "of {steps} steps that leaves none; take {:.2} or more, or more steps",
+                (100.0 / steps as f64).ceil() / 100.0
+            );
+            return Err(Error::invalid("the strength", settings.task.strength(), fix));
+        }
         Ok(settings)
     }
 
@@ -305,7 +337,7 @@ impl TextToImageRequest {
 /// Fields that come with a request and that only some schedulers read.
 const REQUEST_FIELDS: [&str; 2] = ["eta", "use_clipped_model_output"];
 
-fn check_side(what: &str, side: usize, factor: usize) -> Result<()> {
+pub(crate) fn check_side(what: &str, side: usize, factor: usize) -> Result<()> {
     if side > 0 && side.is_multiple_of(factor) && side <= LARGEST_SIDE {
         return Ok(());
     }

@@ -40,7 +40,8 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         model = copy;
     }
     let output = format!("{name}.png");
-    let mut arguments: Vec<String> = ["txt2img", "--quiet", "--batch-size", "2", "--dtype"].map(Into::into).into();
+    let command = case["kind"].as_str().filter(|kind| *kind != "txt2img-pag").unwrap_or("txt2img");
+    let mut arguments: Vec<String> = [command, "--quiet", "--batch-size", "2", "--dtype"].map(Into::into).into();
     arguments.push(if case["weights"] == "fp16" { "f16" } else { "f32" }.into());
     let mut option = |flag: &str, value: &Value| match value {
         Value::Null => {}
@@ -49,6 +50,11 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
     };
     option("--model", &model.to_string_lossy().into_owned().into());
     option("--output", &output.clone().into());
+    for (flag, field) in [("--image", "init_image"), ("--mask", "mask_image")] {
+        if let Some(name) = case[field].as_str() {
+            option(flag, &folder.join(name).to_string_lossy().into_owned().into());
+        }
+    }
     option("--scheduler", &entry.name.into());
     option("--seed", &seed.into());
     for (flag, field) in [
@@ -63,8 +69,12 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         ("--height", "height"),
         ("--clip-skip", "clip_skip"),
         ("--num-images", "num_images_per_prompt"),
+        ("--strength", "strength"),
     ] {
         option(flag, &case[field]);
+    }
+    if command == "inpaint" {
+        arguments.push("--no-composite".into());
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     tweedie.run(&arguments)?.success().map_err(|e| format!("{name}: {e}"))?;
@@ -90,7 +100,8 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let case = read_json(&folder.join("case.json"))?;
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
-        let plain = (case["kind"] == "txt2img" || case["kind"] == "txt2img-pag")
+        let kind = case["kind"].as_str().unwrap_or_default();
+        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind)
             && case.get("lora").is_none()
             && case.get("embedding").is_none();
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {

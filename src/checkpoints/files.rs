@@ -103,20 +103,30 @@ impl ModelFiles {
     /// # Errors
     /// If the file cannot be read.
     pub fn sha256(&self, name: &str) -> Result<String> {
-        let mut hasher = Sha256::new();
         if let Some(bytes) = self.embedded(name) {
-            hasher.update(bytes);
-        } else {
-            let path = self.path(name);
-            let mut file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                match file.read(&mut buffer).map_err(Error::io("read", &path))? {
-                    0 => break,
-                    count => hasher.update(&buffer[..count]),
-                }
-            }
+            return Ok(hexadecimal(&Sha256::digest(bytes)));
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let path = self.path(name);
+        let file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
+        sha256(file).map_err(Error::io("read", &path))
     }
+}
+
+/// The SHA-256 of all that a reader gives, in hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256(mut reader: impl Read) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(hexadecimal(&hasher.finalize())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

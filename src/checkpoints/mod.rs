@@ -7,7 +7,7 @@ mod report;
 mod safetensors_file;
 
 pub use checkpoint::{Checkpoint, Precision};
-pub use files::ModelFiles;
+pub use files::{ModelFiles, sha256};
 pub use random::RandomWeights;
 pub use report::WeightReport;
 pub use safetensors_file::{SafetensorsFile, StoredTensor};

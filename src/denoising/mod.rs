@@ -5,12 +5,14 @@
 //! which way.
 
 mod guidance;
+mod inpainting;
 mod parameterization;
 
 pub use guidance::{
     AdaptiveProjectedGuidance, ClassifierFreeGuidance, GuidanceSchedule, GuidanceShape, PerturbedAttentionGuidance,
     PerturbedNetwork, Projection,
 };
+pub use inpainting::InpaintingNetwork;
 pub use parameterization::{Limit, LimitFields, Parameterization, Prediction, PredictionType};
 
 use crate::Result;

@@ -5,6 +5,7 @@ use crate::denoising::{Denoiser, Prediction};
 use crate::noise::NoiseSource;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 /// A numerical method that moves a state from noise to data, one level at a time.
@@ -34,12 +35,13 @@ pub struct Run<'a> {
     denoiser: &'a Denoiser<'a>,
     noise: &'a mut dyn NoiseSource,
     constraint: Option<&'a Constraint<'a>>,
+    last_x0: RefCell<Option<Tensor>>,
 }
 
 impl<'a> Run<'a> {
     /// A run over `levels` with a network and a source of noise.
     pub fn new(levels: &'a Levels, denoiser: &'a Denoiser<'a>, noise: &'a mut dyn NoiseSource) -> Self {
-        Self { levels, denoiser, noise, constraint: None }
+        Self { levels, denoiser, noise, constraint: None, last_x0: RefCell::default() }
     }
 
     /// The same run with a constraint on every state.
@@ -59,7 +61,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the network fails.
     pub fn predict(&self, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
-        self.denoiser.predict(x, level)
+        self.note(self.denoiser.predict(x, level)?)
     }
 
     /// Reads a raw output, such as a mean of several, as a prediction for the state `x` at a level.
@@ -67,7 +69,16 @@ impl<'a> Run<'a> {
     /// # Errors
     /// If the level has no such prediction (epsilon at zero signal).
     pub fn interpret(&self, raw: Tensor, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
-        self.denoiser.interpret(raw, x, level)
+        self.note(self.denoiser.interpret(raw, x, level)?)
+    }
+
+    fn note(&self, prediction: Prediction) -> Result<Prediction> {
+        self.last_x0.replace(Some(prediction.x0.clone()));
+        Ok(prediction)
+    }
+
+    fn last_x0(&self) -> Option<Tensor> {
+        self.last_x0.borrow().clone()
     }
 
     /// Fresh standard normal noise with the shape, type and device of `x`.
@@ -90,14 +101,18 @@ impl<'a> Run<'a> {
 /// What the caller is told after each step.
 #[derive(Debug)]
 pub struct Step<'a> {
-    /// Which step was done, from 0.
+    /// Which of the levels' steps was done, from 0.
     pub index: usize,
-    /// How many there are in all; a run that starts in the middle does only the last of them.
+    /// How many steps have been done, this one included.
+    pub done: usize,
+    /// How many will have been done at the end; a run that starts in the middle does only the last of them.
     pub total: usize,
     /// The state after the step.
     pub latents: &'a Tensor,
     /// The level of that state.
     pub level: NoiseLevel,
+    /// The clean sample that the network predicted last.
+    pub x0: Option<Tensor>,
 }
 
 /// Runs a solver from step `start` to the end.
@@ -118,16 +133,41 @@ pub fn sample(
     on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor> {
     let total = run.levels().len();
-    for i in start..total {
-        x = solver.step(&x, i, &mut run)?;
-        let level = run.levels().after(i);
-        run.constrain(&mut x, &level)?;
-        check_finite(&x, i, total)?;
-        if on_step(&Step { index: i, total, latents: &x, level }).is_break() {
-            return Err(Error::Cancelled);
-        }
+    for index in start..total {
+        x = advance(solver, &x, index, &mut run)?;
+        let progress = Progress { index, done: index + 1 - start, total: total - start };
+        progress.report(&x, &run, on_step)?;
     }
     Ok(x)
+}
+
+/// Step `i` of a solver, with the constraint on its result.
+pub(super) fn advance(solver: &mut dyn Solver, x: &Tensor, i: usize, run: &mut Run<'_>) -> Result<Tensor> {
+    let mut x = solver.step(x, i, run)?;
+    run.constrain(&mut x, &run.levels().after(i))?;
+    check_finite(&x, i, run.levels().len())?;
+    Ok(x)
+}
+
+/// How far a run has come.
+pub(super) struct Progress {
+    pub index: usize,
+    pub done: usize,
+    pub total: usize,
+}
+
+impl Progress {
+    /// Tells the caller, who may stop the run.
+    pub(super) fn report(
+        self,
+        latents: &Tensor,
+        run: &Run<'_>,
+        on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let Self { index, done, total } = self;
+        let step = Step { index, done, total, latents, level: run.levels().after(index), x0: run.last_x0() };
+        if on_step(&step).is_break() { Err(Error::Cancelled) } else { Ok(()) }
+    }
 }
 
 fn check_finite(x: &Tensor, i: usize, total: usize) -> Result<()> {

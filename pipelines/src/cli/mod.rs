@@ -1,18 +1,23 @@
 //! The command line: strings to a request, and results to files and text.
 
 mod bench;
+mod generate;
+mod img2img;
+mod inpaint;
+mod inputs;
 mod interrupt;
 mod memory;
 mod model;
 mod output;
 mod print;
 mod progress;
+mod request_options;
 mod schedulers;
 mod txt2img;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
-use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, TextToImage};
+use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Pipeline};
 
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
@@ -26,6 +31,10 @@ pub struct Arguments {
 enum Command {
     /// Make pictures from a text.
     Txt2img(Box<txt2img::Txt2img>),
+    /// Make pictures from a text and a picture.
+    Img2img(Box<img2img::Img2img>),
+    /// Repaint or extend a part of a picture; the rest keeps every byte.
+    Inpaint(Box<inpaint::InpaintArguments>),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -44,6 +53,8 @@ pub fn show_error(message: &str) {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
+        Command::Img2img(command) => command.run(),
+        Command::Inpaint(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),
@@ -71,7 +82,7 @@ impl ModelArguments {
         self.model.clone().map_or(Model::Embedded, Model::Folder)
     }
 
-    fn builder(&self) -> Builder {
-        TextToImage::builder().model(self.model()).device(self.device).dtype(self.dtype)
+    fn builder<P: Pipeline>(&self) -> Builder<P> {
+        Builder::default().model(self.model()).device(self.device).dtype(self.dtype)
     }
 }

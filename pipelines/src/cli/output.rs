@@ -63,22 +63,76 @@ impl Output {
         Ok(())
     }
 
+    /// Makes sure that none of the files that a run reads would be replaced.
+    pub fn spare(&self, inputs: &[&Path]) -> anyhow::Result<()> {
+        for path in &self.paths {
+            let Ok(target) = path.canonicalize() else { continue };
+            if inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == target)) {
+                bail!("the output {} is an input too, which is never replaced; choose another", path.display());
+            }
+        }
+        Ok(())
+    }
+
     /// Writes a file whole or not at all.
     pub fn write(&self, index: usize, bytes: &[u8]) -> anyhow::Result<&Path> {
         let path = &self.paths[index];
-        let save = || -> std::io::Result<()> {
-            let mut builder = tempfile::Builder::new();
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-            let mut staged = builder.prefix(".tweedie-").suffix(".part").tempfile_in(folder_of(path))?;
-            staged.write_all(bytes)?;
-            staged.as_file().sync_all()?;
-            if self.force { staged.persist(path) } else { staged.persist_noclobber(path) }?;
-            Ok(())
-        };
-        save().map_err(|error| anyhow!("cannot write {}: {}", path.display(), error.kind()))?;
+        write(path, bytes, self.force)?;
         Ok(path)
     }
+}
+
+/// A folder that is made for a run's files.
+#[derive(Debug)]
+pub struct NewFolder {
+    path: PathBuf,
+    force: bool,
+}
+
+impl NewFolder {
+    /// Plans a folder: one that is not there yet, or is empty; with `force` any.
+    pub fn plan(path: &Path, force: bool) -> anyhow::Result<Self> {
+        let empty = match std::fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !folder_of(path).is_dir() {
+                    bail!("the folder {} does not exist; create it first", folder_of(path).display());
+                }
+                true
+            }
+            Err(error) => bail!("{} cannot be a folder for files: {}", path.display(), error.kind()),
+        };
+        if !empty && !force {
+            bail!("the folder {} is not empty; choose a new one, or --force to write into it", path.display());
+        }
+        Ok(Self { path: path.to_path_buf(), force })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file in it whole or not at all; the first one makes the folder.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.path)
+            .map_err(|error| anyhow!("cannot create the folder {}: {}", self.path.display(), error.kind()))?;
+        write(&self.path.join(name), bytes, self.force)
+    }
+}
+
+fn write(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
+    let save = || -> std::io::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+        let mut staged = builder.prefix(".tweedie-").suffix(".part").tempfile_in(folder_of(path))?;
+        staged.write_all(bytes)?;
+        staged.as_file().sync_all()?;
+        if force { staged.persist(path) } else { staged.persist_noclobber(path) }?;
+        Ok(())
+    };
+    save().map_err(|error| anyhow!("cannot write {}: {}", path.display(), error.kind()))
 }
 
 fn folder_of(path: &Path) -> &Path {

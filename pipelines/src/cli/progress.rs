@@ -11,9 +11,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar over `steps`, not shown before the first.
-    pub fn new(quiet: bool, steps: usize) -> Self {
-        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps as u64) };
+    /// A bar, not shown before the first step.
+    pub fn new(quiet: bool) -> Self {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let template = "{msg:<9} [{bar:32}] {pos}/{len} steps, {speed}, {eta} left";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> ").with_key("speed", speed));
@@ -26,8 +26,9 @@ impl Progress {
         self.bar.enable_steady_tick(Duration::from_millis(200));
     }
 
-    /// So many steps are done.
-    pub fn steps(&self, done: usize) {
+    /// So many steps are done, of so many.
+    pub fn steps(&self, done: usize, of: usize) {
+        self.bar.set_length(of as u64);
         self.bar.set_position(done as u64);
     }
 

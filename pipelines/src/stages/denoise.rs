@@ -6,11 +6,12 @@ use candle_core::Tensor;
 use std::ops::ControlFlow;
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{
-    AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, Network, PerturbedAttentionGuidance,
+    AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, InpaintingNetwork, Network,
+    PerturbedAttentionGuidance, PerturbedNetwork,
 };
 use tweedie::models::UNet2DConditionModel;
 use tweedie::noise::NoiseSource;
-use tweedie::schedulers::{Run, Step, sample};
+use tweedie::schedulers::{NoiseLevel, Run, Step};
 use tweedie::{Device, Result};
 
 /// The denoising network.
@@ -36,7 +37,7 @@ impl Denoise {
         &self.device
     }
 
-    /// Runs the solver over all levels.
+    /// Runs the solver from the prepared step to the end.
     ///
     /// # Errors
     /// [`tweedie::Error::Cancelled`] if `on_step` breaks; whatever the network reports.
@@ -48,35 +49,50 @@ impl Denoise {
         noise: &mut dyn NoiseSource,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor> {
-        let Prepared { scheduler, levels, latents } = prepared;
+        let Prepared { scheduler, levels, start, latents, known, shown, resampling } = prepared;
         let batch = latents.dim(0)?;
         let positive = encoded.positive.repeat(batch)?;
         let negative = encoded.negative.as_ref().map(|negative| negative.repeat(batch)).transpose()?;
         let schedule = settings.guidance_schedule(scheduler.schedule());
-        let network = guided(&self.unet, settings, schedule, negative.as_ref());
+        let inpainting = shown.as_ref().map(|shown| InpaintingNetwork::new(&self.unet, shown));
+        let network: &dyn PerturbedNetwork = match &inpainting {
+            Some(inpainting) => inpainting,
+            None => &self.unet,
+        };
+        let network = guided(network, settings, schedule, negative.as_ref());
         let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization());
-        let run = Run::new(&levels, &denoiser, noise);
-        sample(scheduler.solver().as_mut(), latents, 0, run, on_step)
+        let end = levels.after(levels.len() - 1);
+        let constraint = known.map(|known| {
+            move |x: &mut Tensor, level: &NoiseLevel| {
+                *x = known.put_back(x, level, &end)?;
+                Ok(())
+            }
+        });
+        let mut run = Run::new(&levels, &denoiser, noise);
+        if let Some(constraint) = &constraint {
+            run = run.constrained(constraint);
+        }
+        resampling.sample(scheduler.as_ref(), latents, start, run, on_step)
     }
 }
 
 /// The network that the solver sees.
 fn guided<'a>(
-    unet: &'a UNet2DConditionModel,
+    network: &'a dyn PerturbedNetwork,
     settings: &Settings,
     scale: GuidanceSchedule,
     negative: Option<&'a Conditioning>,
 ) -> Box<dyn Network + 'a> {
     match (negative, settings.projection) {
         _ if settings.pag_scale > 0.0 => {
-            Box::new(PerturbedAttentionGuidance::new(unet, negative, scale, settings.pag_scale))
+            Box::new(PerturbedAttentionGuidance::new(network, negative, scale, settings.pag_scale))
         }
-        (None, _) => Box::new(unet),
+        (None, _) => Box::new(network),
         (Some(negative), None) => {
-            Box::new(ClassifierFreeGuidance::new(unet, negative, scale, settings.guidance_rescale))
+            Box::new(ClassifierFreeGuidance::new(network, negative, scale, settings.guidance_rescale))
         }
         (Some(negative), Some(projection)) => {
-            Box::new(AdaptiveProjectedGuidance::new(unet, negative, scale, projection))
+            Box::new(AdaptiveProjectedGuidance::new(network, negative, scale, projection))
         }
     }
 }

@@ -4,8 +4,10 @@ mod decode;
 mod denoise;
 mod encode;
 mod prepare;
+mod reference;
 
 pub use decode::Decode;
 pub use denoise::Denoise;
 pub use encode::{Encode, Encoded};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Known, Prepared, prepare};
+pub use reference::{Reference, reference};

@@ -1,10 +1,12 @@
-//! Noise levels and the first latents of a batch.
+//! Noise levels, the first latents of a batch, and what of the picture is known.
 
+use super::Reference;
 use crate::request::Settings;
+use crate::task::Task;
 use candle_core::Tensor;
-use tweedie::models::AutoencoderConfig;
+use tweedie::models::{AutoencoderConfig, DiagonalGaussian};
 use tweedie::noise::NoiseSource;
-use tweedie::schedulers::{Levels, Scheduler};
+use tweedie::schedulers::{Levels, NoiseLevel, Resampling, Scheduler};
 use tweedie::{Device, Result};
 
 /// What denoising starts from.
@@ -13,16 +15,52 @@ pub struct Prepared {
     pub scheduler: Box<dyn Scheduler>,
     /// The levels of the run.
     pub levels: Levels,
-    /// Noise: `[batch, latent_channels, height / factor, width / factor]`.
+    /// The step to start with.
+    pub start: usize,
+    /// Noise, or a noised picture: `[batch, latent_channels, height / factor, width / factor]`.
     pub latents: Tensor,
+    /// What is put back into every state.
+    pub known: Option<Known>,
+    /// What the network is shown beside the state: mask and masked picture,
+    /// `[batch, 1 + latent_channels, height / factor, width / factor]`.
+    pub shown: Option<Tensor>,
+    /// The jumps back in time.
+    pub resampling: Resampling,
 }
 
-/// Draws the first latents, in f32, as the first thing that each image's stream gives.
+/// The known part of a picture, for networks that are not shown it.
+pub struct Known {
+    /// The latents of the given picture, one for each image.
+    pub latents: Tensor,
+    /// The noise that they are noised with at every level.
+    pub noise: Tensor,
+    /// 1 where to paint, `[1, 1, height, width]`.
+    pub mask: Tensor,
+}
+
+impl Known {
+    /// Keeps `x` where the mask is 1, and puts the known latents at `level` where it is 0. At `end` they are put back
+    /// as they are, whatever noise the solver leaves there.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn put_back(&self, x: &Tensor, level: &NoiseLevel, end: &NoiseLevel) -> Result<Tensor> {
+        let known = if level == end { self.latents.clone() } else { level.add_noise(&self.latents, &self.noise)? };
+        let unmasked = self.mask.affine(-1.0, 1.0)?;
+        Ok((known.broadcast_mul(&unmasked)? + x.broadcast_mul(&self.mask)?)?)
+    }
+}
+
+/// Draws the first latents, in f32, and encodes what is known.
+///
+/// Each image's stream gives, in diffusers' order: the sample of the picture's latents if they are needed, the
+/// noise, and for inpainting the sample of the masked picture's latents, even where the network has no use for it.
 ///
 /// # Errors
 /// If the number of steps is impossible.
 pub fn prepare(
     settings: &Settings,
+    reference: &Reference,
     vae: &AutoencoderConfig,
     batch: usize,
     noise: &mut dyn NoiseSource,
@@ -32,6 +70,38 @@ pub fn prepare(
     let levels = scheduler.levels(settings.steps)?;
     let factor = vae.factor();
     let shape = [batch, vae.latent_channels, settings.height / factor, settings.width / factor];
-    let latents = (noise.normal(&shape)?.to_device(device)? * levels.init_noise_sigma())?;
-    Ok(Prepared { scheduler, levels, latents })
+    let mut draw = || -> Result<Tensor> { Ok(noise.normal(&shape)?.to_device(device)?) };
+
+    let picture = reference.picture.as_ref().map(|gaussian| sampled(gaussian, &draw()?, vae)).transpose()?;
+    let noise = draw()?;
+    let from_noise = |levels: &Levels| Ok::<_, tweedie::Error>((&noise * levels.init_noise_sigma())?);
+    let start = settings.start();
+    let (latents, resampling) = match (&settings.task, &picture) {
+        (Task::TextToImage, _) | (_, None) => (from_noise(&levels)?, Resampling::default()),
+        (Task::ImageToImage { .. }, Some(picture)) => {
+            (levels.from(start).add_noise(picture, &noise)?, Resampling::default())
+        }
+        (Task::Inpaint { strength, .. }, Some(picture)) => {
+            let latents =
+                if *strength == 1.0 { from_noise(&levels)? } else { levels.from(start).add_noise(picture, &noise)? };
+            (latents, Resampling::default())
+        }
+    };
+    let mut prepared = Prepared { scheduler, levels, start, latents, known: None, shown: None, resampling };
+    if let (Task::Inpaint { resampling, .. }, Some(mask)) = (&settings.task, &reference.mask) {
+        prepared.resampling = *resampling;
+        let masked_noise = draw()?;
+        if let Some(masked) = &reference.masked {
+            let masked = sampled(masked, &masked_noise, vae)?;
+            prepared.shown = Some(Tensor::cat(&[&mask.repeat((batch, 1, 1, 1))?, &masked], 1)?);
+        } else if let Some(latents) = picture {
+            prepared.known = Some(Known { latents, noise, mask: mask.clone() });
+        }
+    }
+    Ok(prepared)
+}
+
+/// Scaled latents for each image's noise.
+fn sampled(gaussian: &DiagonalGaussian, noise: &Tensor, vae: &AutoencoderConfig) -> Result<Tensor> {
+    vae.scaled(&gaussian.repeat(noise.dim(0)?)?.sample(noise)?)
 }

@@ -26,6 +26,15 @@ impl DiagonalGaussian {
         &self.mean
     }
 
+    /// One of a batch of 1, repeated for `batch` images.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn repeat(&self, batch: usize) -> Result<Self> {
+        let repeat = |x: &Tensor| x.repeat((batch, 1, 1, 1));
+        Ok(Self { mean: repeat(&self.mean)?, log_variance: repeat(&self.log_variance)? })
+    }
+
     /// Latents for standard normal `noise` of the same shape: `mean + std * noise`.
     ///
     /// # Errors

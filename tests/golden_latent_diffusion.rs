@@ -1,4 +1,4 @@
-//! Text to image, stage by stage: the picture alone would not tell tanh from erf GELU.
+//! Text to image, image to image and inpainting, stage by stage: the picture alone would not tell tanh from erf GELU.
 
 mod cases;
 
@@ -9,13 +9,16 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::conditioning::{Conditioning, Tokenizer};
-use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, Network};
-use tweedie::images::Picture;
+use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
+use tweedie::images::{Mask, Photo, Picture};
 use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
-use tweedie::schedulers::{Run, SCHEDULERS, Step, by_class_name, sample};
-use tweedie_pipelines::stages::prepare;
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, TextToImage, TextToImageRequest};
+use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
+use tweedie_pipelines::stages::{Reference, prepare, reference};
+use tweedie_pipelines::{
+    Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint, InpaintRequest,
+    LatentDiffusion, Pipeline, Settings, TextToImage, TextToImageRequest,
+};
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
 /// in the GELU moves the first output of the UNet by 2e-4 and more.
@@ -43,7 +46,7 @@ impl Network for Recorder<'_> {
 
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
-    json["kind"] == "txt2img"
+    matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint"))
         && json.get("lora").is_none()
         && json.get("embedding").is_none()
         && json["scheduler"]["name"].as_str().is_some_and(covered)
@@ -87,11 +90,43 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
     })
 }
 
-fn pipeline(case: &Case, backend: Backend) -> TestResult<TextToImage> {
+fn builder<P: Pipeline>(case: &Case, backend: Backend) -> Builder<P> {
     // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
     let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
-    let builder = TextToImage::builder().model_folder(case.model()).device(DeviceChoice::Cpu);
-    Ok(builder.dtype(dtype).backend(backend).build()?)
+    Builder::default().model_folder(case.model()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend)
+}
+
+/// The case's model and settings, those of the request changed by `change`.
+fn settled(
+    case: &Case,
+    backend: Backend,
+    change: impl FnOnce(&mut TextToImageRequest),
+) -> TestResult<(LatentDiffusion, Settings)> {
+    let mut text = request(case)?;
+    change(&mut text);
+    let strength = case.json["strength"].as_f64();
+    let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
+    Ok(match case.json["kind"].as_str() {
+        Some("img2img") => {
+            let pipeline = builder::<ImageToImage>(case, backend).build()?;
+            let image = Photo::read(&file("init_image"))?;
+            let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
+            (pipeline.into_model(), settings)
+        }
+        Some("inpaint") => {
+            let pipeline = builder::<Inpaint>(case, backend).build()?;
+            let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
+            let composite = Composite::Decoded;
+            let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
+            let settings = pipeline.settle(&request)?;
+            (pipeline.into_model(), settings)
+        }
+        _ => {
+            let pipeline = builder::<TextToImage>(case, backend).build()?;
+            let settings = pipeline.settle(&text)?;
+            (pipeline.into_model(), settings)
+        }
+    })
 }
 
 fn check_token_ids(case: &Case) -> TestResult {
@@ -102,6 +137,22 @@ fn check_token_ids(case: &Case) -> TestResult {
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
             assert!(got.iter().map(|&id| i64::from(id)).eq(want.iter().copied()), "{}: {stage}", case.name);
         }
+    }
+    Ok(())
+}
+
+/// What the autoencoder makes of the given picture, and what it was given.
+fn check_reference(case: &Case, settings: &Settings, reference: &Reference) -> TestResult {
+    let encoded = [&reference.picture, &reference.masked];
+    if let (Some(canvas), Some(_)) = (settings.task.canvas(), &reference.picture) {
+        case.check("vae.encode.0.in", &canvas.picture()?.to_tensor(&Device::Cpu)?, 1e-6)?;
+    }
+    for (i, gaussian) in encoded.into_iter().flatten().enumerate() {
+        // An image of a batch each; all are the same picture.
+        let one = |stage: &str| -> TestResult<Tensor> { Ok(case.stage(stage)?.narrow(0, 0, 1)?) };
+        let (mean, log_variance) = (format!("vae.encode.{i}.mean"), format!("vae.encode.{i}.logvar"));
+        case.check_against(&mean, &gaussian.mean, &one(&mean)?, TOLERANCE)?;
+        case.check_against(&log_variance, &gaussian.log_variance, &one(&log_variance)?, TOLERANCE)?;
     }
     Ok(())
 }
@@ -122,11 +173,10 @@ fn check_picture(case: &Case, index: usize, picture: &Picture) -> TestResult {
 
 fn check_stages(case: &Case, backend: Backend) -> TestResult {
     check_token_ids(case)?;
-    let pipeline = pipeline(case, backend)?;
-    let settings = pipeline.settle(&request(case)?)?;
+    let (model, settings) = settled(case, backend, |_| ())?;
     let (mut noise, images) = noise(case);
 
-    let encoded = pipeline.encode().run(&settings)?;
+    let encoded = model.encode().run(&settings)?;
     let positive = encoded.positive.repeat(images)?;
     let negative = encoded.negative.as_ref().map(|negative| negative.repeat(images)).transpose()?;
     let rows = match &negative {
@@ -139,25 +189,38 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
         case.check("text.prompt.pooler_output", pooled, TOLERANCE)?;
     }
 
-    let vae = pipeline.decode().vae();
-    let prepared = prepare(&settings, vae.config(), images, &mut noise, &Device::Cpu)?;
+    let vae = model.decode().vae();
+    let reference = reference(&settings.task, vae, model.denoise().unet().config(), &Device::Cpu)?;
+    check_reference(case, &settings, &reference)?;
+    let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let unet = Recorder::new(pipeline.denoise().unet());
+    let recorder = Recorder::new(model.denoise().unet());
+    let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
+    let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
     let guidance = negative.as_ref().map(|negative| {
-        ClassifierFreeGuidance::new(&unet, negative, settings.guidance_scale, settings.guidance_rescale)
+        ClassifierFreeGuidance::new(unet, negative, settings.guidance_scale, settings.guidance_rescale)
     });
-    let guided = Recorder::new(guidance.as_ref().map_or(&unet as &dyn Network, |guidance| guidance));
+    let guided = Recorder::new(guidance.as_ref().map_or(unet, |guidance| guidance));
     let denoiser = Denoiser::new(&guided, &positive, prepared.scheduler.parameterization());
     let mut after_step = Vec::new();
     let mut on_step = |step: &Step<'_>| {
         after_step.push(step.latents.clone());
         ControlFlow::Continue(())
     };
-    let run = Run::new(&prepared.levels, &denoiser, &mut noise);
-    let latents = sample(prepared.scheduler.solver().as_mut(), prepared.latents, 0, run, &mut on_step)?;
+    let levels = &prepared.levels;
+    let end = levels.after(levels.len() - 1);
+    let constraint = |x: &mut Tensor, level: &NoiseLevel| {
+        if let Some(known) = &prepared.known {
+            *x = known.put_back(x, level, &end)?;
+        }
+        Ok(())
+    };
+    let run = Run::new(levels, &denoiser, &mut noise).constrained(&constraint);
+    let latents =
+        sample(prepared.scheduler.solver().as_mut(), prepared.latents.clone(), prepared.start, run, &mut on_step)?;
 
-    let (unet, guided) = (unet.calls.borrow(), guided.calls.borrow());
+    let (unet, guided) = (recorder.calls.borrow(), guided.calls.borrow());
     let last = unet.len() - 1;
     case.check("unet.0.in", &unet[0].0, TOLERANCE)?;
     case.check("unet.0.out", &unet[0].2, TOLERANCE)?;
@@ -174,7 +237,7 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
     case.check("guided.last", &guided[guided.len() - 1].2, TOLERANCE)?;
     case.check("vae.decode.out", &vae.decode(&vae.config().unscaled(&latents)?)?, TOLERANCE)?;
     for i in 0..images {
-        check_picture(case, i, &pipeline.decode().run(&latents.narrow(0, i, 1)?)?)?;
+        check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?)?)?;
     }
     Ok(())
 }
@@ -193,21 +256,24 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
         _ if images > 1 => return Ok(()),
         seed => seed.as_u64().ok_or("no seed")?,
     };
-    let request = TextToImageRequest { seed: first, batch_size, ..request(case)? };
-    for (i, picture) in pipeline(case, Backend::Kernels)?.generate(&request)?.iter().enumerate() {
-        check_picture(case, i, picture)?;
+    let (model, settings) = settled(case, Backend::Kernels, |request| {
+        request.seed = first;
+        request.batch_size = batch_size;
+    })?;
+    for (i, picture) in model.generate(&settings)?.iter().enumerate() {
+        check_picture(case, i, &picture.to_picture())?;
     }
     Ok(())
 }
 
 #[test]
-fn golden_stages_of_text_to_image() -> TestResult {
+fn golden_stages_of_latent_diffusion() -> TestResult {
     run_all(&cases("cases", wanted)?, |case| check_stages(case, Backend::Kernels));
     Ok(())
 }
 
 #[test]
-fn golden_pictures_of_text_to_image_at_any_batch_size() -> TestResult {
+fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
     let cases = cases("cases", wanted)?;
     run_all(&cases, |case| check_pictures(case, 1));
     run_all(&cases, |case| check_pictures(case, 2));

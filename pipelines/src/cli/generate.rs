@@ -1,0 +1,208 @@
+//! Making the pictures of a request and saving them: what txt2img, img2img and inpaint share.
+
+use super::interrupt::Interrupt;
+use super::output::{NewFolder, Output};
+use super::progress::Progress;
+use super::request_options::RequestOptions;
+use super::{ModelArguments, memory, print, schedulers};
+use clap::Args;
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tweedie::images::{encode_animation, encode_png};
+use tweedie_pipelines::{Error, Event, Input, LatentDiffusion, Previews, Record, Seconds, Settings};
+
+/// The options of every command that makes pictures from a text.
+#[derive(Debug, Args)]
+pub struct Generate {
+    #[command(flatten)]
+    pub request: RequestOptions,
+
+    #[command(flatten)]
+    pub model: ModelArguments,
+
+    /// Also draw the schedule and the chosen steps into this PNG file
+    #[arg(long, value_name = "FILE.png")]
+    plot_schedule: Option<PathBuf>,
+
+    /// Save a cheap preview of each step, and an animated one of all, as PNG files in this new folder
+    #[arg(long, value_name = "DIR")]
+    save_steps: Option<PathBuf>,
+
+    /// The PNG file; several get -0, -1, ... before the extension [default: from prompt and seed]
+    #[arg(long, short, value_name = "PATH")]
+    output: Option<PathBuf>,
+
+    /// Replace existing files
+    #[arg(long)]
+    force: bool,
+
+    /// Print one JSON object about the run
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Where everything goes that a run writes, known and checked before anything is computed.
+pub struct Plan {
+    interrupt: Interrupt,
+    output: Output,
+    plot: Option<Output>,
+    steps: Option<NewFolder>,
+}
+
+impl Generate {
+    /// Plans the files that will be written. None of `inputs` is among them, even with `--force`.
+    pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
+        let interrupt = Interrupt::listen()?;
+        let RequestOptions { prompt, seed, num_images, .. } = &self.request;
+        let output = Output::plan(self.output.as_deref(), prompt, *seed, *num_images, self.force)?;
+        let plot =
+            self.plot_schedule.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
+        for output in plot.iter().chain([&output]) {
+            output.spare(inputs)?;
+        }
+        let steps = self.save_steps.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
+        Ok(Plan { interrupt, output, plot, steps })
+    }
+
+    /// Makes the pictures and writes what was planned.
+    pub fn run(
+        &self,
+        plan: Plan,
+        model: LatentDiffusion,
+        settings: &Settings,
+        inputs: Vec<Input>,
+    ) -> anyhow::Result<()> {
+        let record = inputs.into_iter().fold(model.record(settings), Record::with_input);
+        if let (Some(output), Some(path)) = (&plan.plot, &self.plot_schedule) {
+            output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
+            if !self.quiet {
+                print::remark(&format!("saved {}", path.display()));
+            }
+        }
+        let start = Instant::now();
+        let mut work = Work {
+            settings,
+            record: &record,
+            plan: &plan,
+            progress: Progress::new(self.quiet),
+            previews: Previews::default(),
+            saved: 0,
+            failure: None,
+        };
+        let seconds = work.run(model)?;
+        let total = seconds.load + start.elapsed().as_secs_f64();
+        if self.json {
+            let summary = summary(settings, &record, &plan.output, seconds, total);
+            print::result(&serde_json::to_string_pretty(&summary)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A run that is under way.
+struct Work<'a> {
+    settings: &'a Settings,
+    record: &'a Record,
+    plan: &'a Plan,
+    progress: Progress,
+    previews: Previews,
+    saved: usize,
+    failure: Option<anyhow::Error>,
+}
+
+impl Work<'_> {
+    fn run(&mut self, model: LatentDiffusion) -> anyhow::Result<Seconds> {
+        let (settings, record) = (self.settings, self.record);
+        let result = std::thread::scope(|scope| {
+            // The weights' hash goes into the pictures; it is ready long before the first is.
+            scope.spawn(|| record.hash_weights().is_ok());
+            model.run_once(settings, &mut |event| self.event(event))
+        });
+        self.progress.finish();
+        match (self.failure.take(), result) {
+            (Some(error), _) => Err(error),
+            (None, Err(Error::Cancelled)) if self.saved == settings.num_images => Ok(Seconds::default()),
+            (None, Err(Error::Cancelled)) => {
+                anyhow::bail!("stopped; {} of {} pictures were saved", self.saved, settings.num_images)
+            }
+            (None, result) => Ok(result?),
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Warning(text) => self.progress.warning(&text),
+            Event::Step { done, steps, batch, batches, x0 } => {
+                self.progress.stage("denoising");
+                self.progress.steps(batch * steps + done, batches * steps);
+                if done == 1 {
+                    self.previews.clear();
+                }
+                if let (Some(x0), Some(_)) = (x0, &self.plan.steps) {
+                    self.previews.push(x0);
+                }
+            }
+            Event::Decoding => self.progress.stage("decoding"),
+            Event::Picture { .. } => {
+                if let Err(error) = self.save(&event) {
+                    self.failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            _ => {}
+        }
+        self.plan.interrupt.flow()
+    }
+
+    fn save(&mut self, event: &Event<'_>) -> anyhow::Result<()> {
+        let Event::Picture { index, seed, picture, decoded } = event else { return Ok(()) };
+        self.record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
+        let path = self.plan.output.write(*index, &picture.encode_png(&self.record.chunks(*seed))?)?;
+        self.saved += 1;
+        self.progress.line(&format!("saved {} (seed {seed})", path.display()));
+        let (Some(folder), Some((latents, decoded))) = (&self.plan.steps, decoded) else { return Ok(()) };
+
+        let previews = self.previews.pictures(index % self.settings.batch_size, latents, decoded)?;
+        let prefix = if self.settings.num_images > 1 { format!("{index}-") } else { String::new() };
+        for (i, preview) in previews.iter().enumerate() {
+            folder.write(&format!("{prefix}step-{:03}.png", i + 1), &encode_png(preview, &[])?)?;
+        }
+        // The finished picture stays for a moment before the animation starts again.
+        let mut frames: Vec<_> = previews.iter().collect();
+        frames.extend([*decoded; LAST_FRAME_TIMES]);
+        let frames: Vec<_> = frames.into_iter().cloned().collect();
+        folder.write(&format!("{prefix}steps.png"), &encode_animation(&frames, FRAME_MILLISECONDS)?)?;
+        self.progress.line(&format!("saved {} previews in {}", previews.len(), folder.path().display()));
+        Ok(())
+    }
+}
+
+/// How long a step is shown in the animation.
+const FRAME_MILLISECONDS: u16 = 120;
+
+/// For how many frames the finished picture is shown.
+const LAST_FRAME_TIMES: usize = 8;
+
+fn summary(settings: &Settings, record: &Record, output: &Output, seconds: Seconds, total: f64) -> Value {
+    let seeds: Vec<u64> = settings.seed_batches().concat();
+    json!({
+        "files": output.paths().iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
+        "seed": settings.seed,
+        "seeds": seeds,
+        "settings": record.json(settings.seed),
+        "seconds": {
+            "load": seconds.load,
+            "encode": seconds.encode,
+            "denoise": seconds.denoise,
+            "decode": seconds.decode,
+            "total": total,
+        },
+        "peak_memory_mb": memory::peak_mb(),
+    })
+}

@@ -1,0 +1,43 @@
+//! A given picture to the distribution of its latents.
+
+use crate::task::Task;
+use candle_core::Tensor;
+use tweedie::models::{AutoencoderKl, DiagonalGaussian, UNet2DConditionConfig};
+use tweedie::{Device, Result};
+
+/// What the autoencoder makes of a given picture. All is of batch 1; nothing is there for text to image.
+#[derive(Debug, Clone, Default)]
+pub struct Reference {
+    /// The picture's latents, unless denoising needs none.
+    pub picture: Option<DiagonalGaussian>,
+    /// The latents of the picture with grey where the mask is, for a network that is shown what is known.
+    pub masked: Option<DiagonalGaussian>,
+    /// The mask over latents, `[1, 1, height, width]`, 1 where to paint.
+    pub mask: Option<Tensor>,
+}
+
+/// Encodes what a task brings along.
+///
+/// # Errors
+/// If the autoencoder fails.
+pub fn reference(task: &Task, vae: &AutoencoderKl, unet: &UNet2DConditionConfig, device: &Device) -> Result<Reference> {
+    match task {
+        Task::TextToImage => Ok(Reference::default()),
+        Task::ImageToImage { canvas, .. } => {
+            let pixels = canvas.picture()?.to_tensor(device)?;
+            Ok(Reference { picture: Some(vae.encode(&pixels)?), ..Reference::default() })
+        }
+        Task::Inpaint { canvas, strength, .. } => {
+            let pixels = canvas.picture()?.to_tensor(device)?;
+            let network_sees_known = unet.in_channels > vae.config().latent_channels;
+            let known = canvas.mask()?.to_tensor(device)?.affine(-1.0, 1.0)?;
+            let masked = pixels.broadcast_mul(&known)?;
+            let mask = canvas.latent_mask(vae.config().factor())?;
+            Ok(Reference {
+                picture: (!network_sees_known || *strength < 1.0).then(|| vae.encode(&pixels)).transpose()?,
+                masked: network_sees_known.then(|| vae.encode(&masked)).transpose()?,
+                mask: Some(mask.to_tensor(device)?),
+            })
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What a run starts from, and what becomes of what it paints.
+
+use crate::canvas::Canvas;
+use tweedie::images::{Photo, Picture};
+use tweedie::schedulers::Resampling;
+use tweedie::{Error, Result};
+
+/// One of the three things that a latent diffusion model is asked for.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// A picture from noise.
+    TextToImage,
+    /// A picture from another one, noised (SDEdit, Meng et al. 2022).
+    ImageToImage {
+        /// The other one.
+        canvas: Canvas,
+        /// The share of the steps that are done, 0 to 1.
+        strength: f64,
+    },
+    /// New content where a mask says so.
+    Inpaint {
+        /// The picture and its mask.
+        canvas: Canvas,
+        /// The share of the steps that are done, 0 to 1; at 1 the masked part starts from pure noise.
+        strength: f64,
+        /// Jumps back in time.
+        resampling: Resampling,
+    },
+}
+
+impl Task {
+    /// The picture that is worked on.
+    pub fn canvas(&self) -> Option<&Canvas> {
+        match self {
+            Self::TextToImage => None,
+            Self::ImageToImage { canvas, .. } | Self::Inpaint { canvas, .. } => Some(canvas),
+        }
+    }
+
+    /// The share of the steps that are done.
+    pub fn strength(&self) -> f64 {
+        match self {
+            Self::TextToImage => 1.0,
+            Self::ImageToImage { strength, .. } | Self::Inpaint { strength, .. } => *strength,
+        }
+    }
+
+    /// The given picture, if the task leaves it as it is: at strength 0, or under an empty mask.
+    pub fn unchanged(&self) -> Option<&Photo> {
+        let canvas = self.canvas()?;
+        (self.strength() == 0.0 || canvas.has_nothing_to_paint()).then(|| canvas.photo())
+    }
+
+    /// What the user should know.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.canvas().map(|canvas| canvas.warnings().to_vec()).unwrap_or_default()
+    }
+
+    /// The finished picture, from the decoder's.
+    pub(crate) fn finish(&self, decoded: &Picture) -> Result<Photo> {
+        match self.canvas() {
+            Some(canvas) => canvas.finish(decoded),
+            None => Ok(decoded.into()),
+        }
+    }
+}
+
+/// A strength as diffusers takes it.
+pub(crate) fn check_strength(strength: f64) -> Result<f64> {
+    if (0.0..=1.0).contains(&strength) {
+        return Ok(strength);
+    }
+    let fix = "take a number from 0 (leave the picture as it is) to 1 (paint from noise)";
+    Err(Error::invalid("the strength", strength, fix))
+}
