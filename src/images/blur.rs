@@ -46,7 +46,7 @@ impl Window {
         let missing = (2.0 * whole + 1.0) * (whole * (whole + 1.0) - 3.0 * variance);
         let fraction = missing / (6.0 * (variance - (whole + 1.0).powi(2)));
         let radius = (whole + fraction) as f32;
-        let weight = (f64::from(1u32 << FRACTION_BITS) / (f64::from(radius) * 2.0 + 1.0)) as u32;
+        let weight = ((1u32 << FRACTION_BITS) as f32 / (radius * 2.0 + 1.0)) as u32;
         let covered = (radius as u32 * 2 + 1) * weight;
         Self { radius: radius as usize, whole: weight, edge: ((1 << FRACTION_BITS) - covered) / 2 }
     }

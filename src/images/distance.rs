@@ -72,3 +72,29 @@ impl Envelope {
         row.copy_from_slice(&squared);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_those_of_trying_every_pixel() {
+        let mut state = 1u32;
+        for (width, height, rarity) in [(1, 1, 1), (1, 9, 3), (13, 1, 5), (7, 11, 2), (23, 17, 10), (20, 31, 200)] {
+            let is_target: Vec<bool> = (0..width * height)
+                .map(|_| {
+                    state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+                    (state >> 16) % rarity == 0
+                })
+                .collect();
+            let distances = squared_distances(width, height, |i| is_target[i]);
+            for (i, &found) in distances.iter().enumerate() {
+                let targets = (0..width * height).filter(|&j| is_target[j]);
+                let squared =
+                    |j: usize| (i % width).abs_diff(j % width).pow(2) + (i / width).abs_diff(j / width).pow(2);
+                let expected = targets.map(squared).min().map_or(u32::MAX, |least| least as u32);
+                assert_eq!(found, expected, "pixel {i} of {width}x{height}");
+            }
+        }
+    }
+}

@@ -211,16 +211,26 @@ fn rgb_of<T: Copy>(samples: &[T], channels: usize, to_byte: impl Fn(T) -> u8) ->
     samples.chunks_exact(channels).flat_map(|pixel| rgb(pixel).map(&to_byte)).collect()
 }
 
+/// Calls `change` with the colours and the alpha of every pixel.
+fn for_each_pixel<T: Copy + Send>(samples: &mut [T], channels: usize, change: impl Fn(&mut [T], T) + Sync) {
+    // Some thousand pixels a task: one alone is too little work.
+    samples.par_chunks_mut(channels * 4096).for_each(|pixels| {
+        for pixel in pixels.chunks_exact_mut(channels) {
+            if let Some((&mut alpha, colors)) = pixel.split_last_mut() {
+                change(colors, alpha);
+            }
+        }
+    });
+}
+
 /// Colours times alpha, rounded.
 fn premultiplied(samples: &[u8], channels: usize) -> Vec<u8> {
     let mut out = samples.to_vec();
-    out.par_chunks_exact_mut(channels).for_each(|pixel| {
-        if let Some((&mut alpha, colors)) = pixel.split_last_mut() {
-            for color in colors {
-                // Exactly (color * alpha / 255) rounded.
-                let product = u32::from(*color) * u32::from(alpha) + 128;
-                *color = ((product + (product >> 8)) >> 8) as u8;
-            }
+    for_each_pixel(&mut out, channels, |colors, alpha| {
+        for color in colors {
+            // Exactly (color * alpha / 255) rounded.
+            let product = u32::from(*color) * u32::from(alpha) + 128;
+            *color = ((product + (product >> 8)) >> 8) as u8;
         }
     });
     out
@@ -228,13 +238,10 @@ fn premultiplied(samples: &[u8], channels: usize) -> Vec<u8> {
 
 /// Colours divided by alpha, rounded down.
 fn unpremultiply(samples: &mut [u8], channels: usize) {
-    samples.par_chunks_exact_mut(channels).for_each(|pixel| {
-        if let Some((&mut alpha, colors)) = pixel.split_last_mut()
-            && alpha != 0
-        {
-            for color in colors {
-                *color = (255 * u32::from(*color) / u32::from(alpha)).min(255) as u8;
-            }
+    for_each_pixel(samples, channels, |colors, alpha| {
+        for color in colors {
+            *color =
+                (255 * u32::from(*color)).checked_div(u32::from(alpha)).map_or(*color, |color| color.min(255) as u8);
         }
     });
 }
@@ -249,19 +256,15 @@ fn resized_sixteen(
     const MAX: f32 = 65535.0;
     let mut floats: Vec<f32> = samples.iter().map(|&sample| f32::from(sample)).collect();
     if has_alpha {
-        floats.par_chunks_exact_mut(channels).for_each(|pixel| {
-            if let Some((&mut alpha, colors)) = pixel.split_last_mut() {
-                colors.iter_mut().for_each(|color| *color *= alpha / MAX);
-            }
+        for_each_pixel(&mut floats, channels, |colors, alpha| {
+            colors.iter_mut().for_each(|color| *color *= alpha / MAX);
         });
     }
     let mut resized = lanczos(&floats, channels, from, to);
     if has_alpha {
-        resized.par_chunks_exact_mut(channels).for_each(|pixel| {
+        for_each_pixel(&mut resized, channels, |colors, alpha| {
             // Alpha that rounds to zero has no colour to divide out.
-            if let Some((&mut alpha, colors)) = pixel.split_last_mut()
-                && alpha >= 0.5
-            {
+            if alpha >= 0.5 {
                 colors.iter_mut().for_each(|color| *color *= MAX / alpha.min(MAX));
             }
         });

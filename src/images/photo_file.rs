@@ -52,6 +52,9 @@ impl Photo {
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
         let fail = |reason| malformed(path, reason);
         let format = Format::of(bytes).map_err(fail)?;
+        if let Some((width, height)) = format.stated_size(bytes) {
+            check_readable(width, height).map_err(fail)?;
+        }
         let damaged = |e: image::ImageError| malformed(path, format!("it is truncated or damaged ({e})"));
         let mut decoder = format.decoder(bytes).map_err(damaged)?;
         let (width, height) = decoder.dimensions();
@@ -101,6 +104,12 @@ impl Format {
             _ => "its first bytes are those of no picture format that is read",
         };
         Err(format!("{other}; save it as PNG, JPEG or WebP"))
+    }
+
+    /// The size by a PNG file's header, which its decoder refuses without saying it where it is enormous.
+    fn stated_size(self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let side = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
+        matches!(self, Self::Png).then(|| Some((side(16)?, side(20)?)))?
     }
 
     fn decoder(self, bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
