@@ -37,16 +37,19 @@ pub(super) fn with_solver<S: Solver + Clone + 'static>(config: &ConfigFields, so
 }
 
 /// The slope at the geometric mean of `from` and `sigma`, where the slope at `from` leads.
+///
+/// Known parts are put back with the noise of `to`, where the whole step ends, as diffusers' inpainting does. (In
+/// an ancestral step with `eta` 1 that is the mean itself.)
 pub(super) fn slope_halfway(
     x: &Tensor,
     slope: &Tensor,
-    from: &NoiseLevel,
+    [from, to]: [&NoiseLevel; 2],
     sigma: f64,
     run: &Run<'_>,
 ) -> Result<Tensor> {
     let middle = run.levels().between(from.alpha, (from.sigma * sigma).sqrt())?;
     let mut halfway = (x + (slope * (middle.sigma - from.sigma))?)?;
-    run.constrain(&mut halfway, &middle)?;
+    run.constrain(&mut halfway, to)?;
     Ok(run.predict(&halfway, &middle)?.epsilon)
 }
 
@@ -64,7 +67,7 @@ impl Solver for Dpm2Solver {
         if to.sigma == 0.0 {
             return Ok((x - (slope * from.sigma)?)?);
         }
-        let slope = slope_halfway(x, &slope, &from, to.sigma, run)?;
+        let slope = slope_halfway(x, &slope, [&from, &to], to.sigma, run)?;
         Ok((x + (slope * (to.sigma - from.sigma))?)?)
     }
 }

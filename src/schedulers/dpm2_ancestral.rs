@@ -41,7 +41,7 @@ impl Solver for Dpm2AncestralSolver {
             return Ok((x - (slope * from.sigma)?)?);
         }
         let (down, up) = ancestral_split(from.sigma, to.sigma);
-        let slope = slope_halfway(x, &slope, &from, down, run)?;
+        let slope = slope_halfway(x, &slope, [&from, &to], down, run)?;
         let lower = (x + (slope * (down - from.sigma))?)?;
         Ok((lower + (run.noise_like(x)? * up)?)?)
     }
