@@ -1,0 +1,3 @@
+//! Training: data sets, losses, optimisers and runs that survive.
+
+pub mod data;
