@@ -5,9 +5,11 @@
 
 pub mod autoencoder;
 pub mod clip;
+pub mod lenet;
 mod resnet;
 pub mod unet;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use lenet::{LeNet, LeNetConfig};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};
