@@ -6,14 +6,18 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`data`] | data sets and batches |
 //! | `parameters` | variables under a network's names, and their values in one flat array |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
 //! | `timestep_sampling` | even or by importance |
 //! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
 //! | `trainer` | a step |
+//! | [`classification`] | what a classifier is trained on and judged by |
 //! | `run_folder`, `run_checkpoint`, `metrics_log` | what is kept of a run |
 
 mod adamw;
+pub mod classification;
+pub mod data;
 mod ema;
 mod gradients;
 mod initialization;
