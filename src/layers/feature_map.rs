@@ -100,11 +100,31 @@ impl FeatureMap {
     /// # Errors
     /// If the dimensions do not fit.
     pub fn add_per_channel(&self, values: &Tensor) -> Result<Self> {
+        self.map(|x| Ok(x.broadcast_add(&self.per_channel(values)?)?))
+    }
+
+    /// Multiplies every pixel by a value per image and channel, `[batch, channels]`.
+    ///
+    /// # Errors
+    /// If the dimensions do not fit.
+    pub fn scale_per_channel(&self, values: &Tensor) -> Result<Self> {
+        self.map(|x| Ok(x.broadcast_mul(&self.per_channel(values)?)?))
+    }
+
+    fn per_channel(&self, values: &Tensor) -> Result<Tensor> {
         let (batch, channels) = values.dims2()?;
-        self.map(|x| match self.backend {
-            Backend::Kernels => Ok(x.broadcast_add(&values.reshape((batch, 1, 1, channels))?)?),
-            Backend::Candle => Ok(x.broadcast_add(&values.reshape((batch, channels, 1, 1))?)?),
+        Ok(match self.backend {
+            Backend::Kernels => values.reshape((batch, 1, 1, channels))?,
+            Backend::Candle => values.reshape((batch, channels, 1, 1))?,
         })
+    }
+
+    /// An activation function of every value.
+    ///
+    /// # Errors
+    /// If the element type has no such operation.
+    pub fn activate(&self, activation: Activation) -> Result<Self> {
+        self.map(|x| activation.forward(x))
     }
 
     /// Every value times `factor`.
