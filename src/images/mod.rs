@@ -1,9 +1,30 @@
-//! Pictures: from the decoder's values to bytes, PNG files with their settings inside, and plots.
+//! Pictures: from a file to what a model sees, from the decoder's values back into the file's pixels, masks, and plots.
+//!
+//! A [`Photo`] is what a file holds, upright, in its own depth and colours; a [`Picture`] is the eight-bit RGB that
+//! models read and write; a [`Mask`] says where a photo may change, and [`Photo::paste`] changes it there and nowhere
+//! else. Sizes are always (width, height), in pixels.
 
+mod animation;
+mod blur;
+mod canvas;
+mod composite;
+mod crop;
+mod distance;
+mod mask;
+mod photo;
+mod photo_file;
 mod picture;
 mod plot;
 mod png_file;
+mod resample;
 
+pub use animation::encode_animation;
+pub use canvas::Margins;
+pub use composite::BlendWeights;
+pub use crop::{CropBox, working_size};
+pub use mask::{Mask, MaskResize};
+pub use photo::{ColorType, Photo, Samples};
+pub use photo_file::{MAX_ASPECT, MAX_PIXELS, MAX_SIDE};
 pub use picture::Picture;
 pub use plot::{Plot, Series};
 pub use png_file::{TextChunk, encode_png, read_png_text};

@@ -1,14 +1,18 @@
 //! Eight-bit RGB pictures.
 
+use super::photo::{check_crop, check_size};
+use super::resample::lanczos;
+use super::{CropBox, Photo};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use std::path::Path;
 
 /// An RGB picture, eight bits per channel, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    width: usize,
-    height: usize,
-    rgb: Vec<u8>,
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) rgb: Vec<u8>,
 }
 
 impl Picture {
@@ -55,6 +59,46 @@ impl Picture {
             pictures.push(Self::new(width, height, rgb)?);
         }
         Ok(pictures)
+    }
+
+    /// Reads a PNG, JPEG or WebP file as models see it: upright, eight bits, RGB, without alpha.
+    ///
+    /// # Errors
+    /// As [`Photo::read`].
+    pub fn read(path: &Path) -> Result<Self> {
+        Ok(Photo::read(path)?.to_picture())
+    }
+
+    /// What an encoder or a network gets: each byte as `2 * (byte / 255) - 1`, diffusers' `VaeImageProcessor`.
+    ///
+    /// # Shapes
+    /// `[1, 3, height, width]`, f32, from -1 to 1.
+    ///
+    /// # Errors
+    /// If the device has no memory for it.
+    pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
+        let values = (0..3).flat_map(|channel| self.rgb.iter().skip(channel).step_by(3));
+        let values: Vec<f32> = values.map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect();
+        Ok(Tensor::from_vec(values, (1, 3, self.height, self.width), device)?)
+    }
+
+    /// In another size by Lanczos resampling, with the bytes of Pillow 13's `resize(size, LANCZOS)`.
+    ///
+    /// # Errors
+    /// If the size is zero or too large.
+    pub fn resized(&self, width: usize, height: usize) -> Result<Self> {
+        check_size("the size to resize to", width, height)?;
+        let rgb = lanczos(&self.rgb, 3, (self.width, self.height), (width, height));
+        Ok(Self { width, height, rgb })
+    }
+
+    /// The pixels of a rectangle.
+    ///
+    /// # Errors
+    /// If the rectangle is empty or reaches beyond the picture.
+    pub fn crop(&self, part: &CropBox) -> Result<Self> {
+        check_crop(part, self.width, self.height)?;
+        Ok(Self { width: part.width, height: part.height, rgb: part.cut(&self.rgb, self.width, 3) })
     }
 
     /// Pictures of one size side by side in rows of `columns`, `gap` white pixels between.

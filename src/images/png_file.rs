@@ -1,7 +1,8 @@
 //! PNG with text chunks.
 
-use super::Picture;
+use super::{ColorType, Photo, Picture, Samples};
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// A keyword and its text, stored in the file.
@@ -25,11 +26,47 @@ impl TextChunk {
 /// # Errors
 /// If a keyword is not one that PNG allows.
 pub fn encode_png(picture: &Picture, chunks: &[TextChunk]) -> Result<Vec<u8>> {
+    let info = header(picture.width(), picture.height(), png::ColorType::Rgb, png::BitDepth::Eight);
+    encode(info, picture.rgb(), chunks)
+}
+
+impl Photo {
+    /// The photo as the bytes of a PNG file of its depth and colours, with its colour profile and with text chunks.
+    ///
+    /// # Errors
+    /// If a keyword is not one that PNG allows.
+    pub fn encode_png(&self, chunks: &[TextChunk]) -> Result<Vec<u8>> {
+        let color = match self.color() {
+            ColorType::Grey => png::ColorType::Grayscale,
+            ColorType::GreyAlpha => png::ColorType::GrayscaleAlpha,
+            ColorType::Rgb => png::ColorType::Rgb,
+            ColorType::Rgba => png::ColorType::Rgba,
+        };
+        let with_depth = |depth| {
+            let mut info = header(self.width(), self.height(), color, depth);
+            info.icc_profile = self.icc_profile().map(Cow::Borrowed);
+            info
+        };
+        match self.samples() {
+            Samples::Eight(samples) => encode(with_depth(png::BitDepth::Eight), samples, chunks),
+            Samples::Sixteen(samples) => {
+                let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_be_bytes()).collect();
+                encode(with_depth(png::BitDepth::Sixteen), &bytes, chunks)
+            }
+        }
+    }
+}
+
+fn header<'a>(width: usize, height: usize, color_type: png::ColorType, bit_depth: png::BitDepth) -> png::Info<'a> {
+    let mut info = png::Info::with_size(width as u32, height as u32);
+    (info.color_type, info.bit_depth) = (color_type, bit_depth);
+    info
+}
+
+fn encode(info: png::Info, samples: &[u8], chunks: &[TextChunk]) -> Result<Vec<u8>> {
     let fail = |e: png::EncodingError| Error::invalid("the PNG", "unwritable", e.to_string());
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, picture.width() as u32, picture.height() as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
+    let mut encoder = png::Encoder::with_info(&mut bytes, info).map_err(fail)?;
     for chunk in chunks {
         let latin = chunk.text.chars().all(|c| (c as u32) < 256 && c != '\0');
         if latin {
@@ -39,7 +76,7 @@ pub fn encode_png(picture: &Picture, chunks: &[TextChunk]) -> Result<Vec<u8>> {
         }
     }
     let mut writer = encoder.write_header().map_err(fail)?;
-    writer.write_image_data(picture.rgb()).map_err(fail)?;
+    writer.write_image_data(samples).map_err(fail)?;
     writer.finish().map_err(fail)?;
     Ok(bytes)
 }

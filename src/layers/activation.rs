@@ -10,6 +10,8 @@ pub enum Activation {
     Silu,
     /// `x * Phi(x)` with the error function (Hendrycks and Gimpel 2016), not the tanh approximation.
     Gelu,
+    /// `max(x, 0)`.
+    Relu,
     /// `x * sigmoid(1.702 x)`, which CLIP was trained with.
     QuickGelu,
 }
@@ -21,6 +23,7 @@ impl Activation {
         Ok(match self {
             Self::Silu => x.silu()?,
             Self::Gelu => x.gelu_erf()?,
+            Self::Relu => x.relu()?,
             Self::QuickGelu => ((x * 1.702)?.silu()? / 1.702)?,
         })
     }

@@ -135,6 +135,29 @@ impl FeatureMap {
         self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
     }
 
+    /// An activation at every value.
+    ///
+    /// # Errors
+    /// If the element type has no such operation.
+    pub fn activate(&self, activation: Activation) -> Result<Self> {
+        self.map(|x| activation.forward(x))
+    }
+
+    /// The largest value of each `size` by `size` pixels; rows and columns that are left over are dropped. Equal
+    /// values share the gradient.
+    ///
+    /// # Errors
+    /// If the map is smaller than that.
+    pub fn max_pool(&self, size: usize) -> Result<Self> {
+        self.map(|x| {
+            let (rows, columns) = match self.backend {
+                Backend::Kernels => (1, 2),
+                Backend::Candle => (2, 3),
+            };
+            largest_neighbour(&largest_neighbour(x, rows, size)?, columns, size)
+        })
+    }
+
     /// The channels of both, this map's first.
     ///
     /// # Errors
@@ -163,6 +186,20 @@ impl FeatureMap {
             repeat_nearest(&x, columns, from_width, width)
         })
     }
+}
+
+/// The largest of each `size` neighbours along one axis. Compared in pairs, since candle's reduction gives the whole
+/// gradient to each of several equal values.
+fn largest_neighbour(x: &Tensor, axis: usize, size: usize) -> Result<Tensor> {
+    let count = x.dim(axis)? / size;
+    let mut dims = x.dims().to_vec();
+    dims.splice(axis..=axis, [count, size]);
+    let groups = x.narrow(axis, 0, count * size)?.contiguous()?.reshape(dims)?;
+    let mut largest = groups.narrow(axis + 1, 0, 1)?;
+    for i in 1..size {
+        largest = largest.maximum(&groups.narrow(axis + 1, i, 1)?)?;
+    }
+    Ok(largest.squeeze(axis + 1)?)
 }
 
 /// Nearest-neighbour resampling along one axis. Broadcasting for whole factors, since candle's own

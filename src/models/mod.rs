@@ -6,6 +6,7 @@
 mod attention_block;
 pub mod autoencoder;
 pub mod clip;
+pub mod lenet;
 mod resnet;
 pub mod unet;
 pub mod unet2d;
@@ -13,5 +14,6 @@ mod unet_blocks;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use lenet::{LeNet, LeNetConfig};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};
 pub use unet2d::{UNet2DConfig, UNet2DModel};

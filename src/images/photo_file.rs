@@ -1,0 +1,188 @@
+//! Reading picture files.
+//!
+//! PNG, JPEG and WebP, told apart by content; grey, grey and alpha, RGB, RGBA and palette, of up to 16 bits. The size is
+//! checked by the file's header before any memory is spent on pixels. An animated file gives the still picture that it
+//! offers to programs without animation: its first frame, or an APNG's default picture.
+
+use super::{ColorType, Photo, Samples};
+use crate::{Error, Result};
+use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageResult, Limits};
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+/// The longest side of a picture, in pixels.
+pub const MAX_SIDE: usize = 16384;
+/// The most pixels that a picture has: 128 Mi, 1 GiB at the most bytes a pixel.
+pub const MAX_PIXELS: usize = 1 << 27;
+/// The most by which a picture that is read may be longer on one side than on the other.
+pub const MAX_ASPECT: usize = 32;
+
+/// The longest file that is read: one that holds the most pixels uncompressed.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+/// Memory for what a PNG file says beside its pixels, such as its colour profile.
+const MAX_METADATA_BYTES: u64 = 64 << 20;
+/// Bytes of a file that tell its format.
+const MAGIC_BYTES: u64 = 12;
+
+impl Photo {
+    /// Reads a PNG, JPEG or WebP file, told apart by content. The orientation that its EXIF data states is applied, its
+    /// colour profile is kept.
+    ///
+    /// # Errors
+    /// If the file is missing, empty, truncated, damaged or of another format; if a side is longer than [`MAX_SIDE`], if
+    /// there are more than [`MAX_PIXELS`], or one side is more than [`MAX_ASPECT`] times the other.
+    pub fn read(path: &Path) -> Result<Self> {
+        let fail = || Error::io("read", path);
+        let mut file = File::open(path).map_err(fail())?;
+        let mut bytes = Vec::new();
+        // First what tells the format: a large file that is no picture is not read.
+        (&mut file).take(MAGIC_BYTES).read_to_end(&mut bytes).map_err(fail())?;
+        Format::of(&bytes).map_err(|reason| malformed(path, reason))?;
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(fail())?;
+        Self::decode(&bytes, path)
+    }
+
+    /// Reads a file that is in memory; `path` is named in messages.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
+        let fail = |reason| malformed(path, reason);
+        let format = Format::of(bytes).map_err(fail)?;
+        let damaged = |e: image::ImageError| malformed(path, format!("it is truncated or damaged ({e})"));
+        let mut decoder = format.decoder(bytes).map_err(damaged)?;
+        let (width, height) = decoder.dimensions();
+        check_readable(width as usize, height as usize).map_err(fail)?;
+        if !format.is_complete(bytes) {
+            return Err(fail("it is truncated: its data end before the picture does".into()));
+        }
+        // What is said beside the pixels may be damaged without harm.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let icc_profile = decoder.icc_profile().ok().flatten();
+        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+        image.apply_orientation(orientation);
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let (color, samples) = samples_of(image).map_err(fail)?;
+        let icc_profile = icc_profile.filter(|profile| is_profile_of(profile, color));
+        Ok(Self { icc_profile, ..Self::new(width, height, color, samples)? })
+    }
+}
+
+fn malformed(path: &Path, reason: String) -> Error {
+    Error::malformed("picture", path, reason)
+}
+
+/// The formats that are read.
+#[derive(Clone, Copy)]
+enum Format {
+    Png,
+    Jpeg,
+    WebP,
+}
+
+impl Format {
+    /// The format of a file that starts so, or why it is not read.
+    fn of(bytes: &[u8]) -> Result<Self, String> {
+        let brand = bytes.get(4..12).unwrap_or_default();
+        let other = match bytes {
+            [] => return Err("it is empty (0 bytes)".into()),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => return Ok(Self::Png),
+            [0xff, 0xd8, 0xff, ..] => return Ok(Self::Jpeg),
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => return Ok(Self::WebP),
+            [b'G', b'I', b'F', b'8', ..] => "it is a GIF file",
+            [b'B', b'M', ..] => "it is a BMP file",
+            [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "it is a TIFF file",
+            [b'8', b'B', b'P', b'S', ..] => "it is a Photoshop file",
+            _ if brand == b"ftypavif" => "it is an AVIF file",
+            _ if brand.starts_with(b"ftyp") => "it is a HEIC picture or a film",
+            _ => "its first bytes are those of no picture format that is read",
+        };
+        Err(format!("{other}; save it as PNG, JPEG or WebP"))
+    }
+
+    fn decoder(self, bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
+        let bytes = Cursor::new(bytes);
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(MAX_METADATA_BYTES);
+        Ok(match self {
+            Self::Png => Box::new(PngDecoder::with_limits(bytes, limits)?),
+            Self::Jpeg => Box::new(JpegDecoder::new(bytes)?),
+            Self::WebP => Box::new(WebPDecoder::new(bytes)?),
+        })
+    }
+
+    /// Whether the file is as long as it says, for the formats whose decoders fill in what is missing.
+    fn is_complete(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Png => true,
+            Self::Jpeg => has_end_of_image(bytes),
+            Self::WebP => match bytes {
+                [_, _, _, _, a, b, c, d, rest @ ..] => {
+                    rest.len() as u64 >= u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+/// Whether the markers of a JPEG file lead to the one that ends it.
+fn has_end_of_image(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        match (bytes.get(at), bytes.get(at + 1)) {
+            // Compressed data: an 0xff of its own, and the markers for restarts.
+            (Some(0xff), Some(0x00 | 0x01 | 0xd0..=0xd8)) => at += 2,
+            (Some(0xff), Some(0xff)) => at += 1,
+            (Some(0xff), Some(0xd9)) => return true,
+            // A segment, which may hold a smaller picture with an end of its own.
+            (Some(0xff), Some(_)) => match bytes.get(at + 2..at + 4) {
+                Some(length) => at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return false,
+            },
+            (Some(_), Some(_)) => at += 1,
+            _ => return false,
+        }
+    }
+}
+
+/// That a file's header states a size that is read.
+fn check_readable(width: usize, height: usize) -> Result<(), String> {
+    let (long, short) = (width.max(height), width.min(height));
+    if long > MAX_SIDE || width * height > MAX_PIXELS {
+        return Err(format!(
+            "it has {width}x{height} pixels, and the limits are {MAX_SIDE} a side and {MAX_PIXELS} in all; make it \
+             smaller first"
+        ));
+    }
+    if long > MAX_ASPECT * short {
+        return Err(format!(
+            "it has {width}x{height} pixels, and the longer side may be at most {MAX_ASPECT} times the shorter; cut it \
+             into parts"
+        ));
+    }
+    Ok(())
+}
+
+fn samples_of(image: DynamicImage) -> Result<(ColorType, Samples), String> {
+    Ok(match image {
+        DynamicImage::ImageLuma8(image) => (ColorType::Grey, Samples::Eight(image.into_raw())),
+        DynamicImage::ImageLumaA8(image) => (ColorType::GreyAlpha, Samples::Eight(image.into_raw())),
+        DynamicImage::ImageRgb8(image) => (ColorType::Rgb, Samples::Eight(image.into_raw())),
+        DynamicImage::ImageRgba8(image) => (ColorType::Rgba, Samples::Eight(image.into_raw())),
+        DynamicImage::ImageLuma16(image) => (ColorType::Grey, Samples::Sixteen(image.into_raw())),
+        DynamicImage::ImageLumaA16(image) => (ColorType::GreyAlpha, Samples::Sixteen(image.into_raw())),
+        DynamicImage::ImageRgb16(image) => (ColorType::Rgb, Samples::Sixteen(image.into_raw())),
+        DynamicImage::ImageRgba16(image) => (ColorType::Rgba, Samples::Sixteen(image.into_raw())),
+        other => return Err(format!("its samples are {:?}; save it with 8 or 16 bits a sample", other.color())),
+    })
+}
+
+/// Whether an ICC profile describes such colours: a CMYK file's does not, once its pixels are RGB.
+fn is_profile_of(profile: &[u8], color: ColorType) -> bool {
+    let space: &[u8] = if color.is_grey() { b"GRAY" } else { b"RGB " };
+    profile.len() >= 128 && &profile[16..20] == space
+}

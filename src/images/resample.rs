@@ -1,0 +1,157 @@
+//! Lanczos resampling, with the numbers of Pillow 13's `Image.resize(size, Image.LANCZOS)`.
+//!
+//! The filter is separable: rows, then columns. Where an axis shrinks, the filter is stretched by the factor, so that
+//! every source pixel counts. Bytes are summed in fixed point and limited to 0..=255 after each of the two passes;
+//! floats are summed in `f64` and not limited.
+
+use rayon::prelude::*;
+
+/// Lobes of the windowed sinc on either side.
+const LOBES: f64 = 3.0;
+/// Fraction bits of a byte's weights: 32, less 8 for the sample and 2 for sums beyond its range.
+const FRACTION_BITS: u32 = 32 - 8 - 2;
+/// Samples of a row summed at once in the pass over columns: the sums stay in the first-level cache.
+const STRIP: usize = 512;
+
+/// What can be resampled: bytes and floats.
+pub(super) trait Sample: Copy + Default + Send + Sync {
+    /// The type of weights and sums.
+    type Sum: Copy + Send + Sync;
+    /// A sum of nothing.
+    const START: Self::Sum;
+    fn weight(weight: f64) -> Self::Sum;
+    fn add(self, weight: Self::Sum, sum: Self::Sum) -> Self::Sum;
+    fn finish(sum: Self::Sum) -> Self;
+}
+
+impl Sample for u8 {
+    type Sum = i32;
+    const START: i32 = 1 << (FRACTION_BITS - 1);
+
+    fn weight(weight: f64) -> i32 {
+        // Half away from zero.
+        (weight * f64::from(1 << FRACTION_BITS)).round() as i32
+    }
+
+    fn add(self, weight: i32, sum: i32) -> i32 {
+        sum + i32::from(self) * weight
+    }
+
+    fn finish(sum: i32) -> u8 {
+        (sum >> FRACTION_BITS).clamp(0, 255) as u8
+    }
+}
+
+impl Sample for f32 {
+    type Sum = f64;
+    const START: f64 = 0.0;
+
+    fn weight(weight: f64) -> f64 {
+        weight
+    }
+
+    fn add(self, weight: f64, sum: f64) -> f64 {
+        sum + f64::from(self) * weight
+    }
+
+    fn finish(sum: f64) -> f32 {
+        sum as f32
+    }
+}
+
+/// The source samples that make one target sample: the first of them, and their weights, which add up to one.
+struct Taps<W> {
+    first: usize,
+    weights: Vec<W>,
+}
+
+fn lanczos_kernel(x: f64) -> f64 {
+    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (std::f64::consts::PI * x).sin() / (std::f64::consts::PI * x) };
+    if (-LOBES..LOBES).contains(&x) { sinc(x) * sinc(x / LOBES) } else { 0.0 }
+}
+
+fn taps<T: Sample>(from: usize, to: usize) -> Vec<Taps<T::Sum>> {
+    let scale = from as f64 / to as f64;
+    let stretch = scale.max(1.0);
+    let support = LOBES * stretch;
+    let tap = |i: usize| {
+        let centre = (i as f64 + 0.5) * scale;
+        // The casts take a negative start to the picture's edge: what lies outside has no weight.
+        let first = (centre - support + 0.5) as usize;
+        let last = ((centre + support + 0.5) as usize).min(from);
+        let weights: Vec<f64> =
+            (first..last).map(|x| lanczos_kernel((x as f64 - centre + 0.5) * (1.0 / stretch))).collect();
+        let sum: f64 = weights.iter().sum();
+        Taps { first, weights: weights.iter().map(|weight| T::weight(weight / sum)).collect() }
+    };
+    (0..to).map(tap).collect()
+}
+
+/// `data`, rows of `channels` interleaved samples, in another size. An axis that keeps its length is left as it is.
+///
+/// Both sizes are (width, height), nothing is zero, and there are one to four channels.
+pub(super) fn lanczos<T: Sample>(data: &[T], channels: usize, from: (usize, usize), to: (usize, usize)) -> Vec<T> {
+    let ((width, height), (to_width, to_height)) = (from, to);
+    match (width != to_width, height != to_height) {
+        (false, false) => data.to_vec(),
+        (true, false) => across(data, channels, width, to_width),
+        (false, true) => down(data, channels * width, height, to_height),
+        // Pillow 13 starts with the columns where that axis loses more than twice the pixels, which is less work. The
+        // order shows, because bytes are limited between the passes.
+        (true, true) if to_height < height && height - to_height > 2 * width.saturating_sub(to_width) => {
+            across(&down(data, channels * width, height, to_height), channels, width, to_width)
+        }
+        (true, true) => down(&across(data, channels, width, to_width), channels * to_width, height, to_height),
+    }
+}
+
+/// The pass along rows.
+fn across<T: Sample>(data: &[T], channels: usize, from: usize, to: usize) -> Vec<T> {
+    let pass = match channels {
+        1 => across_channels::<T, 1>,
+        2 => across_channels::<T, 2>,
+        3 => across_channels::<T, 3>,
+        _ => across_channels::<T, 4>,
+    };
+    pass(data, from, to)
+}
+
+fn across_channels<T: Sample, const C: usize>(data: &[T], from: usize, to: usize) -> Vec<T> {
+    let taps = taps::<T>(from, to);
+    let mut out = vec![T::default(); data.len() / from * to];
+    out.par_chunks_exact_mut(C * to).zip(data.par_chunks_exact(C * from)).for_each(|(out, row)| {
+        for (out, tap) in out.chunks_exact_mut(C).zip(&taps) {
+            let mut sums = [T::START; C];
+            for (pixel, &weight) in row[C * tap.first..].chunks_exact(C).zip(&tap.weights) {
+                for (sum, &sample) in sums.iter_mut().zip(pixel) {
+                    *sum = sample.add(weight, *sum);
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = T::finish(sum);
+            }
+        }
+    });
+    out
+}
+
+/// The pass along columns, over rows of `stride` samples.
+fn down<T: Sample>(data: &[T], stride: usize, from: usize, to: usize) -> Vec<T> {
+    let taps = taps::<T>(from, to);
+    let mut out = vec![T::default(); stride * to];
+    out.par_chunks_exact_mut(stride).zip(&taps).for_each(|(out, tap)| {
+        for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+            let mut sums = [T::START; STRIP];
+            for (y, &weight) in tap.weights.iter().enumerate() {
+                let start = (tap.first + y) * stride + strip * STRIP;
+                for (sum, &sample) in sums.iter_mut().zip(&data[start..start + out.len()]) {
+                    *sum = sample.add(weight, *sum);
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(&sums) {
+                *out = T::finish(sum);
+            }
+        }
+    });
+    out
+}

@@ -1,0 +1,4 @@
+//! Training: data sets, losses, optimisers and runs that survive.
+
+pub mod classification;
+pub mod data;
