@@ -16,6 +16,7 @@ mod record;
 mod request;
 pub mod stages;
 mod text_to_image;
+mod train;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
@@ -25,4 +26,8 @@ pub use model::{Defaults, Model, ModelInfo};
 pub use record::Record;
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use text_to_image::{Seconds, TextToImage};
+pub use train::{
+    BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver, TrainOutcome, TrainRequest,
+    TrainSettings,
+};
 pub use tweedie::{Error, Result};

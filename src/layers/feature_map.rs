@@ -127,14 +127,6 @@ impl FeatureMap {
         self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
     }
 
-    /// An activation at every value.
-    ///
-    /// # Errors
-    /// If the element type has no such operation.
-    pub fn activate(&self, activation: Activation) -> Result<Self> {
-        self.map(|x| activation.forward(x))
-    }
-
     /// The largest value of each `size` by `size` pixels; rows and columns that are left over are dropped. Equal
     /// values share the gradient.
     ///

@@ -2,6 +2,7 @@
 
 use super::gradients::{clip_global_norm, global_norm, scale};
 use super::{AdamW, AdamWConfig, Ema, LearningRate, Objective, Parameters, Stream, Streams, TimestepSampling};
+use crate::models::UNet2DModel;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -16,6 +17,12 @@ pub trait TrainableNetwork {
     /// # Errors
     /// If the shapes do not fit, or labels are missing or not wanted.
     fn forward(&self, x: &Tensor, timesteps: &Tensor, labels: Option<&Tensor>) -> Result<Tensor>;
+}
+
+impl TrainableNetwork for UNet2DModel {
+    fn forward(&self, x: &Tensor, timesteps: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+        self.forward(x, timesteps, labels)
+    }
 }
 
 /// What a step of training is, apart from the network and its objective.

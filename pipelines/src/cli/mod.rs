@@ -8,6 +8,7 @@ mod output;
 mod print;
 mod progress;
 mod schedulers;
+mod train;
 mod txt2img;
 
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +27,9 @@ pub struct Arguments {
 enum Command {
     /// Make pictures from a text.
     Txt2img(Box<txt2img::Txt2img>),
+    /// Train a network on a folder of data.
+    #[command(subcommand)]
+    Train(train::TrainCommand),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -44,6 +48,7 @@ pub fn show_error(message: &str) {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
+        Command::Train(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),
