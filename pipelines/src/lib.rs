@@ -9,7 +9,10 @@
 
 mod bench;
 mod builder;
+mod classifier;
 mod device;
+#[cfg(feature = "download")]
+pub mod download;
 mod event;
 mod model;
 mod record;
@@ -20,6 +23,7 @@ mod train;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
+pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use model::{Defaults, Model, ModelInfo};

@@ -1,6 +1,8 @@
 //! The command line: strings to a request, and results to files and text.
 
 mod bench;
+mod data;
+mod eval;
 mod interrupt;
 mod memory;
 mod model;
@@ -30,6 +32,9 @@ enum Command {
     /// Train a network on a folder of data.
     #[command(subcommand)]
     Train(train::TrainCommand),
+    /// Judge pictures.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -49,6 +54,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
         Command::Train(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),

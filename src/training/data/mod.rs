@@ -17,7 +17,7 @@ use std::path::Path;
 
 pub use batches::{Augmentation, Batch, Batches};
 pub use folder::{FolderOptions, read_folder};
-pub use idx::{IDX_FILES, Split, has_idx, read_idx};
+pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};
 pub use loader::Loader;
 pub use shuffle::{SplitMix64, permutation};
