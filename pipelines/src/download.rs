@@ -144,7 +144,14 @@ fn fetch_one(
     if total.is_some_and(|total| total != done) {
         return Err(cut(done, "it was closed".into()));
     }
-    check(staged.path(), file, &format!("{url} has another file; choose another --mirror"))?;
+    check(staged.path(), file, &format!("{url} has another file; choose another --mirror")).map_err(
+        |error| match error {
+            Error::Malformed { reason, .. } => {
+                failed(format!("what came is not whole ({reason}), or choose another --mirror"))
+            }
+            other => other,
+        },
+    )?;
     staged.as_file().sync_all().map_err(Error::io("write", &path))?;
     staged.persist_noclobber(&path).map_err(|e| Error::io("create", &path)(e.error))?;
     Ok(())
@@ -156,7 +163,7 @@ fn check(path: &Path, file: &RemoteFile<'_>, fix: &str) -> Result<()> {
     if found == file.sha256 {
         return Ok(());
     }
-    let what = format!("the SHA-256 of what {} holds, as {}", file.name, path.display());
+    let what = format!("the SHA-256 of what {} holds", path.with_file_name(file.name).display());
     Err(Error::invalid(what, found, format!("it should be {}; {fix}", file.sha256)))
 }
 
