@@ -29,7 +29,9 @@ impl MetricsLog {
             let count = reader.read_until(b'\n', &mut line).map_err(Error::io("read", path))?;
             // A line that was not finished ends the log as well.
             let Ok(value) = serde_json::from_slice::<Value>(&line) else { break };
-            let Some(step) = value["step"].as_u64().filter(|&step| step <= keep && line.ends_with(b"\n")) else { break };
+            let Some(step) = value["step"].as_u64().filter(|&step| step <= keep && line.ends_with(b"\n")) else {
+                break;
+            };
             end += count as u64;
             losses.push((step as f64, value["loss"].as_f64().unwrap_or(f64::NAN)));
         }

@@ -71,7 +71,9 @@ impl RunCheckpoints {
         for (step, folder) in self.steps()? {
             match verified(&folder, step) {
                 Ok(()) => return Ok((Some(read(&folder, step, layout)?), passed_over)),
-                Err(reason) => passed_over.push(format!("the checkpoint {} is passed over: {reason}", folder.display())),
+                Err(reason) => {
+                    passed_over.push(format!("the checkpoint {} is passed over: {reason}", folder.display()))
+                }
             }
         }
         Ok((None, passed_over))
@@ -131,11 +133,8 @@ fn files(layout: &FlatLayout, state: &TrainerState) -> Result<Vec<(&'static str,
     };
     let mut moments = prefixed(FIRST_MOMENT, &state.first_moment)?;
     moments.extend(prefixed(SECOND_MOMENT, &state.second_moment)?);
-    let mut files = vec![
-        (WEIGHTS, layout.tensors(&state.weights)?),
-        (EMA, layout.tensors(&state.ema)?),
-        (OPTIMIZER, moments),
-    ];
+    let mut files =
+        vec![(WEIGHTS, layout.tensors(&state.weights)?), (EMA, layout.tensors(&state.ema)?), (OPTIMIZER, moments)];
     if let Some(history) = &state.loss_history {
         let history = Tensor::from_slice(history, history.len(), &Device::Cpu)?;
         files.push((LOSS_HISTORY, [("losses".to_owned(), history)].into()));

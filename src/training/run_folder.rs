@@ -228,7 +228,9 @@ mod tests {
         assert_eq!(RunFolder::resume(&path)?.1, Some(json!({"seed": 1})));
 
         let other = root.path().join("other");
-        std::fs::create_dir(&other).and_then(|()| std::fs::write(other.join("letter"), "")).map_err(Error::io("write", &other))?;
+        std::fs::create_dir(&other)
+            .and_then(|()| std::fs::write(other.join("letter"), ""))
+            .map_err(Error::io("write", &other))?;
         assert!(message(RunFolder::create(&other)).contains("not empty"));
         assert!(message(RunFolder::resume(&other).map(|(run, _)| run)).contains("config.json"));
         assert_eq!(RunFolder::resume(&root.path().join("new"))?.1, None);

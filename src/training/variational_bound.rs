@@ -62,8 +62,7 @@ impl VariationalBound {
         share: &Tensor,
         timesteps: &[usize],
     ) -> Result<Tensor> {
-        let column =
-            |of: fn(&Posterior) -> f64| per_image(x0, timesteps.iter().map(|&t| of(&self.posteriors[t])));
+        let column = |of: fn(&Posterior) -> f64| per_image(x0, timesteps.iter().map(|&t| of(&self.posteriors[t])));
         let (low, high) = (column(|p| p.log_variance)?, column(|p| p.log_beta)?);
         let middle = ((&low + &high)? * 0.5)?;
         let log_variance = share.broadcast_mul(&((&high - &low)? * 0.5)?)?.broadcast_add(&middle)?;
