@@ -8,8 +8,8 @@ mod guidance;
 mod parameterization;
 
 pub use guidance::{
-    AdaptiveProjectedGuidance, ClassifierFreeGuidance, GuidanceSchedule, GuidanceShape, PerturbedAttentionGuidance,
-    PerturbedNetwork, Projection,
+    AdaptiveProjectedGuidance, Classifier, ClassifierFreeGuidance, ClassifierGuidance, GuidanceSchedule, GuidanceShape,
+    PerturbedAttentionGuidance, PerturbedNetwork, Projection,
 };
 pub use parameterization::{Limit, LimitFields, Parameterization, Prediction, PredictionType};
 

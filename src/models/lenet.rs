@@ -6,9 +6,11 @@
 //! Nichol 2021, section 4, have a classifier of `x_t` and `t`).
 
 use crate::config::ConfigFields;
+use crate::denoising::Classifier;
 use crate::layers::{
     Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Linear, SinusoidalEmbedding, TimestepEmbedding, Weights,
 };
+use crate::training::classification::log_probabilities;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
@@ -201,5 +203,16 @@ impl LeNet {
         }
         let hidden = self.hidden.forward(&h.to_nchw()?.flatten_from(1)?)?;
         self.output.forward(&Activation::Relu.forward(&hidden)?)
+    }
+}
+
+impl Classifier for LeNet {
+    fn classes(&self) -> usize {
+        self.config.class_names.len()
+    }
+
+    fn log_probabilities(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
+        let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
+        log_probabilities(&self.forward(x, &timesteps)?)
     }
 }
