@@ -12,6 +12,7 @@ mod builder;
 mod device;
 mod event;
 mod model;
+mod pixel;
 mod record;
 mod request;
 pub mod stages;
@@ -22,6 +23,9 @@ pub use builder::Builder;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use model::{Defaults, Model, ModelInfo};
+pub use pixel::{
+    PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
+};
 pub use record::Record;
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use text_to_image::{Seconds, TextToImage};

@@ -7,6 +7,7 @@ mod model;
 mod output;
 mod print;
 mod progress;
+mod sample;
 mod schedulers;
 mod txt2img;
 
@@ -26,6 +27,8 @@ pub struct Arguments {
 enum Command {
     /// Make pictures from a text.
     Txt2img(Box<txt2img::Txt2img>),
+    /// Make pictures with a model in pixel space, such as the embedded digits.
+    Sample(Box<sample::Sample>),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -44,6 +47,7 @@ pub fn show_error(message: &str) {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
+        Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),
