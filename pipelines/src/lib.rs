@@ -15,6 +15,7 @@ mod device;
 pub mod download;
 mod event;
 mod model;
+mod pixel;
 mod record;
 mod request;
 pub mod stages;
@@ -27,6 +28,9 @@ pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, Nois
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use model::{Defaults, Model, ModelInfo};
+pub use pixel::{
+    PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
+};
 pub use record::Record;
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use text_to_image::{Seconds, TextToImage};

@@ -9,6 +9,7 @@ mod model;
 mod output;
 mod print;
 mod progress;
+mod sample;
 mod schedulers;
 mod train;
 mod txt2img;
@@ -35,6 +36,8 @@ enum Command {
     /// Judge pictures.
     #[command(subcommand)]
     Eval(eval::EvalCommand),
+    /// Make pictures with a model in pixel space, such as the embedded digits.
+    Sample(Box<sample::Sample>),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -55,6 +58,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Txt2img(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),
