@@ -22,6 +22,7 @@
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
+//! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
 //!
@@ -39,6 +40,7 @@ pub mod models;
 pub mod noise;
 pub mod schedulers;
 pub mod score_based;
+pub mod training;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use error::{Error, Result};

@@ -45,9 +45,9 @@ fn unet(case: &Case) -> TestResult {
     })?;
     let optional = |name: &str| case.stages.get(name).cloned();
     let conditioning = Conditioning {
-        text: case.stage("unet.0.encoder_hidden_states")?.clone(),
         pooled: optional("unet.0.text_embeds"),
         time_ids: optional("unet.0.time_ids"),
+        ..Conditioning::text(case.stage("unet.0.encoder_hidden_states")?.clone())
     };
     let down: Vec<_> = (0..).map_while(|i| optional(&format!("controlnet.0.down.{i:02}"))).collect();
     let control = optional("controlnet.0.mid").map(|mid| ControlResiduals { down, mid });

@@ -161,7 +161,7 @@ impl Loader<'_> {
         self.load("vae", weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
     }
 
-    fn load<T>(
+    pub fn load<T>(
         &self,
         component: &str,
         dtype: DType,

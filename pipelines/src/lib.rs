@@ -12,31 +12,44 @@
 mod bench;
 mod builder;
 mod canvas;
+mod classifier;
 mod device;
+#[cfg(feature = "download")]
+pub mod download;
 mod event;
 mod image_to_image;
 mod inpaint;
 mod latent_diffusion;
 mod model;
+mod pixel;
 mod previews;
 mod record;
 mod request;
 pub mod stages;
 mod task;
 mod text_to_image;
+mod train;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
 pub use canvas::{Canvas, NativeSize};
+pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use image_to_image::{ImageToImage, ImageToImageRequest};
 pub use inpaint::{Composite, Inpaint, InpaintRequest, MaskShaping};
 pub use latent_diffusion::{LatentDiffusion, Seconds};
 pub use model::{Defaults, Model, ModelInfo};
+pub use pixel::{
+    PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
+};
 pub use previews::Previews;
 pub use record::{Input, Record};
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use task::Task;
 pub use text_to_image::TextToImage;
+pub use train::{
+    BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver, TrainOutcome, TrainRequest,
+    TrainSettings,
+};
 pub use tweedie::{Error, Result};

@@ -1,4 +1,13 @@
-//! From a prompt to what the network is conditioned on.
+//! From a prompt or a class to what the network is conditioned on.
+//!
+//! # No class
+//!
+//! Classifier-free guidance needs the answer of a network that was not told the class. A class-conditional network is
+//! trained for it with one class more than the data has: `num_class_embeds` = classes + 1, the last one, the *null
+//! class*, put in the place of a dropped label. Its number stands as `_null_class` in `unet/config.json`
+//! ([`UNet2DConfig::null_class`](crate::models::UNet2DConfig::null_class)); diffusers passes over configuration
+//! fields that start with an underscore, so it loads such a folder as any other. A network without the field has no
+//! null class, and cannot be guided.
 
 mod tokenizer;
 mod weighted;
@@ -6,24 +15,35 @@ mod weighted;
 pub use tokenizer::{Tokenizer, Tokens};
 pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
-use crate::Result;
-use candle_core::Tensor;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
 
-/// What a network is conditioned on, one row per image.
-#[derive(Debug, Clone)]
+/// What a network is conditioned on, one row per image; nothing by default.
+#[derive(Debug, Clone, Default)]
 pub struct Conditioning {
     /// The text: `[batch, tokens, width]`.
-    pub text: Tensor,
+    pub text: Option<Tensor>,
     /// The pooled text of models that have it: `[batch, width]`.
     pub pooled: Option<Tensor>,
     /// Original size, crop and target size of models that have them: `[batch, 6]`.
     pub time_ids: Option<Tensor>,
+    /// The class of each image: `[batch]` of u32.
+    pub class_labels: Option<Tensor>,
 }
 
 impl Conditioning {
     /// Text alone, `[batch, tokens, width]`.
     pub fn text(text: Tensor) -> Self {
-        Self { text, pooled: None, time_ids: None }
+        Self { text: Some(text), ..Self::default() }
+    }
+
+    /// A class for each image.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn classes(classes: &[u32], device: &Device) -> Result<Self> {
+        let labels = Tensor::from_slice(classes, classes.len(), device)?;
+        Ok(Self { class_labels: Some(labels), ..Self::default() })
     }
 
     /// Several batches after one another.
@@ -31,15 +51,22 @@ impl Conditioning {
     /// # Errors
     /// If their shapes differ, or some have parts that others lack.
     pub fn cat(parts: &[&Self]) -> Result<Self> {
-        let text: Vec<_> = parts.iter().map(|part| &part.text).collect();
-        let optional = |get: fn(&Self) -> Option<&Tensor>| -> Result<Option<Tensor>> {
+        let joined = |what: &str, get: fn(&Self) -> Option<&Tensor>| -> Result<Option<Tensor>> {
             let tensors: Vec<_> = parts.iter().filter_map(|part| get(part)).collect();
-            Ok(if tensors.len() == parts.len() { Some(Tensor::cat(&tensors, 0)?) } else { None })
+            match tensors.len() {
+                0 => Ok(None),
+                count if count == parts.len() => Ok(Some(Tensor::cat(&tensors, 0)?)),
+                count => {
+                    let value = format!("in {count} of {} parts of a batch", parts.len());
+                    Err(Error::invalid(format!("the conditioning's {what}"), value, "give it to all parts or to none"))
+                }
+            }
         };
         Ok(Self {
-            text: Tensor::cat(&text, 0)?,
-            pooled: optional(|part| part.pooled.as_ref())?,
-            time_ids: optional(|part| part.time_ids.as_ref())?,
+            text: joined("text", |part| part.text.as_ref())?,
+            pooled: joined("pooled text", |part| part.pooled.as_ref())?,
+            time_ids: joined("sizes", |part| part.time_ids.as_ref())?,
+            class_labels: joined("class", |part| part.class_labels.as_ref())?,
         })
     }
 

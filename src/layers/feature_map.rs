@@ -1,7 +1,7 @@
 //! Activations with height and width, which own their memory layout.
 
-use super::Backend;
-use crate::Result;
+use super::{Activation, Backend};
+use crate::{Result, kernels};
 use candle_core::{DType, Tensor};
 
 /// A batch of images of features.
@@ -100,11 +100,31 @@ impl FeatureMap {
     /// # Errors
     /// If the dimensions do not fit.
     pub fn add_per_channel(&self, values: &Tensor) -> Result<Self> {
+        self.map(|x| Ok(x.broadcast_add(&self.per_channel(values)?)?))
+    }
+
+    /// Multiplies every pixel by a value per image and channel, `[batch, channels]`.
+    ///
+    /// # Errors
+    /// If the dimensions do not fit.
+    pub fn scale_per_channel(&self, values: &Tensor) -> Result<Self> {
+        self.map(|x| Ok(x.broadcast_mul(&self.per_channel(values)?)?))
+    }
+
+    fn per_channel(&self, values: &Tensor) -> Result<Tensor> {
         let (batch, channels) = values.dims2()?;
-        self.map(|x| match self.backend {
-            Backend::Kernels => Ok(x.broadcast_add(&values.reshape((batch, 1, 1, channels))?)?),
-            Backend::Candle => Ok(x.broadcast_add(&values.reshape((batch, channels, 1, 1))?)?),
+        Ok(match self.backend {
+            Backend::Kernels => values.reshape((batch, 1, 1, channels))?,
+            Backend::Candle => values.reshape((batch, channels, 1, 1))?,
         })
+    }
+
+    /// An activation at every value.
+    ///
+    /// # Errors
+    /// If the element type has no such operation.
+    pub fn activate(&self, activation: Activation) -> Result<Self> {
+        self.map(|x| activation.forward(x))
     }
 
     /// Every value times `factor`.
@@ -113,6 +133,21 @@ impl FeatureMap {
     /// If memory runs out.
     pub fn scale(&self, factor: f64) -> Result<Self> {
         self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
+    }
+
+    /// The largest value of each `size` by `size` pixels; rows and columns that are left over are dropped. Equal
+    /// values share the gradient.
+    ///
+    /// # Errors
+    /// If the map is smaller than that.
+    pub fn max_pool(&self, size: usize) -> Result<Self> {
+        self.map(|x| {
+            let (rows, columns) = match self.backend {
+                Backend::Kernels => (1, 2),
+                Backend::Candle => (2, 3),
+            };
+            largest_neighbour(&largest_neighbour(x, rows, size)?, columns, size)
+        })
     }
 
     /// The channels of both, this map's first.
@@ -134,15 +169,25 @@ impl FeatureMap {
     /// If memory runs out.
     pub fn resize_nearest(&self, height: usize, width: usize) -> Result<Self> {
         let (_, _, from_height, from_width) = self.dims();
-        self.map(|x| {
-            let (rows, columns) = match self.backend {
-                Backend::Kernels => (1, 2),
-                Backend::Candle => (2, 3),
-            };
-            let x = repeat_nearest(x, rows, from_height, height)?;
-            repeat_nearest(&x, columns, from_width, width)
+        self.map(|x| match self.backend {
+            Backend::Kernels => Ok(kernels::resize_nearest(x, height, width)?),
+            Backend::Candle => repeat_nearest(&repeat_nearest(x, 2, from_height, height)?, 3, from_width, width),
         })
     }
+}
+
+/// The largest of each `size` neighbours along one axis. Compared in pairs, since candle's reduction gives the whole
+/// gradient to each of several equal values.
+fn largest_neighbour(x: &Tensor, axis: usize, size: usize) -> Result<Tensor> {
+    let count = x.dim(axis)? / size;
+    let mut dims = x.dims().to_vec();
+    dims.splice(axis..=axis, [count, size]);
+    let groups = x.narrow(axis, 0, count * size)?.contiguous()?.reshape(dims)?;
+    let mut largest = groups.narrow(axis + 1, 0, 1)?;
+    for i in 1..size {
+        largest = largest.maximum(&groups.narrow(axis + 1, i, 1)?)?;
+    }
+    Ok(largest.squeeze(axis + 1)?)
 }
 
 /// Nearest-neighbour resampling along one axis. Broadcasting for whole factors, since candle's own

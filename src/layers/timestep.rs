@@ -1,5 +1,6 @@
 //! Embeddings of scalars: timesteps, sizes, offsets. Always computed in f32.
 
+use super::weights::vector;
 use super::{Activation, Linear, Weights};
 use crate::Result;
 use candle_core::{D, DType, Tensor};
@@ -34,6 +35,37 @@ impl SinusoidalEmbedding {
         let both = if self.flip_sin_to_cos { [&cos, &sin] } else { [&sin, &cos] };
         let embedding = Tensor::cat(&both, D::Minus1)?;
         Ok(embedding.pad_with_zeros(D::Minus1, 0, self.width % 2)?)
+    }
+}
+
+/// Sines and cosines of the logarithm of a noise level at random frequencies, which are part of the checkpoint
+/// (Tancik et al. 2020; Song et al. 2021, appendix C.1).
+#[derive(Debug, Clone)]
+pub struct FourierEmbedding {
+    frequencies: Tensor,
+}
+
+impl FourierEmbedding {
+    /// From `weight` `[frequencies]`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, frequencies: usize) -> Result<Self> {
+        Ok(Self { frequencies: vector(weights, "weight", frequencies)? })
+    }
+
+    /// # Shapes
+    /// `scalars`: `[n]`, above 0; the result is `[n, 2 * frequencies]`, sines first, in f32, or in f64 if the scalars
+    /// are f64.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn forward(&self, scalars: &Tensor) -> Result<Tensor> {
+        let dtype = if scalars.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let frequencies = self.frequencies.to_dtype(dtype)?.unsqueeze(0)?;
+        let logarithms = scalars.to_dtype(dtype)?.log()?.unsqueeze(1)?;
+        let angles = (logarithms.broadcast_mul(&frequencies)? * std::f64::consts::TAU)?;
+        Ok(Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)?)
     }
 }
 

@@ -3,11 +3,17 @@
 //! Models are built from the checkpoint's own `config.json`; fields that it omits take diffusers' defaults,
 //! and an option that is not supported is an error that names it. They are made of [`crate::layers`] alone.
 
+mod attention_block;
 pub mod autoencoder;
 pub mod clip;
+pub mod lenet;
 mod resnet;
 pub mod unet;
+pub mod unet2d;
+mod unet_blocks;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use lenet::{LeNet, LeNetConfig};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};
+pub use unet2d::{ClassEmbedding, UNet2DConfig, UNet2DModel};

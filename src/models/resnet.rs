@@ -11,6 +11,8 @@ pub(super) struct ResnetConfig {
     pub outputs: usize,
     /// Width of the time embedding; the autoencoder has none.
     pub time_width: Option<usize>,
+    /// Whether the time embedding scales and shifts what the second norm gives, instead of being added before it.
+    pub time_scale_shift: bool,
     pub groups: usize,
     pub epsilon: f64,
     /// The output is divided by this.
@@ -26,37 +28,53 @@ pub(super) struct ResnetBlock {
     norm2: GroupNorm,
     conv2: Conv2d,
     conv_shortcut: Option<Conv2d>,
+    time_scale_shift: bool,
     output_scale: f64,
 }
 
 impl ResnetBlock {
     pub fn new(weights: &Weights<'_>, config: ResnetConfig) -> Result<Self> {
-        let ResnetConfig { inputs, outputs, time_width, groups, epsilon, output_scale } = config;
-        let time_emb_proj = time_width.map(|width| Linear::new(&weights.at("time_emb_proj"), width, outputs));
+        let ResnetConfig { inputs, outputs, time_width, time_scale_shift, groups, epsilon, output_scale } = config;
+        let time_outputs = if time_scale_shift { 2 * outputs } else { outputs };
+        let time_emb_proj = time_width.map(|width| Linear::new(&weights.at("time_emb_proj"), width, time_outputs));
         let shortcut = (inputs != outputs).then(|| Conv2d::new(&weights.at("conv_shortcut"), inputs, outputs, 1));
+        let norm2 = GroupNorm::new(&weights.at("norm2"), groups, outputs, epsilon)?;
         Ok(Self {
             norm1: GroupNorm::new(&weights.at("norm1"), groups, inputs, epsilon)?.with_silu(),
             conv1: Conv2d::new(&weights.at("conv1"), inputs, outputs, 3)?,
             time_emb_proj: time_emb_proj.transpose()?,
-            norm2: GroupNorm::new(&weights.at("norm2"), groups, outputs, epsilon)?.with_silu(),
+            norm2: if time_scale_shift { norm2 } else { norm2.with_silu() },
             conv2: Conv2d::new(&weights.at("conv2"), outputs, outputs, 3)?,
             conv_shortcut: shortcut.transpose()?,
+            time_scale_shift,
             output_scale,
         })
     }
 
     /// `x`: a map with the block's input channels; `time`: `[batch, time_width]`.
     pub fn forward(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
-        let mut h = self.conv1.forward(&self.norm1.forward(x)?)?;
-        if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
-            h = h.add_per_channel(&projection.forward(&Activation::Silu.forward(time)?)?)?;
-        }
-        let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
+        let h = self.norm1.forward(x)?;
+        let h = match (&self.time_emb_proj, time) {
+            (Some(projection), Some(time)) => self.timed(&h, &projection.forward(&Activation::Silu.forward(time)?)?)?,
+            _ => self.norm2.forward(&self.conv1.forward(&h)?)?,
+        };
+        let h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x)?.add(&h)?,
             None => x.add(&h)?,
         };
         sum.scale(1.0 / self.output_scale)
+    }
+
+    /// The first convolution, the second norm and SiLU, under the projected time embedding: `[batch, outputs]`, or
+    /// twice as many for scale and shift (Dhariwal and Nichol 2021, section 3.1).
+    fn timed(&self, h: &FeatureMap, time: &Tensor) -> Result<FeatureMap> {
+        if !self.time_scale_shift {
+            return self.norm2.forward(&self.conv1.forward_plus(h, time)?);
+        }
+        let parts = time.chunk(2, 1)?;
+        let h = self.norm2.forward(&self.conv1.forward(h)?)?.scale_per_channel(&(&parts[0] + 1.0)?)?;
+        h.add_per_channel(&parts[1])?.activate(Activation::Silu)
     }
 }
 

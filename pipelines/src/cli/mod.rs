@@ -1,6 +1,8 @@
 //! The command line: strings to a request, and results to files and text.
 
 mod bench;
+mod data;
+mod eval;
 mod generate;
 mod img2img;
 mod inpaint;
@@ -12,7 +14,9 @@ mod output;
 mod print;
 mod progress;
 mod request_options;
+mod sample;
 mod schedulers;
+mod train;
 mod txt2img;
 
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +39,14 @@ enum Command {
     Img2img(Box<img2img::Img2img>),
     /// Repaint or extend a part of a picture; the rest keeps every byte.
     Inpaint(Box<inpaint::InpaintArguments>),
+    /// Train a network on a folder of data.
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+    /// Judge pictures.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
+    /// Make pictures with a model in pixel space, such as the embedded digits.
+    Sample(Box<sample::Sample>),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -55,6 +67,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Txt2img(command) => command.run(),
         Command::Img2img(command) => command.run(),
         Command::Inpaint(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),

@@ -91,6 +91,6 @@ impl Encode {
             hidden.push(chunk.apply(&state)?);
             pooled.get_or_insert(output.pooled);
         }
-        Ok(Conditioning { text: Tensor::cat(&hidden, 1)?, pooled, time_ids: None })
+        Ok(Conditioning { pooled, ..Conditioning::text(Tensor::cat(&hidden, 1)?) })
     }
 }

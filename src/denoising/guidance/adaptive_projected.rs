@@ -81,6 +81,7 @@ fn project(difference: &Tensor, direction: &Tensor, projection: Projection) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::denoising::ClassifierFreeGuidance;
     use crate::noise::{NoiseSource, TorchNoise};
 
@@ -89,7 +90,8 @@ mod tests {
 
     impl Network for Shift {
         fn forward(&self, x: &Tensor, _: f64, conditioning: &Conditioning) -> Result<Tensor> {
-            Ok((x + conditioning.text.reshape(x.shape())?)?)
+            let text = conditioning.text.as_ref().ok_or_else(|| Error::invalid("text", "missing", "give one"))?;
+            Ok((x + text.reshape(x.shape())?)?)
         }
     }
 

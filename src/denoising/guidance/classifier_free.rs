@@ -55,6 +55,7 @@ fn rescaled(guided: &Tensor, positive: &Tensor, share: f64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::denoising::guidance::GuidanceShape;
     use candle_core::{DType, Device};
 
@@ -63,7 +64,8 @@ mod tests {
 
     impl Network for Echo {
         fn forward(&self, x: &Tensor, _: f64, conditioning: &Conditioning) -> Result<Tensor> {
-            let mean = conditioning.text.mean(D::Minus1)?.mean(D::Minus1)?;
+            let text = conditioning.text.as_ref().ok_or_else(|| Error::invalid("text", "missing", "give one"))?;
+            let mean = text.mean(D::Minus1)?.mean(D::Minus1)?;
             Ok(x.broadcast_mul(&mean.reshape((x.dim(0)?, 1, 1, 1))?)?)
         }
     }

@@ -3,11 +3,13 @@
 //! Each kind takes a network and is one, so solvers and pipelines need not know that there is guidance.
 
 mod adaptive_projected;
+mod classifier;
 mod classifier_free;
 mod perturbed_attention;
 mod schedule;
 
 pub use adaptive_projected::{AdaptiveProjectedGuidance, Projection};
+pub use classifier::{Classifier, ClassifierGuidance};
 pub use classifier_free::ClassifierFreeGuidance;
 pub use perturbed_attention::{PerturbedAttentionGuidance, PerturbedNetwork};
 pub use schedule::{GuidanceSchedule, GuidanceShape};

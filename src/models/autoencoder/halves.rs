@@ -2,7 +2,8 @@
 
 use super::AutoencoderConfig;
 use crate::Result;
-use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, Weights};
+use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights};
+use crate::models::attention_block::{AttentionBlock, AttentionBlockConfig};
 use crate::models::resnet::{ResnetBlock, ResnetConfig, Upsample, downsample};
 
 /// Epsilon of every norm in the autoencoder.
@@ -10,7 +11,15 @@ const EPSILON: f64 = 1e-6;
 
 fn resnet(weights: &Weights<'_>, config: &AutoencoderConfig, inputs: usize, outputs: usize) -> Result<ResnetBlock> {
     let groups = config.norm_num_groups;
-    let resnet = ResnetConfig { inputs, outputs, time_width: None, groups, epsilon: EPSILON, output_scale: 1.0 };
+    let resnet = ResnetConfig {
+        inputs,
+        outputs,
+        time_width: None,
+        time_scale_shift: false,
+        groups,
+        epsilon: EPSILON,
+        output_scale: 1.0,
+    };
     ResnetBlock::new(weights, resnet)
 }
 
@@ -22,34 +31,27 @@ fn norm(weights: &Weights<'_>, config: &AutoencoderConfig, channels: usize) -> R
 #[derive(Debug)]
 struct Middle {
     first: ResnetBlock,
-    attention: Option<(GroupNorm, Attention)>,
+    attention: Option<AttentionBlock>,
     last: ResnetBlock,
 }
 
 impl Middle {
     fn new(weights: &Weights<'_>, config: &AutoencoderConfig, channels: usize) -> Result<Self> {
-        let attention = if config.mid_block_add_attention {
-            let weights = weights.at("attentions.0");
-            let one_head = AttentionConfig { width: channels, context_width: channels, heads: 1, bias: true };
-            let norm = norm(&weights.at("group_norm"), config, channels)?;
-            Some((norm, Attention::new(&weights, one_head)?))
-        } else {
-            None
-        };
+        let groups = Some(config.norm_num_groups);
+        let one_head = AttentionBlockConfig { channels, heads: 1, groups, epsilon: EPSILON, output_scale: 1.0 };
+        let attention =
+            config.mid_block_add_attention.then(|| AttentionBlock::new(&weights.at("attentions.0"), one_head));
         Ok(Self {
             first: resnet(&weights.at("resnets.0"), config, channels, channels)?,
-            attention,
+            attention: attention.transpose()?,
             last: resnet(&weights.at("resnets.1"), config, channels, channels)?,
         })
     }
 
     fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let mut h = self.first.forward(x, None)?;
-        if let Some((norm, attention)) = &self.attention {
-            let (_, _, height, width) = h.dims();
-            let tokens = norm.forward(&h)?.tokens()?;
-            let mixed = attention.forward(&tokens, &tokens)?;
-            h = h.add(&FeatureMap::from_tokens(&mixed, height, width, h.backend())?)?;
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h)?;
         }
         self.last.forward(&h, None)
     }

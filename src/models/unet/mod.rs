@@ -12,6 +12,7 @@ use crate::layers::{Backend, Conv2d, FeatureMap, GroupNorm, SinusoidalEmbedding,
 use crate::{Error, Result};
 use blocks::{DownBlock, MidBlock, Step, UpBlock};
 use candle_core::{DType, Tensor};
+use transformer::Transformer;
 
 /// What a ControlNet adds to the UNet's skip connections and to its middle.
 #[derive(Debug, Clone)]
@@ -56,12 +57,16 @@ impl UNet2DConditionModel {
         };
         let time_width = config.time_embed_dim();
 
+        let sizes = config.block_sizes();
         let down_blocks = (0..blocks).map(|i| {
-            let inputs = channels[i.saturating_sub(1)];
-            DownBlock::new(&weights.at("down_blocks").at(i), &config, i, inputs)
+            let transformer = |weights: &Weights<'_>| config.transformer(weights, config.down_blocks[i], i);
+            DownBlock::new(&weights.at("down_blocks").at(i), &sizes, i, transformer)
         });
         let mid_block = config.mid_block.map(|kind| MidBlock::new(&weights.at("mid_block"), &config, kind));
-        let up_blocks = (0..blocks).map(|i| UpBlock::new(&weights.at("up_blocks").at(i), &config, i));
+        let up_blocks = (0..blocks).map(|i| {
+            let transformer = |weights: &Weights<'_>| config.transformer(weights, config.up_blocks[i], blocks - 1 - i);
+            UpBlock::new(&weights.at("up_blocks").at(i), &sizes, i, transformer)
+        });
         let additional = config.addition.map(|addition| {
             let embedding = TimestepEmbedding::new(&weights.at("add_embedding"), addition.embedding_input, time_width)?;
             Ok::<_, Error>((sinusoidal(addition.time_width), embedding))
@@ -121,15 +126,23 @@ impl UNet2DConditionModel {
         perturbed: usize,
     ) -> Result<Tensor> {
         let time = self.embed_time(timesteps, conditioning)?;
-        let text = conditioning.text.to_dtype(self.dtype)?;
+        let Some(text) = &conditioning.text else {
+            return Err(Error::invalid(
+                "the conditioning",
+                "without a text",
+                "this UNet looks at one; give its embedding",
+            ));
+        };
+        let text = text.to_dtype(self.dtype)?;
         let step = Step { time: &time, text: &text, perturbed };
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &text, 0);
         let input = x.to_dtype(self.dtype)?;
         let input = if self.config.center_input_sample { input.affine(2.0, -1.0)? } else { input };
 
         let mut h = self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)?;
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {
-            h = block.forward(h, &step, &mut skips)?;
+            h = block.forward(h, &time, &mut skips, attend)?;
         }
         if let Some(mid_block) = &self.mid_block {
             h = mid_block.forward(h, &step)?;
@@ -138,7 +151,7 @@ impl UNet2DConditionModel {
             (h, skips) = self.controlled(h, skips, control)?;
         }
         for block in &self.up_blocks {
-            h = block.forward(h, &step, &mut skips)?;
+            h = block.forward(h, &time, &mut skips, attend)?;
         }
         let out = self.conv_out.forward(&self.conv_norm_out.forward(&h)?)?;
         Ok(out.to_nchw()?.to_dtype(x.dtype())?)

@@ -1,0 +1,277 @@
+//! What is wanted of a model in pixel space, and the only place that checks it.
+
+use crate::model::Defaults;
+use serde_json::{Map, Value};
+use tweedie::config::ConfigFields;
+use tweedie::models::{LeNetConfig, UNet2DConfig};
+use tweedie::schedulers::{self, Scheduler, SchedulerChoice};
+use tweedie::{Error, Result};
+
+/// The most pictures of a request.
+const MOST_IMAGES: usize = 100_000;
+
+/// The most values of a batch, which bounds its memory.
+const MOST_VALUES: usize = 1 << 28;
+
+/// Steps where neither request nor model says how many, as diffusers' DDIM pipeline has them.
+const STEPS: usize = 50;
+
+/// A request for pictures. What is `None` is taken from the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PixelRequest {
+    /// Image `i` is of class `classes[i mod n]`; none means all classes of the model in turn.
+    pub classes: Vec<u32>,
+    /// Number of denoising steps; by default the model's, else 50.
+    pub steps: Option<usize>,
+    /// How strongly the class is followed by classifier-free guidance; 1 turns it off. By default the model's, else 1.
+    pub guidance_scale: Option<f64>,
+    /// How strongly the classifier guides, if there is one; by default 1.
+    pub classifier_scale: Option<f64>,
+    /// The scheduler's name on the command line; by default the model's own.
+    pub scheduler: Option<String>,
+    /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
+    pub scheduler_fields: Map<String, Value>,
+    /// Image `i` is made from `seed + i`.
+    pub seed: u64,
+    /// How many pictures.
+    pub num_images: usize,
+    /// How many of them at a time; changes speed and memory, not the pictures.
+    pub batch_size: usize,
+}
+
+impl Default for PixelRequest {
+    fn default() -> Self {
+        Self {
+            classes: Vec::new(),
+            steps: None,
+            guidance_scale: None,
+            classifier_scale: None,
+            scheduler: None,
+            scheduler_fields: Map::new(),
+            seed: 0,
+            num_images: 1,
+            batch_size: 1,
+        }
+    }
+}
+
+/// What the check of a request needs to know of a model.
+#[derive(Debug)]
+pub(super) struct PixelFacts<'a> {
+    pub unet: &'a UNet2DConfig,
+    pub classifier: Option<&'a LeNetConfig>,
+    pub scheduler: &'a ConfigFields,
+    /// `_class_name` in `model_index.json`.
+    pub pipeline_class: Option<&'a str>,
+    pub defaults: &'a Defaults,
+}
+
+/// A request that has been checked, with every default filled in.
+#[derive(Debug, Clone)]
+pub struct PixelSettings {
+    /// The classes that images take in turn; none if there are none.
+    pub classes: Vec<u32>,
+    /// Number of denoising steps.
+    pub steps: usize,
+    /// Scale of classifier-free guidance.
+    pub guidance_scale: f64,
+    /// Scale of classifier guidance; 0 without a classifier.
+    pub classifier_scale: f64,
+    /// The scheduler.
+    pub scheduler: SchedulerChoice,
+    /// Its configuration: the model's file with the request's fields.
+    pub scheduler_config: ConfigFields,
+    /// Whether the network also predicts a variance.
+    pub learned_variance: bool,
+    /// The first image's seed.
+    pub seed: u64,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// How many pictures.
+    pub num_images: usize,
+    /// How many at a time.
+    pub batch_size: usize,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl PixelSettings {
+    /// The scheduler, configured.
+    ///
+    /// # Errors
+    /// If a field of its configuration has an unusable value.
+    pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
+        self.scheduler.entry.build(&self.scheduler_config)
+    }
+
+    /// The seed of an image.
+    pub fn seed_of(&self, index: usize) -> u64 {
+        self.seed.wrapping_add(index as u64)
+    }
+
+    /// The class of an image, if there are classes.
+    pub fn class_of(&self, index: usize) -> Option<u32> {
+        self.classes.get(index.checked_rem(self.classes.len())?).copied()
+    }
+
+    /// Seeds and classes of the images, in batches.
+    pub fn batches(&self) -> Vec<(Vec<u64>, Vec<u32>)> {
+        let indices: Vec<usize> = (0..self.num_images).collect();
+        let batch = |indices: &[usize]| {
+            let seeds = indices.iter().map(|&i| self.seed_of(i)).collect();
+            (seeds, indices.iter().filter_map(|&i| self.class_of(i)).collect())
+        };
+        indices.chunks(self.batch_size).map(batch).collect()
+    }
+}
+
+impl PixelRequest {
+    /// Checks the request against the model and fills in defaults.
+    pub(super) fn settle(&self, facts: &PixelFacts<'_>) -> Result<PixelSettings> {
+        let sample_size = facts.unet.sample_size;
+        let (height, width) = sample_size.ok_or_else(|| Error::invalid("sample_size", "null", "set it"))?;
+        let batch_size = self.batch_size.min(self.num_images.max(1));
+        for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
+            if count == 0 || count > MOST_IMAGES {
+                return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));
+            }
+        }
+        let values = facts.unet.in_channels.saturating_mul(height).saturating_mul(width);
+        if values.saturating_mul(batch_size) > MOST_VALUES {
+            let fix = format!("pictures of {width}x{height} allow {} at most", (MOST_VALUES / values).max(1));
+            return Err(Error::invalid("the batch size", batch_size, fix));
+        }
+        let (scheduler, scheduler_config, warnings) = self.scheduler(facts)?;
+        let mut settings = PixelSettings {
+            classes: self.classes(facts)?,
+            steps: 0,
+            guidance_scale: self.guidance_scale(facts)?,
+            classifier_scale: self.classifier_scale(facts)?,
+            scheduler,
+            scheduler_config,
+            learned_variance: facts.unet.out_channels == 2 * facts.unet.in_channels,
+            seed: self.seed,
+            width,
+            height,
+            num_images: self.num_images,
+            batch_size,
+            warnings,
+        };
+        // Whether the steps can be made shows when the levels are.
+        let scheduler = settings.build_scheduler()?;
+        let trained = scheduler.schedule().map_or(usize::MAX, |schedule| schedule.num_train_timesteps());
+        settings.steps = self.steps.or(facts.defaults.steps).unwrap_or(STEPS.min(trained));
+        scheduler.levels(settings.steps)?;
+        if settings.classifier_scale != 0.0 && scheduler.schedule().is_none() {
+            let fix = "it has no training timesteps, which a classifier is told; take another, such as ddim";
+            return Err(Error::invalid("the scheduler", settings.scheduler.name(), fix));
+        }
+        Ok(settings)
+    }
+
+    fn classes(&self, facts: &PixelFacts<'_>) -> Result<Vec<u32>> {
+        let of_model = facts.unet.num_classes();
+        let of_classifier = facts.classifier.map(|classifier| classifier.class_names.len());
+        let known = match (of_model, of_classifier) {
+            (0, None) if self.classes.is_empty() => return Ok(Vec::new()),
+            (0, None) => {
+                let fix = "this model was trained without classes; leave --classes away, or guide it with --classifier";
+                return Err(Error::invalid("the list of classes", list(&self.classes), fix));
+            }
+            (0, Some(known)) => known,
+            (known, None) => known,
+            (known, Some(too)) if known == too => known,
+            (known, Some(other)) => {
+                let fix = format!("the model has {known}; the two do not belong together");
+                return Err(Error::invalid("the classifier's number of classes", other, fix));
+            }
+        };
+        if self.classes.is_empty() {
+            return Ok((0..known as u32).collect());
+        }
+        match self.classes.iter().find(|&&class| class as usize >= known) {
+            Some(class) => {
+                Err(Error::invalid("a class", class, format!("this model has {known}; take 0 to {}", known - 1)))
+            }
+            None => Ok(self.classes.clone()),
+        }
+    }
+
+    fn guidance_scale(&self, facts: &PixelFacts<'_>) -> Result<f64> {
+        let scale = self.guidance_scale.or(facts.defaults.guidance_scale).unwrap_or(1.0);
+        if !scale.is_finite() || scale < 0.0 {
+            return Err(Error::invalid("the guidance scale", scale, "take a number from 0 on; 1 turns guidance off"));
+        }
+        if scale != 1.0 && facts.unet.null_class.is_none() {
+            let fix = if facts.unet.num_classes() == 0 {
+                "this model was trained without classes, so there is nothing to guide to; leave it away"
+            } else {
+                "this model has no null class, so it cannot say what it would do without a class; leave it away, or \
+                 train with class dropout"
+            };
+            return Err(Error::invalid("the guidance scale", scale, fix));
+        }
+        Ok(scale)
+    }
+
+    fn classifier_scale(&self, facts: &PixelFacts<'_>) -> Result<f64> {
+        let Some(classifier) = facts.classifier else {
+            return match self.classifier_scale {
+                Some(scale) => Err(Error::invalid("the classifier scale", scale, "there is no classifier; give one")),
+                None => Ok(0.0),
+            };
+        };
+        let seen = (classifier.in_channels, (classifier.sample_size, classifier.sample_size));
+        if facts.unet.sample_size != Some(seen.1) || facts.unet.in_channels != seen.0 {
+            let value = format!("for {0}x{0} pictures of {1} channels", classifier.sample_size, seen.0);
+            return Err(Error::invalid(
+                "the classifier",
+                value,
+                "the model makes others; take one trained on the same",
+            ));
+        }
+        let scale = self.classifier_scale.unwrap_or(1.0);
+        if !scale.is_finite() || scale < 0.0 {
+            return Err(Error::invalid("the classifier scale", scale, "take a number from 0 on; 0 turns it off"));
+        }
+        Ok(scale)
+    }
+
+    fn scheduler(&self, facts: &PixelFacts<'_>) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+        let file = facts.scheduler;
+        let choice = match (&self.scheduler, facts.pipeline_class, file.class_name()) {
+            (Some(name), _, _) => schedulers::by_name(name)?,
+            // That pipeline takes any scheduler's file as its own.
+            (None, Some("DDIMPipeline"), _) => schedulers::by_name("ddim")?,
+            (None, _, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
+            (None, _, None) => {
+                return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler"));
+            }
+        };
+        let mut config = choice.configure(file);
+        let mut warnings = Vec::new();
+        for (name, value) in &self.scheduler_fields {
+            if name == "eta" {
+                if !value.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta)) {
+                    let fix = "take a number from 0 (deterministic) to 1 (as much noise as DDPM)";
+                    return Err(Error::invalid("eta", value, fix));
+                }
+                if !choice.entry.request_fields.contains(&"eta") {
+                    warnings.push(format!("eta has no effect with the scheduler {}", choice.name()));
+                }
+            }
+            config = config.with(name, value.clone());
+        }
+        if facts.classifier.is_some_and(|classifier| classifier.time_embedding.is_none()) {
+            warnings
+                .push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());
+        }
+        Ok((choice, config, warnings))
+    }
+}
+
+fn list(classes: &[u32]) -> String {
+    classes.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,43 @@
+//! Self-attention of pixels, which the autoencoder and the UNet in pixel space share.
+
+use crate::Result;
+use crate::layers::{Attention, AttentionConfig, FeatureMap, GroupNorm, Weights};
+
+/// The sizes of an [`AttentionBlock`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AttentionBlockConfig {
+    pub channels: usize,
+    pub heads: usize,
+    /// Of the norm; without it there is none.
+    pub groups: Option<usize>,
+    pub epsilon: f64,
+    /// The output is divided by this.
+    pub output_scale: f64,
+}
+
+/// Norm, attention of all pixels to all pixels, and the input added.
+#[derive(Debug)]
+pub(super) struct AttentionBlock {
+    group_norm: Option<GroupNorm>,
+    attention: Attention,
+    output_scale: f64,
+}
+
+impl AttentionBlock {
+    pub fn new(weights: &Weights<'_>, config: AttentionBlockConfig) -> Result<Self> {
+        let AttentionBlockConfig { channels, heads, groups, epsilon, output_scale } = config;
+        let norm = groups.map(|groups| GroupNorm::new(&weights.at("group_norm"), groups, channels, epsilon));
+        let attention = AttentionConfig { width: channels, context_width: channels, heads, bias: true };
+        Ok(Self { group_norm: norm.transpose()?, attention: Attention::new(weights, attention)?, output_scale })
+    }
+
+    pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        let (_, _, height, width) = x.dims();
+        let tokens = match &self.group_norm {
+            Some(norm) => norm.forward(x)?.tokens()?,
+            None => x.tokens()?,
+        };
+        let mixed = self.attention.forward(&tokens, &tokens)?;
+        x.add(&FeatureMap::from_tokens(&mixed, height, width, x.backend())?)?.scale(1.0 / self.output_scale)
+    }
+}

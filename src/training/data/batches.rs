@@ -1,0 +1,146 @@
+//! Which images a batch has.
+
+use super::image_set::{ImageSet, scaled};
+use super::shuffle::{SplitMix64, permutation};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use std::sync::Arc;
+
+/// What one training step sees.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `[batch, channels, height, width]`, f32 in `[-1, 1]`, on the CPU.
+    pub images: Tensor,
+    /// `[batch]` of u32, if the images are labelled.
+    pub labels: Option<Tensor>,
+    /// The images' places in the set.
+    pub indices: Vec<usize>,
+}
+
+/// Random changes of an image that keep what it shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Augmentation {
+    /// Whether half of the images are mirrored left to right.
+    pub flip: bool,
+    /// The most pixels that an image is moved by along each axis; what comes in is its first pixel's value.
+    pub shift: usize,
+}
+
+/// The batches of a set, each a function of the seed and its number alone.
+///
+/// Epoch after epoch, the set's images stand in a row, each epoch in the order of [`permutation`]; batch `n` is
+/// the `n`th piece of that row. So every batch is full, every image comes once in each epoch, and a batch may have
+/// the end of one epoch and the start of the next. A batch may be larger than the set.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    set: Arc<ImageSet>,
+    batch_size: usize,
+    seed: u64,
+    augmentation: Augmentation,
+    /// The order of the epoch that was asked for last.
+    order: Option<(u64, Vec<usize>)>,
+}
+
+impl Batches {
+    /// The batches of a set in the order of a seed.
+    ///
+    /// # Errors
+    /// If the batch size is 0, or so large that a batch goes beyond the limit of memory.
+    pub fn new(set: Arc<ImageSet>, batch_size: usize, seed: u64) -> Result<Self> {
+        if batch_size == 0 {
+            return Err(Error::invalid("the batch size", batch_size, "give 1 or more"));
+        }
+        super::image_set::checked_size(batch_size, [4 * set.channels(), set.height(), set.width()])?;
+        Ok(Self { set, batch_size, seed, augmentation: Augmentation::default(), order: None })
+    }
+
+    /// The same with images changed at random, by the stream of the seed and the image's place in the row.
+    #[must_use]
+    pub fn with_augmentation(mut self, augmentation: Augmentation) -> Self {
+        self.augmentation = augmentation;
+        self
+    }
+
+    /// The set.
+    pub fn set(&self) -> &Arc<ImageSet> {
+        &self.set
+    }
+
+    /// Batches until every image has been seen `epochs` times, the last one rounded up.
+    pub fn in_epochs(&self, epochs: u64) -> u64 {
+        (epochs.saturating_mul(self.set.len() as u64)).div_ceil(self.batch_size as u64)
+    }
+
+    /// The epoch, counted from 0, in which batch `n` starts.
+    pub fn epoch(&self, n: u64) -> u64 {
+        (u128::from(n) * self.batch_size as u128 / self.set.len() as u128) as u64
+    }
+
+    /// The images of batch `n`, by their places in the set.
+    pub fn indices(&mut self, n: u64) -> Vec<usize> {
+        let (len, first) = (self.set.len() as u128, u128::from(n) * self.batch_size as u128);
+        let places = (0..self.batch_size as u128).map(|i| first + i);
+        places.map(|place| self.order((place / len) as u64)[(place % len) as usize]).collect()
+    }
+
+    fn order(&mut self, epoch: u64) -> &[usize] {
+        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            self.order = None;
+        }
+        let (count, seed) = (self.set.len(), self.seed);
+        &self.order.get_or_insert_with(|| (epoch, permutation(count, seed, epoch))).1
+    }
+
+    /// Batch `n`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn get(&mut self, n: u64) -> Result<Batch> {
+        let indices = self.indices(n);
+        let (height, width) = (self.set.height(), self.set.width());
+        let first = n.wrapping_mul(self.batch_size as u64);
+        // Other draws than those of the order, which has the seed itself.
+        let seed = !self.seed;
+        let images = self.set.transformed(&indices, |i, pixels, out| {
+            let mut generator = SplitMix64::numbered(seed, first.wrapping_add(i as u64));
+            let change = Change::draw(self.augmentation, &mut generator);
+            let planes = out.chunks_exact_mut(height * width).zip(pixels.chunks_exact(height * width));
+            planes.for_each(|(out, plane)| change.apply(plane, width, out));
+        })?;
+        let labels = self.set.labels().map(|labels| {
+            let labels: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
+            Tensor::from_vec(labels, indices.len(), &Device::Cpu)
+        });
+        Ok(Batch { images, labels: labels.transpose()?, indices })
+    }
+}
+
+/// What happens to one image.
+struct Change {
+    flip: bool,
+    /// Pixels down and to the right.
+    shift: (isize, isize),
+}
+
+impl Change {
+    fn draw(Augmentation { flip, shift }: Augmentation, generator: &mut SplitMix64) -> Self {
+        let mut offset = || generator.below(2 * shift as u64 + 1) as isize - shift as isize;
+        let shift = (offset(), offset());
+        Self { flip: flip && generator.below(2) == 1, shift }
+    }
+
+    fn apply(&self, plane: &[u8], width: usize, out: &mut [f32]) {
+        let height = plane.len() / width;
+        let background = scaled(plane[0]);
+        for (y, row) in out.chunks_exact_mut(width).enumerate() {
+            let from_y = y.checked_add_signed(-self.shift.0).filter(|&y| y < height);
+            for (x, value) in row.iter_mut().enumerate() {
+                let from_x = x.checked_add_signed(-self.shift.1).filter(|&x| x < width);
+                *value = match (from_y, from_x) {
+                    (Some(y), Some(x)) => scaled(plane[y * width + if self.flip { width - 1 - x } else { x }]),
+                    _ => background,
+                };
+            }
+        }
+    }
+}

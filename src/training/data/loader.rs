@@ -1,0 +1,60 @@
+//! Batches made beside the training step.
+
+use super::{Batch, Batches};
+use crate::{Error, Result};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+/// Batches that are kept ready. One would do for steps of equal length; a few even out the others.
+const AHEAD: usize = 4;
+
+/// Makes batches on a thread of its own, from any number on, a few ahead of who takes them.
+///
+/// Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Loader {
+    ready: Option<Receiver<Result<Batch>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts with batch `first`: 0, or the global step at which a run is resumed.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(mut batches: Batches, first: u64) -> Result<Self> {
+        let (sender, ready) = sync_channel(AHEAD);
+        let work = move || {
+            for n in first.. {
+                // Nobody takes them any more once the loader is dropped.
+                if sender.send(batches.get(n)).is_err() {
+                    break;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("loader".into()).spawn(work);
+        let thread =
+            thread.map_err(|e| Error::invalid("the loader's thread", e, "free some of the system's threads"))?;
+        Ok(Self { ready: Some(ready), thread: Some(thread) })
+    }
+
+    /// The next batch; it waits if none is ready.
+    ///
+    /// # Errors
+    /// If memory ran out while it was made.
+    pub fn next_batch(&mut self) -> Result<Batch> {
+        let batch = self.ready.as_ref().and_then(|ready| ready.recv().ok());
+        batch.unwrap_or_else(|| Err(Error::invalid("the loader", "stopped", "this is a bug; start the run again")))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // The thread sees that the other end is gone, even while it waits to hand over a batch.
+        self.ready = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
