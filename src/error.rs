@@ -67,6 +67,22 @@ pub enum Error {
         fix: &'static str,
     },
 
+    /// Training went astray.
+    #[error(
+        "training step {step} at learning rate {learning_rate:e}: {what}; the last good checkpoint is {checkpoint}; \
+         train with a lower --learning-rate, a longer --warmup-steps or a smaller --grad-clip"
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// What is not finite.
+        what: String,
+        /// Where the last good checkpoint is, or "none".
+        checkpoint: String,
+    },
+
     /// The caller asked to stop.
     #[error("stopped")]
     Cancelled,

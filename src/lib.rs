@@ -22,7 +22,7 @@
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
-//! | [`training`] | data sets, and the rest of training |
+//! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
 //!

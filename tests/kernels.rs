@@ -1,9 +1,9 @@
 //! Each kernel against its definition in candle's own operations, on shapes that do not divide evenly.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, attention, attention_definition, conv2d, group_norm, group_norm_definition, layer_norm,
-    layer_norm_definition, linear,
+    Activation, ConvGeometry, attention, attention_definition, conv2d, gelu, group_norm, group_norm_definition,
+    layer_norm, layer_norm_definition, linear, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -40,9 +40,8 @@ fn convolution_is_candles_on_any_geometry() -> TestResult {
         let after = pad_after - pad_before;
         let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;
         let want = padded.conv2d(&w, pad_before, stride, 1, 1)?.broadcast_add(&bias.reshape((1, 10, 1, 1))?)?;
-        let matrix = w.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
         let geometry = ConvGeometry { kernel, stride, pad_before, pad_after };
-        let got = conv2d(&x.permute((0, 2, 3, 1))?, &matrix, &bias, geometry)?;
+        let got = conv2d(&x.permute((0, 2, 3, 1))?, &w, &bias, geometry)?;
         check(&format!("{geometry:?} on {height}x{width}"), &got.permute((0, 3, 1, 2))?, &want)?;
     }
     Ok(())
@@ -53,15 +52,171 @@ fn convolution_is_candles_on_any_geometry() -> TestResult {
 fn convolution_in_bands_is_candles() -> TestResult {
     let (x, w, bias) = (random(1, &[1, 64, 150, 150])?, random(2, &[8, 64, 3, 3])?, random(3, &[8])?);
     let want = x.conv2d(&w, 1, 1, 1, 1)?.broadcast_add(&bias.reshape((1, 8, 1, 1))?)?;
-    let matrix = w.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
     let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
-    let got = conv2d(&x.permute((0, 2, 3, 1))?, &matrix, &bias, geometry)?;
+    let got = conv2d(&x.permute((0, 2, 3, 1))?, &w, &bias, geometry)?;
     check("bands", &got.permute((0, 3, 1, 2))?, &want)
+}
+
+/// A function of three tensors and another way to write it, with arguments.
+type Three<'a> = &'a dyn Fn(&Tensor, &Tensor, &Tensor) -> candle_core::Result<Tensor>;
+
+/// The kernel's gradients in f32 against those that candle derives from the definition in f64.
+fn check_gradients(what: &str, arguments: [Tensor; 3], kernel: Three<'_>, definition: Three<'_>) -> TestResult {
+    let gradients = |f: Three<'_>, dtype: DType| -> candle_core::Result<Vec<Tensor>> {
+        let vars: Vec<Var> =
+            arguments.iter().map(|t| Var::from_tensor(&t.to_dtype(dtype)?)).collect::<candle_core::Result<_>>()?;
+        let y = f(&vars[0], &vars[1], &vars[2])?;
+        let weights = TorchNoise::shared(77).normal(y.dims()).map_err(candle_core::Error::wrap)?.to_dtype(dtype)?;
+        let grads = (y * weights)?.sum_all()?.backward()?;
+        vars.iter().map(|var| grads.get(var).cloned().ok_or(candle_core::Error::Msg("no gradient".into()))).collect()
+    };
+    let (got, want) = (gradients(kernel, DType::F32)?, gradients(definition, DType::F64)?);
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        check(&format!("{what}, argument {i}"), got, want)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn convolution_gradients_are_candles_on_any_geometry() -> TestResult {
+    for (kernel, stride, before, after, height, width, channels, outputs) in [
+        (3, 1, 1, 1, 9, 5, 6, 10),
+        (3, 1, 1, 1, 28, 28, 32, 17),
+        (3, 1, 1, 1, 7, 7, 48, 40),
+        (3, 1, 1, 1, 14, 13, 1, 33),
+        (3, 1, 0, 0, 5, 6, 7, 3),
+        (3, 2, 1, 1, 8, 6, 20, 5),
+        (3, 2, 1, 1, 9, 7, 3, 18),
+        (3, 2, 0, 1, 8, 10, 4, 7),
+        (1, 1, 0, 0, 7, 3, 19, 35),
+        (5, 1, 2, 2, 3, 4, 2, 16),
+        (3, 1, 1, 1, 1, 1, 5, 4),
+        (3, 1, 3, 3, 4, 5, 3, 2),
+    ] {
+        let geometry = ConvGeometry { kernel, stride, pad_before: before, pad_after: after };
+        let x = random(1, &[3, height, width, channels])?;
+        let w = (random(2, &[outputs, channels, kernel, kernel])? * 0.2)?;
+        // As products of every tap's pixels and its slice of the weights.
+        let definition = |x: &Tensor, w: &Tensor, b: &Tensor| {
+            let padded = x.pad_with_zeros(1, before, after)?.pad_with_zeros(2, before, after)?;
+            let (out_height, out_width) = (geometry.output_side(height), geometry.output_side(width));
+            let rows = |first: usize, count: usize| {
+                Tensor::from_iter((0..count).map(|i| (first + i * stride) as u32), &Device::Cpu)
+            };
+            let mut sum = b.reshape(((), 1, 1, outputs))?.broadcast_as((3, out_height, out_width, outputs))?;
+            for tap in 0..kernel * kernel {
+                let seen = padded.index_select(&rows(tap / kernel, out_height)?, 1)?;
+                let seen = seen.index_select(&rows(tap % kernel, out_width)?, 2)?;
+                let w = w.narrow(2, tap / kernel, 1)?.narrow(3, tap % kernel, 1)?.flatten_from(1)?.t()?;
+                sum = (sum + seen.contiguous()?.broadcast_matmul(&w)?)?;
+            }
+            Ok(sum)
+        };
+        let kernel = |x: &Tensor, w: &Tensor, b: &Tensor| conv2d(x, w, b, geometry);
+        for bias in [random(3, &[outputs])?, random(4, &[3, outputs])?] {
+            let what = format!("{geometry:?} on {height}x{width}x{channels} to {outputs}");
+            check(&what, &kernel(&x, &w, &bias)?, &definition(&x, &w, &bias)?)?;
+            check_gradients(&what, [x.clone(), w.clone(), bias], &kernel, &definition)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_norms_are_their_definitions() -> TestResult {
+    let activations = [Activation::None, Activation::Silu];
+    for (pixels, channels, groups) in [(600, 24, 6), (49, 64, 8), (1, 32, 4), (784, 7, 1), (300, 5, 5)] {
+        let arguments = [random(1, &[3, pixels, channels])?, random(2, &[channels])?, random(3, &[channels])?];
+        for activation in activations {
+            check_gradients(
+                &format!("group norm {pixels} {channels} {groups} {activation:?}"),
+                arguments.clone(),
+                &|x, w, b| group_norm(x, w, b, groups, 1e-5, activation),
+                &|x, w, b| group_norm_definition(x, w, b, groups, 1e-5, activation),
+            )?;
+        }
+        let what = format!("layer norm {pixels} {channels}");
+        check_gradients(&what, arguments, &|x, w, b| layer_norm(x, w, b, 1e-5), &|x, w, b| {
+            layer_norm_definition(x, w, b, 1e-5)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_attention_are_its_definitions() -> TestResult {
+    for (n, m, width, heads, causal) in [
+        (300, 77, 24, 4, false),
+        (77, 77, 24, 2, true),
+        (2, 5, 24, 1, false),
+        (49, 49, 64, 8, false),
+        (100, 1100, 40, 2, false),
+        (1100, 1100, 6, 1, true),
+    ] {
+        let arguments = [random(1, &[2, n, width])?, random(2, &[2, m, width])?, random(3, &[2, m, width])?];
+        check_gradients(
+            &format!("attention {n} {m} {width} {heads} {causal}"),
+            arguments,
+            &|q, k, v| attention(q, k, v, heads, causal),
+            &|q, k, v| attention_definition(q, k, v, heads, causal),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_linear_layers_are_their_products() -> TestResult {
+    for (rows, inputs, outputs) in [(17, 33, 9), (64, 1, 20), (1, 40, 1), (700, 12, 100), (200, 3, 16)] {
+        let arguments = [random(1, &[2, rows, inputs])?, random(2, &[outputs, inputs])?, random(3, &[outputs])?];
+        check_gradients(&format!("linear {rows} {inputs} {outputs}"), arguments, &linear, &|x, w, b| {
+            x.broadcast_matmul(&w.t()?)?.broadcast_add(b)
+        })?;
+    }
+    Ok(())
+}
+
+/// The derivative of candle's own GELU has constants of six digits.
+#[test]
+fn activations_and_their_gradients_are_candles() -> TestResult {
+    let x = (random(1, &[3, 1001])? * 3.0)?;
+    let definitions: [(&str, Three<'_>, Three<'_>); 3] = [
+        ("silu", &|x, _, _| silu(x), &|x, _, _| x.silu()),
+        ("gelu", &|x, _, _| gelu(x), &|x, _, _| x * (((x * 0.5f64.sqrt())?.erf()? + 1.0)? * 0.5)?),
+        ("quick gelu", &|x, _, _| quick_gelu(x), &|x, _, _| (x * 1.702)?.silu()? / 1.702),
+    ];
+    for (what, kernel, definition) in definitions {
+        check(what, &kernel(&x, &x, &x)?, &definition(&x, &x, &x)?)?;
+        let arguments = [x.clone(), random(2, &[3, 1001])?, random(3, &[3, 1001])?];
+        check_gradients(what, arguments, &|a, b, c| (kernel(a, b, c)? * b)? + c, &|a, b, c| {
+            (definition(a, b, c)? * b)? + c
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn resampling_takes_the_pixel_that_the_formula_says() -> TestResult {
+    let x = random(1, &[2, 5, 3, 4])?;
+    for (height, width) in [(10, 6), (7, 8), (5, 3), (2, 2)] {
+        let y = resize_nearest(&x, height, width)?;
+        for (i, j) in (0..height).flat_map(|i| (0..width).map(move |j| (i, j))) {
+            let at = |t: &Tensor, i, j| t.narrow(1, i, 1)?.narrow(2, j, 1)?.flatten_all()?.to_vec1::<f32>();
+            assert_eq!(at(&y, i, j)?, at(&x, i * 5 / height, j * 3 / width)?, "{height}x{width} at {i}, {j}");
+        }
+    }
+    Ok(())
 }
 
 #[test]
 fn attention_is_its_definition() -> TestResult {
-    for (n, m, heads, causal) in [(300, 77, 4, false), (77, 77, 2, true), (1, 5, 1, false), (129, 129, 1, true)] {
+    for (n, m, heads, causal) in [
+        (300, 77, 4, false),
+        (77, 77, 2, true),
+        (1, 5, 1, false),
+        (129, 129, 1, true),
+        (40, 1300, 2, false),
+        (700, 700, 3, true),
+    ] {
         let (q, k, v) = (random(1, &[2, n, 24])?, random(2, &[2, m, 24])?, random(3, &[2, m, 24])?);
         let want = attention_definition(&q, &k, &v, heads, causal)?;
         check(&format!("{n} to {m}, {heads} heads"), &attention(&q, &k, &v, heads, causal)?, &want)?;
@@ -120,7 +275,7 @@ fn neighbours_in_a_batch_change_no_bit() -> TestResult {
         Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
     };
     let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
-    let (w, b) = (random(1, &[16, 9 * 12])?, random(2, &[16])?);
+    let (w, b) = (random(1, &[16, 12, 3, 3])?, random(2, &[16])?);
     let x = random(3, &[5, 11, 13, 12])?;
     let all = conv2d(&x, &w, &b, geometry)?;
     let (lw, lb, tokens) = (random(4, &[40, 12])?, random(5, &[40])?, x.flatten(1, 2)?);
@@ -138,7 +293,7 @@ fn neighbours_in_a_batch_change_no_bit() -> TestResult {
 #[test]
 fn shapes_that_do_not_fit_are_errors() -> TestResult {
     let x = Tensor::zeros((1, 4, 4, 3), DType::F32, &Device::Cpu)?;
-    let (w, b) = (Tensor::zeros((5, 9), DType::F32, &Device::Cpu)?, Tensor::zeros(5, DType::F32, &Device::Cpu)?);
+    let (w, b) = (Tensor::zeros((5, 4, 3, 3), DType::F32, &Device::Cpu)?, Tensor::zeros(5, DType::F32, &Device::Cpu)?);
     let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
     assert!(conv2d(&x, &w, &b, geometry).is_err());
     assert!(linear(&x, &w, &b).is_err());

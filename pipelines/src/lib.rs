@@ -9,7 +9,10 @@
 
 mod bench;
 mod builder;
+mod classifier;
 mod device;
+#[cfg(feature = "download")]
+pub mod download;
 mod event;
 mod model;
 mod pixel;
@@ -17,9 +20,11 @@ mod record;
 mod request;
 pub mod stages;
 mod text_to_image;
+mod train;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
+pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use model::{Defaults, Model, ModelInfo};
@@ -29,4 +34,8 @@ pub use pixel::{
 pub use record::Record;
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use text_to_image::{Seconds, TextToImage};
+pub use train::{
+    BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver, TrainOutcome, TrainRequest,
+    TrainSettings,
+};
 pub use tweedie::{Error, Result};

@@ -62,7 +62,7 @@ impl<'a> Denoiser<'a> {
     /// # Errors
     /// If the network fails, or the level has no such prediction (epsilon at zero signal).
     pub fn predict(&self, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
-        let scale = level.input_scale();
+        let scale = self.parameterization.input_scale(level);
         let input = if scale == 1.0 { x.clone() } else { (x * scale)? };
         let raw = self.network.forward(&input, level.timestep, self.conditioning)?;
         self.interpret(raw, x, level)

@@ -14,6 +14,9 @@ pub enum PredictionType {
     VPrediction,
     /// The clean sample.
     Sample,
+    /// The velocity of rectified flow, `epsilon - x0` (Liu et al. 2023, equation 1, with time from data to noise);
+    /// a scheduler's class implies it.
+    Flow,
     /// `F = -v`, the network inside EDM's preconditioning (Karras et al. 2022, equation 7); no scheduler's
     /// file names it.
     Edm,
@@ -24,6 +27,33 @@ const PREDICTION_TYPES: [(&str, PredictionType); 3] = [
     ("v_prediction", PredictionType::VPrediction),
     ("sample", PredictionType::Sample),
 ];
+
+impl PredictionType {
+    /// What the network should give for `x = alpha * x0 + sigma * epsilon`: the factors of `x0` and `epsilon`.
+    /// All but flow's are for variance-preserving levels.
+    pub fn target_factors(self, level: &NoiseLevel) -> (f64, f64) {
+        match self {
+            Self::Epsilon => (0.0, 1.0),
+            Self::VPrediction => (-level.sigma, level.alpha),
+            Self::Edm => (level.sigma, -level.alpha),
+            Self::Sample => (1.0, 0.0),
+            Self::Flow => (-1.0, 1.0),
+        }
+    }
+
+    /// The clean sample that an output stands for: the factors of the state and of the output. All but flow's are
+    /// for variance-preserving levels.
+    pub fn x0_factors(self, level: &NoiseLevel) -> (f64, f64) {
+        let NoiseLevel { alpha, sigma, .. } = *level;
+        match self {
+            Self::Epsilon => (1.0 / alpha, -sigma / alpha),
+            Self::VPrediction => (alpha, -sigma),
+            Self::Edm => (alpha, sigma),
+            Self::Sample => (0.0, 1.0),
+            Self::Flow => (1.0 / (alpha + sigma), -sigma / (alpha + sigma)),
+        }
+    }
+}
 
 /// Which limits a class of schedulers has, in the fields of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +161,12 @@ impl Parameterization {
         self
     }
 
+    /// What a state at `level` is multiplied with before the network sees it: networks of flow are trained on
+    /// states as they are, all others on variance-preserving ones.
+    pub fn input_scale(&self, level: &NoiseLevel) -> f64 {
+        if self.prediction_type == PredictionType::Flow { 1.0 } else { level.input_scale() }
+    }
+
     /// Turns a raw output for the state `x` at `level` into `x0` and `epsilon`.
     ///
     /// With `s = sqrt(alpha^2 + sigma^2)` the network saw `x / s`, a variance-preserving state with
@@ -166,6 +202,11 @@ impl Parameterization {
                 let (signal, noise) = (alpha * scale, sigma * scale);
                 let x0 = ((x * (signal * scale))? - (&raw * noise)?)?;
                 (x0, ((&raw * signal)? + (x * (noise * scale))?)?)
+            }
+            PredictionType::Flow => {
+                let whole = alpha + sigma;
+                let x0 = ((x - (&raw * sigma)?)? / whole)?;
+                (x0, ((x + (&raw * alpha)?)? / whole)?)
             }
             PredictionType::Sample => (raw.clone(), ((x - (&raw * alpha)?)? / sigma)?),
         };
@@ -237,6 +278,7 @@ mod tests {
                 (PredictionType::VPrediction, v.clone()),
                 (PredictionType::Edm, v.neg()?),
                 (PredictionType::Sample, x0.clone()),
+                (PredictionType::Flow, (&noise - &x0)?),
             ] {
                 let prediction = Parameterization::new(kind).convert(raw, &x, &level)?;
                 let left = prediction.noise_left(&x, &level)?;
@@ -247,6 +289,27 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    /// The factors say the same as the conversion, with numbers in the place of tensors.
+    #[test]
+    fn targets_give_back_the_clean_sample() {
+        let (x0, noise) = (0.3, -1.2);
+        let preserving = NoiseLevel::variance_preserving(500.0, 0.3);
+        let straight = NoiseLevel { timestep: 700.0, alpha: 0.3, sigma: 0.7 };
+        for (kind, level) in [
+            (PredictionType::Epsilon, preserving),
+            (PredictionType::VPrediction, preserving),
+            (PredictionType::Edm, preserving),
+            (PredictionType::Sample, preserving),
+            (PredictionType::Flow, straight),
+        ] {
+            let x = level.alpha * x0 + level.sigma * noise;
+            let (of_x0, of_noise) = kind.target_factors(&level);
+            let (of_x, of_raw) = kind.x0_factors(&level);
+            let back = of_x * x + of_raw * (of_x0 * x0 + of_noise * noise);
+            assert!((back - x0).abs() < 1e-12, "{kind:?}: {back}");
+        }
     }
 
     #[test]

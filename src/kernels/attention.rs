@@ -1,12 +1,21 @@
-//! Multi-head scaled dot-product attention that holds only a slice of the scores.
+//! Multi-head scaled dot-product attention that holds only a block of the scores, and its gradient.
+//!
+//! The softmax goes over blocks of keys with a running maximum and sum (Milakov and Gimelshein 2018), so that a
+//! block of scores stays in the cache; the gradient makes the probabilities again, block by block (Dao et al.
+//! 2022, section 3).
 
 use super::simd::multiversion;
-use super::{Kernel, Real, apply, gradient_by_definition, zeros};
+use super::tile::{Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, add_tiles, pack};
+use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Query rows whose scores one task of the kernel holds.
-const QUERY_ROWS: usize = 128;
+/// Queries of a block of scores.
+const QUERIES: usize = 96;
+
+/// Keys of a block of scores; a multiple of a panel.
+const KEYS: usize = 512;
 
 /// The most scores that the definition materialises at once.
 const DEFINITION_SCORES: usize = 1 << 24;
@@ -69,7 +78,7 @@ struct Attention {
     causal: bool,
 }
 
-impl Kernel for Attention {
+impl Kernel<3> for Attention {
     const NAME: &'static str = "attention";
 
     fn shape(&self, [q, k, v]: [&[usize]; 3]) -> Option<Vec<usize>> {
@@ -79,107 +88,263 @@ impl Kernel for Attention {
     }
 
     fn forward<T: Real>(&self, [q, k, v]: [&[T]; 3], [q_shape, k_shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let (batch, n, width, m) = (q_shape[0], q_shape[1], q_shape[2], k_shape[1]);
         let mut out = zeros::<T>(q.len());
-        for image in 0..batch {
-            let of = |len: usize| image * len * width..(image + 1) * len * width;
-            let (k, v) = (&k[of(m)], &v[of(m)]);
-            out[of(n)]
-                .par_chunks_mut(QUERY_ROWS * width)
-                .zip(q[of(n)].par_chunks(QUERY_ROWS * width))
-                .enumerate()
-                .for_each(|(i, (out, q))| self.slice(q, k, v, i * QUERY_ROWS, width, out));
-        }
+        let whole = Output::new(&mut out, q_shape[2]);
+        self.for_each_head(q_shape, k_shape, |head| {
+            let keys = head.score_panels(k, head.scale());
+            let values = head.mixing_panels(v, 1.0);
+            (0..head.n.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
+                let queries = block * QUERIES..((block + 1) * QUERIES).min(head.n);
+                // SAFETY: every task has some queries of an image and a head's columns to itself.
+                let mut out = unsafe { whole.part(head.query_rows(&queries), head.columns()) };
+                let mut mixed = zeros::<T>(queries.len() * head.size);
+                let mut scores = Vec::new();
+                let mut softmax = vec![RunningSoftmax::new(); queries.len()];
+                for block in head.key_blocks(&queries) {
+                    head.scores(q, &queries, &keys, &block, &mut scores);
+                    let rows = scores.chunks_exact_mut(block.len()).zip(mixed.chunks_exact_mut(head.size));
+                    for (((row, mixed), softmax), query) in rows.zip(&mut softmax).zip(queries.clone()) {
+                        let factor = softmax.add(head.seen(query, &block), row);
+                        mixed.iter_mut().for_each(|value| *value *= factor);
+                    }
+                    add_mixed(&scores, &values, head.m, &block, Output::new(&mut mixed, head.size));
+                }
+                for (mixed, softmax) in mixed.chunks_exact_mut(head.size).zip(&softmax) {
+                    mixed.iter_mut().for_each(|value| *value /= softmax.sum);
+                }
+                out.copy_from(&mixed);
+            });
+        });
         out
     }
 
-    fn backward(&self, arguments: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        gradient_by_definition(arguments, grad, |[q, k, v]| attention_definition(q, k, v, self.heads, self.causal))
+    fn backward<T: Real>(
+        &self,
+        [q, k, v]: [&[T]; 3],
+        [q_shape, k_shape, _]: [&[usize]; 3],
+        out: &[T],
+        grad: &[T],
+        _: Needed<3>,
+    ) -> [Vec<T>; 3] {
+        let mut gradients = [zeros::<T>(q.len()), zeros::<T>(k.len()), zeros::<T>(v.len())];
+        let wholes = gradients.each_mut().map(|gradient| Output::new(gradient, q_shape[2]));
+        self.for_each_head(q_shape, k_shape, |head| {
+            let keys = head.key_rows(&(0..head.m));
+            let parts = [head.query_rows(&(0..head.n)), keys.clone(), keys];
+            // SAFETY: every task has an image's rows and a head's columns to itself.
+            let [grad_q, grad_k, grad_v] =
+                std::array::from_fn(|i| unsafe { wholes[i].part(parts[i].clone(), head.columns()) });
+            head.gradient([q, k, v], out, grad, [grad_q, grad_k, grad_v]);
+        });
+        gradients
     }
 }
 
 impl Attention {
-    /// All heads of a slice of the query rows of one image, `first` being the first row's position.
-    fn slice<T: Real>(&self, q: &[T], k: &[T], v: &[T], first: usize, width: usize, out: &mut [T]) {
-        let (rows, m, d) = (q.len() / width, k.len() / width, width / self.heads);
-        assert!(out.len() == rows * width && v.len() == m * width);
-        let scale = T::from_f64(1.0 / (d as f64).sqrt());
-        let mut scores = zeros::<T>(rows * m);
-        let row_stride = width as isize;
-        for head in 0..self.heads {
-            let offset = head * d;
-            // SAFETY: with the offset of the head, the strides address columns `offset..offset + d` of the
-            // `rows` rows of `q` and of the `m` rows of `k`, which the lengths asserted above hold; `scores`
-            // is `[rows, m]`, and only it is written.
-            unsafe {
-                gemm::gemm(
-                    rows,
-                    m,
-                    d,
-                    scores.as_mut_ptr(),
-                    1,
-                    m as isize,
-                    false,
-                    q.as_ptr().add(offset),
-                    1,
-                    row_stride,
-                    k.as_ptr().add(offset),
-                    row_stride,
-                    1,
-                    T::zero(),
-                    scale,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
+    fn for_each_head(&self, q_shape: &[usize], k_shape: &[usize], compute: impl Fn(Head) + Sync) {
+        let (batch, n, width, m) = (q_shape[0], q_shape[1], q_shape[2], k_shape[1]);
+        let (heads, size) = (self.heads, width / self.heads);
+        (0..batch * heads).into_par_iter().for_each(|task| {
+            compute(Head { image: task / heads, first: task % heads * size, size, width, n, m, causal: self.causal });
+        });
+    }
+}
+
+/// One head of one image.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    image: usize,
+    /// Its first column.
+    first: usize,
+    size: usize,
+    /// The columns of all heads.
+    width: usize,
+    n: usize,
+    m: usize,
+    causal: bool,
+}
+
+impl Head {
+    fn scale(&self) -> f64 {
+        1.0 / (self.size as f64).sqrt()
+    }
+
+    fn columns(&self) -> Range<usize> {
+        self.first..self.first + self.size
+    }
+
+    fn query_rows(&self, queries: &Range<usize>) -> Range<usize> {
+        self.image * self.n + queries.start..self.image * self.n + queries.end
+    }
+
+    fn key_rows(&self, keys: &Range<usize>) -> Range<usize> {
+        self.image * self.m + keys.start..self.image * self.m + keys.end
+    }
+
+    /// The keys that a query of the block may see, in blocks.
+    fn key_blocks(&self, queries: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (m, end) = (self.m, if self.causal { queries.end.min(self.m) } else { self.m });
+        (0..end).step_by(KEYS).map(move |first| first..(first + KEYS).min(m))
+    }
+
+    /// How many keys of the block a query sees.
+    fn seen(&self, query: usize, keys: &Range<usize>) -> usize {
+        if self.causal { (query + 1).saturating_sub(keys.start).min(keys.len()) } else { keys.len() }
+    }
+
+    /// Panels to multiply rows of this head's columns with: `[m / 16][size][16]`.
+    fn score_panels<T: Real>(&self, x: &[T], scale: f64) -> Vec<T> {
+        let (x, scale) = (&x[self.image * self.m * self.width + self.first..], T::from_f64(scale));
+        pack(self.size, self.m, |column, key| x[key * self.width + column] * scale)
+    }
+
+    /// Panels to multiply rows of scores with: `[size / 16][m][16]`.
+    fn mixing_panels<T: Real>(&self, x: &[T], scale: f64) -> Vec<T> {
+        let (x, scale) = (&x[self.image * self.m * self.width + self.first..], T::from_f64(scale));
+        pack(self.m, self.size, |key, column| x[key * self.width + column] * scale)
+    }
+
+    /// `x[queries] . panels` for a block of keys.
+    fn scores<T: Real>(&self, x: &[T], queries: &Range<usize>, panels: &[T], keys: &Range<usize>, scores: &mut Vec<T>) {
+        scores.clear();
+        scores.resize(queries.len() * keys.len(), T::zero());
+        let starts: Vec<usize> = self.query_rows(queries).map(|row| row * self.width + self.first).collect();
+        let rows = Rows { values: x, starts: &starts, stretches: &[(0, self.size)] };
+        add_product(rows, &panels[keys.start * self.size..], Output::new(scores, keys.len()));
+    }
+
+    /// The head's columns of the queries' rows, with room after the last for a whole panel.
+    fn queries<T: Real>(&self, x: &[T], scale: f64) -> Vec<T> {
+        let scale = T::from_f64(scale);
+        let rows = self.query_rows(&(0..self.n));
+        let mut copy = Vec::with_capacity(self.n * self.size + PANEL);
+        for row in x[rows.start * self.width..rows.end * self.width].chunks_exact(self.width) {
+            copy.extend(row[self.columns()].iter().map(|&value| value * scale));
+        }
+        copy.resize(self.n * self.size + PANEL, T::zero());
+        copy
+    }
+
+    /// With probabilities `p = softmax(scores)` and `s = p * (grad v^T - sum(grad * out))`, the gradients are
+    /// `s k`, `s^T q`, both scaled as the scores are, and `p^T grad`.
+    fn gradient<T: Real>(
+        &self,
+        [q, k, v]: [&[T]; 3],
+        out: &[T],
+        grad: &[T],
+        [grad_q, grad_k, grad_v]: [Output<'_, T>; 3],
+    ) {
+        let (keys, values) = (self.score_panels(k, self.scale()), self.score_panels(v, 1.0));
+        let key_columns = self.mixing_panels(k, self.scale());
+        let (scaled_q, grads, outs) = (self.queries(q, self.scale()), self.queries(grad, 1.0), self.queries(out, 1.0));
+        let (mut p, mut s) = (Vec::new(), Vec::new());
+        for first in (0..self.n).step_by(QUERIES) {
+            let queries = first..(first + QUERIES).min(self.n);
+            let mut softmax = vec![RunningSoftmax::new(); queries.len()];
+            for block in self.key_blocks(&queries) {
+                self.scores(q, &queries, &keys, &block, &mut p);
+                for ((row, softmax), query) in p.chunks_exact_mut(block.len()).zip(&mut softmax).zip(queries.clone()) {
+                    softmax.add(self.seen(query, &block), row);
+                }
             }
-            for (row, scores) in scores.chunks_exact_mut(m).enumerate() {
-                let seen = if self.causal { (first + row + 1).min(m) } else { m };
-                softmax_row(&mut scores[..seen]);
-                scores[seen..].fill(T::zero());
-            }
-            // SAFETY: as above; the columns `offset..offset + d` of `out` are written, and `out` is borrowed
-            // mutably.
-            unsafe {
-                gemm::gemm(
-                    rows,
-                    d,
-                    m,
-                    out.as_mut_ptr().add(offset),
-                    1,
-                    row_stride,
-                    false,
-                    scores.as_ptr(),
-                    1,
-                    m as isize,
-                    v.as_ptr().add(offset),
-                    1,
-                    row_stride,
-                    T::zero(),
-                    T::one(),
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
+            for block in self.key_blocks(&queries) {
+                self.scores(q, &queries, &keys, &block, &mut p);
+                self.scores(grad, &queries, &values, &block, &mut s);
+                let rows = p.chunks_exact_mut(block.len()).zip(s.chunks_exact_mut(block.len()));
+                for (((p, s), softmax), query) in rows.zip(&softmax).zip(queries.clone()) {
+                    let of = query * self.size..(query + 1) * self.size;
+                    let mean = grads[of.clone()].iter().zip(&outs[of]).fold(T::zero(), |sum, (&g, &o)| sum + g * o);
+                    softmax.probabilities(self.seen(query, &block), p);
+                    p.iter().zip(s).for_each(|(&p, s)| *s = p * (*s - mean));
+                }
+                let runs = [Run { left: 0, right: queries.start * self.size, count: queries.len() }];
+                let of_key = |values| Strided { values, step: block.len() };
+                let of_query = |values| Strided { values, step: self.size };
+                // SAFETY: these are the only uses of this task's own outputs, one after the other.
+                let [to_q, to_k, to_v] = unsafe {
+                    [
+                        grad_q.part(queries.clone(), 0..self.size),
+                        grad_k.part(block.clone(), 0..self.size),
+                        grad_v.part(block.clone(), 0..self.size),
+                    ]
+                };
+                add_outer_products(of_key(&p), of_query(&grads), 0, &runs, to_v);
+                add_outer_products(of_key(&s), of_query(&scaled_q), 0, &runs, to_k);
+                add_mixed(&s, &key_columns, self.m, &block, to_q);
             }
         }
     }
 }
 
+/// `out += weights . panels` for a block of the panels' rows.
+fn add_mixed<T: Real>(weights: &[T], panels: &[T], m: usize, keys: &Range<usize>, out: Output<'_, T>) {
+    let starts: Vec<usize> = (0..out.rows()).map(|row| row * keys.len()).collect();
+    let (left, right) = (Strided { values: weights, step: 1 }, Strided { values: panels, step: PANEL });
+    let runs = [Run { left: 0, right: keys.start * PANEL, count: keys.len() }];
+    for (panel, first) in (0..out.columns()).step_by(PANEL).enumerate() {
+        // SAFETY: a block of the block that this task may write.
+        let out = unsafe { out.part(0..starts.len(), first..(first + PANEL).min(out.columns())) };
+        add_tiles(left, &starts, right, panel * m * PANEL, &runs, out);
+    }
+}
+
+/// A softmax whose values come in blocks.
+#[derive(Debug, Clone, Copy)]
+struct RunningSoftmax<T> {
+    max: T,
+    /// Of the exponentials of the differences from the largest value.
+    sum: T,
+}
+
+impl<T: Real> RunningSoftmax<T> {
+    fn new() -> Self {
+        Self { max: T::NEG_INFINITY, sum: T::zero() }
+    }
+
+    /// Makes exponentials of the first `seen` scores and zeros of the rest; what was summed with the
+    /// exponentials before has to be multiplied by the result.
+    fn add(&mut self, seen: usize, row: &mut [T]) -> T {
+        let (scores, unseen) = row.split_at_mut(seen);
+        unseen.fill(T::zero());
+        if seen == 0 {
+            return T::one();
+        }
+        let largest = max_of(scores);
+        let max = if largest > self.max { largest } else { self.max };
+        let factor = if self.sum == T::zero() { T::zero() } else { (self.max - max).exp_approx() };
+        self.sum = self.sum * factor + exponentials(scores, max);
+        self.max = max;
+        factor
+    }
+
+    /// Makes probabilities of the first `seen` scores and zeros of the rest.
+    fn probabilities(&self, seen: usize, row: &mut [T]) {
+        let (scores, unseen) = row.split_at_mut(seen);
+        unseen.fill(T::zero());
+        exponentials(scores, self.max);
+        let inverse = T::one() / self.sum;
+        scores.iter_mut().for_each(|p| *p *= inverse);
+    }
+}
+
+/// Several running values at a time, so that a loop is not one chain of dependent operations.
+const LANES: usize = 16;
+
 multiversion! {
-    /// Softmax in place, with the largest value subtracted first.
-    fn softmax_row<T: Real>(row: &mut [T]) {
-        // Several running values at a time, so that the loops are not one chain of dependent operations.
-        const LANES: usize = 16;
+    fn max_of<T: Real>(row: &[T]) -> T {
         let mut largest = [T::NEG_INFINITY; LANES];
         for chunk in row.chunks(LANES) {
             for (largest, &x) in largest.iter_mut().zip(chunk) {
                 *largest = if x > *largest { x } else { *largest };
             }
         }
-        let max = largest.into_iter().fold(T::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        largest.into_iter().fold(T::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+}
+
+multiversion! {
+    /// `exp(x - max)` in place, and the sum.
+    fn exponentials<T: Real>(row: &mut [T], max: T) -> T {
         let mut sums = [T::zero(); LANES];
         for chunk in row.chunks_mut(LANES) {
             for (sum, x) in sums.iter_mut().zip(chunk) {
@@ -187,9 +352,6 @@ multiversion! {
                 *sum += *x;
             }
         }
-        let inverse = T::one() / sums.into_iter().fold(T::zero(), |a, b| a + b);
-        for x in row.iter_mut() {
-            *x *= inverse;
-        }
+        sums.into_iter().fold(T::zero(), |a, b| a + b)
     }
 }

@@ -1,13 +1,21 @@
-//! Two-dimensional convolution on channels-last activations, as patches times a matrix.
+//! Two-dimensional convolution on channels-last activations, and its gradients.
+//!
+//! A task takes a band of output rows. It copies the rows of the image that these see, with their padding, and
+//! multiplies in place: in the padded copy the patch under the kernel is one stretch of memory per kernel row,
+//! so patches are never laid out.
 
-use super::{
-    Kernel, Real, add_product_transposed, apply, contiguous, fill_rows, for_each_image, for_real, output, zeros,
-};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use super::tile::{Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, pack};
+use super::winograd::Winograd;
+use super::{Kernel, Needed, Real, apply, linear, zeros};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// The patches of this many bytes of one image exist at a time.
-const PATCH_BYTES: usize = 32 << 20;
+/// A task's copy of the image is about this large: it should stay in the second cache beside the weights' panel.
+const BAND_BYTES: usize = 256 << 10;
+
+/// Output rows per task even where the copy becomes larger: the rows between bands are copied twice.
+const LEAST_ROWS: usize = 4;
 
 /// Kernel size, stride and zero padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +44,8 @@ impl ConvGeometry {
 /// A convolution.
 ///
 /// # Shapes
-/// `x`: `[batch, height, width, in]`; `weight`: `[out, kernel * kernel * in]`, the input channel running
-/// fastest; `bias`: `[out]`; the result is `[batch, height', width', out]`.
+/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel, kernel]`; `bias`: `[out]`, or `[batch, out]`
+/// for one per image; the result is `[batch, height', width', out]`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
@@ -47,51 +55,39 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry
 
 struct Conv2d(ConvGeometry);
 
-impl Kernel for Conv2d {
+impl Kernel<3> for Conv2d {
     const NAME: &'static str = "conv2d";
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
-        let (&[batch, height, width, channels], &[outputs, k], &[b]) = (x, weight, bias) else { return None };
+        let (&[batch, height, width, channels], &[outputs, ..]) = (x, weight) else { return None };
         let grid = Grid::new(self.0, height, width, channels);
         let smallest = self.0.kernel.saturating_sub(self.0.pad_before + self.0.pad_after);
-        (height.min(width) >= smallest.max(1) && k == grid.patch_len() && b == outputs)
+        let fits = height.min(width) >= smallest.max(1) && *weight == [outputs, channels, self.0.kernel, self.0.kernel];
+        (fits && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
-    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {
-        let grid = Grid::new(self.0, shape[1], shape[2], shape[3]);
-        let (out_channels, k) = (bias.len(), grid.patch_len());
-        let out_pixels = grid.out_height * grid.out_width;
-        let mut out = zeros::<T>(shape[0] * out_pixels * out_channels);
-        let row_len = grid.out_width * k;
-        let band = (PATCH_BYTES / size_of::<T>() / row_len.max(1)).clamp(1, grid.out_height.max(1));
-        for_each_image((x, grid.image_len()), (&mut out, out_pixels * out_channels), |image, out, parallelism| {
-            out.par_chunks_mut(grid.out_width * out_channels).for_each(|row| fill_rows(row, bias));
-            if grid.geometry.is_pointwise() {
-                add_product_transposed(out, image, weight, (out_pixels, out_channels, k), parallelism);
-                return;
-            }
-            let mut patches = zeros::<T>(band * row_len);
-            for (i, out) in out.chunks_mut(band * grid.out_width * out_channels).enumerate() {
-                let pixels = out.len() / out_channels;
-                let patches = &mut patches[..pixels * k];
-                patches
-                    .par_chunks_mut(row_len)
-                    .enumerate()
-                    .for_each(|(y, row)| grid.fill_row(image, i * band + y, row));
-                add_product_transposed(out, patches, weight, (pixels, out_channels, k), parallelism);
-            }
-        });
-        out
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
+        let grid = Grid::of(self.0, x_shape);
+        let outputs = weight_shape[0];
+        let panels = pack(grid.patch_len(), outputs, |k, out| weight[grid.weight_at(out, k)]);
+        grid.convolve(x, x_shape[0], &panels, Some(bias), outputs)
     }
 
-    fn backward(&self, [x, weight, _]: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let (_, height, width, channels) = x.dims4()?;
-        let grid = Grid::new(self.0, height, width, channels);
-        let grad_rows = grad.contiguous()?.reshape(((), weight.dim(0)?))?;
-        let grad_weight = grad_rows.t()?.matmul(&x.apply_op1_no_bwd(&Patches(grid))?)?;
-        let grad_x = grad_rows.matmul(weight)?.apply_op1_no_bwd(&Fold(grid))?;
-        Ok([Some(grad_x), Some(grad_weight), Some(grad_rows.sum(0)?)])
+    fn backward<T: Real>(
+        &self,
+        [x, weight, bias]: [&[T]; 3],
+        [x_shape, weight_shape, _]: [&[usize]; 3],
+        _: &[T],
+        grad: &[T],
+        needed: Needed<3>,
+    ) -> [Vec<T>; 3] {
+        let grid = Grid::of(self.0, x_shape);
+        let (batch, outputs) = (x_shape[0], weight_shape[0]);
+        let grad_x = if needed[0] { grid.input_gradient(batch, weight, outputs, grad) } else { Vec::new() };
+        let grad_weight = if needed[1] { grid.weight_gradient(batch, x, outputs, grad) } else { Vec::new() };
+        let grad_bias = if needed[2] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() };
+        [grad_x, grad_weight, grad_bias]
     }
 }
 
@@ -112,106 +108,214 @@ impl Grid {
         Self { geometry, height, width, channels, out_height, out_width }
     }
 
+    fn of(geometry: ConvGeometry, shape: &[usize]) -> Self {
+        Self::new(geometry, shape[1], shape[2], shape[3])
+    }
+
     fn patch_len(&self) -> usize {
         self.geometry.kernel * self.geometry.kernel * self.channels
+    }
+
+    /// Where in the weight the value for an output channel and a position in the patch is.
+    fn weight_at(&self, out: usize, k: usize) -> usize {
+        let (tap, channel) = (k / self.channels, k % self.channels);
+        (out * self.channels + channel) * self.geometry.kernel * self.geometry.kernel + tap
     }
 
     fn image_len(&self) -> usize {
         self.height * self.width * self.channels
     }
 
-    /// The input position under tap `tap` of output position `out`, if it is not padding.
-    fn input(&self, out: usize, tap: usize, side: usize) -> Option<usize> {
-        (out * self.geometry.stride + tap).checked_sub(self.geometry.pad_before).filter(|&i| i < side)
+    fn out_pixels(&self) -> usize {
+        self.out_height * self.out_width
     }
 
-    /// Calls `visit(offset in the row of patches, offset in the image, count)` for each run of values that an
-    /// output row's patches take from the image, or from the padding, which has no offset.
-    fn runs(&self, out_y: usize, mut visit: impl FnMut(usize, Option<usize>, usize)) {
-        let (kernel, channels) = (self.geometry.kernel, self.channels);
-        let tap_row = kernel * channels;
-        for tap_y in 0..kernel {
-            let y = self.input(out_y, tap_y, self.height);
-            for out_x in 0..self.out_width {
-                let patch = out_x * self.patch_len() + tap_y * tap_row;
-                let Some(y) = y else {
-                    visit(patch, None, tap_row);
-                    continue;
-                };
-                // Neighbouring taps of a row are neighbours in the image: one run for those inside it.
-                let x = out_x * self.geometry.stride;
-                let before = self.geometry.pad_before.saturating_sub(x).min(kernel);
-                let left = x + before - self.geometry.pad_before;
-                let inside = (kernel - before).min(self.width.saturating_sub(left));
-                let after = before + inside;
-                visit(patch, None, before * channels);
-                visit(patch + before * channels, Some((y * self.width + left) * channels), inside * channels);
-                visit(patch + after * channels, None, (kernel - after) * channels);
+    /// The length of a row of the padded image.
+    fn padded_row(&self) -> usize {
+        (self.width + self.geometry.pad_before + self.geometry.pad_after) * self.channels
+    }
+
+    /// The output rows of an image in bands for one task each.
+    fn bands<T>(&self) -> Vec<Range<usize>> {
+        let row_bytes = (self.padded_row() * self.geometry.stride * size_of::<T>()).max(1);
+        let rows = (BAND_BYTES / row_bytes).clamp(LEAST_ROWS, self.out_height.max(LEAST_ROWS));
+        let bands = self.out_height.div_ceil(rows).max(1);
+        (0..bands).map(|i| i * self.out_height / bands..(i + 1) * self.out_height / bands).collect()
+    }
+
+    /// Copies the rows of the image that a band of output rows sees, with the padding.
+    fn copy_band<T: Real>(&self, image: &[T], band: &Range<usize>, copy: &mut Vec<T>) {
+        let ConvGeometry { kernel, stride, pad_before, .. } = self.geometry;
+        let (row_len, image_row) = (self.padded_row(), self.width * self.channels);
+        let rows = (band.len() - 1) * stride + kernel;
+        // Panels of columns may read beyond the last row.
+        copy.resize(rows * row_len + PANEL, T::zero());
+        for (i, row) in copy.chunks_exact_mut(row_len).take(rows).enumerate() {
+            let y = (band.start * stride + i).checked_sub(pad_before).filter(|&y| y < self.height);
+            let Some(y) = y else {
+                row.fill(T::zero());
+                continue;
+            };
+            let (left, rest) = row.split_at_mut(pad_before * self.channels);
+            let (inside, right) = rest.split_at_mut(image_row);
+            left.fill(T::zero());
+            inside.copy_from_slice(&image[y * image_row..][..image_row]);
+            right.fill(T::zero());
+        }
+    }
+
+    /// Where the patches of a band's output pixels begin in its copy.
+    fn patch_starts(&self, rows: usize) -> Vec<usize> {
+        let stride = self.geometry.stride;
+        let of_row =
+            |y: usize| (0..self.out_width).map(move |x| y * stride * self.padded_row() + x * stride * self.channels);
+        (0..rows).flat_map(of_row).collect()
+    }
+
+    /// The stretches of memory that make up a patch: one for each row of the kernel.
+    fn patch_stretches(&self) -> Vec<(usize, usize)> {
+        let kernel = self.geometry.kernel;
+        (0..kernel).map(|y| (y * self.padded_row(), kernel * self.channels)).collect()
+    }
+
+    /// The faster way that 3x3 kernels of stride 1 have.
+    fn winograd(&self) -> Option<Winograd> {
+        let Self { geometry, height, width, channels, out_height, out_width } = *self;
+        let pad_before = geometry.pad_before;
+        (geometry.kernel == 3 && geometry.stride == 1).then_some(Winograd {
+            height,
+            width,
+            channels,
+            pad_before,
+            out_height,
+            out_width,
+        })
+    }
+
+    /// The convolution with packed weights.
+    fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: &[T], bias: Option<&[T]>, outputs: usize) -> Vec<T> {
+        if self.geometry.is_pointwise() {
+            return linear::multiply(x, batch, panels, bias, outputs, self.channels);
+        }
+        if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
+            return winograd.convolve(x, batch, panels, bias, outputs);
+        }
+        let mut out = zeros::<T>(batch * self.out_pixels() * outputs);
+        let bands = self.bands::<T>();
+        let starts = self.patch_starts(bands.iter().map(Range::len).max().unwrap_or(0));
+        let stretches = self.patch_stretches();
+        let groups = linear::column_groups(batch * bands.len(), outputs);
+        let whole = Output::new(&mut out, outputs);
+        let tasks = batch * bands.len() * groups.len();
+        (0..tasks).into_par_iter().for_each_init(Vec::new, |copy, task| {
+            let (image, columns) = (task / groups.len() / bands.len(), &groups[task % groups.len()]);
+            let band = &bands[task / groups.len() % bands.len()];
+            self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, copy);
+            let first = (image * self.out_height + band.start) * self.out_width;
+            let rows = first..first + band.len() * self.out_width;
+            let starts = &starts[..rows.len()];
+            // SAFETY: every task has an image's band and a group of columns to itself.
+            let mut out = unsafe { whole.part(rows, columns.clone()) };
+            if let Some(bias) = bias {
+                let row = if bias.len() == outputs { 0 } else { image * outputs };
+                out.fill(&bias[row + columns.start..row + columns.end]);
+            }
+            let panels = &panels[columns.start * self.patch_len()..];
+            add_product(Rows { values: copy, starts, stretches: &stretches }, panels, out);
+        });
+        out
+    }
+
+    /// The gradient with respect to the image: with stride 1 a convolution with the kernel turned by half a
+    /// turn, else the gradient of every patch added to the pixels that it came from.
+    fn input_gradient<T: Real>(&self, batch: usize, weight: &[T], outputs: usize, grad: &[T]) -> Vec<T> {
+        let ConvGeometry { kernel, stride, pad_before, pad_after } = self.geometry;
+        let channels = self.channels;
+        if stride > 1 || pad_before >= kernel || pad_after >= kernel {
+            return self.folded_gradient(batch, weight, outputs, grad);
+        }
+        let turned =
+            ConvGeometry { kernel, stride, pad_before: kernel - 1 - pad_before, pad_after: kernel - 1 - pad_after };
+        let taps = kernel * kernel;
+        let panels = pack(taps * outputs, channels, |k, channel| {
+            let (tap, out) = (k / outputs, k % outputs);
+            weight[self.weight_at(out, (taps - 1 - tap) * channels + channel)]
+        });
+        Self::new(turned, self.out_height, self.out_width, outputs).convolve(grad, batch, &panels, None, channels)
+    }
+
+    fn folded_gradient<T: Real>(&self, batch: usize, weight: &[T], outputs: usize, grad: &[T]) -> Vec<T> {
+        let depth = self.patch_len();
+        let panels = pack(outputs, depth, |out, k| weight[self.weight_at(out, k)]);
+        let mut grad_x = zeros::<T>(batch * self.image_len());
+        let image_grads = grad.par_chunks_exact(self.out_pixels() * outputs);
+        let starts: Vec<usize> = (0..self.out_width).map(|x| x * outputs).collect();
+        grad_x.par_chunks_exact_mut(self.image_len().max(1)).zip(image_grads).for_each(|(grad_x, grad)| {
+            let mut patches = zeros::<T>(self.out_width * depth);
+            for (y, grad) in grad.chunks_exact(self.out_width * outputs).enumerate() {
+                patches.fill(T::zero());
+                let rows = Rows { values: grad, starts: &starts, stretches: &[(0, outputs)] };
+                add_product(rows, &panels, Output::new(&mut patches, depth));
+                self.fold_row(&patches, y, grad_x);
+            }
+        });
+        grad_x
+    }
+
+    /// Adds the patches of an output row to the pixels that they came from.
+    fn fold_row<T: Real>(&self, patches: &[T], out_y: usize, image: &mut [T]) {
+        let ConvGeometry { kernel, stride, pad_before, .. } = self.geometry;
+        let inside = |out: usize, tap: usize, side: usize| {
+            (out * stride + tap).checked_sub(pad_before).filter(|&position| position < side)
+        };
+        for (out_x, patch) in patches.chunks_exact(self.patch_len()).enumerate() {
+            for (tap, values) in patch.chunks_exact(self.channels).enumerate() {
+                let y = inside(out_y, tap / kernel, self.height);
+                let x = inside(out_x, tap % kernel, self.width);
+                let (Some(y), Some(x)) = (y, x) else { continue };
+                let pixel = &mut image[(y * self.width + x) * self.channels..][..self.channels];
+                pixel.iter_mut().zip(values).for_each(|(pixel, &value)| *pixel += value);
             }
         }
     }
 
-    fn fill_row<T: Real>(&self, image: &[T], out_y: usize, patches: &mut [T]) {
-        self.runs(out_y, |patch, from, count| {
-            let run = &mut patches[patch..patch + count];
-            match from {
-                Some(from) => run.copy_from_slice(&image[from..from + count]),
-                None => run.fill(T::zero()),
+    /// The gradient with respect to the weight: for each kernel row the sum over pixels of the outer product of
+    /// the output's gradient and the image beside it.
+    fn weight_gradient<T: Real>(&self, batch: usize, x: &[T], outputs: usize, grad: &[T]) -> Vec<T> {
+        if self.geometry.is_pointwise() {
+            return linear::weight_gradient(x, self.channels, grad, outputs);
+        }
+        let bands = self.bands::<T>();
+        let depth = self.patch_len();
+        let row_depth = self.geometry.kernel * self.channels;
+        let sum = linear::sum_over_tasks(batch * bands.len(), outputs * depth, |tasks, sum| {
+            let mut copy = Vec::new();
+            for task in tasks {
+                let (image, band) = (task / bands.len(), &bands[task % bands.len()]);
+                self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, &mut copy);
+                let first = (image * self.out_height + band.start) * self.out_width * outputs;
+                let grad = &grad[first..][..band.len() * self.out_width * outputs];
+                let runs: Vec<Run> = (0..band.len())
+                    .map(|y| Run {
+                        left: y * self.out_width * outputs,
+                        right: y * self.geometry.stride * self.padded_row(),
+                        count: self.out_width,
+                    })
+                    .collect();
+                let left = Strided { values: grad, step: outputs };
+                let right = Strided { values: &copy, step: self.geometry.stride * self.channels };
+                let sum = Output::new(sum, depth);
+                for tap_row in 0..self.geometry.kernel {
+                    // SAFETY: the sum is this task's own, and this is the only use of it for now.
+                    let sum = unsafe { sum.part(0..outputs, tap_row * row_depth..(tap_row + 1) * row_depth) };
+                    add_outer_products(left, right, tap_row * self.padded_row(), &runs, sum);
+                }
             }
         });
-    }
-}
-
-/// Images to patches: `[batch, height, width, c]` to `[batch * height' * width', kernel * kernel * c]`.
-struct Patches(Grid);
-
-impl CustomOp1 for Patches {
-    fn name(&self) -> &'static str {
-        "patches"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let grid = &self.0;
-        let rows = layout.dims()[0] * grid.out_height;
-        for_real!(x, self.name(), T => {
-            let x = contiguous::<T>(x, layout, self.name())?;
-            let mut patches = zeros::<T>(rows * grid.out_width * grid.patch_len());
-            patches.par_chunks_mut(grid.out_width * grid.patch_len()).enumerate().for_each(|(row, patches)| {
-                let image = &x[row / grid.out_height * grid.image_len()..][..grid.image_len()];
-                grid.fill_row(image, row % grid.out_height, patches);
-            });
-            output(patches, (rows * grid.out_width, grid.patch_len()))
-        })
-    }
-}
-
-/// The adjoint of [`Patches`]: every patch value is added to the pixel it came from.
-struct Fold(Grid);
-
-impl CustomOp1 for Fold {
-    fn name(&self) -> &'static str {
-        "fold"
-    }
-
-    fn cpu_fwd(&self, patches: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let grid = &self.0;
-        let row_len = grid.out_width * grid.patch_len();
-        let images = layout.shape().elem_count() / (grid.out_height * row_len);
-        for_real!(patches, self.name(), T => {
-            let patches = contiguous::<T>(patches, layout, self.name())?;
-            let mut x = zeros::<T>(images * grid.image_len());
-            x.par_chunks_mut(grid.image_len()).enumerate().for_each(|(i, image)| {
-                for out_y in 0..grid.out_height {
-                    let row = &patches[(i * grid.out_height + out_y) * row_len..][..row_len];
-                    grid.runs(out_y, |patch, to, count| {
-                        let Some(to) = to else { return };
-                        for (x, p) in image[to..to + count].iter_mut().zip(&row[patch..patch + count]) {
-                            *x += *p;
-                        }
-                    });
-                }
-            });
-            output(x, (images, grid.height, grid.width, grid.channels))
-        })
+        let mut gradient = zeros::<T>(sum.len());
+        for (i, &value) in sum.iter().enumerate() {
+            gradient[self.weight_at(i / depth, i % depth)] = value;
+        }
+        gradient
     }
 }

@@ -1,7 +1,22 @@
-//! `y = x W^T + b`.
+//! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
-use super::{Kernel, Real, add_product_transposed, apply, fill_rows, for_each_image, zeros};
+use super::tile::{Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, pack};
+use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows that one task multiplies.
+const TASK_ROWS: usize = 192;
+
+/// Rows whose outer products are summed at a time: they stay in the first two caches.
+const OUTER_ROWS: usize = 96;
+
+/// The sums of gradients are split into this many parts, whatever the number of threads.
+const PARTIAL_SUMS: usize = 8;
+
+/// The most memory that the parts take together.
+const PARTIAL_BYTES: usize = 64 << 20;
 
 /// A linear layer on tokens.
 ///
@@ -17,7 +32,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 
 struct Linear;
 
-impl Kernel for Linear {
+impl Kernel<3> for Linear {
     const NAME: &'static str = "linear";
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
@@ -30,22 +45,130 @@ impl Kernel for Linear {
         }
     }
 
-    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let (images, k, cols) = (x_shape[0], weight_shape[1], bias.len());
-        let rows = x.len() / (images * k).max(1);
-        let mut out = zeros::<T>(images * rows * cols);
-        for_each_image((x, rows * k), (&mut out, rows * cols), |x, out, parallelism| {
-            fill_rows(out, bias);
-            add_product_transposed(out, x, weight, (rows, cols, k), parallelism);
-        });
-        out
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
+        let (outputs, depth) = (weight_shape[0], weight_shape[1]);
+        let panels = pack(depth, outputs, |k, out| weight[out * depth + k]);
+        multiply(x, 1, &panels, Some(bias), outputs, depth)
     }
 
-    fn backward(&self, [x, weight, _]: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]> {
-        let (cols, k) = weight.dims2()?;
-        let grad_rows = grad.contiguous()?.reshape(((), cols))?;
-        let grad_x = grad_rows.matmul(weight)?.reshape(x.shape())?;
-        let grad_weight = grad_rows.t()?.matmul(&x.reshape(((), k))?)?;
-        Ok([Some(grad_x), Some(grad_weight), Some(grad_rows.sum(0)?)])
+    fn backward<T: Real>(
+        &self,
+        [x, weight, _]: [&[T]; 3],
+        [_, weight_shape, _]: [&[usize]; 3],
+        _: &[T],
+        grad: &[T],
+        needed: Needed<3>,
+    ) -> [Vec<T>; 3] {
+        let (outputs, inputs) = (weight_shape[0], weight_shape[1]);
+        let grad_x = || {
+            let panels = pack(outputs, inputs, |out, input| weight[out * inputs + input]);
+            multiply(grad, 1, &panels, None, inputs, outputs)
+        };
+        [
+            if needed[0] { grad_x() } else { Vec::new() },
+            if needed[1] { weight_gradient(x, inputs, grad, outputs) } else { Vec::new() },
+            if needed[2] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
+        ]
     }
+}
+
+/// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image.
+pub(super) fn multiply<T: Real>(
+    x: &[T],
+    images: usize,
+    panels: &[T],
+    bias: Option<&[T]>,
+    outputs: usize,
+    depth: usize,
+) -> Vec<T> {
+    let count = x.len() / depth.max(1);
+    let mut out = zeros::<T>(count * outputs);
+    let per_image = (count / images.max(1)).max(1);
+    let blocks = count.div_ceil(TASK_ROWS);
+    let groups = column_groups(blocks, outputs);
+    let starts: Vec<usize> = (0..TASK_ROWS).map(|row| row * depth).collect();
+    let whole = Output::new(&mut out, outputs);
+    (0..blocks * groups.len()).into_par_iter().for_each(|task| {
+        let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
+        let rows = block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count);
+        if let Some(bias) = bias {
+            for row in rows.clone() {
+                let first = if bias.len() == outputs { 0 } else { row / per_image * outputs };
+                // SAFETY: as below.
+                let mut row = unsafe { whole.part(row..row + 1, columns.clone()) };
+                row.fill(&bias[first + columns.start..first + columns.end]);
+            }
+        }
+        let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
+        // SAFETY: every task has a block of rows and a group of columns to itself.
+        let out = unsafe { whole.part(rows, columns.clone()) };
+        add_product(Rows { values, starts, stretches: &[(0, depth)] }, &panels[columns.start * depth..], out);
+    });
+    out
+}
+
+/// Splits columns at panels where there are too few tasks without it for all threads.
+pub(super) fn column_groups(tasks: usize, columns: usize) -> Vec<Range<usize>> {
+    let wanted = (4 * rayon::current_num_threads()).div_ceil(tasks.max(1));
+    let panels = columns.div_ceil(PANEL);
+    let groups = wanted.clamp(1, panels.max(1));
+    let edge = |i: usize| (i * panels / groups * PANEL).min(columns);
+    (0..groups).map(|i| edge(i)..edge(i + 1)).collect()
+}
+
+/// `grad^T x`, the gradient of a matrix that rows of `x` were multiplied with.
+pub(super) fn weight_gradient<T: Real>(x: &[T], inputs: usize, grad: &[T], outputs: usize) -> Vec<T> {
+    let count = x.len() / inputs.max(1);
+    sum_over_tasks(count.div_ceil(OUTER_ROWS), outputs * inputs, |blocks, sum| {
+        for block in blocks {
+            let rows = block * OUTER_ROWS..((block + 1) * OUTER_ROWS).min(count);
+            let mut values = &x[rows.start * inputs..];
+            let copy;
+            if values.len() < rows.len() * inputs + PANEL {
+                // The last panel of columns reaches beyond the last row.
+                copy = [values, &[T::zero(); PANEL]].concat();
+                values = &copy;
+            }
+            let left = Strided { values: &grad[rows.start * outputs..rows.end * outputs], step: outputs };
+            let right = Strided { values, step: inputs };
+            let runs = [Run { left: 0, right: 0, count: rows.len() }];
+            add_outer_products(left, right, 0, &runs, Output::new(sum, inputs));
+        }
+    })
+}
+
+/// Sums what tasks add to a buffer of `len` values: in parts of fixed size, added in order, so that the result
+/// does not depend on the number of threads.
+pub(super) fn sum_over_tasks<T: Real>(tasks: usize, len: usize, add: impl Fn(Range<usize>, &mut [T]) + Sync) -> Vec<T> {
+    let parts = (PARTIAL_BYTES / (len * size_of::<T>()).max(1)).clamp(1, PARTIAL_SUMS).min(tasks.max(1));
+    let mut sums = zeros::<T>(parts * len);
+    sums.par_chunks_exact_mut(len.max(1))
+        .enumerate()
+        .for_each(|(i, sum)| add(i * tasks / parts..(i + 1) * tasks / parts, sum));
+    let (total, rest) = sums.split_at_mut(len);
+    for part in rest.chunks_exact(len.max(1)) {
+        total.iter_mut().zip(part).for_each(|(total, &part)| *total += part);
+    }
+    sums.truncate(len);
+    sums
+}
+
+/// Sums rows of `columns` values to `len` values: all rows to one if `len` is `columns`, else those of each image.
+pub(super) fn sum_rows<T: Real>(rows: &[T], len: usize, columns: usize) -> Vec<T> {
+    let images = len / columns.max(1);
+    let image_len = rows.len() / images.max(1);
+    let mut sums = Vec::with_capacity(len);
+    for image in rows.chunks_exact(image_len.max(1)) {
+        sums.extend(sum_over_tasks(image_len / columns.max(1), columns, |rows, sum: &mut [T]| {
+            // Short sums first, for the sake of the roundings.
+            for rows in image[rows.start * columns..rows.end * columns].chunks(OUTER_ROWS * columns) {
+                let mut short = zeros::<T>(columns);
+                for row in rows.chunks_exact(columns) {
+                    short.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
+                }
+                sum.iter_mut().zip(&short).for_each(|(sum, &value)| *sum += value);
+            }
+        }));
+    }
+    sums
 }

@@ -1,27 +1,30 @@
 //! CPU kernels behind candle custom operations; nothing else in the crate knows an instruction set.
 //!
 //! Every kernel has a *definition*, the same function written with candle's own differentiable operations.
-//! The definition is what other devices run, what tests hold the kernel against, and, where no shorter
-//! formula is given, what the kernel's gradient is computed from. Activations are channels-last,
+//! The definition is what other devices run and what tests hold the kernel and its gradient against. Activations are channels-last,
 //! `[batch, height, width, channels]`, or tokens, `[batch, tokens, channels]`. Each image of a batch is
 //! computed by itself, in an order that does not depend on the number of threads, so neither the batch
 //! size nor the thread count changes a bit of a picture.
 #![allow(unsafe_code)]
 
+mod activation;
 mod attention;
 mod conv;
 mod linear;
 mod norm;
+mod resample;
 mod simd;
+mod tile;
+mod winograd;
 
+pub use activation::{gelu, quick_gelu, silu};
 pub use attention::{attention, attention_definition};
 pub use conv::{ConvGeometry, conv2d};
 pub use linear::linear;
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
+pub use resample::resize_nearest;
 
-use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, Var, WithDType};
-use gemm::Parallelism;
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Error, Layout, Result, Shape, Storage, Tensor, WithDType};
 
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
 trait Real: WithDType {
@@ -31,6 +34,12 @@ trait Real: WithDType {
     /// The exponential; in f32 branch-free, to within 2 units in the last place on `[-87, 88]`, and
     /// saturating outside.
     fn exp_approx(self) -> Self;
+
+    /// The complementary error function; in f32 to within 2e-7 relative.
+    fn erfc_approx(self) -> Self;
+
+    /// `self * a + b` in one rounding; only where the machine has an instruction for it.
+    fn fused(self, a: Self, b: Self) -> Self;
 }
 
 impl Real for f32 {
@@ -40,6 +49,16 @@ impl Real for f32 {
     fn exp_approx(self) -> Self {
         simd::exp_f32(self)
     }
+
+    #[inline(always)]
+    fn erfc_approx(self) -> Self {
+        simd::erfc_f32(self)
+    }
+
+    #[inline(always)]
+    fn fused(self, a: Self, b: Self) -> Self {
+        self.mul_add(a, b)
+    }
 }
 
 impl Real for f64 {
@@ -48,6 +67,16 @@ impl Real for f64 {
     #[inline(always)]
     fn exp_approx(self) -> Self {
         self.exp()
+    }
+
+    #[inline(always)]
+    fn erfc_approx(self) -> Self {
+        candle_core::cpu::erf::erfc_f64(self)
+    }
+
+    #[inline(always)]
+    fn fused(self, a: Self, b: Self) -> Self {
+        self.mul_add(a, b)
     }
 }
 
@@ -76,30 +105,115 @@ macro_rules! for_real {
         }
     };
 }
-use for_real;
 
-/// A function of three tensors that a CPU computes: what is left of a custom operation without its plumbing.
-trait Kernel: Send + Sync + 'static {
+/// Which arguments' gradients somebody asks for.
+type Needed<const N: usize> = [bool; N];
+
+/// A function of `N` tensors that a CPU computes: what is left of a custom operation without its plumbing.
+trait Kernel<const N: usize>: Send + Sync + 'static {
     const NAME: &'static str;
 
     /// The shape of the result, or `None` if the arguments' shapes do not fit each other.
-    fn shape(&self, arguments: [&[usize]; 3]) -> Option<Vec<usize>>;
+    fn shape(&self, arguments: [&[usize]; N]) -> Option<Vec<usize>>;
 
     /// The result for contiguous arguments whose shapes fit.
-    fn forward<T: Real>(&self, arguments: [&[T]; 3], shapes: [&[usize]; 3]) -> Vec<T>;
+    fn forward<T: Real>(&self, arguments: [&[T]; N], shapes: [&[usize]; N]) -> Vec<T>;
 
-    /// The gradients of `sum(grad * result)`.
-    fn backward(&self, arguments: [&Tensor; 3], grad: &Tensor) -> Result<[Option<Tensor>; 3]>;
+    /// The gradients of `sum(grad * result)` with respect to the arguments; those that are not needed are not
+    /// looked at.
+    fn backward<T: Real>(
+        &self,
+        arguments: [&[T]; N],
+        shapes: [&[usize]; N],
+        result: &[T],
+        grad: &[T],
+        needed: Needed<N>,
+    ) -> [Vec<T>; N];
 }
 
-fn apply<K: Kernel>(kernel: K, [a, b, c]: [&Tensor; 3]) -> Result<Tensor> {
+fn apply<K: Kernel<3>>(kernel: K, [a, b, c]: [&Tensor; 3]) -> Result<Tensor> {
     a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, Operation(kernel))
+}
+
+fn apply_1<K: Kernel<1>>(kernel: K, x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Operation(kernel))
 }
 
 /// A [`Kernel`] as candle knows operations.
 struct Operation<K>(K);
 
-impl<K: Kernel> CustomOp3 for Operation<K> {
+impl<K> Operation<K> {
+    fn forward<const N: usize>(&self, storages: [&CpuStorage; N], layouts: [&Layout; N]) -> Result<(CpuStorage, Shape)>
+    where
+        K: Kernel<N>,
+    {
+        let shapes = layouts.map(Layout::dims);
+        let Some(shape) = self.0.shape(shapes) else {
+            candle_core::bail!("{}: shapes {shapes:?} do not fit", K::NAME);
+        };
+        for_real!(storages[0], K::NAME, T => {
+            let mut arguments: [&[T]; N] = [&[]; N];
+            for i in 0..N {
+                arguments[i] = contiguous::<T>(storages[i], layouts[i], K::NAME)?;
+            }
+            output(self.0.forward(arguments, shapes), shape)
+        })
+    }
+
+    fn backward<const N: usize>(
+        &self,
+        arguments: [&Tensor; N],
+        result: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; N]>
+    where
+        K: Kernel<N>,
+    {
+        let grad = grad.contiguous()?;
+        let needed = arguments.map(Tensor::track_op);
+        let guards = arguments.map(Tensor::storage_and_layout);
+        let (result, grad) = (result.storage_and_layout(), grad.storage_and_layout());
+        for_real!(on_cpu(&grad.0, K::NAME)?, K::NAME, T => {
+            let mut slices: [&[T]; N] = [&[]; N];
+            for (slot, (storage, layout)) in slices.iter_mut().zip(&guards) {
+                *slot = contiguous(on_cpu(storage, K::NAME)?, layout, K::NAME)?;
+            }
+            let result = contiguous(on_cpu(&result.0, K::NAME)?, result.1, K::NAME)?;
+            let grad = contiguous(on_cpu(&grad.0, K::NAME)?, grad.1, K::NAME)?;
+            let shapes = std::array::from_fn(|i| guards[i].1.dims());
+            let values = self.0.backward(slices, shapes, result, grad, needed);
+            let mut gradients = [const { None }; N];
+            for (i, values) in values.into_iter().enumerate().filter(|&(i, _)| needed[i]) {
+                gradients[i] = Some(Tensor::from_vec(values, shapes[i], &Device::Cpu)?);
+            }
+            Ok(gradients)
+        })
+    }
+}
+
+fn on_cpu<'a>(storage: &'a Storage, op: &'static str) -> Result<&'a CpuStorage> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage),
+        _ => candle_core::bail!("{op}: an argument is not on the CPU"),
+    }
+}
+
+impl<K: Kernel<1>> CustomOp1 for Operation<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward([x], [layout])
+    }
+
+    fn bwd(&self, x: &Tensor, result: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let [gradient] = self.backward([x], result, grad)?;
+        Ok(gradient)
+    }
+}
+
+impl<K: Kernel<3>> CustomOp3 for Operation<K> {
     fn name(&self) -> &'static str {
         K::NAME
     }
@@ -113,18 +227,7 @@ impl<K: Kernel> CustomOp3 for Operation<K> {
         c: &CpuStorage,
         c_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let shapes = [a_layout.dims(), b_layout.dims(), c_layout.dims()];
-        let Some(shape) = self.0.shape(shapes) else {
-            candle_core::bail!("{}: shapes {shapes:?} do not fit", K::NAME);
-        };
-        for_real!(a, K::NAME, T => {
-            let arguments = [
-                contiguous::<T>(a, a_layout, K::NAME)?,
-                contiguous::<T>(b, b_layout, K::NAME)?,
-                contiguous::<T>(c, c_layout, K::NAME)?,
-            ];
-            output(self.0.forward(arguments, shapes), shape)
-        })
+        self.forward([a, b, c], [a_layout, b_layout, c_layout])
     }
 
     fn bwd(
@@ -132,10 +235,10 @@ impl<K: Kernel> CustomOp3 for Operation<K> {
         a: &Tensor,
         b: &Tensor,
         c: &Tensor,
-        _: &Tensor,
+        result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok(self.0.backward([a, b, c], grad)?.into())
+        Ok(self.backward([a, b, c], result, grad)?.into())
     }
 }
 
@@ -145,80 +248,4 @@ fn zeros<T: Real>(count: usize) -> Vec<T> {
 
 fn output<T: Real>(values: Vec<T>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((T::to_cpu_storage_owned(values), shape.into()))
-}
-
-/// The gradients of `sum(grad * definition(args))` by candle's automatic differentiation.
-fn gradient_by_definition<const N: usize>(
-    args: [&Tensor; N],
-    grad: &Tensor,
-    definition: impl FnOnce([&Tensor; N]) -> Result<Tensor>,
-) -> Result<[Option<Tensor>; N]> {
-    let vars = args.map(|t| Var::from_tensor(&t.detach()));
-    let mut refs = Vec::with_capacity(N);
-    for var in vars {
-        refs.push(var?);
-    }
-    let tensors: [&Tensor; N] = std::array::from_fn(|i| refs[i].as_tensor());
-    let grads = (definition(tensors)? * grad)?.sum_all()?.backward()?;
-    Ok(std::array::from_fn(|i| grads.get(tensors[i]).cloned()))
-}
-
-/// Computes every image of a batch by itself: one on each thread if there are enough of them, else one after the
-/// other with all threads. The result is the same.
-fn for_each_image<T: Real>(
-    (x, image_len): (&[T], usize),
-    (out, out_len): (&mut [T], usize),
-    compute: impl Fn(&[T], &mut [T], Parallelism) + Sync,
-) {
-    let images = out.len() / out_len.max(1);
-    if images > 1 && images >= rayon::current_num_threads() {
-        let pairs = out.par_chunks_exact_mut(out_len).zip(x.par_chunks_exact(image_len));
-        pairs.for_each(|(out, x)| compute(x, out, Parallelism::None));
-    } else if images > 0 {
-        let pairs = out.chunks_exact_mut(out_len).zip(x.chunks_exact(image_len));
-        pairs.for_each(|(out, x)| compute(x, out, Parallelism::Rayon(0)));
-    }
-}
-
-/// `lhs @ rhs^T` into the rows of `out`, which hold what is to be added (a bias) before.
-///
-/// `lhs` is `[rows, k]` and `rhs` `[cols, k]`, both row-major; `out` is `[rows, cols]`.
-fn add_product_transposed<T: Real>(
-    out: &mut [T],
-    lhs: &[T],
-    rhs: &[T],
-    (rows, cols, k): (usize, usize, usize),
-    parallelism: Parallelism,
-) {
-    assert!(out.len() == rows * cols && lhs.len() == rows * k && rhs.len() == cols * k);
-    // SAFETY: the three slices are exactly as large as their shapes and row-major strides say, `out` is
-    // borrowed mutably, and gemm reads and writes nothing else.
-    unsafe {
-        gemm::gemm(
-            rows,
-            cols,
-            k,
-            out.as_mut_ptr(),
-            1,
-            cols as isize,
-            true,
-            lhs.as_ptr(),
-            1,
-            k as isize,
-            rhs.as_ptr(),
-            k as isize,
-            1,
-            T::one(),
-            T::one(),
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
-/// Fills every row of `out` with `row`.
-fn fill_rows<T: Copy>(out: &mut [T], row: &[T]) {
-    out.chunks_exact_mut(row.len()).for_each(|chunk| chunk.copy_from_slice(row));
 }

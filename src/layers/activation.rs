@@ -1,7 +1,7 @@
 //! Elementwise activations.
 
-use crate::Result;
-use candle_core::Tensor;
+use crate::{Result, kernels};
+use candle_core::{DType, Tensor};
 
 /// An activation function, by its exact definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,11 @@ impl Activation {
     /// # Errors
     /// If the element type has no such operation.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        let on_cpu = x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64);
         Ok(match self {
+            Self::Silu if on_cpu => kernels::silu(x)?,
+            Self::Gelu if on_cpu => kernels::gelu(x)?,
+            Self::QuickGelu if on_cpu => kernels::quick_gelu(x)?,
             Self::Silu => x.silu()?,
             Self::Gelu => x.gelu_erf()?,
             Self::Relu => x.relu()?,

@@ -10,12 +10,9 @@ pub use kernels::ConvGeometry;
 /// A two-dimensional convolution with a square kernel and a bias.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    /// `[out, kernel * kernel * in]` for the kernels, `[out, in * kernel * kernel]` for candle.
+    /// `[out, in, kernel, kernel]`.
     weight: Weight,
-    /// The weight as it came, if it is trained: it is laid out anew at every use, so that gradients reach it.
-    trainable: Option<Tensor>,
     bias: Tensor,
-    inputs: usize,
     geometry: ConvGeometry,
     backend: Backend,
 }
@@ -37,15 +34,11 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn with_geometry(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
-        let kernel = weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?;
-        let backend = weights.backend();
         Ok(Self {
-            trainable: kernel.is_variable().then(|| kernel.clone()),
-            weight: Weight::dense(as_matrix(&kernel, backend)?),
+            weight: Weight::dense(weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?),
             bias: vector(weights, "bias", outputs)?,
-            inputs,
             geometry,
-            backend,
+            backend: weights.backend(),
         })
     }
 
@@ -55,30 +48,30 @@ impl Conv2d {
     /// # Errors
     /// If the channels do not fit.
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
-        let dtype = x.dtype();
-        let bias = self.bias.to_dtype(dtype)?;
-        let matrix = match &self.trainable {
-            Some(kernel) => as_matrix(kernel, self.backend)?.to_dtype(dtype)?,
-            None => self.weight.to_dtype(dtype)?,
-        };
+        self.apply(x, &self.bias)
+    }
+
+    /// The same with a value per image and output channel added, `[batch, outputs]`.
+    ///
+    /// # Errors
+    /// If the dimensions do not fit.
+    pub fn forward_plus(&self, x: &FeatureMap, values: &Tensor) -> Result<FeatureMap> {
+        self.apply(x, &values.broadcast_add(&self.bias.to_dtype(values.dtype())?)?)
+    }
+
+    /// `bias`: `[outputs]` or `[batch, outputs]`.
+    fn apply(&self, x: &FeatureMap, bias: &Tensor) -> Result<FeatureMap> {
+        let (weight, bias) = (self.weight.to_dtype(x.dtype())?, bias.to_dtype(x.dtype())?);
         x.map(|x| match self.backend {
-            Backend::Kernels => Ok(kernels::conv2d(x, &matrix, &bias, self.geometry)?),
+            Backend::Kernels => Ok(kernels::conv2d(x, &weight, &bias, self.geometry)?),
             Backend::Candle => {
-                let ConvGeometry { kernel, stride, pad_before, pad_after } = self.geometry;
-                let matrix = matrix.reshape(((), self.inputs, kernel, kernel))?;
+                let ConvGeometry { stride, pad_before, pad_after, .. } = self.geometry;
                 let after = pad_after - pad_before.min(pad_after);
                 let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;
-                let y = padded.conv2d(&matrix, pad_before, stride, 1, 1)?;
-                Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?)
+                let y = padded.conv2d(&weight, pad_before, stride, 1, 1)?;
+                let outputs = weight.dim(0)?;
+                Ok(y.broadcast_add(&bias.reshape(((), outputs, 1, 1))?)?)
             }
         })
     }
-}
-
-fn as_matrix(kernel: &Tensor, backend: Backend) -> Result<Tensor> {
-    let rows = match backend {
-        Backend::Kernels => kernel.permute((0, 2, 3, 1))?.contiguous()?,
-        Backend::Candle => kernel.clone(),
-    };
-    Ok(rows.flatten_from(1)?)
 }

@@ -1,7 +1,7 @@
 //! Activations with height and width, which own their memory layout.
 
 use super::{Activation, Backend};
-use crate::Result;
+use crate::{Result, kernels};
 use candle_core::{DType, Tensor};
 
 /// A batch of images of features.
@@ -119,20 +119,20 @@ impl FeatureMap {
         })
     }
 
-    /// Every value times `factor`.
-    ///
-    /// # Errors
-    /// If memory runs out.
-    pub fn scale(&self, factor: f64) -> Result<Self> {
-        self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
-    }
-
     /// An activation at every value.
     ///
     /// # Errors
     /// If the element type has no such operation.
     pub fn activate(&self, activation: Activation) -> Result<Self> {
         self.map(|x| activation.forward(x))
+    }
+
+    /// Every value times `factor`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn scale(&self, factor: f64) -> Result<Self> {
+        self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
     }
 
     /// The largest value of each `size` by `size` pixels; rows and columns that are left over are dropped. Equal
@@ -169,13 +169,9 @@ impl FeatureMap {
     /// If memory runs out.
     pub fn resize_nearest(&self, height: usize, width: usize) -> Result<Self> {
         let (_, _, from_height, from_width) = self.dims();
-        self.map(|x| {
-            let (rows, columns) = match self.backend {
-                Backend::Kernels => (1, 2),
-                Backend::Candle => (2, 3),
-            };
-            let x = repeat_nearest(x, rows, from_height, height)?;
-            repeat_nearest(&x, columns, from_width, width)
+        self.map(|x| match self.backend {
+            Backend::Kernels => Ok(kernels::resize_nearest(x, height, width)?),
+            Backend::Candle => repeat_nearest(&repeat_nearest(x, 2, from_height, height)?, 3, from_width, width),
         })
     }
 }

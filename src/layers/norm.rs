@@ -44,14 +44,18 @@ impl GroupNorm {
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let dtype = x.dtype();
         let (_, _, height, width) = x.dims();
-        let tokens = widest(&x.tokens()?)?;
-        let (weight, bias) = (self.weight.to_dtype(tokens.dtype())?, self.bias.to_dtype(tokens.dtype())?);
-        let norm = match self.backend {
-            Backend::Kernels => kernels::group_norm,
-            Backend::Candle => kernels::group_norm_definition,
+        let norm = |x: &Tensor, norm: fn(&_, &_, &_, _, _, _) -> candle_core::Result<Tensor>| -> Result<Tensor> {
+            let x = widest(x)?;
+            let (weight, bias) = (self.weight.to_dtype(x.dtype())?, self.bias.to_dtype(x.dtype())?);
+            Ok(norm(&x, &weight, &bias, self.groups, self.epsilon, self.activation)?.to_dtype(dtype)?)
         };
-        let y = norm(&tokens, &weight, &bias, self.groups, self.epsilon, self.activation)?;
-        FeatureMap::from_tokens(&y.to_dtype(dtype)?, height, width, x.backend())
+        match self.backend {
+            Backend::Kernels => x.map(|x| norm(x, kernels::group_norm)),
+            Backend::Candle => {
+                let y = norm(&x.tokens()?, kernels::group_norm_definition)?;
+                FeatureMap::from_tokens(&y, height, width, x.backend())
+            }
+        }
     }
 }
 

@@ -53,10 +53,10 @@ impl ResnetBlock {
 
     /// `x`: a map with the block's input channels; `time`: `[batch, time_width]`.
     pub fn forward(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
-        let h = self.conv1.forward(&self.norm1.forward(x)?)?;
+        let h = self.norm1.forward(x)?;
         let h = match (&self.time_emb_proj, time) {
             (Some(projection), Some(time)) => self.timed(&h, &projection.forward(&Activation::Silu.forward(time)?)?)?,
-            _ => self.norm2.forward(&h)?,
+            _ => self.norm2.forward(&self.conv1.forward(&h)?)?,
         };
         let h = self.conv2.forward(&h)?;
         let sum = match &self.conv_shortcut {
@@ -66,14 +66,14 @@ impl ResnetBlock {
         sum.scale(1.0 / self.output_scale)
     }
 
-    /// The second norm and SiLU, under the projected time embedding: `[batch, outputs]`, or twice as many for scale
-    /// and shift (Dhariwal and Nichol 2021, section 3.1).
+    /// The first convolution, the second norm and SiLU, under the projected time embedding: `[batch, outputs]`, or
+    /// twice as many for scale and shift (Dhariwal and Nichol 2021, section 3.1).
     fn timed(&self, h: &FeatureMap, time: &Tensor) -> Result<FeatureMap> {
         if !self.time_scale_shift {
-            return self.norm2.forward(&h.add_per_channel(time)?);
+            return self.norm2.forward(&self.conv1.forward_plus(h, time)?);
         }
         let parts = time.chunk(2, 1)?;
-        let h = self.norm2.forward(h)?.scale_per_channel(&(&parts[0] + 1.0)?)?;
+        let h = self.norm2.forward(&self.conv1.forward(h)?)?.scale_per_channel(&(&parts[0] + 1.0)?)?;
         h.add_per_channel(&parts[1])?.activate(Activation::Silu)
     }
 }

@@ -55,6 +55,11 @@ impl TorchGenerator {
         (self.next_u32() & ((1 << 24) - 1)) as f32 * (1.0 / (1u32 << 24) as f32)
     }
 
+    /// The values of `torch.rand(count, generator=self)` in f32.
+    pub fn uniform(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.uniform_f32()).collect()
+    }
+
     /// Uniform in `[0, 1)` with 53 random bits, the high word drawn first.
     fn uniform_f64(&mut self) -> f64 {
         let high = u64::from(self.next_u32());

@@ -26,6 +26,7 @@ mod euler;
 mod euler_ancestral;
 mod exponential_integrator;
 mod final_sigma;
+mod flow_euler;
 mod given_levels;
 mod heun;
 mod lcm;
@@ -60,6 +61,7 @@ pub use euler::EulerSolver;
 pub use euler_ancestral::EulerAncestralSolver;
 pub use exponential_integrator::{AlgorithmType, SolverType};
 pub use final_sigma::FinalSigma;
+pub use flow_euler::{FlowEuler, FlowEulerSolver};
 pub use given_levels::GivenLevels;
 pub use heun::HeunSolver;
 pub use lcm::LcmSolver;
@@ -179,4 +181,5 @@ pub const SCHEDULERS: &[SchedulerEntry] = &[
     tcd::ENTRY,
     edm::ENTRY_EULER,
     edm::ENTRY_HEUN,
+    flow_euler::ENTRY,
 ];

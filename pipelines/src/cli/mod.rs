@@ -1,6 +1,8 @@
 //! The command line: strings to a request, and results to files and text.
 
 mod bench;
+mod data;
+mod eval;
 mod interrupt;
 mod memory;
 mod model;
@@ -9,6 +11,7 @@ mod print;
 mod progress;
 mod sample;
 mod schedulers;
+mod train;
 mod txt2img;
 
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +30,12 @@ pub struct Arguments {
 enum Command {
     /// Make pictures from a text.
     Txt2img(Box<txt2img::Txt2img>),
+    /// Train a network on a folder of data.
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+    /// Judge pictures.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
     /// Make pictures with a model in pixel space, such as the embedded digits.
     Sample(Box<sample::Sample>),
     /// Look at models.
@@ -47,6 +56,8 @@ pub fn show_error(message: &str) {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),

@@ -85,6 +85,7 @@ impl Network for ClassifierGuidance<'_> {
             PredictionType::Sample => -sigma / alpha,
             PredictionType::VPrediction => 1.0 / alpha,
             PredictionType::Edm => -1.0 / alpha,
+            PredictionType::Flow => (alpha + sigma) / alpha,
         };
         let shift = (self.gradient(x, timestep)? * (-sigma * self.scale * per_epsilon))?;
         let channels = x.dim(1)?;
@@ -178,6 +179,7 @@ mod tests {
                         PredictionType::VPrediction => v,
                         PredictionType::Sample => x0,
                         PredictionType::Edm => v.neg()?,
+                        PredictionType::Flow => (epsilon - &x0)?,
                     })
                 };
                 let network = Fixed(as_predicted(&mixture)?);

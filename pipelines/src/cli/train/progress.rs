@@ -1,0 +1,60 @@
+//! What is shown on stderr while a network is trained.
+
+use crate::cli::print;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::time::Instant;
+use tweedie_pipelines::TrainEvent;
+
+/// The share of the newest step in the loss that is shown.
+const FRESH: f64 = 0.02;
+
+/// A bar with loss, images per second and the time that is left; nothing but warnings if quiet.
+pub struct TrainProgress {
+    bar: ProgressBar,
+    quiet: bool,
+    loss: Option<f64>,
+    images: usize,
+    since: Instant,
+}
+
+impl TrainProgress {
+    pub fn new(quiet: bool) -> Self {
+        let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let style = ProgressStyle::with_template("[{bar:28}] {pos}/{len} steps, {msg}, {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+        Self { bar, quiet, loss: None, images: 0, since: Instant::now() }
+    }
+
+    pub fn event(&mut self, event: &TrainEvent<'_>) {
+        match event {
+            TrainEvent::Warning(text) => self.bar.suspend(|| print::remark(&format!("warning: {text}"))),
+            TrainEvent::Start { settings, parameters, done } => {
+                self.line(&format!("{parameters} parameters, step {done} of {}", settings.steps));
+                self.bar.set_length(settings.steps);
+                self.bar.set_position(*done);
+                self.bar.reset_eta();
+                self.since = Instant::now();
+            }
+            TrainEvent::Step { report, images } => {
+                self.images += images;
+                let loss = self.loss.map_or(report.loss, |loss| loss + FRESH * (report.loss - loss));
+                self.loss = Some(loss);
+                let speed = self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+                self.bar.set_message(format!("loss {loss:.4}, {speed:.0} images/s"));
+                self.bar.set_position(report.step);
+            }
+            TrainEvent::Checkpoint(path) | TrainEvent::Samples(path) => self.line(&path.display().to_string()),
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| print::remark(text));
+        }
+    }
+
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

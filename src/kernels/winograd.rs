@@ -1,0 +1,284 @@
+//! Convolution with a 3x3 kernel by Winograd's F(4x4, 3x3) (Lavin and Gray 2016).
+//!
+//! A tile of 4x4 output pixels is computed from 6x6 input pixels. Both the pixels and the kernel are transformed
+//! to 36 values per channel, multiplied there, and the sums transformed back: 36 products instead of 144. The
+//! kernels are transformed a panel and some channels at a time, just before they are used, so that no
+//! larger copy of the weights exists.
+
+use super::simd::multiversion;
+use super::tile::{Output, PANEL, Run, Strided, add_tiles};
+use super::{Real, zeros};
+use rayon::prelude::*;
+
+/// Output pixels along a side of a tile.
+const TILE: usize = 4;
+
+/// Input pixels along a side of a tile.
+const SEEN: usize = 6;
+
+/// Values per channel that a tile is transformed to.
+const POINTS: usize = SEEN * SEEN;
+
+/// Tiles that are transformed and multiplied together.
+const TILES: usize = 128;
+
+/// Input channels whose kernels are transformed at a time: they stay in the second cache.
+const CHANNELS: usize = 80;
+
+/// The least share of the tiles' pixels that has to be inside the image.
+const LEAST_USE: f64 = 0.5;
+
+/// Sixteen neighbouring channels.
+type Lanes<T> = [T; PANEL];
+
+/// A 3x3 convolution of stride 1 on images of one size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Winograd {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub pad_before: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+}
+
+impl Winograd {
+    /// Whether it is faster than to multiply patches: which depends on one image and the weights alone, so that
+    /// the batch changes nothing.
+    pub fn pays(&self, outputs: usize) -> bool {
+        let pixels = (self.tiles_per_image() * TILE * TILE) as f64;
+        let used = (self.out_height * self.out_width) as f64;
+        self.channels.is_multiple_of(PANEL) && outputs >= PANEL && used >= LEAST_USE * pixels
+    }
+
+    fn tile_columns(&self) -> usize {
+        self.out_width.div_ceil(TILE)
+    }
+
+    fn tiles_per_image(&self) -> usize {
+        self.out_height.div_ceil(TILE) * self.tile_columns()
+    }
+
+    /// The convolution with weights packed as for patches: `[panel][tap][channel][16]`.
+    pub fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: &[T], bias: Option<&[T]>, outputs: usize) -> Vec<T> {
+        let mut out = zeros::<T>(batch * self.out_height * self.out_width * outputs);
+        let tiles = batch * self.tiles_per_image();
+        // One line more than a whole number of pages, or all points of a tile would share a place in the cache.
+        let plane = TILES.min(tiles) * self.channels + PANEL;
+        let mut transformed = zeros::<T>(POINTS * plane);
+        let whole = Output::new(&mut out, outputs);
+        for first in (0..tiles).step_by(TILES) {
+            let tiles = first..(first + TILES).min(tiles);
+            let lines = Output::new(&mut transformed, PANEL);
+            tiles.clone().into_par_iter().for_each(|tile| {
+                let line = (tile - first) * self.channels / PANEL;
+                self.transform_tile(x, tile, |point, chunk, values| {
+                    let line = point * plane / PANEL + line + chunk;
+                    // SAFETY: every tile has its own lines in each plane.
+                    unsafe { lines.part(line..line + 1, 0..PANEL) }.fill(values);
+                });
+            });
+            (0..outputs.div_ceil(PANEL)).into_par_iter().for_each_init(Buffers::default, |buffers, panel| {
+                let weights = &panels[panel * 9 * self.channels * PANEL..][..9 * self.channels * PANEL];
+                self.multiply(&transformed, plane, weights, tiles.len(), buffers);
+                let columns = panel * PANEL..((panel + 1) * PANEL).min(outputs);
+                for tile in tiles.clone() {
+                    let (image, y, x) = self.position(tile);
+                    let bias = bias.map(|bias| {
+                        let row = if bias.len() == outputs { 0 } else { image * outputs };
+                        &bias[row + columns.start..row + columns.end]
+                    });
+                    let pixels = output_tile(&buffers.sums, tiles.len(), tile - first, bias.unwrap_or(&[]));
+                    for (i, values) in pixels.iter().enumerate() {
+                        let (y, x) = (y + i / TILE, x + i % TILE);
+                        if y < self.out_height && x < self.out_width {
+                            let pixel = (image * self.out_height + y) * self.out_width + x;
+                            // SAFETY: every tile has its own pixels, every task its own columns.
+                            let mut out = unsafe { whole.part(pixel..pixel + 1, columns.clone()) };
+                            out.fill(&values[..columns.len()]);
+                        }
+                    }
+                }
+            });
+        }
+        out
+    }
+
+    /// The image that a tile is in, and its first pixel.
+    fn position(&self, tile: usize) -> (usize, usize, usize) {
+        let (image, tile) = (tile / self.tiles_per_image(), tile % self.tiles_per_image());
+        (image, tile / self.tile_columns() * TILE, tile % self.tile_columns() * TILE)
+    }
+
+    /// Calls `put(point, chunk, values)` for the transformed values of each sixteen channels of a tile.
+    fn transform_tile<T: Real>(&self, x: &[T], tile: usize, mut put: impl FnMut(usize, usize, &Lanes<T>)) {
+        let (image, top, left) = self.position(tile);
+        let inside =
+            |start: usize, i: usize, side: usize| (start + i).checked_sub(self.pad_before).filter(|&i| i < side);
+        let pixels: [Option<&[T]>; POINTS] = std::array::from_fn(|i| {
+            let (y, x_) = (inside(top, i / SEEN, self.height)?, inside(left, i % SEEN, self.width)?);
+            Some(&x[((image * self.height + y) * self.width + x_) * self.channels..][..self.channels])
+        });
+        let mut values = [[T::zero(); PANEL]; POINTS];
+        for chunk in 0..self.channels / PANEL {
+            for (values, pixel) in values.iter_mut().zip(&pixels) {
+                match pixel {
+                    Some(pixel) => values.copy_from_slice(&pixel[chunk * PANEL..(chunk + 1) * PANEL]),
+                    None => *values = [T::zero(); PANEL],
+                }
+            }
+            transform_pixels(&mut values);
+            values.iter().enumerate().for_each(|(point, values)| put(point, chunk, values));
+        }
+    }
+
+    /// For each point the sums over the channels, `[point][tile][16]`.
+    fn multiply<T: Real>(&self, x: &[T], plane: usize, weights: &[T], tiles: usize, buffers: &mut Buffers<T>) {
+        let Buffers { kernels, sums } = buffers;
+        let starts: Vec<usize> = (0..tiles).map(|tile| tile * self.channels).collect();
+        sums.clear();
+        sums.resize(POINTS * (tiles + 1) * PANEL, T::zero());
+        let sums = Output::new(sums, PANEL);
+        let pieces = self.channels.div_ceil(CHANNELS);
+        for piece in 0..pieces {
+            let channels = piece * self.channels / pieces..(piece + 1) * self.channels / pieces;
+            let count = channels.len();
+            kernels.resize(POINTS * (count + 1) * PANEL, T::zero());
+            for (i, channel) in channels.clone().enumerate() {
+                transform_kernel(weights, self.channels, channel, kernels, count, i);
+            }
+            for point in 0..POINTS {
+                let rows = point * (tiles + 1)..point * (tiles + 1) + tiles;
+                // SAFETY: the sums are this task's own, and this is the only use of them for now.
+                let out = unsafe { sums.part(rows, 0..PANEL) };
+                let left = Strided { values: x, step: 1 };
+                let right = Strided { values: kernels, step: PANEL };
+                let run = Run { left: point * plane + channels.start, right: point * (count + 1) * PANEL, count };
+                add_tiles(left, &starts, right, 0, &[run], out);
+            }
+        }
+    }
+}
+
+/// What a task keeps from one panel to the next.
+#[derive(Debug)]
+struct Buffers<T> {
+    /// Transformed kernels, `[point][channel][16]`, one line more for each point.
+    kernels: Vec<T>,
+    /// `[point][tile][16]`, one line more for each point.
+    sums: Vec<T>,
+}
+
+impl<T> Default for Buffers<T> {
+    fn default() -> Self {
+        Self { kernels: Vec::new(), sums: Vec::new() }
+    }
+}
+
+#[inline(always)]
+fn lanes<T: Real>(f: impl Fn(usize) -> T) -> Lanes<T> {
+    let mut lanes = [T::zero(); PANEL];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = f(i);
+    }
+    lanes
+}
+
+/// The transform of six input pixels in a line, `B^T d`.
+#[inline(always)]
+fn pixels_in_a_line<T: Real>(d: [Lanes<T>; SEEN]) -> [Lanes<T>; SEEN] {
+    let (two, four, five) = (T::from_f64(2.0), T::from_f64(4.0), T::from_f64(5.0));
+    [
+        lanes(|i| four * d[0][i] - five * d[2][i] + d[4][i]),
+        lanes(|i| (d[4][i] - four * d[2][i]) + (d[3][i] - four * d[1][i])),
+        lanes(|i| (d[4][i] - four * d[2][i]) - (d[3][i] - four * d[1][i])),
+        lanes(|i| (d[4][i] - d[2][i]) + two * (d[3][i] - d[1][i])),
+        lanes(|i| (d[4][i] - d[2][i]) - two * (d[3][i] - d[1][i])),
+        lanes(|i| four * d[1][i] - five * d[3][i] + d[5][i]),
+    ]
+}
+
+/// The transform of three weights in a line, `G g`.
+#[inline(always)]
+fn weights_in_a_line<T: Real>(g: [Lanes<T>; 3]) -> [Lanes<T>; SEEN] {
+    let part = |denominator: f64| T::from_f64(1.0 / denominator);
+    let (quarter, sixth, twelfth, small) = (part(4.0), part(6.0), part(12.0), part(24.0));
+    [
+        lanes(|i| g[0][i] * quarter),
+        lanes(|i| (g[0][i] + g[2][i] + g[1][i]) * (T::zero() - sixth)),
+        lanes(|i| (g[0][i] + g[2][i] - g[1][i]) * (T::zero() - sixth)),
+        lanes(|i| (g[0][i] * small + g[2][i] * sixth) + g[1][i] * twelfth),
+        lanes(|i| (g[0][i] * small + g[2][i] * sixth) - g[1][i] * twelfth),
+        g[2],
+    ]
+}
+
+/// The transform of six sums in a line to four output pixels, `A^T m`.
+#[inline(always)]
+fn sums_in_a_line<T: Real>(m: [Lanes<T>; SEEN]) -> [Lanes<T>; TILE] {
+    let (two, four, eight) = (T::from_f64(2.0), T::from_f64(4.0), T::from_f64(8.0));
+    [
+        lanes(|i| m[0][i] + (m[1][i] + m[2][i]) + (m[3][i] + m[4][i])),
+        lanes(|i| (m[1][i] - m[2][i]) + two * (m[3][i] - m[4][i])),
+        lanes(|i| (m[1][i] + m[2][i]) + four * (m[3][i] + m[4][i])),
+        lanes(|i| (m[1][i] - m[2][i]) + eight * (m[3][i] - m[4][i]) + m[5][i]),
+    ]
+}
+
+multiversion! {
+    /// `B^T d B` in place.
+    fn transform_pixels<T: Real>(d: &mut [Lanes<T>; POINTS]) {
+        for column in 0..SEEN {
+            let line = pixels_in_a_line([0, 1, 2, 3, 4, 5].map(|row| d[row * SEEN + column]));
+            for row in 0..SEEN {
+                d[row * SEEN + column] = line[row];
+            }
+        }
+        for row in 0..SEEN {
+            let line = pixels_in_a_line([0, 1, 2, 3, 4, 5].map(|column| d[row * SEEN + column]));
+            d[row * SEEN..(row + 1) * SEEN].copy_from_slice(&line);
+        }
+    }
+}
+
+multiversion! {
+    /// `G g G^T` of the kernels from `channel` to sixteen outputs, written as row `to` of `count` for each point.
+    fn transform_kernel<T: Real>(
+        weights: &[T], channels: usize, channel: usize, out: &mut [T], count: usize, to: usize,
+    ) {
+        let tap = |i: usize| -> Lanes<T> {
+            let values = &weights[(i * channels + channel) * PANEL..][..PANEL];
+            lanes(|i| values[i])
+        };
+        let columns = [0, 1, 2].map(|column| weights_in_a_line([tap(column), tap(3 + column), tap(6 + column)]));
+        for row in 0..SEEN {
+            let line = weights_in_a_line([columns[0][row], columns[1][row], columns[2][row]]);
+            for (column, values) in line.iter().enumerate() {
+                let point = row * SEEN + column;
+                out[(point * (count + 1) + to) * PANEL..][..PANEL].copy_from_slice(values);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// `A^T m A` of one tile's sums, plus the bias.
+    fn output_tile<T: Real>(sums: &[T], tiles: usize, tile: usize, bias: &[T]) -> [Lanes<T>; TILE * TILE] {
+        let at = |point: usize| -> Lanes<T> {
+            let values = &sums[(point * (tiles + 1) + tile) * PANEL..][..PANEL];
+            lanes(|i| values[i])
+        };
+        let mut offset = [T::zero(); PANEL];
+        offset[..bias.len()].copy_from_slice(bias);
+        let columns =
+            [0, 1, 2, 3, 4, 5].map(|column| sums_in_a_line([0, 1, 2, 3, 4, 5].map(|row| at(row * SEEN + column))));
+        let mut pixels = [[T::zero(); PANEL]; TILE * TILE];
+        for row in 0..TILE {
+            let line = sums_in_a_line([0, 1, 2, 3, 4, 5].map(|column| columns[column][row]));
+            for (column, values) in line.iter().enumerate() {
+                pixels[row * TILE + column] = lanes(|i| values[i] + offset[i]);
+            }
+        }
+        pixels
+    }
+}
