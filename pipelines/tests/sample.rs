@@ -77,6 +77,18 @@ fn a_grid_is_one_file_with_every_picture_in_it() -> TestResult {
     Ok(())
 }
 
+/// A scheduler without a table of betas is drawn too.
+#[test]
+fn a_trajectory_of_flow_is_drawn() -> TestResult {
+    let (t, model) = (Tweedie::new()?, model("pixel16-learned"));
+    let common = ["sample", "--checkpoint", &model, "--steps", "4", "--scheduler", "flow-euler", "--quiet"];
+    t.run(&[&common[..], &["--output", "x.png", "--trajectory", "way.png"]].concat())?.success()?;
+    let (width, height, _) = pixels(&t.path("way.png"))?;
+    // Five states in three rows.
+    assert_eq!((width, height), (5 * 100 - 4, 3 * 100 - 4));
+    Ok(())
+}
+
 /// Ten columns of three rows; the finished picture stands at the start of the first row and the end of the others.
 #[test]
 fn a_trajectory_goes_to_noise_and_back() -> TestResult {
