@@ -55,7 +55,7 @@ impl Network for Watch<'_> {
 /// The states of one batch from noise to data, and what the network took the data for on the way.
 #[derive(Debug, Default)]
 pub struct Trajectory {
-    /// Every state as the network sees it, of unit variance where the data's is: `[batch, channels, height, width]`.
+    /// Every state as the network sees it, `[batch, channels, height, width]`, with its level in that scale.
     states: Vec<(NoiseLevel, Tensor)>,
     /// The estimate of the clean pictures at each evaluation of the network, with the share of noise there.
     predictions: Vec<(f64, Tensor)>,
@@ -76,15 +76,21 @@ impl Trajectory {
         parameterization: &Parameterization,
     ) -> Result<()> {
         let table = schedule.map(SigmaTable::new);
+        let seen = |level: NoiseLevel| {
+            let scale = parameterization.input_scale(&level);
+            (NoiseLevel { alpha: level.alpha * scale, sigma: level.sigma * scale, ..level }, scale)
+        };
         for Call { x, timestep, raw } in calls {
+            // A solver may look between the levels of the run, where the schedule knows the noise.
             let level = match &table {
                 Some(table) => NoiseLevel::from_sigma(timestep, table.sigma(timestep)),
-                None => levels.at_timestep(timestep)?,
+                None => seen(nearest(levels, timestep)).0,
             };
             self.predictions.push((level.sigma, parameterization.convert(raw, &x, &level)?.x0));
         }
         for (level, x) in states {
-            self.states.push((level, (x * level.input_scale())?));
+            let (level, scale) = seen(level);
+            self.states.push((level, (x * scale)?));
         }
         Ok(())
     }
@@ -106,16 +112,14 @@ impl Trajectory {
         let noise = TorchNoise::shared(seed).normal(data.dims())?.to_device(data.device())?;
         let mut cells = Vec::with_capacity(3 * columns.len());
         for (i, (level, _)) in columns.iter().rev().enumerate() {
-            let scale = level.input_scale();
-            let noised = level.add_noise(&data, &noise)?;
-            cells.push(if i == 0 { data.clone() } else { (noised * scale)? });
+            cells.push(if i == 0 { data.clone() } else { level.add_noise(&data, &noise)? });
         }
         for (_, state) in &columns {
             cells.push(state.narrow(0, 0, 1)?);
         }
         for (i, (level, _)) in columns.iter().enumerate() {
             let finished = i + 1 == columns.len();
-            let estimate = if finished { None } else { self.prediction(level.sigma * level.input_scale()) };
+            let estimate = if finished { None } else { self.prediction(level.sigma) };
             cells.push(estimate.map_or(Ok(data.clone()), |x0| x0.narrow(0, 0, 1))?);
         }
         Picture::grid(&pictures(&cells)?, columns.len(), 4)
@@ -145,6 +149,13 @@ impl Trajectory {
         }
         encode_animation(&frames, FRAME_MS)
     }
+}
+
+/// The level of the run whose timestep is nearest.
+fn nearest(levels: &Levels, timestep: f64) -> NoiseLevel {
+    let from = (0..levels.len()).map(|i| levels.from(i));
+    let distance = |level: &NoiseLevel| (level.timestep - timestep).abs();
+    from.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or_else(|| NoiseLevel::from_sigma(timestep, 0.0))
 }
 
 /// At most `most` indices below `count`, evenly spread, the first and the last among them.

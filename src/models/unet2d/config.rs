@@ -268,7 +268,7 @@ impl UNet2DConfig {
             return Err(self.wrong("norm_num_groups", "it must divide every one of block_out_channels"));
         }
         let last = channels[channels.len() - 1];
-        if self.attn_norm_num_groups.is_some_and(|groups| groups == 0 || last % groups != 0) {
+        if self.attn_norm_num_groups.is_some_and(|groups| groups == 0 || !last.is_multiple_of(groups)) {
             return Err(self.wrong("attn_norm_num_groups", "it must divide the last of block_out_channels"));
         }
         let attends = |i: usize| {
@@ -277,7 +277,7 @@ impl UNet2DConfig {
             middle || down == BlockKind::Attention || up == BlockKind::Attention
         };
         if let Some(size) = self.attention_head_dim
-            && (0..channels.len()).any(|i| attends(i) && (size == 0 || channels[i] % size != 0))
+            && (0..channels.len()).any(|i| attends(i) && (size == 0 || !channels[i].is_multiple_of(size)))
         {
             let expected = "it is the size of a head, and must divide the channels where there is attention; \
                             null makes one head";
