@@ -119,6 +119,14 @@ impl FeatureMap {
         })
     }
 
+    /// An activation function of every value.
+    ///
+    /// # Errors
+    /// If the element type has no such operation.
+    pub fn activate(&self, activation: Activation) -> Result<Self> {
+        self.map(|x| activation.forward(x))
+    }
+
     /// Every value times `factor`.
     ///
     /// # Errors

@@ -85,6 +85,7 @@ impl Network for ClassifierGuidance<'_> {
             PredictionType::Sample => -sigma / alpha,
             PredictionType::VPrediction => 1.0 / alpha,
             PredictionType::Edm => -1.0 / alpha,
+            PredictionType::Flow => (alpha + sigma) / alpha,
         };
         let shift = (self.gradient(x, timestep)? * (-sigma * self.scale * per_epsilon))?;
         let channels = x.dim(1)?;
