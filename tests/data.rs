@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use tweedie::images::Picture;
-use tweedie::training::data::{Augmentation, Batches, ImageSet, Loader, Split, read_idx};
+use tweedie::images::{ColorType, Photo, Picture, Samples};
+use tweedie::training::data::{
+    Augmentation, Batches, FolderOptions, ImageSet, Loader, Split, read_folder, read_idx, read_set,
+};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -208,5 +210,214 @@ fn augmentation_moves_and_mirrors() -> TestResult {
         seen.insert(picture.rgb().chunks(3).map(|pixel| pixel[0]).collect::<Vec<u8>>());
     }
     assert_eq!(wanted, seen);
+    Ok(())
+}
+
+/// Writes a grey picture of one value, or an RGB one of three.
+fn write_png(path: &Path, (width, height): (usize, usize), pixel: &[u8]) -> TestResult {
+    let color = if pixel.len() == 1 { ColorType::Grey } else { ColorType::Rgb };
+    let photo = Photo::new(width, height, color, Samples::Eight(pixel.repeat(width * height)))?;
+    std::fs::create_dir_all(path.parent().ok_or("no parent")?)?;
+    Ok(std::fs::write(path, photo.encode_png(&[])?)?)
+}
+
+/// Reads a folder in which `write` has put files.
+fn folder(write: impl Fn(&Path) -> TestResult, options: FolderOptions) -> TestResult<tweedie::Result<ImageSet>> {
+    let folder = tempfile::tempdir()?;
+    write(folder.path())?;
+    Ok(read_folder(folder.path(), options))
+}
+
+/// The first value of each image.
+fn values(set: &ImageSet) -> Vec<u8> {
+    (0..set.len()).filter_map(|i| set.pixels(i)).map(|pixels| pixels[0]).collect()
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn sub_folders_are_classes_in_their_order() -> TestResult {
+    let set = folder(
+        |f| {
+            write_png(&f.join("10/a.png"), (5, 4), &[1])?;
+            write_png(&f.join("9/deep/er/b.PNG"), (5, 4), &[2])?;
+            write_png(&f.join("9/a.png"), (5, 4), &[3])?;
+            // Passed over: hidden, no picture, a folder without one.
+            write_png(&f.join("9/.hidden.png"), (1, 1), &[4])?;
+            std::fs::write(f.join("README.txt"), "about")?;
+            std::fs::create_dir(f.join("2"))?;
+            Ok(())
+        },
+        FolderOptions::default(),
+    )??;
+    assert_eq!((set.len(), set.channels(), set.height(), set.width()), (3, 1, 4, 5));
+    assert_eq!((set.classes(), set.labels()), (&owned(&["9", "10"])[..], Some(&[0, 0, 1][..])));
+    assert_eq!(values(&set), [3, 2, 1]);
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_but_not_in_circles() -> TestResult {
+    let elsewhere = tempfile::tempdir()?;
+    write_png(&elsewhere.path().join("a.png"), (2, 2), &[8])?;
+    let set = folder(
+        |f| {
+            write_png(&f.join("cat/a.png"), (2, 2), &[7])?;
+            std::os::unix::fs::symlink(f, f.join("cat/back"))?;
+            std::os::unix::fs::symlink(elsewhere.path(), f.join("dog"))?;
+            Ok(())
+        },
+        FolderOptions::default(),
+    )??;
+    assert_eq!((set.classes(), values(&set)), (&owned(&["cat", "dog"])[..], vec![7, 8]));
+    let broken =
+        folder(|f| Ok(std::os::unix::fs::symlink(f.join("gone"), f.join("a.png"))?), FolderOptions::default())?;
+    assert!(broken.err().ok_or("it was read")?.to_string().contains("a.png"));
+    Ok(())
+}
+
+#[test]
+fn metadata_gives_labels_and_texts() -> TestResult {
+    let set = folder(
+        |f| {
+            for (name, value) in [("b.png", 1), ("sub/a.png", 2), ("a.png", 3), ("not listed.png", 4)] {
+                write_png(&f.join(name), (2, 2), &[value])?;
+            }
+            let lines = [
+                r#"{"file_name": "b.png", "label": "fox", "text": "a fox", "width": 2}"#,
+                "",
+                r#"{"file_name": "sub/a.png", "class": "crow", "caption": "日本"}"#,
+                r#"{"file_name": "a.png", "label": "fox", "text": ""}"#,
+            ];
+            Ok(std::fs::write(f.join("metadata.jsonl"), lines.join("\n"))?)
+        },
+        FolderOptions::default(),
+    )??;
+    assert_eq!(values(&set), [3, 1, 2]);
+    assert_eq!((set.classes(), set.labels()), (&owned(&["crow", "fox"])[..], Some(&[1, 1, 0][..])));
+    assert_eq!(set.captions(), Some(&owned(&["", "a fox", "日本"])[..]));
+    let numbered = |label: &'static str| {
+        move |f: &Path| {
+            write_png(&f.join("a.png"), (2, 2), &[1])?;
+            Ok(std::fs::write(f.join("metadata.jsonl"), format!(r#"{{"file_name": "a.png", "label": {label}}}"#))?)
+        }
+    };
+    let set = folder(numbered("2"), FolderOptions::default())??;
+    assert_eq!((set.classes(), set.labels()), (&owned(&["0", "1", "2"])[..], Some(&[2][..])));
+    for (label, part) in [("4294967295", "too large"), ("-1", "whole numbers"), ("[0]", "whole numbers")] {
+        let message = folder(numbered(label), FolderOptions::default())?.err().ok_or("it was read")?.to_string();
+        assert!(message.contains(part), "{message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bad_line_of_metadata_is_named() -> TestResult {
+    for (lines, parts) in [
+        ("not json", &["line 1"][..]),
+        ("{\"file_name\": \"a.png\"}\n{\"label\": 1}", &["line 2", "file_name"]),
+        ("{\"file_name\": \"../a.png\"}", &["../a.png", "not below"]),
+        ("{\"file_name\": \"/a.png\"}", &["not below"]),
+        ("{\"file_name\": \"a.png\"}\n{\"file_name\": \"a.png\"}", &["lines 1 and 2"]),
+        ("{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"b.png\"}", &["line 1", "line 2", "label"]),
+        ("{\"file_name\": \"a.png\", \"text\": 1}", &["line 1", "string"]),
+        ("{\"file_name\": \"gone.png\"}", &["gone.png"]),
+        ("\n", &["names no picture"]),
+    ] {
+        let write = |f: &Path| {
+            write_png(&f.join("a.png"), (2, 2), &[1])?;
+            write_png(&f.join("b.png"), (2, 2), &[1])?;
+            Ok(std::fs::write(f.join("metadata.jsonl"), lines)?)
+        };
+        let message = folder(write, FolderOptions::default())?.err().ok_or("it was read")?.to_string();
+        parts.iter().for_each(|part| assert!(message.contains(part), "`{part}` is not in: {message}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn sizes_must_be_one_unless_they_are_made_so() -> TestResult {
+    let write = |f: &Path| {
+        write_png(&f.join("a.png"), (6, 4), &[10])?;
+        write_png(&f.join("b.png"), (4, 8), &[20])
+    };
+    let message = folder(write, FolderOptions::default())?.err().ok_or("it was read")?.to_string();
+    for part in ["6x4", "a.png", "4x8", "b.png", "--resize N"] {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+    let set = folder(write, FolderOptions { resize: Some(3), channels: None })??;
+    assert_eq!((set.height(), set.width(), values(&set)), (3, 3, vec![10, 20]));
+    // The centre of three stripes.
+    let stripes = |f: &Path| {
+        let row = [vec![0; 3], vec![200; 4], vec![0; 3]].concat();
+        let photo = Photo::new(10, 4, ColorType::Grey, Samples::Eight(row.repeat(4)))?;
+        Ok(std::fs::write(f.join("a.png"), photo.encode_png(&[])?)?)
+    };
+    let set = folder(stripes, FolderOptions { resize: Some(4), channels: None })??;
+    assert_eq!(set.pixels(0), Some(&[200; 16][..]));
+    assert!(folder(stripes, FolderOptions { resize: Some(0), channels: None })?.is_err());
+    Ok(())
+}
+
+#[test]
+fn colours_make_the_set_rgb_unless_grey_is_asked_for() -> TestResult {
+    let write = |f: &Path| {
+        write_png(&f.join("a.png"), (1, 2), &[9])?;
+        write_png(&f.join("b.png"), (1, 2), &[200, 100, 50])
+    };
+    let set = folder(write, FolderOptions::default())??;
+    assert_eq!(set.channels(), 3);
+    assert_eq!(set.pixels(0), Some(&[9; 6][..]));
+    assert_eq!(set.pixels(1), Some(&[200, 200, 100, 100, 50, 50][..]));
+    let set = folder(write, FolderOptions { resize: None, channels: Some(1) })??;
+    // 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
+    assert_eq!((set.channels(), values(&set)), (1, vec![9, 124]));
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_says_why() -> TestResult {
+    let cases: [(&dyn Fn(&Path) -> TestResult, &[&str]); 4] = [
+        (&|_| Ok(()), &["empty", "PNG", "metadata.jsonl", "IDX"]),
+        (&|f| Ok(std::fs::write(f.join("x.gif"), "GIF89a")?), &["without a picture", "x.gif"]),
+        (
+            &|f| {
+                write_png(&f.join("a.png"), (2, 2), &[1])?;
+                write_png(&f.join("cat/a.png"), (2, 2), &[1])
+            },
+            &["a.png", "sub-folder cat"],
+        ),
+        (
+            &|f| {
+                write_png(&f.join("a.png"), (2, 2), &[1])?;
+                let bytes = std::fs::read(f.join("a.png"))?;
+                Ok(std::fs::write(f.join("b.png"), &bytes[..40])?)
+            },
+            &["b.png", "truncated"],
+        ),
+    ];
+    for (write, parts) in cases {
+        let message = folder(write, FolderOptions::default())?.err().ok_or("it was read")?.to_string();
+        parts.iter().for_each(|part| assert!(message.contains(part), "`{part}` is not in: {message}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn either_kind_of_set_is_found_in_a_folder() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let options = FolderOptions::default();
+    write_png(&folder.path().join("train/a.png"), (2, 2), &[1])?;
+    write_png(&folder.path().join("test/a.png"), (2, 2), &[2])?;
+    assert_eq!(values(&read_set(folder.path(), Split::Train, options)?), [1]);
+    assert_eq!(values(&read_set(folder.path(), Split::Test, options)?), [2]);
+    std::fs::write(folder.path().join("train-images-idx3-ubyte"), images(1))?;
+    std::fs::write(folder.path().join("train-labels-idx1-ubyte"), labels(&[3]))?;
+    assert_eq!(read_set(folder.path(), Split::Train, options)?.height(), 3);
+    let gone = read_set(&folder.path().join("gone"), Split::Train, options);
+    assert!(gone.err().ok_or("it was read")?.to_string().contains("--download"));
     Ok(())
 }

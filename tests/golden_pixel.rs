@@ -16,6 +16,7 @@ use tweedie::layers::{Backend, Weights};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::{Run, Step, by_class_name, sample};
+use tweedie_pipelines::{DeviceChoice, PixelModel, PixelPipeline, PixelRequest};
 
 /// Of the largest value of a stage; exact arithmetic is within 5e-5 of the reference's f32.
 const TOLERANCE: f64 = 1e-4;
@@ -91,15 +92,10 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
     case.check("unet.0.out", &outputs[0], TOLERANCE)?;
     case.check("unet.last.out", &outputs[outputs.len() - 1], TOLERANCE)?;
     case.check("latents.after_step", &Tensor::stack(&after_step, 0)?, TOLERANCE)?;
-    let mut pictures = Picture::from_tensor(&three_channels(&x)?)?;
-    for (i, picture) in pictures.drain(..).enumerate() {
-        check_picture(case, i, &picture)?;
+    for (i, picture) in Picture::from_tensor(&x)?.iter().enumerate() {
+        check_picture(case, i, picture)?;
     }
     Ok(())
-}
-
-fn three_channels(x: &Tensor) -> TestResult<Tensor> {
-    Ok(if x.dim(1)? == 1 { Tensor::cat(&[x, x, x], 1)? } else { x.clone() })
 }
 
 fn check_picture(case: &Case, index: usize, picture: &Picture) -> TestResult {
@@ -147,5 +143,49 @@ fn golden_first_outputs_row_by_row() -> TestResult {
         }
         Ok(())
     });
+    Ok(())
+}
+
+/// The whole pipeline. It has a stream for each image, `seed + i`; other cases are asked batch by batch.
+fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
+    let pipeline =
+        PixelPipeline::builder().model(PixelModel::Folder(case.model())).device(DeviceChoice::Cpu).build()?;
+    let entry = by_class_name(case.json["scheduler"]["name"].as_str().unwrap_or_default())?;
+    let mut scheduler_fields = case.scheduler_config();
+    scheduler_fields.insert("eta".into(), case.json.get("eta").cloned().unwrap_or(json!(0.0)));
+    let images = case.json["batch"].as_u64().unwrap_or(1) as usize;
+    let request = |seed: u64| PixelRequest {
+        classes: classes(case).unwrap_or_default(),
+        steps: case.json["steps"].as_u64().map(|steps| steps as usize),
+        scheduler: Some(entry.name.into()),
+        scheduler_fields: scheduler_fields.clone(),
+        seed,
+        num_images: images,
+        batch_size,
+        ..PixelRequest::default()
+    };
+    let seeds: Vec<u64> = case.json["seed"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    let pictures = match (&case.json["seed"], images) {
+        (Value::Array(_), _) if seeds.windows(2).all(|pair| pair[1] == pair[0] + 1) => {
+            pipeline.generate(&request(seeds[0]))?
+        }
+        (seed, 1) if seed.is_u64() => pipeline.generate(&request(seed.as_u64().unwrap_or(0)))?,
+        _ => {
+            let settings = pipeline.settle(&request(0))?;
+            let labels = classes(case).unwrap_or_default();
+            let go_on = &mut |_: &Step<'_>| ControlFlow::Continue(());
+            let x = pipeline.denoise(&settings, (images, &labels), &mut noise(case), None, go_on)?;
+            Picture::from_tensor(&x)?
+        }
+    };
+    assert_eq!(pictures.len(), images, "{}", case.name);
+    pictures.iter().enumerate().try_for_each(|(i, picture)| check_picture(case, i, picture))
+}
+
+#[test]
+fn golden_pictures_in_pixel_space_at_any_batch_size() -> TestResult {
+    let cases = cases("cases", wanted)?;
+    run_all(&cases, |case| check_pictures(case, 1));
+    run_all(&cases, |case| check_pictures(case, 2));
     Ok(())
 }

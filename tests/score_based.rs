@@ -540,8 +540,8 @@ impl Network for Perfect<'_> {
             PredictionType::Epsilon => epsilon,
             PredictionType::Sample => x0,
             PredictionType::VPrediction => ((epsilon * level.alpha)? - (x0 * level.sigma)?)?,
-            PredictionType::Edm => {
-                return Err(tweedie::Error::invalid("the prediction", "EDM's", "not tested here"));
+            PredictionType::Edm | PredictionType::Flow => {
+                return Err(tweedie::Error::invalid("the prediction", "EDM's or a flow's", "not tested here"));
             }
         })
     }

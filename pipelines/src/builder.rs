@@ -133,7 +133,7 @@ impl Loader<'_> {
         self.load("vae", weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
     }
 
-    fn load<T>(
+    pub fn load<T>(
         &self,
         component: &str,
         dtype: DType,

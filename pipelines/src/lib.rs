@@ -9,9 +9,13 @@
 
 mod bench;
 mod builder;
+mod classifier;
 mod device;
+#[cfg(feature = "download")]
+pub mod download;
 mod event;
 mod model;
+mod pixel;
 mod record;
 mod request;
 pub mod stages;
@@ -20,9 +24,13 @@ mod train;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
+pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use model::{Defaults, Model, ModelInfo};
+pub use pixel::{
+    PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
+};
 pub use record::Record;
 pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use text_to_image::{Seconds, TextToImage};

@@ -174,7 +174,7 @@ impl ModelInfo {
     }
 }
 
-fn model_index(files: &ModelFiles) -> Result<Value> {
+pub(crate) fn model_index(files: &ModelFiles) -> Result<Value> {
     const NAME: &str = "model_index.json";
     if !files.exists(NAME) {
         return Ok(Value::Null);

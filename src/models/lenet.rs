@@ -5,6 +5,7 @@
 //! pictures is told the timestep, whose embedding is added to every channel of both convolutions (Dhariwal and
 //! Nichol 2021, section 4, have a classifier of `x_t` and `t`).
 
+use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
 use crate::config::ConfigFields;
 use crate::denoising::Classifier;
 use crate::layers::{
@@ -12,7 +13,7 @@ use crate::layers::{
 };
 use crate::training::classification::log_probabilities;
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
 /// Side of the convolutions' kernels.
@@ -165,6 +166,20 @@ impl LeNet {
             backend: weights.backend(),
             config,
         })
+    }
+
+    /// The classifier of a model folder: `classifier/config.json` and the weights beside it.
+    ///
+    /// # Errors
+    /// If there is none, or its files do not fit each other.
+    pub fn open(files: &ModelFiles, device: &Device) -> Result<Self> {
+        let path = files.path("classifier/config.json");
+        let fields = ConfigFields::from_json("classifier", &files.read_text("classifier/config.json")?, &path)?;
+        let config = LeNetConfig::from_fields(&fields)?;
+        let checkpoint = Checkpoint::open(files, "classifier", Precision::Full, DType::F32, device)?;
+        let network = Self::new(config, &Weights::new(&checkpoint))?;
+        checkpoint.finish(&[])?;
+        Ok(network)
     }
 
     /// Its configuration.

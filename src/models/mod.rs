@@ -16,4 +16,4 @@ pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
 pub use lenet::{LeNet, LeNetConfig};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};
-pub use unet2d::{UNet2DConfig, UNet2DModel};
+pub use unet2d::{ClassEmbedding, UNet2DConfig, UNet2DModel};

@@ -12,11 +12,12 @@
 //! | `timestep_sampling` | even or by importance |
 //! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
 //! | `trainer` | a step |
-//! | [`classification`] | what a classifier is trained on and judged by |
+//! | [`classification`], `classifier_trainer` | what a classifier is trained on and judged by; a step of it |
 //! | `run_folder`, `run_checkpoint`, `metrics_log` | what is kept of a run |
 
 mod adamw;
 pub mod classification;
+mod classifier_trainer;
 pub mod data;
 mod durable_file;
 mod ema;
@@ -34,6 +35,7 @@ mod trainer;
 mod variational_bound;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use classifier_trainer::{ClassifierOptions, ClassifierTrainer, judge_at};
 pub use durable_file::replace_file;
 pub use ema::Ema;
 pub use gradients::{clip_global_norm, global_norm};

@@ -27,3 +27,13 @@ pub const EMOJI_LDM: Files = files!("emoji-ldm":
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 );
+
+/// A class-conditional model of handwritten digits in pixel space, 28x28.
+#[cfg(feature = "mnist")]
+pub const MNIST_DDPM: Files = files!("mnist-ddpm":
+    "model_index.json",
+    "defaults.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+);

@@ -1,12 +1,15 @@
 //! The command line: strings to a request, and results to files and text.
 
 mod bench;
+mod data;
+mod eval;
 mod interrupt;
 mod memory;
 mod model;
 mod output;
 mod print;
 mod progress;
+mod sample;
 mod schedulers;
 mod train;
 mod txt2img;
@@ -30,6 +33,11 @@ enum Command {
     /// Train a network on a folder of data.
     #[command(subcommand)]
     Train(train::TrainCommand),
+    /// Judge pictures.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
+    /// Make pictures with a model in pixel space, such as the embedded digits.
+    Sample(Box<sample::Sample>),
     /// Look at models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -49,6 +57,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Txt2img(command) => command.run(),
         Command::Train(command) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers => print::result(&schedulers::list()),
         Command::Bench(command) => command.run(),

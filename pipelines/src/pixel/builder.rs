@@ -140,9 +140,8 @@ impl PixelBuilder {
         let pipeline_class = model_index(&files)?["_class_name"].as_str().map(str::to_owned);
 
         let loader = Loader { files: &files, device: &device, format, backend: self.backend };
-        let (unet, weight_files) = loader.load("unet", format.weights, &[], |weights| {
-            UNet2DModel::new(weights, unet_config, format.activations)
-        })?;
+        let (unet, weight_files) = loader
+            .load("unet", format.weights, &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
         let classifier = self.classifier.as_deref().map(|path| {
             let files = inside(path, "classifier")?;
             let loader = Loader { files: &files, device: &device, format: NumberFormat::F32, backend: self.backend };
@@ -173,7 +172,8 @@ fn check_pixels(config: &UNet2DConfig, files: &ModelFiles) -> Result<()> {
     };
     let UNet2DConfig { in_channels, out_channels, .. } = *config;
     if files.exists("vae/config.json") || files.exists("vqvae/config.json") {
-        let fix = "the model works on an autoencoder's latents, which `sample` does not decode; give one in pixel space";
+        let fix =
+            "the model works on an autoencoder's latents, which `sample` does not decode; give one in pixel space";
         return Err(Error::invalid("the model", files.path("").display(), fix));
     }
     if in_channels != 1 && in_channels != 3 {

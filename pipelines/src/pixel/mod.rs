@@ -25,7 +25,7 @@ use trajectory::Watch;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{Classifier, ClassifierFreeGuidance, ClassifierGuidance, Denoiser, Network};
+use tweedie::denoising::{ClassifierFreeGuidance, ClassifierGuidance, Denoiser, Network};
 use tweedie::images::Picture;
 use tweedie::models::{LeNet, UNet2DModel};
 use tweedie::noise::{NoiseSource, TorchNoise};
@@ -130,7 +130,7 @@ impl PixelPipeline {
                 observer(Event::Step { done: step.index + 1, steps: step.total, batch, batches: batches.len() })
             };
             let mut noise = TorchNoise::per_image(seeds);
-            let x = self.denoise(settings, classes, &mut noise, trajectory.take(), &mut on_step)?;
+            let x = self.denoise(settings, (seeds.len(), classes), &mut noise, trajectory.take(), &mut on_step)?;
             seconds.denoise += start.elapsed().as_secs_f64();
             for (i, (picture, &seed)) in Picture::from_tensor(&x)?.iter().zip(seeds).enumerate() {
                 let index = batch * settings.batch_size + i;
@@ -143,14 +143,14 @@ impl PixelPipeline {
     /// Denoises one batch, drawing the first state from `noise`, and then what the solver asks for.
     ///
     /// # Shapes
-    /// `classes`: one for each image, or none; the result: `[batch, in_channels, height, width]`, about `[-1, 1]`.
+    /// The number of `images`; `classes`: one for each, or none; the result: `[batch, in_channels, height, width]`, about `[-1, 1]`.
     ///
     /// # Errors
     /// [`Error::Cancelled`] if `on_step` breaks; whatever the network reports.
     pub fn denoise(
         &self,
         settings: &PixelSettings,
-        classes: &[u32],
+        (images, classes): (usize, &[u32]),
         noise: &mut dyn NoiseSource,
         trajectory: Option<&mut Trajectory>,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
@@ -162,21 +162,18 @@ impl PixelPipeline {
         let start = (noise.normal(&shape)?.to_device(&self.device)? * levels.init_noise_sigma())?;
 
         let (conditioning, none) = self.conditioning(settings, classes)?;
-        let mut network: Box<dyn Network + '_> = match &none {
-            Some(none) => Box::new(ClassifierFreeGuidance::new(&self.unet, none, settings.guidance_scale, 0.0)),
-            None => Box::new(&self.unet),
-        };
-        let inner = network;
-        network = match (&self.classifier, scheduler.schedule()) {
+        let guided =
+            none.as_ref().map(|none| ClassifierFreeGuidance::new(&self.unet, none, settings.guidance_scale, 0.0));
+        let network = guided.as_ref().map_or(&self.unet as &dyn Network, |guided| guided);
+        let judged = match (&self.classifier, scheduler.schedule()) {
             (Some(classifier), Some(schedule)) if settings.classifier_scale != 0.0 => {
-                let classifier: &dyn Classifier = classifier;
-                let scale = settings.classifier_scale;
-                let prediction = parameterization.prediction_type;
-                Box::new(ClassifierGuidance::new(&inner, classifier, classes, scale, schedule, prediction)?)
+                let (scale, kind) = (settings.classifier_scale, parameterization.prediction_type);
+                Some(ClassifierGuidance::new(network, classifier, classes, scale, schedule, kind)?)
             }
-            _ => Box::new(&inner),
+            _ => None,
         };
-        let watch = Watch::new(network.as_ref(), trajectory.is_some());
+        let network = judged.as_ref().map_or(network, |judged| judged);
+        let watch = Watch::new(network, trajectory.is_some());
         let denoiser = Denoiser::new(&watch, &conditioning, &parameterization);
         let mut states = Vec::new();
         let watched = trajectory.is_some();

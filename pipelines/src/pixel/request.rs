@@ -226,7 +226,11 @@ impl PixelRequest {
         let seen = (classifier.in_channels, (classifier.sample_size, classifier.sample_size));
         if facts.unet.sample_size != Some(seen.1) || facts.unet.in_channels != seen.0 {
             let value = format!("for {0}x{0} pictures of {1} channels", classifier.sample_size, seen.0);
-            return Err(Error::invalid("the classifier", value, "the model makes others; take one trained on the same"));
+            return Err(Error::invalid(
+                "the classifier",
+                value,
+                "the model makes others; take one trained on the same",
+            ));
         }
         let scale = self.classifier_scale.unwrap_or(1.0);
         if !scale.is_finite() || scale < 0.0 {
@@ -261,7 +265,8 @@ impl PixelRequest {
             config = config.with(name, value.clone());
         }
         if facts.classifier.is_some_and(|classifier| classifier.time_embedding.is_none()) {
-            warnings.push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());
+            warnings
+                .push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());
         }
         Ok((choice, config, warnings))
     }

@@ -179,6 +179,7 @@ mod tests {
                         PredictionType::VPrediction => v,
                         PredictionType::Sample => x0,
                         PredictionType::Edm => v.neg()?,
+                        PredictionType::Flow => (epsilon - &x0)?,
                     })
                 };
                 let network = Fixed(as_predicted(&mixture)?);

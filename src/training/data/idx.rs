@@ -4,6 +4,7 @@ use super::ImageSet;
 use super::image_set::checked_size;
 use crate::{Error, Result};
 use flate2::read::GzDecoder;
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ impl Split {
 
 /// Whether a folder has any of the files.
 pub fn has_idx(folder: &Path) -> bool {
-    IDX_FILES.iter().any(|name| find(folder, name).is_some())
+    IDX_FILES.iter().any(|name| find_idx(folder, name).is_some())
 }
 
 /// Reads a part of a set in IDX files: `train-images-idx3-ubyte` and so on, plain or compressed by gzip, also with
@@ -51,7 +52,7 @@ pub fn has_idx(folder: &Path) -> bool {
 /// # Errors
 /// If a file is missing, is no IDX file, or ends early; or images and labels are not of the same number.
 pub fn read_idx(folder: &Path, split: Split) -> Result<ImageSet> {
-    let [images, labels] = split.names().map(|name| find(folder, name).ok_or_else(|| missing(folder, name)));
+    let [images, labels] = split.names().map(|name| find_idx(folder, name).ok_or_else(|| missing(folder, name)));
     let (images, labels) = (images?, labels?);
     let ([count, height, width], pixels) = read::<3>(&images, IMAGES, "images")?;
     let ([label_count], bytes) = read::<1>(&labels, LABELS, "labels")?;
@@ -67,8 +68,8 @@ pub fn read_idx(folder: &Path, split: Split) -> Result<ImageSet> {
     ImageSet::new([1, height, width], pixels)?.with_labels(labels, (0..classes).map(|c| c.to_string()).collect())
 }
 
-/// The file that stands for a published name.
-fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+/// The file of a folder that stands for a published name: itself, decompressed, or with a dot.
+pub fn find_idx(folder: &Path, name: &str) -> Option<PathBuf> {
     let plain = name.trim_end_matches(".gz");
     let dotted = plain.replace("-idx", ".idx");
     let names = [plain.to_owned(), name.to_owned(), dotted.clone(), format!("{dotted}.gz")];
@@ -78,7 +79,7 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 fn missing(folder: &Path, name: &str) -> Error {
     let fix = format!(
         "MNIST is {}: give the folder that has them, or add --download to fetch them into it; Fashion-MNIST has the \
-         same names (on Debian in the package dataset-fashion-mnist)",
+         same names (on Debian in the package dataset-fashion-mnist, below /usr/share/datasets)",
         IDX_FILES.join(", ")
     );
     Error::invalid(format!("the file {}", folder.join(name).display()), "missing", fix)
@@ -131,6 +132,32 @@ fn read<const N: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; 
         return Err(Error::malformed(KIND, path, reason));
     }
     Ok((dims, values))
+}
+
+/// The SHA-256 of what a file holds, decompressed if it is compressed, in hexadecimal: the same for every way of
+/// compressing it.
+///
+/// # Errors
+/// If it cannot be read, or holds more than [`LARGEST_SET`](super::LARGEST_SET).
+pub fn contents_sha256(path: &Path) -> Result<String> {
+    let mut reader = open(path)?.take(super::LARGEST_SET + 1);
+    let (mut hasher, mut total) = (Sha256::new(), 0u64);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                total += count as u64;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::malformed("gzip file", path, format!("{e}; it is damaged, get it again"))),
+        }
+    }
+    if total > super::LARGEST_SET {
+        return Err(Error::malformed(KIND, path, "it holds more than any data set that is read"));
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The contents of a file, decompressed if it starts as gzip does, whatever its name says.

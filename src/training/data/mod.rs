@@ -5,13 +5,52 @@
 //! makes them on a thread of its own, a few ahead of the training step.
 
 mod batches;
+mod folder;
 mod idx;
 mod image_set;
+mod listing;
 mod loader;
 mod shuffle;
 
+use crate::{Error, Result};
+use std::path::Path;
+
 pub use batches::{Augmentation, Batch, Batches};
-pub use idx::{IDX_FILES, Split, has_idx, read_idx};
+pub use folder::{FolderOptions, read_folder};
+pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};
 pub use loader::Loader;
 pub use shuffle::{SplitMix64, permutation};
+
+/// Reads a part of a data set in whichever form a folder has it: IDX files, or pictures.
+///
+/// Pictures are in the folder's `train` or `test` if there is one of that name; else all of the folder is for
+/// training.
+///
+/// # Errors
+/// As [`read_idx`] and [`read_folder`]; also if there is no such part.
+pub fn read_set(folder: &Path, split: Split, options: FolderOptions) -> Result<ImageSet> {
+    if !folder.is_dir() {
+        let fix = "there is no such folder; give one that has IDX files (MNIST, Fashion-MNIST) or pictures, or for \
+                   MNIST add --download to have it made";
+        return Err(Error::invalid("the data folder", folder.display(), fix));
+    }
+    if has_idx(folder) {
+        return match (options.resize, options.channels) {
+            (None, None | Some(1)) => read_idx(folder, split),
+            _ => Err(Error::invalid("the data set", "in IDX files", "these are read as they are: grey, in their size")),
+        };
+    }
+    let (part, name) = match split {
+        Split::Train => (folder.join("train"), "train"),
+        Split::Test => (folder.join("test"), "test"),
+    };
+    match split {
+        _ if part.is_dir() => read_folder(&part, options),
+        Split::Train => read_folder(folder, options),
+        Split::Test => {
+            let fix = format!("put pictures to judge by into {}", part.display());
+            Err(Error::invalid(format!("the folder {name} of {}", folder.display()), "missing", fix))
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! `tweedie train`.
 
+mod classifier;
 mod pixel;
 mod progress;
 
@@ -9,12 +10,18 @@ use clap::Subcommand;
 pub enum TrainCommand {
     /// A diffusion model of handwritten digits, in pixel space.
     Mnist(Box<pixel::PixelArguments>),
+    /// A diffusion model of any small pictures, in pixel space.
+    Pixel(Box<pixel::PixelArguments>),
+    /// A classifier of small pictures, which judges samples or guides them.
+    Classifier(Box<classifier::ClassifierArguments>),
 }
 
 impl TrainCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
             Self::Mnist(arguments) => arguments.run(pixel::mnist),
+            Self::Pixel(arguments) => arguments.run(pixel::any),
+            Self::Classifier(arguments) => arguments.run(),
         }
     }
 }

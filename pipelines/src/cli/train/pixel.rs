@@ -1,22 +1,22 @@
 //! `tweedie train mnist` and `tweedie train pixel`.
 
 use super::progress::TrainProgress;
+use crate::cli::data::DataArguments;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{memory, print};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
-use tweedie::training::data::{ImageSet, Split, read_idx};
+use tweedie::training::data::{ImageSet, Split, has_idx, read_idx};
 use tweedie_pipelines::{BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainRequest};
 
 #[derive(Debug, Args)]
 pub struct PixelArguments {
-    /// The folder of the data
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[command(flatten)]
+    data: DataArguments,
 
     /// The run's folder, which must not be there yet, unless the run goes on
     #[arg(long, value_name = "RUN_DIR")]
@@ -142,15 +142,21 @@ struct GivenSettings {
     dtype: Option<StoredChoice>,
 }
 
-/// The training part of a set in IDX files.
-pub fn mnist(folder: &Path) -> anyhow::Result<ImageSet> {
-    Ok(read_idx(folder, Split::Train)?)
+/// The training part of a set in IDX files; if it is not there, the error says how to get it.
+pub fn mnist(data: &DataArguments) -> anyhow::Result<ImageSet> {
+    if has_idx(&data.data) { any(data) } else { Ok(read_idx(&data.data, Split::Train)?) }
+}
+
+/// The training part of a set of any kind.
+pub fn any(data: &DataArguments) -> anyhow::Result<ImageSet> {
+    data.read(Split::Train)
 }
 
 impl PixelArguments {
-    pub fn run(&self, load: fn(&Path) -> anyhow::Result<ImageSet>) -> anyhow::Result<()> {
+    pub fn run(&self, load: fn(&DataArguments) -> anyhow::Result<ImageSet>) -> anyhow::Result<()> {
         let start = Instant::now();
         let given = self.given()?;
+        self.data.fetch(self.quiet)?;
         let data = load(&self.data)?;
         let interrupt = Interrupt::listen()?;
         let mut progress = TrainProgress::new(self.quiet);

@@ -1,0 +1,297 @@
+//! `tweedie sample`.
+
+use super::interrupt::Interrupt;
+use super::output::Output;
+use super::progress::Progress;
+use super::{memory, print};
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+use tweedie::images::{Picture, encode_png};
+use tweedie_pipelines::{
+    DTypeChoice, DeviceChoice, Error, Event, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds,
+    PixelSettings, Trajectory,
+};
+
+/// White pixels between the pictures of a grid.
+const GAP: usize = 2;
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EmbeddedModel {
+    /// Handwritten digits, 28x28
+    Mnist,
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Sample {
+    /// An embedded model
+    #[arg(value_enum, value_name = "MODEL", required_unless_present = "checkpoint", conflicts_with = "checkpoint")]
+    model: Option<EmbeddedModel>,
+
+    /// A model in pixel space: a folder in diffusers layout, or a finished training run
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+
+    /// The classes of the pictures in turn [default: all classes of the model in turn]
+    #[arg(long, value_name = "C,C,...", value_delimiter = ',')]
+    classes: Vec<u32>,
+
+    /// How many pictures [default: one for each of --classes, else 1]
+    #[arg(long, value_name = "N")]
+    num_images: Option<usize>,
+
+    /// Number of denoising steps [default: the model's, else 50]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+
+    /// The sampler, such as ddpm, ddim or dpm++2m; `tweedie schedulers` lists all [default: the model's]
+    #[arg(long, value_name = "NAME")]
+    scheduler: Option<String>,
+
+    /// Fresh noise in DDIM's steps, 0 to 1 [default: 0]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    eta: Option<f64>,
+
+    /// How strongly to follow the class; 1 turns guidance off [default: the model's, else 1]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    guidance_scale: Option<f64>,
+
+    /// Also guide by the gradient of this classifier, made by `tweedie train classifier`
+    #[arg(long, value_name = "DIR")]
+    classifier: Option<PathBuf>,
+
+    /// How strongly the classifier guides [default: 1]
+    #[arg(long, value_name = "F", requires = "classifier", allow_negative_numbers = true)]
+    classifier_scale: Option<f64>,
+
+    /// The first image's seed; image i uses seed + i
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// How many pictures at a time; changes speed and memory, not the pictures
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch_size: usize,
+
+    /// Put all pictures into one file, side by side
+    #[arg(long)]
+    grid: bool,
+
+    /// Also draw the way to noise and back of the first picture into this PNG file
+    #[arg(long, value_name = "FILE.png")]
+    trajectory: Option<PathBuf>,
+
+    /// Also show the first batch from noise to pictures in this animated PNG file
+    #[arg(long, value_name = "FILE.png")]
+    animation: Option<PathBuf>,
+
+    /// The PNG file; several get -0, -1, ... before the extension [default: from model and seed]
+    #[arg(long, short, value_name = "PATH")]
+    output: Option<PathBuf>,
+
+    /// Replace existing files
+    #[arg(long)]
+    force: bool,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are stored in
+    #[arg(long, default_value = "auto")]
+    dtype: DTypeChoice,
+
+    /// Print one JSON object about the run
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Where everything goes, checked before anything is computed.
+struct Outputs {
+    pictures: Output,
+    trajectory: Option<Output>,
+    animation: Option<Output>,
+}
+
+impl Sample {
+    pub fn run(&self) -> anyhow::Result<()> {
+        let interrupt = Interrupt::listen()?;
+        let model = self.checkpoint.clone().map_or(PixelModel::Mnist, PixelModel::Folder);
+        let outputs = self.outputs(&model.name())?;
+        let mut builder = PixelPipeline::builder().model(model).device(self.device).dtype(self.dtype);
+        if let Some(classifier) = &self.classifier {
+            builder = builder.classifier(classifier);
+        }
+        let pipeline = builder.build()?;
+        let settings = pipeline.settle(&self.request())?;
+        let record = pipeline.record(&settings);
+
+        let start = Instant::now();
+        let seconds = self.generate(&pipeline, &settings, &record, &outputs, &interrupt)?;
+        let total = seconds.load + start.elapsed().as_secs_f64();
+        if self.json {
+            let summary = summary(&settings, &record, &outputs, seconds, total);
+            print::result(&serde_json::to_string_pretty(&summary)?)?;
+        }
+        Ok(())
+    }
+
+    fn num_images(&self) -> usize {
+        self.num_images.unwrap_or(self.classes.len().max(1))
+    }
+
+    fn outputs(&self, model: &str) -> anyhow::Result<Outputs> {
+        let one = |path: &PathBuf| Output::plan(Some(path), "", 0, 1, self.force);
+        let files = if self.grid { 1 } else { self.num_images() };
+        Ok(Outputs {
+            pictures: Output::plan(self.output.as_deref(), model, self.seed, files, self.force)?,
+            trajectory: self.trajectory.as_ref().map(one).transpose()?,
+            animation: self.animation.as_ref().map(one).transpose()?,
+        })
+    }
+
+    fn request(&self) -> PixelRequest {
+        let mut scheduler_fields = Map::new();
+        if let Some(eta) = self.eta {
+            scheduler_fields.insert("eta".into(), eta.into());
+        }
+        PixelRequest {
+            classes: self.classes.clone(),
+            steps: self.steps,
+            guidance_scale: self.guidance_scale,
+            classifier_scale: self.classifier_scale,
+            scheduler: self.scheduler.clone(),
+            scheduler_fields,
+            seed: self.seed,
+            num_images: self.num_images(),
+            batch_size: self.batch_size,
+        }
+    }
+
+    fn generate(
+        &self,
+        pipeline: &PixelPipeline,
+        settings: &PixelSettings,
+        record: &PixelRecord,
+        outputs: &Outputs,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<PixelSeconds> {
+        record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
+        let progress = Progress::new(self.quiet, settings.steps * settings.batches().len());
+        let mut trajectory = (outputs.trajectory.is_some() || outputs.animation.is_some()).then(Trajectory::new);
+        let mut kept = Vec::new();
+        let (mut saved, mut failure) = (0, None);
+        let result = pipeline.run(settings, trajectory.as_mut(), &mut |event| {
+            match event {
+                Event::Warning(text) => progress.warning(&text),
+                Event::Step { done, steps, batch, .. } => {
+                    progress.stage("denoising");
+                    progress.steps(batch * steps + done);
+                }
+                Event::Picture { picture, .. } if self.grid => {
+                    kept.push(picture.clone());
+                    saved += 1;
+                }
+                Event::Picture { index, seed, picture } => match save(outputs, record, index, picture) {
+                    Ok(path) => {
+                        saved += 1;
+                        progress.line(&format!("saved {path} ({})", described(settings, index, seed)));
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                },
+                _ => {}
+            }
+            interrupt.flow()
+        });
+        progress.finish();
+        let seconds = match (failure, result) {
+            (Some(error), _) => return Err(error),
+            (None, Err(Error::Cancelled)) if saved < settings.num_images => {
+                let made = if self.grid { 0 } else { saved };
+                anyhow::bail!("stopped; {made} of {} pictures were saved", settings.num_images)
+            }
+            (None, Err(Error::Cancelled)) => PixelSeconds::default(),
+            (None, result) => result?,
+        };
+        if self.grid {
+            let grid = Picture::grid(&kept, self.columns(settings), GAP)?;
+            let path = outputs.pictures.write(0, &encode_png(&grid, &record.chunks(None))?)?;
+            progress.line(&format!("saved {} ({} pictures)", path.display(), kept.len()));
+        }
+        if let Some(trajectory) = &trajectory {
+            draw(trajectory, settings, record, outputs, &progress)?;
+        }
+        Ok(seconds)
+    }
+
+    /// A column for each class, if there are fewer than pictures; else about a square.
+    fn columns(&self, settings: &PixelSettings) -> usize {
+        match settings.classes.len() {
+            classes if classes > 1 && classes <= settings.num_images && classes <= 20 => classes,
+            _ => (settings.num_images as f64).sqrt().ceil() as usize,
+        }
+    }
+}
+
+fn save(outputs: &Outputs, record: &PixelRecord, index: usize, picture: &Picture) -> anyhow::Result<String> {
+    let path = outputs.pictures.write(index, &encode_png(picture, &record.chunks(Some(index)))?)?;
+    Ok(path.display().to_string())
+}
+
+fn described(settings: &PixelSettings, index: usize, seed: u64) -> String {
+    match settings.class_of(index) {
+        Some(class) => format!("class {class}, seed {seed}"),
+        None => format!("seed {seed}"),
+    }
+}
+
+fn draw(
+    trajectory: &Trajectory,
+    settings: &PixelSettings,
+    record: &PixelRecord,
+    outputs: &Outputs,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    if let Some(output) = &outputs.trajectory {
+        let picture = trajectory.picture(settings.seed)?;
+        let path = output.write(0, &encode_png(&picture, &record.chunks(Some(0)))?)?;
+        progress.line(&format!("saved {}", path.display()));
+    }
+    if let Some(output) = &outputs.animation {
+        let path = output.write(0, &trajectory.animation()?)?;
+        progress.line(&format!("saved {}", path.display()));
+    }
+    Ok(())
+}
+
+fn summary(
+    settings: &PixelSettings,
+    record: &PixelRecord,
+    outputs: &Outputs,
+    seconds: PixelSeconds,
+    total: f64,
+) -> Value {
+    let paths = |output: &Output| output.paths().iter().map(|p| p.to_string_lossy().into_owned()).collect::<Vec<_>>();
+    let one = |output: &Option<Output>| output.as_ref().and_then(|output| paths(output).pop());
+    let images = 0..settings.num_images;
+    json!({
+        "files": paths(&outputs.pictures),
+        "trajectory": one(&outputs.trajectory),
+        "animation": one(&outputs.animation),
+        "seed": settings.seed,
+        "seeds": images.clone().map(|i| settings.seed_of(i)).collect::<Vec<_>>(),
+        "classes": images.filter_map(|i| settings.class_of(i)).collect::<Vec<_>>(),
+        "settings": record.json(None),
+        "seconds": { "load": seconds.load, "denoise": seconds.denoise, "total": total },
+        "peak_memory_mb": memory::peak_mb(),
+    })
+}

@@ -1,0 +1,66 @@
+//! `tweedie train classifier` and `tweedie eval classify`.
+
+mod tweedie;
+
+use ::tweedie::images::{ColorType, Photo, Samples};
+use std::path::Path;
+use tweedie::{TestResult, Tweedie, read_json};
+
+/// Pictures of a bright bar at the top, in the middle or at the bottom, each kind in a sub-folder.
+fn write_bars(folder: &Path, count: usize) -> TestResult {
+    for (kind, name) in ["top", "middle", "bottom"].into_iter().enumerate() {
+        std::fs::create_dir_all(folder.join(name))?;
+        for i in 0..count {
+            let value =
+                |at: usize| if at / 48 == kind { 130 + (i * 37 % 120) as u8 } else { (at * (i + 3) % 50) as u8 };
+            let photo = Photo::new(12, 12, ColorType::Grey, Samples::Eight((0..144).map(value).collect()))?;
+            std::fs::write(folder.join(format!("{name}/{i}.png")), photo.encode_png(&[])?)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_classifier_is_trained_and_judges() -> TestResult {
+    let program = Tweedie::new()?;
+    write_bars(&program.path("data/train"), 12)?;
+    write_bars(&program.path("data/test"), 4)?;
+    let train = ["train", "classifier", "--data", "data", "--steps", "120", "--batch-size", "12", "--json", "--quiet"];
+    let run = |more: &[&str]| program.run(&[&train[..], more].concat());
+    let result = run(&["--output", "clean"])?.success()?.json()?;
+    assert_eq!(result["test"][0]["total"], 12);
+    assert_eq!(result["test"][0]["correct"], 12);
+    let config = read_json(&program.path("clean/model/classifier/config.json"))?;
+    assert_eq!(config["class_names"], serde_json::json!(["bottom", "middle", "top"]));
+    assert!(program.path("clean/loss.png").is_file() && program.path("clean/metrics.jsonl").is_file());
+
+    let judge = ["eval", "classify", "--classifier", "clean/model", "--images"];
+    let judge = |images: &str, more: &[&str]| program.run(&[&judge[..], &[images], more].concat());
+    let result = judge("data/test", &["--json"])?.success()?.json()?;
+    assert_eq!((&result["correct"], &result["total"]), (&12.into(), &12.into()));
+    assert_eq!(result["confusion"], serde_json::json!([[4, 0, 0], [0, 4, 0], [0, 0, 4]]));
+    // Classes asked for in turn, of pictures that are all of one.
+    let text = judge("data/test/top", &["--classes", "2,1"])?.success()?.stdout;
+    assert_eq!(text, "2 of 4 right (50.00 %)\n2 of class middle taken for top\n");
+    judge("data/test/top", &[])?.fails(1, &["no labels", "--classes"])?;
+    judge("data/test/top", &["--classes", "3"])?.fails(1, &["a label is 3", "3 classes"])?;
+
+    let result = run(&["--output", "noisy", "--noisy", "--timesteps", "400"])?.success()?.json()?;
+    let timesteps: Vec<_> = result["test"].as_array().ok_or("no test")?.iter().map(|a| &a["timestep"]).collect();
+    assert_eq!(timesteps, [0, 100, 250]);
+    assert_eq!(read_json(&program.path("noisy/model/scheduler/scheduler_config.json"))?["num_train_timesteps"], 400);
+    run(&["--output", "clean"])?.fails(1, &["clean", "--output"])?;
+    Ok(())
+}
+
+#[test]
+fn data_that_cannot_be_used_says_why() -> TestResult {
+    let program = Tweedie::new()?;
+    let train = |kind: &str, data: &str| program.run(&["train", kind, "--data", data, "--output", "run", "--quiet"]);
+    train("mnist", "gone")?.fails(1, &["train-images-idx3-ubyte.gz", "--download", "dataset-fashion-mnist"])?;
+    train("classifier", "gone")?.fails(1, &["gone", "--download"])?;
+    write_bars(&program.path("data"), 1)?;
+    train("classifier", "data/top")?.fails(1, &["0 classes", "sub-folders"])?;
+    assert!(!program.path("run").exists());
+    Ok(())
+}
