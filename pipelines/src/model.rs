@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::config::ConfigFields;
-use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
+use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
 use tweedie::{DType, Device, Error, Result};
 
 /// A model as a user names it.
@@ -153,6 +153,9 @@ impl ModelInfo {
         let has = |name: &str| components.iter().any(|component| component.name == name);
         let unet = has("unet").then(|| config(&files, "unet", "config.json")).transpose()?;
         let vae = has("vae").then(|| config(&files, "vae", "config.json")).transpose()?;
+        let class_name = unet.as_ref().and_then(|fields| fields.class_name());
+        let pixels = unet.as_ref().filter(|_| class_name == Some("UNet2DModel"));
+        let pixels = pixels.and_then(|fields| UNet2DConfig::from_fields(fields).ok());
         // A model that cannot run can still be looked at.
         let unet = unet.and_then(|fields| UNet2DConditionConfig::from_fields(&fields).ok());
         let vae = vae.and_then(|fields| AutoencoderConfig::from_fields(&fields).ok());
@@ -160,12 +163,17 @@ impl ModelInfo {
             let (height, width) = unet.sample_size;
             (width * vae.factor(), height * vae.factor())
         });
+        let size = size.or(pixels.as_ref().and_then(|unet| unet.sample_size).map(|(height, width)| (width, height)));
         let scheduler = "scheduler/scheduler_config.json";
         let scheduler =
             files.exists(scheduler).then(|| config(&files, "scheduler", "scheduler_config.json")).transpose()?;
         Ok(Self {
             name: model.name(),
-            family: unet.as_ref().map_or("unknown", family).into(),
+            family: match &pixels {
+                Some(unet) if unet.num_classes() > 0 => format!("pixel space, {} classes", unet.num_classes()),
+                Some(_) => "pixel space".into(),
+                None => unet.as_ref().map_or("unknown", family).into(),
+            },
             pipeline: index["_class_name"].as_str().map(str::to_owned),
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,

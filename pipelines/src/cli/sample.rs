@@ -4,7 +4,7 @@ use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
 use super::{memory, print};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -26,13 +26,14 @@ enum EmbeddedModel {
 
 #[derive(Debug, Args)]
 #[group(skip)]
+#[command(group = ArgGroup::new("source").required(true))]
 pub struct Sample {
     /// An embedded model
-    #[arg(value_enum, value_name = "MODEL", required_unless_present = "checkpoint", conflicts_with = "checkpoint")]
+    #[arg(value_enum, value_name = "MODEL", group = "source")]
     model: Option<EmbeddedModel>,
 
     /// A model in pixel space: a folder in diffusers layout, or a finished training run
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "source")]
     checkpoint: Option<PathBuf>,
 
     /// The classes of the pictures in turn [default: all classes of the model in turn]

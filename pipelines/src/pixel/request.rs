@@ -144,11 +144,13 @@ impl PixelRequest {
             return Err(Error::invalid("the batch size", batch_size, fix));
         }
         let (scheduler, scheduler_config, warnings) = self.scheduler(facts)?;
+        // First, since a classifier of other pictures has other classes too.
+        let classifier_scale = self.classifier_scale(facts)?;
         let mut settings = PixelSettings {
             classes: self.classes(facts)?,
             steps: 0,
             guidance_scale: self.guidance_scale(facts)?,
-            classifier_scale: self.classifier_scale(facts)?,
+            classifier_scale,
             scheduler,
             scheduler_config,
             learned_variance: facts.unet.out_channels == 2 * facts.unet.in_channels,
