@@ -65,6 +65,8 @@ pub struct Defaults {
     pub width: Option<usize>,
     /// Height in pixels.
     pub height: Option<usize>,
+    /// The scheduler's name on the command line, for models in pixel space.
+    pub scheduler: Option<String>,
 }
 
 impl Defaults {
@@ -80,6 +82,11 @@ impl Defaults {
             guidance_rescale: fields.optional_f64("guidance_rescale")?,
             width: fields.optional_usize("width")?,
             height: fields.optional_usize("height")?,
+            scheduler: match fields.fields().get("scheduler") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(name)) => Some(name.clone()),
+                Some(_) => return Err(fields.wrong("scheduler", "it must be a scheduler's name")),
+            },
         })
     }
 }

@@ -119,7 +119,7 @@ impl FeatureMap {
         })
     }
 
-    /// An activation at every value.
+    /// An activation function of every value.
     ///
     /// # Errors
     /// If the element type has no such operation.

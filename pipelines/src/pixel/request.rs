@@ -27,7 +27,7 @@ pub struct PixelRequest {
     pub guidance_scale: Option<f64>,
     /// How strongly the classifier guides, if there is one; by default 1.
     pub classifier_scale: Option<f64>,
-    /// The scheduler's name on the command line; by default the model's own.
+    /// The scheduler's name on the command line; by default that of `defaults.json`, or the model's own.
     pub scheduler: Option<String>,
     /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
     pub scheduler_fields: Map<String, Value>,
@@ -243,7 +243,8 @@ impl PixelRequest {
 
     fn scheduler(&self, facts: &PixelFacts<'_>) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
         let file = facts.scheduler;
-        let choice = match (&self.scheduler, facts.pipeline_class, file.class_name()) {
+        let asked = self.scheduler.as_ref().or(facts.defaults.scheduler.as_ref());
+        let choice = match (asked, facts.pipeline_class, file.class_name()) {
             (Some(name), _, _) => schedulers::by_name(name)?,
             // That pipeline takes any scheduler's file as its own.
             (None, Some("DDIMPipeline"), _) => schedulers::by_name("ddim")?,

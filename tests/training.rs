@@ -1,0 +1,313 @@
+//! Training from outside: gradients of objectives, steps that can be taken again, checkpoints that are damaged.
+
+use candle_core::{DType, Device, Tensor, Var};
+use std::path::Path;
+use tweedie::Result;
+use tweedie::config::ConfigFields;
+use tweedie::denoising::PredictionType;
+use tweedie::layers::Weights;
+use tweedie::models::{UNet2DConfig, UNet2DModel};
+use tweedie::noise::TorchGenerator;
+use tweedie::schedulers::{BetaSchedule, NoiseSchedule};
+use tweedie::training::{
+    AdamWConfig, Decay, ForwardProcess, LearningRate, LossWeighting, Objective, ParameterSource, RunCheckpoints,
+    TrainableNetwork, Trainer, TrainerOptions, TrainerState,
+};
+
+type TestResult = std::result::Result<(), Box<dyn std::error::Error>>;
+
+fn random(seed: u64, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    let values = TorchGenerator::new(seed).normal(shape.iter().product());
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?)
+}
+
+fn diffusion() -> Result<ForwardProcess> {
+    let betas = BetaSchedule::SquaredCosine.betas(0.0, 0.0, 1000);
+    Ok(ForwardProcess::Diffusion(NoiseSchedule::from_betas(&betas)?))
+}
+
+/// The gradient of the mean loss with respect to the network's output, and by central differences.
+///
+/// `varied` are the values of the output that the difference is taken at.
+fn check_gradient(objective: &Objective, channels: usize, varied: std::ops::Range<usize>) -> TestResult {
+    let shape = [4, 1, 3, 2];
+    let x0 = (random(1, &shape, DType::F64)? * 0.3)?;
+    let batch = objective.noisy(&x0, &random(2, &shape, DType::F64)?, &[0, 3, 500, 990])?;
+    let output = (random(3, &[4, channels, 3, 2], DType::F64)? * 0.4)?;
+    let loss =
+        |output: &Tensor| -> Result<f64> { Ok(objective.losses(output, &batch)?.mean_all()?.to_scalar::<f64>()?) };
+    let var = Var::from_tensor(&output)?;
+    let gradients = objective.losses(&var, &batch)?.mean_all()?.backward()?;
+    let gradient = gradients.get(&var).ok_or("no gradient")?.to_vec3_flat()?;
+    let flat = output.flatten_all()?.to_vec1::<f64>()?;
+    let each = channels * 6;
+    for image in 0..4 {
+        let largest = gradient[image * each..(image + 1) * each].iter().fold(0f64, |most, g| most.max(g.abs()));
+        for i in varied.clone() {
+            let at = image * each + i;
+            let moved = |by: f64| -> Result<f64> {
+                let mut values = flat.clone();
+                values[at] += by;
+                loss(&Tensor::from_vec(values, output.dims(), &Device::Cpu)?)
+            };
+            // The five-point difference, whose error falls with the fourth power of the distance.
+            let h = 1e-4;
+            let difference = (8.0 * (moved(h)? - moved(-h)?) - (moved(2.0 * h)? - moved(-2.0 * h)?)) / (12.0 * h);
+            let error = (difference - gradient[at]).abs() / largest.max(1e-12);
+            // Rounding of the loss in f64, over the distance; losses of late timesteps are thousands.
+            assert!(error < 1e-6, "image {image}, value {i}: {difference} {}", gradient[at]);
+        }
+    }
+    Ok(())
+}
+
+trait Flat {
+    fn to_vec3_flat(&self) -> Result<Vec<f64>>;
+}
+
+impl Flat for Tensor {
+    fn to_vec3_flat(&self) -> Result<Vec<f64>> {
+        Ok(self.flatten_all()?.to_vec1()?)
+    }
+}
+
+#[test]
+fn gradients_of_objectives_are_their_differences() -> TestResult {
+    let flow = ForwardProcess::Flow { num_train_timesteps: 1000 };
+    for (process, kind) in [
+        (diffusion()?, PredictionType::Epsilon),
+        (diffusion()?, PredictionType::VPrediction),
+        (diffusion()?, PredictionType::Sample),
+        (flow, PredictionType::Flow),
+    ] {
+        for weighting in [LossWeighting::Uniform, LossWeighting::MinSnr { gamma: 5.0 }] {
+            check_gradient(&Objective::new(process.clone(), kind, weighting)?, 1, 0..6)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bound's gradient reaches the variance. The mean is held in it, so that the output's first half has the
+/// gradient of the simple loss alone.
+#[test]
+fn the_bound_teaches_the_variance_alone() -> TestResult {
+    for kind in [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample] {
+        let simple = Objective::new(diffusion()?, kind, LossWeighting::Uniform)?;
+        let hybrid = simple.clone().with_learned_variance(0.001)?;
+        check_gradient(&hybrid, 2, 6..12)?;
+
+        let shape = [2, 1, 3, 2];
+        let batch = simple.noisy(&random(1, &shape, DType::F64)?, &random(2, &shape, DType::F64)?, &[0, 400])?;
+        let mean = Var::from_tensor(&random(3, &shape, DType::F64)?)?;
+        let share = random(4, &shape, DType::F64)?;
+        let alone = simple.losses(&mean, &batch)?.mean_all()?.backward()?;
+        let both = hybrid.losses(&Tensor::cat(&[mean.as_tensor(), &share], 1)?, &batch)?.mean_all()?.backward()?;
+        let (alone, both) = (alone.get(&mean).ok_or("none")?, both.get(&mean).ok_or("none")?);
+        assert_eq!(alone.to_vec3_flat()?, both.to_vec3_flat()?, "{kind:?}");
+    }
+    Ok(())
+}
+
+fn network_config() -> Result<UNet2DConfig> {
+    let text = r#"{"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4, 8],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 4, "num_class_embeds": 4,
+        "_null_class": 3}"#;
+    UNet2DConfig::from_fields(&ConfigFields::from_json("unet", text, Path::new("config.json"))?)
+}
+
+fn options() -> TrainerOptions {
+    TrainerOptions {
+        seed: 5,
+        learning_rate: LearningRate { peak: 1e-2, warmup_steps: 2, total_steps: 12, decay: Decay::Cosine },
+        adamw: AdamWConfig::default(),
+        max_gradient_norm: Some(1.0),
+        ema_decay: 0.9,
+        ema_warm_up: true,
+        importance_sampling: false,
+        accumulate: 1,
+        class_dropout: 0.2,
+        null_class: 3,
+    }
+}
+
+fn trainer(options: TrainerOptions, timesteps: usize) -> Result<Trainer<UNet2DModel>> {
+    let source = ParameterSource::random(options.seed, &Device::Cpu);
+    let network = UNet2DModel::new(&Weights::new(&source), network_config()?, DType::F32)?;
+    let betas = BetaSchedule::Linear.betas(1e-4, 0.02, timesteps);
+    let process = ForwardProcess::Diffusion(NoiseSchedule::from_betas(&betas)?);
+    let objective = Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?;
+    Trainer::new(network, source.finish()?, objective, options)
+}
+
+/// Batch `n` of a small set: two patterns.
+fn batch(n: u64, size: usize) -> Result<(Tensor, Option<Tensor>)> {
+    let labels: Vec<u32> = (0..size as u64).map(|i| ((n * size as u64 + i) % 3) as u32).collect();
+    let pixel = |(label, i): (&u32, usize)| if (*label as usize + i) % 3 == 0 { 1f32 } else { -1.0 };
+    let pixels: Vec<f32> = labels.iter().flat_map(|label| (0..16).map(move |i| pixel((label, i)))).collect();
+    let images = Tensor::from_vec(pixels, (size, 1, 4, 4), &Device::Cpu)?;
+    Ok((images, Some(Tensor::from_vec(labels, size, &Device::Cpu)?)))
+}
+
+fn steps(trainer: &mut Trainer<UNet2DModel>, count: usize) -> Result<f64> {
+    let mut last = f64::NAN;
+    for _ in 0..count {
+        let n = trainer.steps();
+        last = trainer.step(|| batch(n, 6))?.loss;
+    }
+    Ok(last)
+}
+
+#[test]
+fn a_restored_trainer_goes_on_bit_by_bit() -> TestResult {
+    // So few timesteps that every one has ten losses soon, and importance sampling is reached.
+    let options = TrainerOptions { importance_sampling: true, ..options() };
+    let mut whole = trainer(options.clone(), 4)?;
+    steps(&mut whole, 12)?;
+    let mut first = trainer(options.clone(), 4)?;
+    steps(&mut first, 9)?;
+    let folder = tempfile::tempdir()?;
+    let checkpoints = RunCheckpoints::new(folder.path());
+    let layout = first.parameters().layout().clone();
+    checkpoints.save(&layout, &first.state())?;
+    let mut second = trainer(TrainerOptions { ..options }, 4)?;
+    let (state, warnings) = checkpoints.newest(&layout)?;
+    assert!(warnings.is_empty());
+    second.restore(state.ok_or("no checkpoint")?)?;
+    assert_eq!(second.state(), first.state());
+    steps(&mut second, 3)?;
+    assert_eq!(second.state(), whole.state());
+    Ok(())
+}
+
+#[test]
+fn the_loss_falls_and_the_seed_decides() -> TestResult {
+    let options = TrainerOptions {
+        learning_rate: LearningRate { peak: 5e-3, warmup_steps: 5, total_steps: 150, decay: Decay::Constant },
+        ..options()
+    };
+    let mut one = trainer(options.clone(), 100)?;
+    let first = steps(&mut one, 1)?;
+    steps(&mut one, 149)?;
+    let mean: f64 = (0..20).map(|_| steps(&mut one, 1)).sum::<Result<f64>>()? / 20.0;
+    assert!(mean < 0.6 * first, "from {first} to {mean}");
+    let other = trainer(TrainerOptions { seed: 6, ..options }, 100)?;
+    assert_ne!(other.parameters().values()[..], trainer(self::options(), 100)?.parameters().values()[..]);
+    Ok(())
+}
+
+/// The gradient of two batches is the mean of theirs: a step on both is the step on one that has all images, but for
+/// the random numbers, which are kept out here by a network that looks at labels alone.
+#[test]
+fn accumulated_gradients_are_those_of_the_whole() -> TestResult {
+    struct Constant(Tensor);
+    impl TrainableNetwork for Constant {
+        fn forward(&self, x: &Tensor, _: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+            let rows = labels.map_or(Ok(x.zeros_like()?), |labels| {
+                Ok::<_, tweedie::Error>(self.0.index_select(labels, 0)?.reshape(x.dims())?)
+            })?;
+            Ok(rows)
+        }
+    }
+    let make = |accumulate: usize| {
+        let source = ParameterSource::random(1, &Device::Cpu);
+        let table = Weights::new(&source).at("class_embedding").tensor("weight", &[4, 16])?;
+        // Of pure signal the target x0 has no noise in it.
+        let process = ForwardProcess::Diffusion(NoiseSchedule::from_betas(&[0.0001])?);
+        let objective = Objective::new(process, PredictionType::Sample, LossWeighting::Uniform)?;
+        let options = TrainerOptions { accumulate, class_dropout: 0.0, max_gradient_norm: None, ..options() };
+        Trainer::new(Constant(table), source.finish()?, objective, options)
+    };
+    let (mut whole, mut parts) = (make(1)?, make(2)?);
+    let (mut n, mut last) = (0, [0.0; 2]);
+    for _ in 0..3 {
+        last[0] = whole.step(|| batch(n / 2, 12))?.loss;
+        last[1] = parts
+            .step(|| {
+                n += 1;
+                batch(n - 1, 6)
+            })?
+            .loss;
+    }
+    // Sums in another order.
+    assert!((last[0] - last[1]).abs() < 1e-6, "{last:?}");
+    let pairs = whole.parameters().values().iter().zip(parts.parameters().values());
+    let off = pairs.fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(off < 1e-5, "{off}");
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_before_the_weights_change() -> TestResult {
+    let mut trainer = trainer(options(), 100)?;
+    steps(&mut trainer, 2)?;
+    let before = trainer.state();
+    let broken = trainer.step(|| {
+        let (images, labels) = batch(0, 6)?;
+        Ok(((images * f64::NAN)?, labels))
+    });
+    let message = broken.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("step 3") && message.contains("learning rate 1e-2"), "{message}");
+    assert_eq!(trainer.state(), before);
+    Ok(())
+}
+
+fn state(trainer: &Trainer<UNet2DModel>, step: u64) -> TrainerState {
+    TrainerState { step, ..trainer.state() }
+}
+
+/// Every way in which a checkpoint can be half there: the one before is taken, and the reason said.
+#[test]
+fn a_damaged_checkpoint_is_passed_over() -> TestResult {
+    let trainer = trainer(options(), 100)?;
+    let layout = trainer.parameters().layout();
+    type Damage = (&'static str, fn(&Path) -> std::io::Result<()>);
+    let damages: [Damage; 6] = [
+        ("no manifest", |folder| std::fs::remove_file(folder.join("manifest.json"))),
+        ("no JSON", |folder| std::fs::write(folder.join("manifest.json"), "{\"step\": 2, \"sha")),
+        ("does not name", |folder| std::fs::write(folder.join("manifest.json"), "{\"step\": 2, \"sha256\": {}}")),
+        ("ema.safetensors is not what was written", |folder| {
+            let path = folder.join("ema.safetensors");
+            let mut bytes = std::fs::read(&path)?;
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            std::fs::write(path, bytes)
+        }),
+        ("optimizer.safetensors is not what was written", |folder| {
+            let path = folder.join("optimizer.safetensors");
+            let half = std::fs::read(&path)?.len() / 2;
+            std::fs::OpenOptions::new().write(true).open(path)?.set_len(half as u64)
+        }),
+        ("weights.safetensors", |folder| std::fs::remove_file(folder.join("weights.safetensors"))),
+    ];
+    for (reason, damage) in damages {
+        let folder = tempfile::tempdir()?;
+        let checkpoints = RunCheckpoints::new(folder.path());
+        checkpoints.save(layout, &state(&trainer, 1))?;
+        damage(&checkpoints.save(layout, &state(&trainer, 2))?)?;
+        let (found, warnings) = checkpoints.newest(layout)?;
+        assert_eq!(found.map(|state| state.step), Some(1), "{reason}");
+        assert!(warnings.len() == 1 && warnings[0].contains(reason), "{reason} in {warnings:?}");
+        // Saved again, it is whole, and what could not be used is gone.
+        checkpoints.save(layout, &state(&trainer, 2))?;
+        assert_eq!(checkpoints.newest(layout)?.0.map(|state| state.step), Some(2));
+    }
+    Ok(())
+}
+
+#[test]
+fn two_checkpoints_are_kept_and_nothing_that_is_half_made() -> TestResult {
+    let trainer = trainer(options(), 100)?;
+    let layout = trainer.parameters().layout();
+    let folder = tempfile::tempdir()?;
+    let checkpoints = RunCheckpoints::new(folder.path());
+    std::fs::create_dir_all(folder.path().join("step-000000009.part/x"))?;
+    for step in [1, 2, 3, 4] {
+        checkpoints.save(layout, &state(&trainer, step))?;
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder.path())?.map(|e| e.map(|e| e.file_name())).collect::<std::io::Result<_>>()?;
+    names.sort();
+    assert_eq!(names, ["step-000000003", "step-000000004"]);
+    Ok(())
+}
