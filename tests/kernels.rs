@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, attention, attention_definition, conv2d, gelu, group_norm, group_norm_definition,
-    layer_norm, layer_norm_definition, linear, quick_gelu, resize_nearest, silu,
+    Activation, ConvGeometry, attention, attention_definition, concat_channels, conv2d, gelu, group_norm,
+    group_norm_definition, layer_norm, layer_norm_definition, linear, pack_weight, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -122,6 +122,48 @@ fn convolution_gradients_are_candles_on_any_geometry() -> TestResult {
     Ok(())
 }
 
+/// The products of the transformed tiles are summed over many channels, which is where roundings would show.
+#[test]
+fn convolution_of_many_channels_is_candles_in_f64() -> TestResult {
+    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    for (batch, channels, outputs, height, width) in [(2, 640, 33, 18, 21), (1, 96, 64, 64, 61), (3, 1280, 16, 8, 8)] {
+        let (x, w) = (random(1, &[batch, channels, height, width])?, random(2, &[outputs, channels, 3, 3])?);
+        let bias = random(3, &[outputs])?;
+        let want = x.to_dtype(DType::F64)?.conv2d(&w.to_dtype(DType::F64)?, 1, 1, 1, 1)?;
+        let want = want.broadcast_add(&bias.to_dtype(DType::F64)?.reshape((1, outputs, 1, 1))?)?;
+        let got = conv2d(&x.permute((0, 2, 3, 1))?, &w, &bias, geometry)?;
+        check(&format!("{channels} to {outputs}"), &got.permute((0, 3, 1, 2))?, &want)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
+    for (kernel, stride, channels, outputs) in [(3, 1, 32, 35), (3, 2, 5, 4), (1, 1, 7, 16), (3, 1, 3, 20)] {
+        let pad = kernel / 2;
+        let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+        let (w, bias) = (random(1, &[outputs, channels, kernel, kernel])?, random(2, &[outputs])?);
+        let x = Var::from_tensor(&random(3, &[2, 9, 10, channels])?)?;
+        let run = |w: &Tensor| -> candle_core::Result<[Vec<f32>; 2]> {
+            let y = conv2d(&x, w, &bias, geometry)?;
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            let grad = grads.get(&x).ok_or(candle_core::Error::Msg("no gradient".into()))?;
+            Ok([y.flatten_all()?.to_vec1()?, grad.flatten_all()?.to_vec1()?])
+        };
+        assert_eq!(run(&w)?, run(&pack_weight(&w)?)?, "{geometry:?}");
+    }
+    let (w, bias) = (random(1, &[35, 12])?, random(2, &[35])?);
+    let x = Var::from_tensor(&random(3, &[2, 9, 12])?)?;
+    let run = |w: &Tensor| -> candle_core::Result<[Vec<f32>; 2]> {
+        let y = linear(&x, w, &bias)?;
+        let grads = y.sqr()?.sum_all()?.backward()?;
+        let grad = grads.get(&x).ok_or(candle_core::Error::Msg("no gradient".into()))?;
+        Ok([y.flatten_all()?.to_vec1()?, grad.flatten_all()?.to_vec1()?])
+    };
+    assert_eq!(run(&w)?, run(&pack_weight(&w)?)?);
+    Ok(())
+}
+
 #[test]
 fn gradients_of_norms_are_their_definitions() -> TestResult {
     let activations = [Activation::None, Activation::Silu];
@@ -192,6 +234,12 @@ fn activations_and_their_gradients_are_candles() -> TestResult {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn channels_are_put_beside_each_other_and_taken_apart() -> TestResult {
+    let arguments = [random(1, &[2, 700, 5])?, random(2, &[2, 700, 3])?, random(3, &[2, 700, 8])?];
+    check_gradients("concat", arguments, &|a, b, c| concat_channels(a, b)? * c, &|a, b, c| Tensor::cat(&[a, b], 2)? * c)
 }
 
 #[test]

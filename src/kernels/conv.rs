@@ -4,11 +4,14 @@
 //! multiplies in place: in the padded copy the patch under the kernel is one stretch of memory per kernel row,
 //! so patches are never laid out.
 
-use super::tile::{Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, pack};
+use super::tile::{
+    Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, is_packed, pack, packed_at, packed_shape,
+};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, linear, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A task's copy of the image is about this large: it should stay in the second cache beside the weights' panel.
@@ -44,8 +47,9 @@ impl ConvGeometry {
 /// A convolution.
 ///
 /// # Shapes
-/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel, kernel]`; `bias`: `[out]`, or `[batch, out]`
-/// for one per image; the result is `[batch, height', width', out]`.
+/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel, kernel]`, or that
+/// [packed](super::pack_weight); `bias`: `[out]`, or `[batch, out]` for one per image; the result is
+/// `[batch, height', width', out]`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
@@ -59,33 +63,51 @@ impl Kernel<3> for Conv2d {
     const NAME: &'static str = "conv2d";
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
-        let (&[batch, height, width, channels], &[outputs, ..]) = (x, weight) else { return None };
+        let (&[batch, height, width, channels], &outputs) = (x, bias.last()?) else { return None };
         let grid = Grid::new(self.0, height, width, channels);
         let smallest = self.0.kernel.saturating_sub(self.0.pad_before + self.0.pad_after);
-        let fits = height.min(width) >= smallest.max(1) && *weight == [outputs, channels, self.0.kernel, self.0.kernel];
+        let fits = height.min(width) >= smallest.max(1);
+        let as_trained = weight == [outputs, channels, self.0.kernel, self.0.kernel];
+        let fits = fits && (as_trained || weight == packed_shape(grid.patch_len(), outputs));
         (fits && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
-    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
+    fn forward<T: Real>(
+        &self,
+        [x, weight, bias]: [&[T]; 3],
+        [x_shape, weight_shape, bias_shape]: [&[usize]; 3],
+    ) -> Vec<T> {
         let grid = Grid::of(self.0, x_shape);
-        let outputs = weight_shape[0];
-        let panels = pack(grid.patch_len(), outputs, |k, out| weight[grid.weight_at(out, k)]);
+        let &outputs = bias_shape.last().unwrap_or(&0);
+        let panels = match is_packed(weight_shape) {
+            true => Cow::from(weight),
+            false => pack(grid.patch_len(), outputs, |k, out| weight[grid.weight_at(false, out, k)]).into(),
+        };
         grid.convolve(x, x_shape[0], &panels, Some(bias), outputs)
     }
 
     fn backward<T: Real>(
         &self,
         [x, weight, bias]: [&[T]; 3],
-        [x_shape, weight_shape, _]: [&[usize]; 3],
+        [x_shape, weight_shape, bias_shape]: [&[usize]; 3],
         _: &[T],
         grad: &[T],
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
         let grid = Grid::of(self.0, x_shape);
-        let (batch, outputs) = (x_shape[0], weight_shape[0]);
-        let grad_x = if needed[0] { grid.input_gradient(batch, weight, outputs, grad) } else { Vec::new() };
-        let grad_weight = if needed[1] { grid.weight_gradient(batch, x, outputs, grad) } else { Vec::new() };
+        let (batch, &outputs) = (x_shape[0], bias_shape.last().unwrap_or(&0));
+        let packed = is_packed(weight_shape);
+        let at = |out, k| weight[grid.weight_at(packed, out, k)];
+        let grad_x = if needed[0] { grid.input_gradient(batch, at, outputs, grad) } else { Vec::new() };
+        let grad_weight = || {
+            let mut gradient = zeros::<T>(weight.len());
+            for (i, value) in grid.weight_gradient(batch, x, outputs, grad).into_iter().enumerate() {
+                gradient[grid.weight_at(packed, i / grid.patch_len(), i % grid.patch_len())] = value;
+            }
+            gradient
+        };
+        let grad_weight = if needed[1] { grad_weight() } else { Vec::new() };
         let grad_bias = if needed[2] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() };
         [grad_x, grad_weight, grad_bias]
     }
@@ -117,7 +139,10 @@ impl Grid {
     }
 
     /// Where in the weight the value for an output channel and a position in the patch is.
-    fn weight_at(&self, out: usize, k: usize) -> usize {
+    fn weight_at(&self, packed: bool, out: usize, k: usize) -> usize {
+        if packed {
+            return packed_at(self.patch_len(), k, out);
+        }
         let (tap, channel) = (k / self.channels, k % self.channels);
         (out * self.channels + channel) * self.geometry.kernel * self.geometry.kernel + tap
     }
@@ -228,7 +253,13 @@ impl Grid {
 
     /// The gradient with respect to the image: with stride 1 a convolution with the kernel turned by half a
     /// turn, else the gradient of every patch added to the pixels that it came from.
-    fn input_gradient<T: Real>(&self, batch: usize, weight: &[T], outputs: usize, grad: &[T]) -> Vec<T> {
+    fn input_gradient<T: Real>(
+        &self,
+        batch: usize,
+        weight: impl Fn(usize, usize) -> T + Sync,
+        outputs: usize,
+        grad: &[T],
+    ) -> Vec<T> {
         let ConvGeometry { kernel, stride, pad_before, pad_after } = self.geometry;
         let channels = self.channels;
         if stride > 1 || pad_before >= kernel || pad_after >= kernel {
@@ -239,14 +270,20 @@ impl Grid {
         let taps = kernel * kernel;
         let panels = pack(taps * outputs, channels, |k, channel| {
             let (tap, out) = (k / outputs, k % outputs);
-            weight[self.weight_at(out, (taps - 1 - tap) * channels + channel)]
+            weight(out, (taps - 1 - tap) * channels + channel)
         });
         Self::new(turned, self.out_height, self.out_width, outputs).convolve(grad, batch, &panels, None, channels)
     }
 
-    fn folded_gradient<T: Real>(&self, batch: usize, weight: &[T], outputs: usize, grad: &[T]) -> Vec<T> {
+    fn folded_gradient<T: Real>(
+        &self,
+        batch: usize,
+        weight: impl Fn(usize, usize) -> T + Sync,
+        outputs: usize,
+        grad: &[T],
+    ) -> Vec<T> {
         let depth = self.patch_len();
-        let panels = pack(outputs, depth, |out, k| weight[self.weight_at(out, k)]);
+        let panels = pack(outputs, depth, weight);
         let mut grad_x = zeros::<T>(batch * self.image_len());
         let image_grads = grad.par_chunks_exact(self.out_pixels() * outputs);
         let starts: Vec<usize> = (0..self.out_width).map(|x| x * outputs).collect();
@@ -279,7 +316,7 @@ impl Grid {
         }
     }
 
-    /// The gradient with respect to the weight: for each kernel row the sum over pixels of the outer product of
+    /// The gradient with respect to the weight, `[out][patch]`: for each kernel row the sum over pixels of the outer product of
     /// the output's gradient and the image beside it.
     fn weight_gradient<T: Real>(&self, batch: usize, x: &[T], outputs: usize, grad: &[T]) -> Vec<T> {
         if self.geometry.is_pointwise() {
@@ -288,7 +325,7 @@ impl Grid {
         let bands = self.bands::<T>();
         let depth = self.patch_len();
         let row_depth = self.geometry.kernel * self.channels;
-        let sum = linear::sum_over_tasks(batch * bands.len(), outputs * depth, |tasks, sum| {
+        linear::sum_over_tasks(batch * bands.len(), outputs * depth, |tasks, sum| {
             let mut copy = Vec::new();
             for task in tasks {
                 let (image, band) = (task / bands.len(), &bands[task % bands.len()]);
@@ -311,11 +348,6 @@ impl Grid {
                     add_outer_products(left, right, tap_row * self.padded_row(), &runs, sum);
                 }
             }
-        });
-        let mut gradient = zeros::<T>(sum.len());
-        for (i, &value) in sum.iter().enumerate() {
-            gradient[self.weight_at(i / depth, i % depth)] = value;
-        }
-        gradient
+        })
     }
 }

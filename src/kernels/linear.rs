@@ -1,9 +1,13 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
-use super::tile::{Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, pack};
+use super::simd::multiversion;
+use super::tile::{
+    Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, is_packed, pack, packed_at, packed_shape,
+};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Rows that one task multiplies.
@@ -21,8 +25,8 @@ const PARTIAL_BYTES: usize = 64 << 20;
 /// A linear layer on tokens.
 ///
 /// # Shapes
-/// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[out, in]`; `bias`: `[out]`; the result ends in
-/// `out`.
+/// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[out, in]`, or that [packed](super::pack_weight);
+/// `bias`: `[out]`; the result ends in `out`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
@@ -37,36 +41,40 @@ impl Kernel<3> for Linear {
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
         let (&inputs, leading) = x.split_last()?;
-        match (weight, bias) {
-            (&[outputs, k], &[b]) if k == inputs && b == outputs && !leading.is_empty() => {
-                Some([leading, &[outputs]].concat())
-            }
-            _ => None,
-        }
+        let &[outputs] = bias else { return None };
+        let fits = weight == [outputs, inputs] || weight == packed_shape(inputs, outputs);
+        (fits && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let (outputs, depth) = (weight_shape[0], weight_shape[1]);
-        let panels = pack(depth, outputs, |k, out| weight[out * depth + k]);
+        let (outputs, depth) = (bias.len(), weight_shape[1]);
+        let panels = match is_packed(weight_shape) {
+            true => Cow::from(weight),
+            false => pack(depth, outputs, |k, out| weight[out * depth + k]).into(),
+        };
         multiply(x, 1, &panels, Some(bias), outputs, depth)
     }
 
     fn backward<T: Real>(
         &self,
-        [x, weight, _]: [&[T]; 3],
+        [x, weight, bias]: [&[T]; 3],
         [_, weight_shape, _]: [&[usize]; 3],
         _: &[T],
         grad: &[T],
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
-        let (outputs, inputs) = (weight_shape[0], weight_shape[1]);
+        let (outputs, inputs, packed) = (bias.len(), weight_shape[1], is_packed(weight_shape));
         let grad_x = || {
-            let panels = pack(outputs, inputs, |out, input| weight[out * inputs + input]);
-            multiply(grad, 1, &panels, None, inputs, outputs)
+            let at = |out, input| if packed { packed_at(inputs, input, out) } else { out * inputs + input };
+            multiply(grad, 1, &pack(outputs, inputs, |out, input| weight[at(out, input)]), None, inputs, outputs)
+        };
+        let grad_weight = || {
+            let gradient = weight_gradient(x, inputs, grad, outputs);
+            if packed { pack(inputs, outputs, |k, out| gradient[out * inputs + k]) } else { gradient }
         };
         [
             if needed[0] { grad_x() } else { Vec::new() },
-            if needed[1] { weight_gradient(x, inputs, grad, outputs) } else { Vec::new() },
+            if needed[1] { grad_weight() } else { Vec::new() },
             if needed[2] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
         ]
     }
@@ -146,11 +154,20 @@ pub(super) fn sum_over_tasks<T: Real>(tasks: usize, len: usize, add: impl Fn(Ran
         .enumerate()
         .for_each(|(i, sum)| add(i * tasks / parts..(i + 1) * tasks / parts, sum));
     let (total, rest) = sums.split_at_mut(len);
-    for part in rest.chunks_exact(len.max(1)) {
-        total.iter_mut().zip(part).for_each(|(total, &part)| *total += part);
-    }
+    add_rows(rest, total);
     sums.truncate(len);
     sums
+}
+
+multiversion! {
+    /// Adds rows to one row.
+    fn add_rows<T: Real>(rows: &[T], sum: &mut [T]) {
+        for row in rows.chunks_exact(sum.len().max(1)) {
+            for (sum, &value) in sum.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+    }
 }
 
 /// Sums rows of `columns` values to `len` values: all rows to one if `len` is `columns`, else those of each image.
@@ -163,10 +180,8 @@ pub(super) fn sum_rows<T: Real>(rows: &[T], len: usize, columns: usize) -> Vec<T
             // Short sums first, for the sake of the roundings.
             for rows in image[rows.start * columns..rows.end * columns].chunks(OUTER_ROWS * columns) {
                 let mut short = zeros::<T>(columns);
-                for row in rows.chunks_exact(columns) {
-                    short.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
-                }
-                sum.iter_mut().zip(&short).for_each(|(sum, &value)| *sum += value);
+                add_rows(rows, &mut short);
+                add_rows(&short, sum);
             }
         }));
     }

@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod concat;
 mod conv;
 mod linear;
 mod norm;
@@ -19,12 +20,29 @@ mod winograd;
 
 pub use activation::{gelu, quick_gelu, silu};
 pub use attention::{attention, attention_definition};
+pub use concat::concat_channels;
 pub use conv::{ConvGeometry, conv2d};
 pub use linear::linear;
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 pub use resample::resize_nearest;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, Error, Layout, Result, Shape, Storage, Tensor, WithDType};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
+    WithDType,
+};
+
+/// Lays a weight out as the kernels read it, once for a weight that does not change.
+///
+/// # Shapes
+/// `weight`: `[out, in]`, or `[out, in, kernel, kernel]`; the result is `[ceil(out / 16), kernel * kernel * in, 16]`.
+///
+/// # Errors
+/// If the weight has another rank, or memory runs out.
+pub fn pack_weight(weight: &Tensor) -> Result<Tensor> {
+    let half = matches!(weight.dtype(), DType::F16 | DType::BF16);
+    let wide = if half { weight.to_dtype(DType::F32)? } else { weight.clone() };
+    wide.contiguous()?.apply_op1_no_bwd(&tile::Pack)?.to_dtype(weight.dtype())
+}
 
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
 trait Real: WithDType {
@@ -106,6 +124,8 @@ macro_rules! for_real {
     };
 }
 
+use for_real;
+
 /// Which arguments' gradients somebody asks for.
 type Needed<const N: usize> = [bool; N];
 
@@ -133,6 +153,10 @@ trait Kernel<const N: usize>: Send + Sync + 'static {
 
 fn apply<K: Kernel<3>>(kernel: K, [a, b, c]: [&Tensor; 3]) -> Result<Tensor> {
     a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, Operation(kernel))
+}
+
+fn apply_2<K: Kernel<2>>(kernel: K, [a, b]: [&Tensor; 2]) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Operation(kernel))
 }
 
 fn apply_1<K: Kernel<1>>(kernel: K, x: &Tensor) -> Result<Tensor> {
@@ -210,6 +234,26 @@ impl<K: Kernel<1>> CustomOp1 for Operation<K> {
     fn bwd(&self, x: &Tensor, result: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let [gradient] = self.backward([x], result, grad)?;
         Ok(gradient)
+    }
+}
+
+impl<K: Kernel<2>> CustomOp2 for Operation<K> {
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward([a, b], [a_layout, b_layout])
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, result: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok(self.backward([a, b], result, grad)?.into())
     }
 }
 

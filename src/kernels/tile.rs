@@ -4,7 +4,8 @@
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
 //! are laid out as panels ([`pack`]). Each output value is one sum in one order whatever tile it falls into.
 
-use super::Real;
+use super::{Real, contiguous, for_real, output};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -64,6 +65,7 @@ impl<'a, T: Real> Output<'a, T> {
     ///
     /// # Safety
     /// Nobody reads or writes the block through another `Output` while this one is in use.
+    #[inline]
     pub unsafe fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.columns);
@@ -93,6 +95,7 @@ impl<'a, T: Real> Output<'a, T> {
     }
 
     /// Sets every row.
+    #[inline]
     pub fn fill(&mut self, values: &[T]) {
         assert!(values.len() == self.columns);
         for row in 0..self.rows {
@@ -100,7 +103,10 @@ impl<'a, T: Real> Output<'a, T> {
             // block is this task's own.
             unsafe {
                 let row = self.first.add(row * self.stride);
-                row.copy_from_nonoverlapping(values.as_ptr(), self.columns);
+                match values.first_chunk::<PANEL>() {
+                    Some(panel) if values.len() == PANEL => *row.cast::<[T; PANEL]>() = *panel,
+                    _ => row.copy_from_nonoverlapping(values.as_ptr(), self.columns),
+                }
             }
         }
     }
@@ -311,4 +317,41 @@ pub(super) fn pack<T: Real>(depth: usize, columns: usize, at: impl Fn(usize, usi
         }
     });
     panels
+}
+
+/// The shape of a matrix of `columns` columns that [`pack`] laid out.
+pub(super) fn packed_shape(depth: usize, columns: usize) -> [usize; 3] {
+    [columns.div_ceil(PANEL), depth, PANEL]
+}
+
+/// Whether a weight of this shape is packed: as it is trained it has two dimensions or four.
+pub(super) fn is_packed(shape: &[usize]) -> bool {
+    shape.len() == 3
+}
+
+/// Where in a packed matrix a value is.
+pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
+    (column / PANEL * depth + k) * PANEL + column % PANEL
+}
+
+/// [`pack`] as an operation on a weight, `[out, in]` or `[out, in, kernel, kernel]`.
+pub(super) struct Pack;
+
+impl CustomOp1 for Pack {
+    fn name(&self) -> &'static str {
+        "pack"
+    }
+
+    fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs, taps) = match *layout.dims() {
+            [outputs, inputs] => (outputs, inputs, 1),
+            [outputs, inputs, height, width] => (outputs, inputs, height * width),
+            _ => candle_core::bail!("pack: a weight has two dimensions or four, not those of {:?}", layout.dims()),
+        };
+        for_real!(weight, self.name(), T => {
+            let weight = contiguous::<T>(weight, layout, self.name())?;
+            let at = |k: usize, out: usize| weight[(out * inputs + k % inputs) * taps + k / inputs];
+            output(pack(taps * inputs, outputs, at), &packed_shape(taps * inputs, outputs)[..])
+        })
+    }
 }

@@ -1,7 +1,8 @@
 //! Convolution with a 3x3 kernel by Winograd's F(4x4, 3x3) (Lavin and Gray 2016).
 //!
 //! A tile of 4x4 output pixels is computed from 6x6 input pixels. Both the pixels and the kernel are transformed
-//! to 36 values per channel, multiplied there, and the sums transformed back: 36 products instead of 144. The
+//! to 36 values per channel, multiplied there, and the sums transformed back: 36 products instead of 144. In a
+//! line, pixels and kernel are polynomials that are evaluated at 0, ±[`NEAR`], ±[`FAR`] and infinity. The
 //! kernels are transformed a panel and some channels at a time, just before they are used, so that no
 //! larger copy of the weights exists.
 
@@ -9,6 +10,13 @@ use super::simd::multiversion;
 use super::tile::{Output, PANEL, Run, Strided, add_tiles};
 use super::{Real, zeros};
 use rayon::prelude::*;
+
+/// Two of the points, with [`FAR`]. On white noise of 640 channels in f32 the largest error is 4e-6 of the largest
+/// value, where the paper's 1 and 2 give 1.4e-5 and plain sums 2.7e-6; and their powers are exact.
+const NEAR: f64 = 0.75;
+
+/// See [`NEAR`].
+const FAR: f64 = 1.5;
 
 /// Output pixels along a side of a tile.
 const TILE: usize = 4;
@@ -187,28 +195,31 @@ fn lanes<T: Real>(f: impl Fn(usize) -> T) -> Lanes<T> {
 /// The transform of six input pixels in a line, `B^T d`.
 #[inline(always)]
 fn pixels_in_a_line<T: Real>(d: [Lanes<T>; SEEN]) -> [Lanes<T>; SEEN] {
-    let (two, four, five) = (T::from_f64(2.0), T::from_f64(4.0), T::from_f64(5.0));
+    let [near, far, near2, far2] = [NEAR, FAR, NEAR * NEAR, FAR * FAR].map(T::from_f64);
+    let (sum, product) = (near2 + far2, near2 * far2);
     [
-        lanes(|i| four * d[0][i] - five * d[2][i] + d[4][i]),
-        lanes(|i| (d[4][i] - four * d[2][i]) + (d[3][i] - four * d[1][i])),
-        lanes(|i| (d[4][i] - four * d[2][i]) - (d[3][i] - four * d[1][i])),
-        lanes(|i| (d[4][i] - d[2][i]) + two * (d[3][i] - d[1][i])),
-        lanes(|i| (d[4][i] - d[2][i]) - two * (d[3][i] - d[1][i])),
-        lanes(|i| four * d[1][i] - five * d[3][i] + d[5][i]),
+        lanes(|i| product * d[0][i] - sum * d[2][i] + d[4][i]),
+        lanes(|i| (d[4][i] - far2 * d[2][i]) + near * (d[3][i] - far2 * d[1][i])),
+        lanes(|i| (d[4][i] - far2 * d[2][i]) - near * (d[3][i] - far2 * d[1][i])),
+        lanes(|i| (d[4][i] - near2 * d[2][i]) + far * (d[3][i] - near2 * d[1][i])),
+        lanes(|i| (d[4][i] - near2 * d[2][i]) - far * (d[3][i] - near2 * d[1][i])),
+        lanes(|i| product * d[1][i] - sum * d[3][i] + d[5][i]),
     ]
 }
 
 /// The transform of three weights in a line, `G g`.
 #[inline(always)]
 fn weights_in_a_line<T: Real>(g: [Lanes<T>; 3]) -> [Lanes<T>; SEEN] {
-    let part = |denominator: f64| T::from_f64(1.0 / denominator);
-    let (quarter, sixth, twelfth, small) = (part(4.0), part(6.0), part(12.0), part(24.0));
+    let (near2, far2) = (NEAR * NEAR, FAR * FAR);
+    let [at_zero, at_near, at_far] =
+        [near2 * far2, 2.0 * near2 * (near2 - far2), 2.0 * far2 * (far2 - near2)].map(|d| T::from_f64(1.0 / d));
+    let [near, far, near2, far2] = [NEAR, FAR, near2, far2].map(T::from_f64);
     [
-        lanes(|i| g[0][i] * quarter),
-        lanes(|i| (g[0][i] + g[2][i] + g[1][i]) * (T::zero() - sixth)),
-        lanes(|i| (g[0][i] + g[2][i] - g[1][i]) * (T::zero() - sixth)),
-        lanes(|i| (g[0][i] * small + g[2][i] * sixth) + g[1][i] * twelfth),
-        lanes(|i| (g[0][i] * small + g[2][i] * sixth) - g[1][i] * twelfth),
+        lanes(|i| g[0][i] * at_zero),
+        lanes(|i| (g[0][i] + near2 * g[2][i] + near * g[1][i]) * at_near),
+        lanes(|i| (g[0][i] + near2 * g[2][i] - near * g[1][i]) * at_near),
+        lanes(|i| (g[0][i] + far2 * g[2][i] + far * g[1][i]) * at_far),
+        lanes(|i| (g[0][i] + far2 * g[2][i] - far * g[1][i]) * at_far),
         g[2],
     ]
 }
@@ -216,29 +227,37 @@ fn weights_in_a_line<T: Real>(g: [Lanes<T>; 3]) -> [Lanes<T>; SEEN] {
 /// The transform of six sums in a line to four output pixels, `A^T m`.
 #[inline(always)]
 fn sums_in_a_line<T: Real>(m: [Lanes<T>; SEEN]) -> [Lanes<T>; TILE] {
-    let (two, four, eight) = (T::from_f64(2.0), T::from_f64(4.0), T::from_f64(8.0));
+    let [near, far, near2, far2] = [NEAR, FAR, NEAR * NEAR, FAR * FAR].map(T::from_f64);
+    let (near3, far3) = (near2 * near, far2 * far);
     [
         lanes(|i| m[0][i] + (m[1][i] + m[2][i]) + (m[3][i] + m[4][i])),
-        lanes(|i| (m[1][i] - m[2][i]) + two * (m[3][i] - m[4][i])),
-        lanes(|i| (m[1][i] + m[2][i]) + four * (m[3][i] + m[4][i])),
-        lanes(|i| (m[1][i] - m[2][i]) + eight * (m[3][i] - m[4][i]) + m[5][i]),
+        lanes(|i| near * (m[1][i] - m[2][i]) + far * (m[3][i] - m[4][i])),
+        lanes(|i| near2 * (m[1][i] + m[2][i]) + far2 * (m[3][i] + m[4][i])),
+        lanes(|i| near3 * (m[1][i] - m[2][i]) + far3 * (m[3][i] - m[4][i]) + m[5][i]),
     ]
 }
 
 multiversion! {
     /// `B^T d B` in place.
     fn transform_pixels<T: Real>(d: &mut [Lanes<T>; POINTS]) {
-        for column in 0..SEEN {
-            let line = pixels_in_a_line([0, 1, 2, 3, 4, 5].map(|row| d[row * SEEN + column]));
+        for i in 0..SEEN {
+            let line = pixels_in_a_line([d[i], d[6 + i], d[12 + i], d[18 + i], d[24 + i], d[30 + i]]);
             for row in 0..SEEN {
-                d[row * SEEN + column] = line[row];
+                d[row * SEEN + i] = line[row];
             }
         }
-        for row in 0..SEEN {
-            let line = pixels_in_a_line([0, 1, 2, 3, 4, 5].map(|column| d[row * SEEN + column]));
-            d[row * SEEN..(row + 1) * SEEN].copy_from_slice(&line);
+        for i in (0..POINTS).step_by(SEEN) {
+            let line = pixels_in_a_line([d[i], d[i + 1], d[i + 2], d[i + 3], d[i + 4], d[i + 5]]);
+            d[i..i + SEEN].copy_from_slice(&line);
         }
     }
+}
+
+/// The sixteen values at a multiple of sixteen.
+#[inline(always)]
+fn line<T: Real>(values: &[T], line: usize) -> Lanes<T> {
+    let values = &values[line * PANEL..][..PANEL];
+    lanes(|i| values[i])
 }
 
 multiversion! {
@@ -246,16 +265,19 @@ multiversion! {
     fn transform_kernel<T: Real>(
         weights: &[T], channels: usize, channel: usize, out: &mut [T], count: usize, to: usize,
     ) {
-        let tap = |i: usize| -> Lanes<T> {
-            let values = &weights[(i * channels + channel) * PANEL..][..PANEL];
-            lanes(|i| values[i])
-        };
-        let columns = [0, 1, 2].map(|column| weights_in_a_line([tap(column), tap(3 + column), tap(6 + column)]));
+        let mut columns = [[[T::zero(); PANEL]; 3]; SEEN];
+        for i in 0..3 {
+            let tap = |row: usize| line(weights, (row * 3 + i) * channels + channel);
+            let values = weights_in_a_line([tap(0), tap(1), tap(2)]);
+            for row in 0..SEEN {
+                columns[row][i] = values[row];
+            }
+        }
         for row in 0..SEEN {
-            let line = weights_in_a_line([columns[0][row], columns[1][row], columns[2][row]]);
-            for (column, values) in line.iter().enumerate() {
+            let values = weights_in_a_line(columns[row]);
+            for column in 0..SEEN {
                 let point = row * SEEN + column;
-                out[(point * (count + 1) + to) * PANEL..][..PANEL].copy_from_slice(values);
+                out[(point * (count + 1) + to) * PANEL..][..PANEL].copy_from_slice(&values[column]);
             }
         }
     }
@@ -264,19 +286,21 @@ multiversion! {
 multiversion! {
     /// `A^T m A` of one tile's sums, plus the bias.
     fn output_tile<T: Real>(sums: &[T], tiles: usize, tile: usize, bias: &[T]) -> [Lanes<T>; TILE * TILE] {
-        let at = |point: usize| -> Lanes<T> {
-            let values = &sums[(point * (tiles + 1) + tile) * PANEL..][..PANEL];
-            lanes(|i| values[i])
-        };
         let mut offset = [T::zero(); PANEL];
         offset[..bias.len()].copy_from_slice(bias);
-        let columns =
-            [0, 1, 2, 3, 4, 5].map(|column| sums_in_a_line([0, 1, 2, 3, 4, 5].map(|row| at(row * SEEN + column))));
+        let mut columns = [[[T::zero(); PANEL]; SEEN]; TILE];
+        for i in 0..SEEN {
+            let at = |row: usize| line(sums, (row * SEEN + i) * (tiles + 1) + tile);
+            let values = sums_in_a_line([at(0), at(1), at(2), at(3), at(4), at(5)]);
+            for row in 0..TILE {
+                columns[row][i] = values[row];
+            }
+        }
         let mut pixels = [[T::zero(); PANEL]; TILE * TILE];
         for row in 0..TILE {
-            let line = sums_in_a_line([0, 1, 2, 3, 4, 5].map(|column| columns[column][row]));
-            for (column, values) in line.iter().enumerate() {
-                pixels[row * TILE + column] = lanes(|i| values[i] + offset[i]);
+            let values = sums_in_a_line(columns[row]);
+            for column in 0..TILE {
+                pixels[row * TILE + column] = lanes(|i| values[column][i] + offset[i]);
             }
         }
         pixels

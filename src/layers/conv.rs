@@ -10,7 +10,6 @@ pub use kernels::ConvGeometry;
 /// A two-dimensional convolution with a square kernel and a bias.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    /// `[out, in, kernel, kernel]`.
     weight: Weight,
     bias: Tensor,
     geometry: ConvGeometry,
@@ -34,8 +33,9 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn with_geometry(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
+        let weight = weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?;
         Ok(Self {
-            weight: Weight::dense(weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?),
+            weight: Weight::dense(weight, weights.backend())?,
             bias: vector(weights, "bias", outputs)?,
             geometry,
             backend: weights.backend(),

@@ -155,11 +155,10 @@ impl FeatureMap {
     /// # Errors
     /// If batch, height or width differ.
     pub fn concat(&self, other: &Self) -> Result<Self> {
-        let axis = match self.backend {
-            Backend::Kernels => 3,
-            Backend::Candle => 1,
-        };
-        self.map(|x| Ok(Tensor::cat(&[x, &other.tensor], axis)?))
+        self.map(|x| match self.backend {
+            Backend::Kernels => Ok(kernels::concat_channels(x, &other.tensor)?),
+            Backend::Candle => Ok(Tensor::cat(&[x, &other.tensor], 1)?),
+        })
     }
 
     /// The nearest neighbour's value at every pixel of a new size, as `torch.nn.functional.interpolate`

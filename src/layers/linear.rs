@@ -35,7 +35,8 @@ impl Linear {
             Some(bias) => bias.zeros_like()?,
             None => super::weights::widened(Tensor::zeros(matrix.dim(0)?, matrix.dtype(), matrix.device())?)?,
         };
-        Ok(Self { weight: Weight::dense(matrix), bias, zeros, backend: weights.backend() })
+        let weight = Weight::dense(matrix, weights.backend())?;
+        Ok(Self { weight, bias, zeros, backend: weights.backend() })
     }
 
     /// # Shapes

@@ -1,6 +1,6 @@
 //! Where layers get their tensors from, and how they hold them.
 
-use crate::Result;
+use crate::{Result, kernels};
 use candle_core::{DType, Device, Tensor};
 
 /// A source of named tensors: a checkpoint, trainable variables, random numbers.
@@ -92,27 +92,31 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// A matrix as a layer holds it, `[out, in]`.
+/// A weight as a layer holds it, `[out, in]` or `[out, in, kernel, kernel]`.
 ///
 /// The element type is that of storage. The CPU multiplies in the type of the activations (f32), so a
-/// matrix stored in half precision is widened when it is used.
+/// weight stored in half precision is widened when it is used.
 #[derive(Debug, Clone)]
 pub struct Weight {
-    dense: Tensor,
+    tensor: Tensor,
 }
 
 impl Weight {
-    /// A dense matrix.
-    pub fn dense(matrix: Tensor) -> Self {
-        Self { dense: matrix }
+    /// A dense weight. One that no gradient is asked for is laid out for the kernels here, once.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn dense(tensor: Tensor, backend: Backend) -> Result<Self> {
+        let fixed = backend == Backend::Kernels && !tensor.track_op();
+        Ok(Self { tensor: if fixed { kernels::pack_weight(&tensor)? } else { tensor } })
     }
 
-    /// The matrix in the given element type.
+    /// The weight in the given element type, as the backend's product takes it.
     ///
     /// # Errors
     /// If the type cannot be converted.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
-        Ok(self.dense.to_dtype(dtype)?)
+        Ok(self.tensor.to_dtype(dtype)?)
     }
 }
 
