@@ -3,7 +3,8 @@
 //! `cargo run --release --example noise_schedules -- OUTPUT_DIR [MNIST_DIR]`
 //!
 //! Writes `alphas_cumprod.png` and `snr.png`, and with a data set `forward.png`: a row of noisy states of one picture
-//! for each schedule (linear: Ho et al. 2020; cosine: Nichol and Dhariwal 2021; sigmoid: Jabri et al. 2022).
+//! for each schedule. Linear is that of Ho et al. 2020, cosine that of Nichol and Dhariwal 2021, sigmoid diffusers',
+//! from Xu et al. 2022.
 
 use std::error::Error;
 use std::path::Path;

@@ -380,7 +380,8 @@ fn colours_make_the_set_rgb_unless_grey_is_asked_for() -> TestResult {
 
 #[test]
 fn a_folder_that_cannot_be_used_says_why() -> TestResult {
-    let cases: [(&dyn Fn(&Path) -> TestResult, &[&str]); 4] = [
+    type Case<'a> = (&'a dyn Fn(&Path) -> TestResult, &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
         (&|_| Ok(()), &["empty", "PNG", "metadata.jsonl", "IDX"]),
         (&|f| Ok(std::fs::write(f.join("x.gif"), "GIF89a")?), &["without a picture", "x.gif"]),
         (
