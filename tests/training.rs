@@ -143,7 +143,7 @@ fn trainer(options: TrainerOptions, timesteps: usize) -> Result<Trainer<UNet2DMo
 /// Batch `n` of a small set: two patterns.
 fn batch(n: u64, size: usize) -> Result<(Tensor, Option<Tensor>)> {
     let labels: Vec<u32> = (0..size as u64).map(|i| ((n * size as u64 + i) % 3) as u32).collect();
-    let pixel = |(label, i): (&u32, usize)| if (*label as usize + i) % 3 == 0 { 1f32 } else { -1.0 };
+    let pixel = |(label, i): (&u32, usize)| if (*label as usize + i).is_multiple_of(3) { 1f32 } else { -1.0 };
     let pixels: Vec<f32> = labels.iter().flat_map(|label| (0..16).map(move |i| pixel((label, i)))).collect();
     let images = Tensor::from_vec(pixels, (size, 1, 4, 4), &Device::Cpu)?;
     Ok((images, Some(Tensor::from_vec(labels, size, &Device::Cpu)?)))

@@ -84,7 +84,7 @@ mod tests {
             let is_target: Vec<bool> = (0..width * height)
                 .map(|_| {
                     state = state.wrapping_mul(1664525).wrapping_add(1013904223);
-                    (state >> 16) % rarity == 0
+                    (state >> 16).is_multiple_of(rarity)
                 })
                 .collect();
             let distances = squared_distances(width, height, |i| is_target[i]);

@@ -5,6 +5,7 @@
 //! line, pixels and kernel are polynomials that are evaluated at 0, ±[`NEAR`], ±[`FAR`] and infinity. The
 //! kernels are transformed a panel and some channels at a time, just before they are used, so that no
 //! larger copy of the weights exists.
+#![allow(clippy::needless_range_loop)] // rows and columns are numbered as in the formulas
 
 use super::simd::multiversion;
 use super::tile::{Output, PANEL, Run, Strided, add_tiles};
