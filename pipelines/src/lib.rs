@@ -29,6 +29,7 @@ pub mod stages;
 mod task;
 mod text_to_image;
 mod train;
+mod used_weights;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};

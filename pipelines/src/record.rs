@@ -3,12 +3,12 @@
 use crate::device::NumberFormat;
 use crate::request::{PromptSyntax, Settings};
 use crate::task::Task;
+use crate::used_weights::UsedWeights;
 use serde_json::{Map, Value, json};
-use std::sync::OnceLock;
+use tweedie::Result;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::TextChunk;
-use tweedie::{DType, Result};
 
 /// The settings of a run, for its pictures and for `--json`.
 ///
@@ -17,12 +17,8 @@ use tweedie::{DType, Result};
 #[derive(Debug)]
 pub struct Record {
     settings: Settings,
-    model_name: String,
-    files: ModelFiles,
-    weight_files: Vec<String>,
-    dtype: &'static str,
+    weights: UsedWeights,
     inputs: Vec<Input>,
-    hashes: OnceLock<Result<Map<String, Value>, String>>,
 }
 
 /// A file that pictures are made from.
@@ -46,16 +42,8 @@ impl Record {
     ) -> Self {
         Self {
             settings: settings.clone(),
-            model_name: model_name.into(),
-            files: files.clone(),
-            weight_files: weight_files.to_vec(),
-            dtype: match format.weights {
-                DType::F16 => "f16",
-                DType::BF16 => "bf16",
-                _ => "f32",
-            },
+            weights: UsedWeights::new(model_name, files, weight_files, format),
             inputs: Vec::new(),
-            hashes: OnceLock::new(),
         }
     }
 
@@ -71,11 +59,7 @@ impl Record {
     /// # Errors
     /// If a file can no longer be read.
     pub fn hash_weights(&self) -> Result<&Map<String, Value>, &str> {
-        let hash = || {
-            let each = self.weight_files.iter().map(|name| Ok((name.clone(), self.files.sha256(name)?.into())));
-            each.collect::<Result<Map<_, _>>>().map_err(|e| e.to_string())
-        };
-        self.hashes.get_or_init(hash).as_ref().map_err(String::as_str)
+        self.weights.hashes()
     }
 
     /// Everything as JSON; `seed` is the image's own.
@@ -102,8 +86,8 @@ impl Record {
             "width": s.width,
             "height": s.height,
             "clip_skip": s.clip_skip,
-            "dtype": self.dtype,
-            "model": self.model_name,
+            "dtype": self.weights.dtype,
+            "model": self.weights.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
         });
         if s.prompt_syntax == PromptSyntax::Weighted {
@@ -176,7 +160,7 @@ impl Record {
         if let Some(hash) = unet {
             text += &format!(", Model hash: {hash}");
         }
-        text += &format!(", Model: {}", self.model_name);
+        text += &format!(", Model: {}", self.weights.model_name);
         if s.task.canvas().is_some() {
             text += &format!(", Denoising strength: {}", s.task.strength());
         }

@@ -110,6 +110,12 @@ impl Solver for FlowEulerSolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conditioning::Conditioning;
+    use crate::denoising::{Denoiser, Network};
+    use crate::noise::{NoiseSource, TorchNoise};
+    use crate::schedulers::sample;
+    use candle_core::DType;
+    use std::ops::ControlFlow;
 
     /// What diffusers 0.42.1 gives for `shift=3.0` and `set_timesteps(4)`.
     #[test]
@@ -121,6 +127,28 @@ mod tests {
             assert!((got - want).abs() < 1e-3, "{got} {want}");
         }
         assert_eq!((levels.to(3).sigma, levels.to(3).alpha), (0.0, 1.0));
+        Ok(())
+    }
+
+    /// Data that is one point: every path is straight, so a single step lands on it, and so do many.
+    #[test]
+    fn straight_paths_end_at_the_data() -> Result<()> {
+        struct Point;
+        impl Network for Point {
+            fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> Result<Tensor> {
+                Ok(((x - 0.75)? / (timestep / 1000.0))?)
+            }
+        }
+        let flow = FlowEuler::new(1000, 2.0);
+        let conditioning = Conditioning::default();
+        let denoiser = Denoiser::new(&Point, &conditioning, flow.parameterization());
+        for steps in [1, 3, 20] {
+            let (levels, mut noise) = (flow.levels(steps)?, TorchNoise::shared(1));
+            let start = noise.normal(&[1, 1, 2, 2])?.to_dtype(DType::F64)?;
+            let run = Run::new(&levels, &denoiser, &mut noise);
+            let end = sample(flow.solver().as_mut(), start, 0, run, &mut |_| ControlFlow::Continue(()))?;
+            assert!(end.flatten_all()?.to_vec1::<f64>()?.iter().all(|v| (v - 0.75).abs() < 1e-9), "{steps}");
+        }
         Ok(())
     }
 

@@ -51,6 +51,33 @@ pub struct TrainerOptions {
     pub null_class: u32,
 }
 
+impl TrainerOptions {
+    /// Whether every option can be used.
+    ///
+    /// # Errors
+    /// If one cannot; the message names it.
+    pub fn check(&self) -> Result<()> {
+        let share = |what: &str, value: f64| match (0.0..=1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::invalid(what, value, "it lies between 0 and 1")),
+        };
+        share("the EMA's decay", self.ema_decay)?;
+        share("the class dropout", self.class_dropout)?;
+        if self.accumulate == 0 {
+            return Err(Error::invalid("the number of batches to accumulate", 0, "take at least 1"));
+        }
+        let positive = |what: &str, value: f64| match value > 0.0 && value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::invalid(what, value, "it must be above 0")),
+        };
+        positive("the learning rate", self.learning_rate.peak)?;
+        if self.adamw.weight_decay < 0.0 || !self.adamw.weight_decay.is_finite() {
+            return Err(Error::invalid("the weight decay", self.adamw.weight_decay, "it must be 0 or above"));
+        }
+        self.max_gradient_norm.map_or(Ok(()), |norm| positive("the largest norm of the gradient", norm))
+    }
+}
+
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
@@ -103,7 +130,7 @@ impl<N: TrainableNetwork> Trainer<N> {
     /// # Errors
     /// If an option has an unusable value.
     pub fn new(network: N, parameters: Parameters, objective: Objective, options: TrainerOptions) -> Result<Self> {
-        check(&options)?;
+        options.check()?;
         let timesteps = objective.process().num_train_timesteps();
         Ok(Self {
             optimizer: AdamW::new(options.adamw, parameters.layout().len()),
@@ -244,25 +271,4 @@ impl<N: TrainableNetwork> Trainer<N> {
         self.step = state.step;
         Ok(())
     }
-}
-
-fn check(options: &TrainerOptions) -> Result<()> {
-    let share = |what: &str, value: f64| match (0.0..=1.0).contains(&value) {
-        true => Ok(()),
-        false => Err(Error::invalid(what, value, "it lies between 0 and 1")),
-    };
-    share("the EMA's decay", options.ema_decay)?;
-    share("the class dropout", options.class_dropout)?;
-    if options.accumulate == 0 {
-        return Err(Error::invalid("the number of batches to accumulate", 0, "take at least 1"));
-    }
-    let positive = |what: &str, value: f64| match value > 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(Error::invalid(what, value, "it must be above 0")),
-    };
-    positive("the learning rate", options.learning_rate.peak)?;
-    if options.adamw.weight_decay < 0.0 || !options.adamw.weight_decay.is_finite() {
-        return Err(Error::invalid("the weight decay", options.adamw.weight_decay, "it must be 0 or above"));
-    }
-    options.max_gradient_norm.map_or(Ok(()), |norm| positive("the largest norm of the gradient", norm))
 }

@@ -2,11 +2,11 @@
 
 use super::PixelSettings;
 use crate::device::NumberFormat;
+use crate::used_weights::UsedWeights;
 use serde_json::{Map, Value, json};
-use std::sync::OnceLock;
+use tweedie::Result;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::images::TextChunk;
-use tweedie::{DType, Result};
 
 /// The settings of a run in pixel space, for its pictures and for `--json`.
 ///
@@ -14,11 +14,7 @@ use tweedie::{DType, Result};
 #[derive(Debug)]
 pub struct PixelRecord {
     settings: PixelSettings,
-    model_name: String,
-    files: ModelFiles,
-    weight_files: Vec<String>,
-    dtype: &'static str,
-    hashes: OnceLock<Result<Map<String, Value>, String>>,
+    weights: UsedWeights,
 }
 
 impl PixelRecord {
@@ -29,18 +25,7 @@ impl PixelRecord {
         weight_files: &[String],
         format: NumberFormat,
     ) -> Self {
-        Self {
-            settings: settings.clone(),
-            model_name: model_name.into(),
-            files: files.clone(),
-            weight_files: weight_files.to_vec(),
-            dtype: match format.weights {
-                DType::F16 => "f16",
-                DType::BF16 => "bf16",
-                _ => "f32",
-            },
-            hashes: OnceLock::new(),
-        }
+        Self { settings: settings.clone(), weights: UsedWeights::new(model_name, files, weight_files, format) }
     }
 
     /// The SHA-256 of each weight file, by its name in the model's folder.
@@ -48,11 +33,7 @@ impl PixelRecord {
     /// # Errors
     /// If a file can no longer be read.
     pub fn hash_weights(&self) -> Result<&Map<String, Value>, &str> {
-        let hash = || {
-            let each = self.weight_files.iter().map(|name| Ok((name.clone(), self.files.sha256(name)?.into())));
-            each.collect::<Result<Map<_, _>>>().map_err(|e| e.to_string())
-        };
-        self.hashes.get_or_init(hash).as_ref().map_err(String::as_str)
+        self.weights.hashes()
     }
 
     /// Everything as JSON, of the image at `index`; of all images without one.
@@ -70,8 +51,8 @@ impl PixelRecord {
             "scheduler_config": scheduler,
             "width": s.width,
             "height": s.height,
-            "dtype": self.dtype,
-            "model": self.model_name,
+            "dtype": self.weights.dtype,
+            "model": self.weights.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
         });
         match index {

@@ -80,15 +80,15 @@ impl TrainRequest {
     /// If settings, data and folder do not fit each other, a step goes astray, or something cannot be written; what
     /// was done up to the last checkpoint is not lost.
     pub fn run(self, observer: &mut TrainObserver<'_>) -> Result<TrainOutcome> {
-        let (folder, existing) = match self.resume {
-            true => RunFolder::resume(&self.output)?,
-            false => (RunFolder::create(&self.output)?, None),
-        };
+        let resumed = if self.resume { Some(RunFolder::resume(&self.output)?) } else { None };
+        let existing = resumed.as_ref().and_then(|(_, config)| config.clone());
         let base = existing.as_ref().map(TrainSettings::from_config).transpose()?;
         let settings = base.clone().unwrap_or_default().with(&self.given, self.data.len())?;
         settings.check()?;
         let network = settings.network(&self.data)?;
+        // What would fail is found before anything is made.
         settings.objective()?;
+        settings.trainer(&network).check()?;
         let config = json!({
             "program": concat!("tweedie ", env!("CARGO_PKG_VERSION")),
             "settings": settings.to_json()?,
@@ -100,6 +100,7 @@ impl TrainRequest {
             "unet": network.to_fields(),
             "scheduler": settings.scheduler(),
         });
+        let folder = resumed.map_or_else(|| RunFolder::create(&self.output), |(folder, _)| Ok(folder))?;
         match (&existing, &base) {
             (Some(existing), Some(base)) => same_run(existing, base, &config, &settings)?,
             _ => folder.write_config(&config)?,

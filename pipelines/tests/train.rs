@@ -1,0 +1,307 @@
+//! `tweedie train mnist`, killed, interrupted, out of disk space, and asked for what it cannot do.
+
+mod tweedie;
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tweedie::{TestResult, Tweedie};
+
+/// Steps of the short runs here.
+const STEPS: u64 = 120;
+/// How often the process is killed.
+const KILLS: usize = 50;
+
+/// A data set of three classes of stripes in IDX files, 8x8.
+fn write_digits(folder: &Path) -> TestResult {
+    std::fs::create_dir_all(folder)?;
+    const COUNT: u32 = 24;
+    let header = |magic: u32, sizes: &[u32]| {
+        let numbers = std::iter::once(&magic).chain(sizes);
+        numbers.flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>()
+    };
+    let mut images = header(0x0803, &[COUNT, 8, 8]);
+    let mut labels = header(0x0801, &[COUNT]);
+    for i in 0..COUNT {
+        let class = i % 3;
+        labels.push(class as u8);
+        images.extend((0..64u32).map(|p| if (p / 8 + class * (p % 8) + i / 3) % 4 < 2 { 230 } else { 10 }));
+    }
+    std::fs::write(folder.join("train-images-idx3-ubyte"), images)?;
+    std::fs::write(folder.join("train-labels-idx1-ubyte"), labels)?;
+    Ok(())
+}
+
+/// A folder with the data, and the arguments of a short run into `output`.
+fn arguments<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["train", "mnist", "--data", "data", "--output", output, "--quiet"];
+    all.extend(["--channels", "4,8", "--batch-size", "4", "--timesteps", "50", "--warmup-steps", "5"]);
+    all.extend(more);
+    all
+}
+
+fn with_data() -> TestResult<Tweedie> {
+    let tweedie = Tweedie::new()?;
+    write_digits(&tweedie.path("data"))?;
+    Ok(tweedie)
+}
+
+fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+    command.args(arguments).current_dir(tweedie.folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+    Ok(command.spawn()?)
+}
+
+/// What a finished run has made, but for the seconds: the model's bytes, the last checkpoint's hashes, and the losses.
+fn result(run: &Path) -> TestResult<(Vec<u8>, String, Vec<(u64, String)>)> {
+    let model = std::fs::read(run.join("model/unet/diffusion_pytorch_model.safetensors"))?;
+    let manifest = std::fs::read_to_string(run.join(format!("checkpoints/step-{STEPS:09}/manifest.json")))?;
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl"))?;
+    let lines = metrics.lines().map(|line| {
+        let line: Value = serde_json::from_str(line)?;
+        Ok((line["step"].as_u64().unwrap_or(0), format!("{} {}", line["loss"], line["gradient_norm"])))
+    });
+    Ok((model, manifest, lines.collect::<TestResult<_>>()?))
+}
+
+fn newest_step(run: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(run.join("checkpoints")) else { return 0 };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).max().unwrap_or(0)
+}
+
+/// Runs until `delay` is over and kills with SIGKILL; whether the process was done before.
+fn run_and_kill(tweedie: &Tweedie, arguments: &[&str], delay: Duration) -> TestResult<bool> {
+    let mut child = spawn(tweedie, arguments)?;
+    let start = Instant::now();
+    while start.elapsed() < delay {
+        if let Some(status) = child.try_wait()? {
+            assert!(status.success(), "{status}");
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill()?;
+    Ok(child.wait()?.success())
+}
+
+/// Killed fifty times at random moments and resumed each time, a run ends with the bits of one that was left alone.
+#[test]
+fn a_run_that_is_killed_fifty_times_ends_with_the_same_bits() -> TestResult {
+    let tweedie = with_data()?;
+    let steps = STEPS.to_string();
+    let options = ["--resume", "--seed", "3", "--steps", &steps, "--checkpoint-every", "2", "--class-dropout", "0.3"];
+    tweedie.run(&arguments("whole", &options))?.success()?;
+    let whole = result(&tweedie.path("whole"))?;
+    assert_eq!(whole.2.iter().map(|line| line.0).collect::<Vec<_>>(), (1..=STEPS).collect::<Vec<_>>());
+
+    // The moments: uniform up to a longest delay, which follows the machine's speed so that each run is killed often.
+    let (mut kills, mut runs, mut longest) = (0, 0, 0.4);
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    while kills < KILLS {
+        let name = format!("killed-{runs}");
+        let before = newest_step(&tweedie.path(&name));
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let delay = Duration::from_secs_f64(longest * (state >> 11) as f64 / (1u64 << 53) as f64);
+        if run_and_kill(&tweedie, &arguments(&name, &options), delay)? {
+            assert_eq!(result(&tweedie.path(&name))?, whole, "after {kills} kills");
+            runs += 1;
+            longest *= 0.6;
+            continue;
+        }
+        kills += 1;
+        let done = newest_step(&tweedie.path(&name)).saturating_sub(before);
+        longest = if done == 0 { longest * 1.15 } else { f64::max(longest * 0.9, 0.05) };
+    }
+    let name = format!("killed-{runs}");
+    tweedie.run(&arguments(&name, &options))?.success()?;
+    assert_eq!(result(&tweedie.path(&name))?, whole, "after {kills} kills in {} runs", runs + 1);
+    // Nothing half-made is left.
+    let names = std::fs::read_dir(tweedie.path(&name).join("checkpoints"))?;
+    assert_eq!(names.count(), 2);
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_stops() -> TestResult {
+    let tweedie = with_data()?;
+    let options = ["--resume", "--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"];
+    let mut child = spawn(&tweedie, &arguments("run", &options))?;
+    let metrics = tweedie.path("run/metrics.jsonl");
+    let start = Instant::now();
+    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 {
+        assert!(start.elapsed() < Duration::from_secs(120) && child.try_wait()?.is_none(), "no step was done");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success());
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr)?;
+    assert!(message.contains("go on with --resume"), "{message}");
+    let steps = std::fs::read_to_string(metrics)?.lines().count() as u64;
+    assert_eq!(newest_step(&tweedie.path("run")), steps, "the checkpoint is that of the last step");
+    Ok(())
+}
+
+/// A limit on the size of files stands for a full disk: writing fails in the middle of a checkpoint.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_loses_nothing_that_was_saved() -> TestResult {
+    let tweedie = with_data()?;
+    let steps = STEPS.to_string();
+    let settings = ["--seed", "3", "--class-dropout", "0.3", "--resume", "--steps", &steps];
+    let all = |every: &'static str| {
+        let mut all = arguments("run", &settings);
+        all.extend(["--checkpoint-every", every]);
+        all
+    };
+    // As far as a checkpoint, then killed.
+    let mut child = spawn(&tweedie, &all("10"))?;
+    while newest_step(&tweedie.path("run")) < 10 {
+        assert!(child.try_wait()?.is_none(), "it ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    child.kill()?;
+    child.wait()?;
+    let before = newest_step(&tweedie.path("run"));
+    if before < STEPS {
+        let limited = format!("trap '' XFSZ; ulimit -f 16; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+        let output = Command::new("bash")
+            .args(["-c", &limited, "bash"])
+            .args(all("5"))
+            .current_dir(tweedie.folder.path())
+            .output()?;
+        let message = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("cannot write") && message.contains("run/checkpoints/"), "{message}");
+        assert!(!message.contains("panicked"), "{message}");
+        let parts = std::fs::read_dir(tweedie.path("run/checkpoints"))?.flatten();
+        let parts = parts.filter(|entry| entry.file_name().to_string_lossy().ends_with(".part")).count();
+        assert_eq!(parts, 0, "what was half written is gone");
+    }
+    tweedie.run(&all("10"))?.success()?;
+    let mut whole = arguments("whole", &settings);
+    whole.extend(["--checkpoint-every", "10"]);
+    tweedie.run(&whole)?.success()?;
+    assert_eq!(result(&tweedie.path("run"))?, result(&tweedie.path("whole"))?);
+    Ok(())
+}
+
+fn steps_of(run: &Path) -> TestResult<usize> {
+    Ok(std::fs::read_to_string(run.join("metrics.jsonl"))?.lines().count())
+}
+
+#[test]
+fn a_run_is_not_overwritten_and_not_changed() -> TestResult {
+    let tweedie = with_data()?;
+    tweedie.run(&arguments("run", &["--steps", "3"]))?.success()?;
+    let model = std::fs::read(tweedie.path("run/model/unet/diffusion_pytorch_model.safetensors"))?;
+    tweedie.run(&arguments("run", &["--steps", "3"]))?.fails(1, &["run", "--resume", "another --output"])?;
+    for (option, value, parts) in [
+        ("--steps", "9", ["--steps is 9", "the run has 3"]),
+        ("--learning-rate", "0.5", ["--learning-rate is 0.5", "the run has 0.001"]),
+        ("--prediction-type", "flow", ["--prediction-type is \"flow\"", "v_prediction"]),
+    ] {
+        tweedie.run(&arguments("run", &["--resume", option, value]))?.fails(1, &parts)?;
+    }
+    // Other data than that of the run.
+    let labels = tweedie.path("data/train-labels-idx1-ubyte");
+    let mut bytes = std::fs::read(&labels)?;
+    let last = bytes.len() - 1;
+    bytes[last] = 0;
+    std::fs::write(&labels, bytes)?;
+    tweedie.run(&arguments("run", &["--resume"]))?.fails(1, &["fingerprint", "another --output"])?;
+    assert_eq!(std::fs::read(tweedie.path("run/model/unet/diffusion_pytorch_model.safetensors"))?, model);
+    assert_eq!(steps_of(&tweedie.path("run"))?, 3);
+
+    // A folder that is no run.
+    std::fs::create_dir(tweedie.path("letters"))?;
+    std::fs::write(tweedie.path("letters/a.txt"), "dear")?;
+    tweedie.run(&arguments("letters", &[]))?.fails(1, &["letters", "not empty"])?;
+    tweedie.run(&arguments("letters", &["--resume"]))?.fails(1, &["letters", "config.json"])
+}
+
+#[test]
+fn settings_that_cannot_be_are_named() -> TestResult {
+    let tweedie = with_data()?;
+    let bare = |more: &[&str]| {
+        let mut all = vec!["train", "mnist", "--data", "data", "--output", "run", "--quiet"];
+        all.extend(more);
+        tweedie.run(&all)
+    };
+    for (more, parts) in [
+        (&["--steps", "0"][..], ["--steps is 0", "at least 1"]),
+        (&["--batch-size", "0"], ["--batch-size is 0", "at least 1"]),
+        (&["--learning-rate", "0"], ["learning rate is 0", "above 0"]),
+        (&["--ema-decay", "1.5"], ["decay is 1.5", "between 0 and 1"]),
+        (&["--channels", "4,4,4,4,4"], ["8", "multiples of 16"]),
+        (&["--prediction-type", "flow", "--learned-variance"], ["learned variance", "no variance"]),
+    ] {
+        bare(more)?.fails(1, &parts)?;
+        assert!(!tweedie.path("run").exists(), "nothing is left of {more:?}");
+    }
+    bare(&["--lr-schedule", "steps"])?.fails(2, &["--lr-schedule", "constant, cosine"])?;
+    Ok(())
+}
+
+#[test]
+fn a_run_that_goes_astray_names_step_rate_and_checkpoint() -> TestResult {
+    let tweedie = with_data()?;
+    let more = [
+        "--learning-rate",
+        "1e30",
+        "--lr-schedule",
+        "constant",
+        "--warmup-steps",
+        "0",
+        "--checkpoint-every",
+        "1",
+        "--steps",
+        "9",
+    ];
+    let mut all = vec!["train", "mnist", "--data", "data", "--output", "run", "--quiet", "--channels", "4,8"];
+    all.extend(more);
+    tweedie.run(&all)?.fails(1, &["step 2", "1e30", "run/checkpoints/step-000000001", "--learning-rate"])
+}
+
+/// The finished model of each kind goes through `tweedie sample`.
+#[test]
+fn what_is_trained_can_be_sampled() -> TestResult {
+    let tweedie = with_data()?;
+    for (name, more) in [
+        ("v", &["--prediction-type", "v_prediction", "--dtype", "f16"][..]),
+        ("flow", &["--prediction-type", "flow", "--min-snr-gamma", "5"]),
+        ("learned", &["--prediction-type", "epsilon", "--learned-variance", "--importance-sampling"]),
+        ("free", &["--unconditional", "--accumulate", "2", "--beta-schedule", "linear"]),
+    ] {
+        let mut all = arguments(name, &["--steps", "2", "--json"]);
+        all.extend(more);
+        let json = tweedie.run(&all)?.success()?.json()?;
+        assert_eq!((json["steps"].as_u64(), json["model"].as_str()), (Some(2), Some(&*format!("{name}/model"))));
+        let (model, picture) = (format!("{name}/model"), format!("{name}.png"));
+        tweedie
+            .run(&[
+                "sample",
+                "--checkpoint",
+                &model,
+                "--num-images",
+                "2",
+                "--steps",
+                "3",
+                "--grid",
+                "--output",
+                &picture,
+                "--quiet",
+            ])?
+            .success()?;
+        let side = image::open(tweedie.path(&picture))?.height();
+        assert!(side >= 8, "{side}");
+        let made: Vec<PathBuf> =
+            ["config.json", "loss.png", "samples/step-000002-ema.png"].map(|file| tweedie.path(name).join(file)).into();
+        assert!(made.iter().all(|file| file.is_file()), "{made:?}");
+    }
+    Ok(())
+}
