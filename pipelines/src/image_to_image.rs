@@ -20,7 +20,7 @@ pub struct ImageToImageRequest {
     pub text: TextToImageRequest,
     /// The picture to start from.
     pub image: Photo,
-    /// How far to go from it, 0 to 1: that share of the steps is done. By default 0.8.
+    /// How far to go from it, 0 to 1: that share of the steps is done. By default the model's, else 0.8.
     pub strength: Option<f64>,
 }
 
@@ -48,7 +48,7 @@ impl ImageToImage {
     /// If the request cannot be carried out; the message says what can.
     pub fn settle(&self, request: &ImageToImageRequest) -> Result<Settings> {
         let facts = self.0.facts();
-        let strength = check_strength(request.strength.unwrap_or(0.8))?;
+        let strength = check_strength(request.strength.or(facts.defaults.strength).unwrap_or(0.8))?;
         let size = (request.text.width, request.text.height);
         let canvas = Canvas::for_image(&request.image, size, facts.native_size())?;
         request.text.settle(&facts, Task::ImageToImage { canvas, strength })

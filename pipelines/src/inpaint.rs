@@ -25,7 +25,8 @@ pub struct InpaintRequest {
     pub mask: Option<Mask>,
     /// What is done to the mask before it is used.
     pub shaping: MaskShaping,
-    /// How far to go from what is under the mask, 0 to 1; at 1, the default, it starts from pure noise.
+    /// How far to go from what is under the mask, 0 to 1; at 1 it starts from pure noise. By default the model's,
+    /// else 1.
     pub strength: Option<f64>,
     /// How often the steps are repeated, so that what is painted comes to agree with what is known.
     pub resampling: Resampling,
@@ -102,7 +103,7 @@ impl Inpaint {
     /// If the request cannot be carried out; the message says what can.
     pub fn settle(&self, request: &InpaintRequest) -> Result<Settings> {
         let facts = self.0.facts();
-        let strength = check_strength(request.strength.unwrap_or(1.0))?;
+        let strength = check_strength(request.strength.or(facts.defaults.strength).unwrap_or(1.0))?;
         let Resampling { times, jump_length } = request.resampling;
         for (what, count) in [("resample", times), ("the jump length", jump_length)] {
             if !(1..=1000).contains(&count) {

@@ -61,6 +61,8 @@ pub struct Defaults {
     pub guidance_scale: Option<f64>,
     /// Guidance rescale.
     pub guidance_rescale: Option<f64>,
+    /// How far to go from a given picture.
+    pub strength: Option<f64>,
     /// Width in pixels.
     pub width: Option<usize>,
     /// Height in pixels.
@@ -80,6 +82,7 @@ impl Defaults {
             steps: fields.optional_usize("steps")?,
             guidance_scale: fields.optional_f64("guidance_scale")?,
             guidance_rescale: fields.optional_f64("guidance_rescale")?,
+            strength: fields.optional_f64("strength")?,
             width: fields.optional_usize("width")?,
             height: fields.optional_usize("height")?,
             scheduler: match fields.fields().get("scheduler") {

@@ -414,6 +414,21 @@ fn huge_pictures_are_refused_before_memory_is_spent() -> TestResult {
 }
 
 #[test]
+fn a_models_folder_can_say_how_far_to_go() -> TestResult {
+    let tweedie = folder_with_files()?;
+    tweedie::copy_folder(&golden().join("models/sd15"), &tweedie.path("model"))?;
+    std::fs::write(tweedie.path("model/defaults.json"), r#"{"strength": 0.5, "steps": 2}"#)?;
+    let base = ["img2img", "--model", "model", "--prompt", "a cat", "--image", "photo.png", "--json", "--quiet"];
+    let strength = |more: &[&str]| -> TestResult<Option<f64>> {
+        let json = tweedie.run(&[&base, more].concat())?.success()?.json()?;
+        Ok(json["settings"]["strength"].as_f64())
+    };
+    assert_eq!(strength(&["--output", "a.png"])?, Some(0.5));
+    assert_eq!(strength(&["--output", "b.png", "--strength", "1"])?, Some(1.0));
+    Ok(())
+}
+
+#[test]
 fn impossible_requests_say_what_is_possible() -> TestResult {
     let tweedie = folder_with_files()?;
     tweedie.run(&inpaint(&["--strength", "1.5"]))?.fails(1, &["strength is 1.5", "0", "1"])?;

@@ -275,6 +275,23 @@ fn model_info_knows_models_in_pixel_space() -> TestResult {
     Ok(())
 }
 
+#[cfg(feature = "embedded-mnist")]
+#[test]
+fn the_embedded_model_draws_digits_offline() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let arguments = ["sample", "mnist", "--classes", "7,1", "--num-images", "2", "--steps", "4", "--output", "d.png"];
+    let json = tweedie.run(&[&arguments[..], &["--json", "--quiet"]].concat())?.success()?.json()?;
+    assert_eq!(json["settings"]["model"], "mnist-ddpm");
+    for name in ["d-0.png", "d-1.png"] {
+        assert_eq!(image::image_dimensions(tweedie.path(name))?, (28, 28));
+        // Strokes of white on black: neither empty nor full.
+        let (_, _, rgb) = tweedie::pixels(&tweedie.path(name))?;
+        let white = rgb.iter().filter(|&&byte| byte > 127).count() as f64 / rgb.len() as f64;
+        assert!((0.02..0.4).contains(&white), "{name}: {white}");
+    }
+    Ok(())
+}
+
 #[cfg(not(feature = "embedded-mnist"))]
 #[test]
 fn without_the_embedded_digits_the_message_says_what_to_do() -> TestResult {

@@ -14,7 +14,7 @@ pub struct Img2img {
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
 
-    /// How far to go from it, from 0 (leave it) to 1 [default: 0.8]
+    /// How far to go from it, from 0 (leave it) to 1 [default: the model's, else 0.8]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     strength: Option<f64>,
 

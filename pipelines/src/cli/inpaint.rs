@@ -18,7 +18,7 @@ pub struct InpaintArguments {
     #[arg(long, value_name = "FILE", required_unless_present = "outpaint")]
     mask: Option<PathBuf>,
 
-    /// How far to go from what is under the mask, from 0 (leave it) to 1 (start from noise) [default: 1]
+    /// How far to go from what is under the mask, from 0 (leave it) to 1 (start from noise) [default: the model's, else 1]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     strength: Option<f64>,
 
