@@ -53,8 +53,11 @@ fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
     Ok(command.spawn()?)
 }
 
+/// The model's bytes, the last checkpoint's manifest, and each step with its loss and gradient norm.
+type Bits = (Vec<u8>, String, Vec<(u64, String)>);
+
 /// What a finished run has made, but for the seconds: the model's bytes, the last checkpoint's hashes, and the losses.
-fn result(run: &Path) -> TestResult<(Vec<u8>, String, Vec<(u64, String)>)> {
+fn result(run: &Path) -> TestResult<Bits> {
     let model = std::fs::read(run.join("model/unet/diffusion_pytorch_model.safetensors"))?;
     let manifest = std::fs::read_to_string(run.join(format!("checkpoints/step-{STEPS:09}/manifest.json")))?;
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl"))?;
