@@ -168,9 +168,6 @@ impl NoiseSchedule {
     /// From a scheduler's file: `trained_betas`, or `beta_schedule`, `beta_start`, `beta_end` and
     /// `num_train_timesteps`; then `rescale_betas_zero_snr`. The defaults are those of DDPM and DDIM.
     ///
-    /// Each alpha is rounded to single precision, as it was where networks were trained; the product of a thousand
-    /// of them shows it, and so do timesteps that are interpolated in it (by a thousandth).
-    ///
     /// # Errors
     /// If a field has an unusable value.
     pub fn from_config(config: &ConfigFields) -> Result<Self> {
@@ -194,7 +191,7 @@ impl NoiseSchedule {
                 config.usize("num_train_timesteps", 1000)?,
             ),
         };
-        let schedule = Self::from_betas(&betas.into_iter().map(in_single_precision).collect::<Vec<_>>())?;
+        let schedule = Self::from_betas(&betas)?;
         let rescaled = defaults.zero_terminal_snr && config.bool("rescale_betas_zero_snr", false)?;
         Ok(if rescaled { schedule.with_zero_terminal_snr() } else { schedule })
     }
@@ -246,11 +243,6 @@ impl NoiseSchedule {
         })?;
         Ok(NoiseLevel::variance_preserving(timestep as f64, *abar))
     }
-}
-
-/// The beta whose alpha is a number of single precision.
-fn in_single_precision(beta: f64) -> f64 {
-    1.0 - f64::from((1.0 - beta) as f32)
 }
 
 #[cfg(test)]

@@ -17,9 +17,24 @@ pub struct SigmaTable {
 }
 
 impl SigmaTable {
-    /// The table of a schedule.
+    /// The table that timesteps are interpolated in.
+    ///
+    /// Each alpha is rounded to single precision, as in the reference: a product of a thousand of them shows it, and
+    /// timesteps that are interpolated between its sigmas differ by a thousandth.
     pub fn new(schedule: &NoiseSchedule) -> Self {
-        let alphas_cumprod = schedule.alphas_cumprod().to_vec();
+        let product = |product: &mut f64, beta: f64| {
+            *product *= f64::from((1.0 - beta) as f32);
+            Some(*product)
+        };
+        Self::from_alphas_cumprod(schedule.betas().into_iter().scan(1.0, product).collect())
+    }
+
+    /// The table without that rounding.
+    pub fn exact(schedule: &NoiseSchedule) -> Self {
+        Self::from_alphas_cumprod(schedule.alphas_cumprod().to_vec())
+    }
+
+    fn from_alphas_cumprod(alphas_cumprod: Vec<f64>) -> Self {
         let sigma = |abar: &f64| ((1.0 - abar) / abar).sqrt();
         let sigmas = alphas_cumprod.iter().map(|abar| sigma(&abar.max(LEAST_ALPHA_CUMPROD))).collect();
         Self { alphas_cumprod, sigmas }

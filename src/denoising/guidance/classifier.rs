@@ -54,7 +54,7 @@ impl<'a> ClassifierGuidance<'a> {
             return Err(Error::invalid("the class", class, fix));
         }
         let classes = Tensor::from_slice(classes, (classes.len(), 1), &candle_core::Device::Cpu)?;
-        Ok(Self { network, classifier, classes, scale, table: SigmaTable::new(schedule), prediction_type })
+        Ok(Self { network, classifier, classes, scale, table: SigmaTable::exact(schedule), prediction_type })
     }
 
     /// `grad_x log p(y | x_t)`, of the shape of `x`.
