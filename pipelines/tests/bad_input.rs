@@ -173,7 +173,7 @@ fn damaged_weights() -> TestResult {
 fn weights_that_do_not_fit_are_listed_in_one_message() -> TestResult {
     refused_model(
         |m| edit_json(m.join("unet/config.json"), "layers_per_block", json!(2)),
-        &["weights of the unet", "96 tensors missing (down_blocks.0.attentions.1.norm.weight", "does not belong"],
+        &["weights of the unet", "96 tensors missing (down_blocks.0.resnets.1.", "does not belong"],
     )?;
     refused_model(
         |m| edit_json(m.join("text_encoder/config.json"), "num_hidden_layers", json!(1)),
