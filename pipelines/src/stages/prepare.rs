@@ -74,19 +74,14 @@ pub fn prepare(
 
     let picture = reference.picture.as_ref().map(|gaussian| sampled(gaussian, &draw()?, vae)).transpose()?;
     let noise = draw()?;
-    let from_noise = |levels: &Levels| Ok::<_, tweedie::Error>((&noise * levels.init_noise_sigma())?);
     let start = settings.start();
-    let (latents, resampling) = match (&settings.task, &picture) {
-        (Task::TextToImage, _) | (_, None) => (from_noise(&levels)?, Resampling::default()),
-        (Task::ImageToImage { .. }, Some(picture)) => {
-            (levels.from(start).add_noise(picture, &noise)?, Resampling::default())
-        }
-        (Task::Inpaint { strength, .. }, Some(picture)) => {
-            let latents =
-                if *strength == 1.0 { from_noise(&levels)? } else { levels.from(start).add_noise(picture, &noise)? };
-            (latents, Resampling::default())
-        }
+    // At full strength inpainting forgets what is under the mask; image to image still starts from its picture.
+    let from_pure_noise = matches!(&settings.task, Task::Inpaint { strength, .. } if *strength == 1.0);
+    let latents = match &picture {
+        Some(picture) if !from_pure_noise => levels.from(start).add_noise(picture, &noise)?,
+        _ => (&noise * levels.init_noise_sigma())?,
     };
+    let resampling = Resampling::default();
     let mut prepared = Prepared { scheduler, levels, start, latents, known: None, shown: None, resampling };
     if let (Task::Inpaint { resampling, .. }, Some(mask)) = (&settings.task, &reference.mask) {
         prepared.resampling = *resampling;
