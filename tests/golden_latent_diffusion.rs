@@ -16,8 +16,8 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint, InpaintRequest,
-    LatentDiffusion, Pipeline, Settings, TextToImage, TextToImageRequest,
+    Adapters, Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint,
+    InpaintRequest, LatentDiffusion, LoraChoice, Pipeline, Settings, TextToImage, TextToImageRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -47,7 +47,6 @@ impl Network for Recorder<'_> {
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
     matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint"))
-        && json.get("lora").is_none()
         && json.get("embedding").is_none()
         && json["scheduler"]["name"].as_str().is_some_and(covered)
 }
@@ -93,7 +92,15 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
 fn builder<P: Pipeline>(case: &Case, backend: Backend) -> Builder<P> {
     // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
     let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
-    Builder::default().model_folder(case.model()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend)
+    let builder = Builder::default().model_folder(case.model()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend);
+    builder.adapters(adapters(case))
+}
+
+/// What the case puts on top of its model; files are in the folder of models.
+fn adapters(case: &Case) -> Adapters {
+    let file = |json: &Value| case.root.join("models").join(json["file"].as_str().unwrap_or_default());
+    let lora = |json: &Value| LoraChoice { path: file(json), weight: json["scale"].as_f64().unwrap_or(1.0) };
+    Adapters { loras: case.one_or_more("lora").map(lora).collect() }
 }
 
 /// The case's model and settings, those of the request changed by `change`.

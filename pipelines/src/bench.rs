@@ -188,7 +188,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
 
 /// Only the components that are there, so that a folder of a UNet alone can be timed.
 fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
-    let loader = Loader { files, device, format, backend: None };
+    let loader = Loader { files, device, format, backend: None, loras: None };
     let has = |component: &str| files.exists(&format!("{component}/config.json"));
     let components = Components {
         text_encoder: has("text_encoder").then(|| Ok::<_, Error>(loader.text_encoder()?.0)).transpose()?,

@@ -1,15 +1,17 @@
 //! From a model's files to a pipeline.
 
+use crate::adapters::{Adapters, LoraChoice};
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::model::{Defaults, Model, config};
+use crate::model::{Defaults, Model, config, family};
 use crate::stages::{Decode, Denoise, Encode};
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Instant;
+use tweedie::adapters::Loras;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Tokenizer;
-use tweedie::layers::{Backend, Weights};
+use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
@@ -23,6 +25,7 @@ pub struct Builder<P> {
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
+    adapters: Adapters,
     pipeline: PhantomData<P>,
 }
 
@@ -33,6 +36,7 @@ impl<P> Default for Builder<P> {
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
+            adapters: Adapters::default(),
             pipeline: PhantomData,
         }
     }
@@ -78,6 +82,20 @@ impl<P> Builder<P> {
         self
     }
 
+    /// Puts adapters on top of the model, in place of those before.
+    #[must_use]
+    pub fn adapters(mut self, adapters: Adapters) -> Self {
+        self.adapters = adapters;
+        self
+    }
+
+    /// Adds a LoRA file, its change multiplied by `weight`.
+    #[must_use]
+    pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> Self {
+        self.adapters.loras.push(LoraChoice { path: path.into(), weight });
+        self
+    }
+
     /// Another way to compute than the device's own: tests run on the CPU what other devices would.
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
@@ -97,9 +115,12 @@ impl<P: Pipeline> Builder<P> {
         let files = self.model.files()?;
         let device = self.device.open()?;
         let format = self.dtype.on(&device);
-        let loader = Loader { files: &files, device: &device, format, backend: self.backend };
+        let loader = Loader { files: &files, device: &device, format, backend: self.backend, loras: None };
 
         let unet_config = loader.unet_config()?;
+        let loras = self.adapters.open_loras(&unet_config)?;
+        let family = family(&unet_config);
+        let loader = Loader { loras: Some(&loras), ..loader };
         let vae_config = loader.vae_config()?;
         check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
@@ -110,12 +131,14 @@ impl<P: Pipeline> Builder<P> {
         check_width(&text_encoder, &unet_config)?;
         let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
+        loras.finish(family)?;
         Ok(P::over(LatentDiffusion {
             encode: Encode::new(tokenizer, text_encoder, device.clone()),
             denoise: Denoise::new(unet, device.clone()),
             decode: Decode::new(vae),
             scheduler,
             defaults,
+            adapters: self.adapters.used(),
             weight_files: [text_files, unet_files, vae_files].concat(),
             model_name: self.model.name(),
             format,
@@ -132,6 +155,8 @@ pub(crate) struct Loader<'a> {
     pub device: &'a Device,
     pub format: NumberFormat,
     pub backend: Option<Backend>,
+    /// What is merged into the weights.
+    pub loras: Option<&'a Loras>,
 }
 
 impl Loader<'_> {
@@ -171,7 +196,9 @@ impl Loader<'_> {
         let precision = if dtype == DType::F16 { Precision::Half } else { Precision::Full };
         let checkpoint = Checkpoint::open(self.files, component, precision, dtype, self.device)?;
         let names = checkpoint.file_names().to_vec();
-        let weights = Weights::new(&checkpoint);
+        let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
+        let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
+        let weights = Weights::new(source);
         let weights = match self.backend {
             Some(backend) => weights.with_backend(backend),
             None => weights,

@@ -1,11 +1,13 @@
 //! A latent diffusion model, loaded, and the whole way through it.
 
+use crate::adapters::UsedAdapter;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
 use crate::model::Defaults;
 use crate::record::Record;
 use crate::request::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
+use crate::used_weights::UsedWeights;
 use std::ops::ControlFlow;
 use std::time::Instant;
 use tweedie::checkpoints::ModelFiles;
@@ -37,6 +39,7 @@ pub struct LatentDiffusion {
     pub(crate) scheduler: ConfigFields,
     pub(crate) defaults: Defaults,
     pub(crate) files: ModelFiles,
+    pub(crate) adapters: Vec<UsedAdapter>,
     pub(crate) weight_files: Vec<String>,
     pub(crate) model_name: String,
     pub(crate) format: NumberFormat,
@@ -58,7 +61,8 @@ impl LatentDiffusion {
 
     /// What pictures made with these settings will say of how they were made.
     pub fn record(&self, settings: &Settings) -> Record {
-        Record::new(settings, &self.model_name, &self.files, &self.weight_files, self.format)
+        let weights = UsedWeights::new(&self.model_name, &self.files, &self.weight_files, self.format);
+        Record::new(settings, weights.with_adapters(&self.adapters))
     }
 
     /// The stage that makes conditioning.

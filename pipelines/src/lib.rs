@@ -9,6 +9,7 @@
 //! builder says with which model, where, and in which number format. Each stage in [`stages`] takes what the one
 //! before it returned. A [`Canvas`] leads from a photo of any size to what the model works on, and back.
 
+mod adapters;
 mod bench;
 mod builder;
 mod canvas;
@@ -31,6 +32,7 @@ mod text_to_image;
 mod train;
 mod used_weights;
 
+pub use adapters::{Adapters, LoraChoice};
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
 pub use canvas::{Canvas, NativeSize};

@@ -1,12 +1,10 @@
 //! What a picture carries of how it was made.
 
-use crate::device::NumberFormat;
 use crate::request::{PromptSyntax, Settings};
 use crate::task::Task;
 use crate::used_weights::UsedWeights;
 use serde_json::{Map, Value, json};
 use tweedie::Result;
-use tweedie::checkpoints::ModelFiles;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::TextChunk;
 
@@ -33,18 +31,8 @@ pub struct Input {
 }
 
 impl Record {
-    pub(crate) fn new(
-        settings: &Settings,
-        model_name: &str,
-        files: &ModelFiles,
-        weight_files: &[String],
-        format: NumberFormat,
-    ) -> Self {
-        Self {
-            settings: settings.clone(),
-            weights: UsedWeights::new(model_name, files, weight_files, format),
-            inputs: Vec::new(),
-        }
+    pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
+        Self { settings: settings.clone(), weights, inputs: Vec::new() }
     }
 
     /// Adds a file that the pictures are made from.
@@ -90,6 +78,9 @@ impl Record {
             "model": self.weights.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
         });
+        for (list, entries) in self.weights.adapters() {
+            json[list] = entries.into();
+        }
         if s.prompt_syntax == PromptSyntax::Weighted {
             json["prompt_syntax"] = "weighted".into();
         }

@@ -18,6 +18,15 @@ fn first_seed(case: &Value) -> Option<u64> {
     }
 }
 
+/// Nothing, one object or a list of them.
+fn one_or_more(value: &Value) -> &[Value] {
+    match value {
+        Value::Null => &[],
+        Value::Array(list) => list,
+        one => std::slice::from_ref(one),
+    }
+}
+
 fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult {
     let name = case["name"].as_str().ok_or("no name")?;
     let root = folder.parent().and_then(Path::parent).ok_or("no root")?;
@@ -76,6 +85,10 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
     if command == "inpaint" {
         arguments.push("--no-composite".into());
     }
+    for lora in one_or_more(&case["lora"]) {
+        let file = root.join("models").join(lora["file"].as_str().ok_or("no file")?);
+        arguments.push(format!("--lora={}:{}", file.display(), lora["scale"]));
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     tweedie.run(&arguments)?.success().map_err(|e| format!("{name}: {e}"))?;
 
@@ -101,9 +114,7 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
         let kind = case["kind"].as_str().unwrap_or_default();
-        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind)
-            && case.get("lora").is_none()
-            && case.get("embedding").is_none();
+        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind) && case.get("embedding").is_none();
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;
             failures.extend(run(&Tweedie::new()?, &folder, &case, seed).err().map(|e| e.to_string()));

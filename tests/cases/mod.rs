@@ -64,6 +64,12 @@ impl Case {
         self.root.join("models").join(self.json["model"].as_str().unwrap_or_default())
     }
 
+    /// The entries of a field that is absent, one object, or a list of them.
+    pub fn one_or_more(&self, field: &str) -> impl Iterator<Item = &Value> {
+        let value = self.json.get(field).filter(|value| !value.is_null());
+        value.into_iter().flat_map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice))
+    }
+
     /// The scheduler's full configuration.
     pub fn scheduler_config(&self) -> Map<String, Value> {
         self.json["scheduler"]["config"].as_object().cloned().unwrap_or_default()

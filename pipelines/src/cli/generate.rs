@@ -1,5 +1,6 @@
 //! Making the pictures of a request and saving them: what txt2img, img2img and inpaint share.
 
+use super::adapter_options::AdapterOptions;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
@@ -11,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{encode_animation, encode_png};
-use tweedie_pipelines::{Error, Event, Input, LatentDiffusion, Previews, Record, Seconds, Settings};
+use tweedie_pipelines::{Builder, Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -21,6 +22,9 @@ pub struct Generate {
 
     #[command(flatten)]
     pub model: ModelArguments,
+
+    #[command(flatten)]
+    pub adapters: AdapterOptions,
 
     /// Also draw the schedule and the chosen steps into this PNG file
     #[arg(long, value_name = "FILE.png")]
@@ -56,6 +60,11 @@ pub struct Plan {
 }
 
 impl Generate {
+    /// The pipeline's builder, with the model and what is put on top of it.
+    pub fn builder<P: Pipeline>(&self) -> Builder<P> {
+        self.model.builder().adapters(self.adapters.adapters())
+    }
+
     /// Plans the files that will be written. None of `inputs` is among them, even with `--force`.
     pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
         let interrupt = Interrupt::listen()?;

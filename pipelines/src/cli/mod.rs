@@ -1,5 +1,6 @@
 //! The command line: strings to a request, and results to files and text.
 
+mod adapter_options;
 mod bench;
 mod data;
 mod eval;
