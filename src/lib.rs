@@ -22,7 +22,7 @@
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
-//! | [`adapters`] | LoRA, which changes a model's weights while they are read |
+//! | [`adapters`] | LoRA, which changes a model's weights while they are read; textual inversion |
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |

@@ -7,7 +7,9 @@ use cases::{TestResult, roots};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use tweedie::adapters::Loras;
+use tweedie::adapters::{Loras, TextualInversion};
+use tweedie::checkpoints::ModelFiles;
+use tweedie::conditioning::{Tokenizer, weighted_chunks};
 use tweedie::layers::WeightSource;
 use tweedie::noise::TorchGenerator;
 
@@ -184,5 +186,55 @@ fn damaged_files_are_survived() -> TestResult {
     }
     // Every truncation is refused, and a change of a value is not noticed.
     assert!(refused >= 400 && taken > 0, "{refused} {taken}");
+    Ok(())
+}
+
+/// A file of tensors of ones in a folder of its own, read as an embedding.
+fn embedding(tensors: &[(&str, &[usize])], token: Option<&str>) -> TestResult<TextualInversion> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("my word.safetensors");
+    let ones = tensors
+        .iter()
+        .map(|(name, shape)| Ok(((*name).to_owned(), Tensor::ones(*shape, DType::F32, &Device::Cpu)?)))
+        .collect::<TestResult<HashMap<_, _>>>()?;
+    candle_core::safetensors::save(&ones, &path)?;
+    Ok(TextualInversion::read(&path, token)?)
+}
+
+#[test]
+fn an_embedding_is_called_as_asked_or_as_its_file_says() -> TestResult {
+    let token = |tensors: &[(&str, &[usize])], token| -> TestResult<String> {
+        Ok(embedding(tensors, token)?.token().to_owned())
+    };
+    assert_eq!(token(&[("<thing>", &[2, 8])], None)?, "<thing>");
+    assert_eq!(token(&[("<thing>", &[8])], Some("other"))?, "other");
+    assert_eq!(token(&[("emb_params", &[2, 8])], None)?, "my word");
+    let both = embedding(&[("clip_l", &[2, 8]), ("clip_g", &[2, 12])], None)?;
+    assert_eq!((both.token(), both.encoders()), ("my word", 2));
+    let refused = |tensors: &[(&str, &[usize])], part: &str| {
+        let message = embedding(tensors, None).map_err(|e| e.to_string()).err().unwrap_or_default();
+        assert!(message.contains(part) && message.contains("my word.safetensors"), "{part}: {message}");
+    };
+    refused(&[("a", &[2, 8]), ("b", &[2, 8])], "2 tensors (a, b)");
+    refused(&[("clip_l", &[2, 8]), ("clip_g", &[3, 12])], "different numbers");
+    refused(&[("x", &[2, 2, 2])], "[2, 2, 2]");
+    Ok(())
+}
+
+#[test]
+fn a_learned_word_stands_for_all_its_tokens_in_any_syntax() -> TestResult {
+    let mut tokenizer = Tokenizer::from_files(&ModelFiles::folder(&golden("models/sd15"))?, "tokenizer")?;
+    let plain = tokenizer.encode_text("a cat")?;
+    let ids = tokenizer.learn("<thing>", 3)?;
+    assert_eq!(ids, [ids[0], ids[0] + 1, ids[0] + 2], "the next that are free");
+    assert_eq!(tokenizer.encode_text("a cat")?, plain);
+    let with = tokenizer.encode_text("a <Thing> cat")?;
+    assert_eq!(with, [&plain[..1], &ids, &plain[1..]].concat());
+    assert_eq!(tokenizer.encode_text("<thing>_2")?, ids[2..]);
+    let chunks = weighted_chunks(&tokenizer, "a (<thing>:1.5) cat")?;
+    let weights: Vec<f32> = chunks[0].weights[1..].iter().take_while(|&&w| w == 1.5 || w == 1.0).copied().collect();
+    assert_eq!(weights[..5], [1.0, 1.5, 1.5, 1.5, 1.0]);
+    let again = tokenizer.learn("<thing>", 1).map_err(|e| e.to_string());
+    assert!(again.is_err_and(|message| message.contains("<thing>")));
     Ok(())
 }

@@ -16,8 +16,8 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Adapters, Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint,
-    InpaintRequest, LatentDiffusion, LoraChoice, Pipeline, Settings, TextToImage, TextToImageRequest,
+    Adapters, Builder, Composite, DTypeChoice, DeviceChoice, EmbeddingChoice, ImageToImage, ImageToImageRequest,
+    Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Pipeline, Settings, TextToImage, TextToImageRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -47,7 +47,6 @@ impl Network for Recorder<'_> {
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
     matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint"))
-        && json.get("embedding").is_none()
         && json["scheduler"]["name"].as_str().is_some_and(covered)
 }
 
@@ -100,7 +99,12 @@ fn builder<P: Pipeline>(case: &Case, backend: Backend) -> Builder<P> {
 fn adapters(case: &Case) -> Adapters {
     let file = |json: &Value| case.root.join("models").join(json["file"].as_str().unwrap_or_default());
     let lora = |json: &Value| LoraChoice { path: file(json), weight: json["scale"].as_f64().unwrap_or(1.0) };
-    Adapters { loras: case.one_or_more("lora").map(lora).collect() }
+    let token = |json: &Value| json["token"].as_str().map(Into::into);
+    let embedding = |json: &Value| EmbeddingChoice { path: file(json), token: token(json) };
+    Adapters {
+        loras: case.one_or_more("lora").map(lora).collect(),
+        embeddings: case.one_or_more("embedding").map(embedding).collect(),
+    }
 }
 
 /// The case's model and settings, those of the request changed by `change`.
@@ -137,7 +141,12 @@ fn settled(
 }
 
 fn check_token_ids(case: &Case) -> TestResult {
-    let tokenizer = Tokenizer::from_files(&ModelFiles::folder(&case.model())?, "tokenizer")?;
+    let mut tokenizer = Tokenizer::from_files(&ModelFiles::folder(&case.model())?, "tokenizer")?;
+    for choice in adapters(case).embeddings {
+        let file = candle_core::safetensors::load(&choice.path, &Device::Cpu)?;
+        let count = file.values().next().ok_or("no vectors")?.dim(0)?;
+        tokenizer.learn(&choice.token.ok_or("no token")?, count)?;
+    }
     for (stage, field) in [("text.prompt.input_ids", "prompt"), ("text.negative.input_ids", "negative_prompt")] {
         if let Some(ids) = case.stages.get(stage) {
             let got = tokenizer.encode(case.json[field].as_str().unwrap_or_default())?.ids;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use tweedie::adapters::Loras;
+use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::sha256;
 use tweedie::models::UNet2DConditionConfig;
 use tweedie::{Error, Result};
@@ -12,6 +12,17 @@ use tweedie::{Error, Result};
 pub struct Adapters {
     /// LoRA files, added in this order.
     pub loras: Vec<LoraChoice>,
+    /// Learned words.
+    pub embeddings: Vec<EmbeddingChoice>,
+}
+
+/// A textual inversion as a user asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingChoice {
+    /// The safetensors file.
+    pub path: PathBuf,
+    /// The word for it in prompts; by default what the file says.
+    pub token: Option<String>,
 }
 
 /// A LoRA as a user asks for it.
@@ -29,10 +40,17 @@ impl Adapters {
         Loras::open(self.loras.iter().map(|lora| (lora.path.as_path(), lora.weight)), layers)
     }
 
-    /// What pictures say of them, without the hashes of their files.
-    pub(crate) fn used(&self) -> Vec<UsedAdapter> {
+    pub(crate) fn read_embeddings(&self) -> Result<Vec<TextualInversion>> {
+        self.embeddings.iter().map(|choice| TextualInversion::read(&choice.path, choice.token.as_deref())).collect()
+    }
+
+    /// What pictures say of them, without the hashes of their files. `embeddings` are those that were read.
+    pub(crate) fn used(&self, embeddings: &[TextualInversion]) -> Vec<UsedAdapter> {
         let loras = self.loras.iter().map(|lora| UsedAdapter::new("loras", &lora.path, json!({"weight": lora.weight})));
-        loras.collect()
+        let embeddings = self.embeddings.iter().zip(embeddings);
+        let embeddings = embeddings
+            .map(|(choice, read)| UsedAdapter::new("embeddings", &choice.path, json!({"token": read.token()})));
+        loras.chain(embeddings).collect()
     }
 }
 

@@ -125,9 +125,14 @@ impl<P: Pipeline> Builder<P> {
         check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
-        let tokenizer = Tokenizer::from_files(&files, "tokenizer")?;
+        let mut tokenizer = Tokenizer::from_files(&files, "tokenizer")?;
 
-        let (text_encoder, text_files) = loader.text_encoder()?;
+        let embeddings = self.adapters.read_embeddings()?;
+
+        let (mut text_encoder, text_files) = loader.text_encoder()?;
+        for embedding in &embeddings {
+            embedding.teach(&mut [(&mut tokenizer, &mut text_encoder)])?;
+        }
         check_width(&text_encoder, &unet_config)?;
         let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
@@ -138,7 +143,7 @@ impl<P: Pipeline> Builder<P> {
             decode: Decode::new(vae),
             scheduler,
             defaults,
-            adapters: self.adapters.used(),
+            adapters: self.adapters.used(&embeddings),
             weight_files: [text_files, unet_files, vae_files].concat(),
             model_name: self.model.name(),
             format,

@@ -32,7 +32,7 @@ mod text_to_image;
 mod train;
 mod used_weights;
 
-pub use adapters::{Adapters, LoraChoice};
+pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
 pub use canvas::{Canvas, NativeSize};

@@ -89,6 +89,11 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         let file = root.join("models").join(lora["file"].as_str().ok_or("no file")?);
         arguments.push(format!("--lora={}:{}", file.display(), lora["scale"]));
     }
+    for embedding in one_or_more(&case["embedding"]) {
+        let file = root.join("models").join(embedding["file"].as_str().ok_or("no file")?);
+        let token = embedding["token"].as_str().map(|token| format!(":{token}")).unwrap_or_default();
+        arguments.push(format!("--embedding={}{token}", file.display()));
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     tweedie.run(&arguments)?.success().map_err(|e| format!("{name}: {e}"))?;
 
@@ -114,7 +119,7 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
         let kind = case["kind"].as_str().unwrap_or_default();
-        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind) && case.get("embedding").is_none();
+        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind);
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;
             failures.extend(run(&Tweedie::new()?, &folder, &case, seed).err().map(|e| e.to_string()));

@@ -15,5 +15,7 @@ mod lora;
 mod lora_delta;
 mod lora_names;
 mod sgm_names;
+mod textual_inversion;
 
 pub use lora::{LoraFile, Loras, MergedWeights};
+pub use textual_inversion::TextualInversion;

@@ -3,6 +3,7 @@
 use crate::checkpoints::ModelFiles;
 use crate::{Error, Result};
 use serde_json::Value;
+use std::collections::HashMap;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -36,6 +37,8 @@ pub struct Tokenizer {
     end: u32,
     pad: u32,
     max_length: usize,
+    /// The tokens that one token of a prompt stands for.
+    learned: HashMap<u32, Vec<u32>>,
 }
 
 impl Tokenizer {
@@ -68,6 +71,7 @@ impl Tokenizer {
             end: id(END)?,
             pad: id(&settings.token("pad_token", END).0)?,
             max_length: settings.max_length(),
+            learned: HashMap::new(),
             inner,
         })
     }
@@ -120,13 +124,40 @@ impl Tokenizer {
         Ok([&[self.start], &ids[..], &[self.end]].concat())
     }
 
+    /// Adds a token that stands for `count` learned vectors, and gives their ids, the next that are free: of the token
+    /// and of `TOKEN_1`, `TOKEN_2`, ... As in diffusers it is found in any letter case, and within words too.
+    ///
+    /// # Errors
+    /// If the vocabulary has one of them already.
+    pub fn learn(&mut self, token: &str, count: usize) -> Result<Vec<u32>> {
+        let names = (0..count).map(|i| if i == 0 { token.to_owned() } else { format!("{token}_{i}") });
+        let names: Vec<String> = names.collect();
+        if let Some(known) = names.iter().find(|name| self.inner.token_to_id(name).is_some()) {
+            let fix = "the tokenizer has it already; give another one after the file, as in FILE:<token>";
+            return Err(Error::invalid("the embedding's token", known, fix));
+        }
+        let cannot = |reason: String| Error::invalid("the embedding's token", token, reason);
+        let added = names.iter().map(|name| AddedToken::from(name.as_str(), false)).collect::<Vec<_>>();
+        self.inner.add_tokens(added).map_err(|e| cannot(e.to_string()))?;
+        let ids = names.iter().map(|name| self.inner.token_to_id(name)).collect::<Option<Vec<_>>>();
+        let ids = ids.filter(|ids| !ids.is_empty()).ok_or_else(|| cannot("it cannot be added; take another".into()))?;
+        self.learned.insert(ids[0], ids.clone());
+        Ok(ids)
+    }
+
     /// The ids of the text alone, and where in it each token starts, in bytes.
     fn tokenize(&self, prompt: &str) -> Result<(Vec<u32>, Vec<usize>)> {
         let encoding = self
             .inner
             .encode(prompt, false)
             .map_err(|e| Error::invalid("the prompt", format!("{prompt:?}"), format!("it cannot be tokenized: {e}")))?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|&(start, _)| start).collect()))
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        for (id, &(start, _)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            let all = self.learned.get(id).map_or(std::slice::from_ref(id), Vec::as_slice);
+            ids.extend_from_slice(all);
+            starts.extend(all.iter().map(|_| start));
+        }
+        Ok((ids, starts))
     }
 }
 
@@ -136,7 +167,7 @@ fn byte_pair_encoding(
     merges: &str,
     special: Vec<AddedToken>,
 ) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let vocab: std::collections::HashMap<String, u32> = serde_json::from_str(vocab)?;
+    let vocab: HashMap<String, u32> = serde_json::from_str(vocab)?;
     let lines = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
     let pairs = lines.map(|line| {
         let (left, right) = line.split_once(' ').ok_or_else(|| format!("merges.txt: `{line}` is not a pair"))?;

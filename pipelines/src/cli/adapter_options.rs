@@ -2,7 +2,7 @@
 
 use clap::Args;
 use std::path::{Path, PathBuf};
-use tweedie_pipelines::{Adapters, LoraChoice};
+use tweedie_pipelines::{Adapters, EmbeddingChoice, LoraChoice};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -10,12 +10,17 @@ pub struct AdapterOptions {
     /// Add a LoRA (also LoHa, LoKr, DoRA) in safetensors form, its change times WEIGHT [default: 1]; repeat it for more
     #[arg(long, value_name = "FILE[:WEIGHT]", value_parser = lora)]
     lora: Vec<LoraChoice>,
+
+    /// Add a learned word (textual inversion) in safetensors form, TOKEN in prompts [default: the file's]; repeat it for
+    /// more
+    #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding)]
+    embedding: Vec<EmbeddingChoice>,
 }
 
 impl AdapterOptions {
     /// The adapters that they name.
     pub fn adapters(&self) -> Adapters {
-        Adapters { loras: self.lora.clone() }
+        Adapters { loras: self.lora.clone(), embeddings: self.embedding.clone() }
     }
 }
 
@@ -29,6 +34,14 @@ fn lora(text: &str) -> Result<LoraChoice, String> {
         None => (text, 1.0),
     };
     Ok(LoraChoice { path: PathBuf::from(path), weight })
+}
+
+fn embedding(text: &str) -> Result<EmbeddingChoice, String> {
+    let (path, token) = split_last(text).map_or((text, None), |(path, token)| (path, Some(token)));
+    if token.is_some_and(|token| token.trim().is_empty()) {
+        return Err("there is no token after the colon".into());
+    }
+    Ok(EmbeddingChoice { path: PathBuf::from(path), token: token.map(Into::into) })
 }
 
 /// Splits `FILE:VALUE` at the last colon, unless the whole is a file's path or the colon is a Windows drive's.
