@@ -3,10 +3,12 @@
 mod cases;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
+use cases::controls::described_controls;
 use cases::{Case, TestResult, cases, run_all};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::conditioning::{Conditioning, Tokenizer};
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
@@ -16,8 +18,9 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Adapters, Builder, Composite, DTypeChoice, DeviceChoice, EmbeddingChoice, ImageToImage, ImageToImageRequest,
-    Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Pipeline, Settings, TextToImage, TextToImageRequest,
+    Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, ImageToImage,
+    ImageToImageRequest, Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Pipeline, Settings, TextToImage,
+    TextToImageRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -46,7 +49,9 @@ impl Network for Recorder<'_> {
 
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
-    matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint"))
+    matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint" | "controlnet"))
+        // Guess mode is not built.
+        && json["guess_mode"] != true
         && json["scheduler"]["name"].as_str().is_some_and(covered)
 }
 
@@ -84,27 +89,43 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         height: number("height"),
         num_images: number("num_images_per_prompt").unwrap_or(1),
         clip_skip: number("clip_skip").unwrap_or(0),
+        controls: controls(case)?.into_iter().map(|(_, image)| image).collect(),
         ..TextToImageRequest::default()
     })
 }
 
-fn builder<P: Pipeline>(case: &Case, backend: Backend) -> Builder<P> {
+fn builder<P: Pipeline>(case: &Case, backend: Backend) -> TestResult<Builder<P>> {
     // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
     let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
     let builder = Builder::default().model_folder(case.model()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend);
-    builder.adapters(adapters(case))
+    Ok(builder.adapters(adapters(case)?))
 }
 
 /// What the case puts on top of its model; files are in the folder of models.
-fn adapters(case: &Case) -> Adapters {
+fn adapters(case: &Case) -> TestResult<Adapters> {
     let file = |json: &Value| case.root.join("models").join(json["file"].as_str().unwrap_or_default());
     let lora = |json: &Value| LoraChoice { path: file(json), weight: json["scale"].as_f64().unwrap_or(1.0) };
     let token = |json: &Value| json["token"].as_str().map(Into::into);
     let embedding = |json: &Value| EmbeddingChoice { path: file(json), token: token(json) };
-    Adapters {
+    Ok(Adapters {
         loras: case.one_or_more("lora").map(lora).collect(),
         embeddings: case.one_or_more("embedding").map(embedding).collect(),
-    }
+        controls: controls(case)?.into_iter().map(|(model, _)| model).collect(),
+    })
+}
+
+/// The folders of the case's control models with their pictures.
+fn controls(case: &Case) -> TestResult<Vec<(PathBuf, ControlImage)>> {
+    let described = described_controls(&case.json);
+    let read = |control: &Value| {
+        let number = |field: &str, default| control[field].as_f64().unwrap_or(default);
+        let image = Photo::read(&case.folder.join(control["image"].as_str().ok_or("no picture")?))?;
+        let model = case.root.join("models").join(control["model"].as_str().ok_or("no model")?);
+        let image =
+            ControlImage { image, scale: number("scale", 1.0), start: number("start", 0.0), end: number("end", 1.0) };
+        Ok((model, image))
+    };
+    described.iter().map(read).collect()
 }
 
 /// The case's model and settings, those of the request changed by `change`.
@@ -119,13 +140,13 @@ fn settled(
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
     Ok(match case.json["kind"].as_str() {
         Some("img2img") => {
-            let pipeline = builder::<ImageToImage>(case, backend).build()?;
+            let pipeline = builder::<ImageToImage>(case, backend)?.build()?;
             let image = Photo::read(&file("init_image"))?;
             let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
             (pipeline.into_model(), settings)
         }
         Some("inpaint") => {
-            let pipeline = builder::<Inpaint>(case, backend).build()?;
+            let pipeline = builder::<Inpaint>(case, backend)?.build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
             let composite = Composite::Decoded;
             let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
@@ -133,7 +154,7 @@ fn settled(
             (pipeline.into_model(), settings)
         }
         _ => {
-            let pipeline = builder::<TextToImage>(case, backend).build()?;
+            let pipeline = builder::<TextToImage>(case, backend)?.build()?;
             let settings = pipeline.settle(&text)?;
             (pipeline.into_model(), settings)
         }
@@ -142,7 +163,7 @@ fn settled(
 
 fn check_token_ids(case: &Case) -> TestResult {
     let mut tokenizer = Tokenizer::from_files(&ModelFiles::folder(&case.model())?, "tokenizer")?;
-    for choice in adapters(case).embeddings {
+    for choice in adapters(case)?.embeddings {
         let file = candle_core::safetensors::load(&choice.path, &Device::Cpu)?;
         let count = file.values().next().ok_or("no vectors")?.dim(0)?;
         tokenizer.learn(&choice.token.ok_or("no token")?, count)?;
@@ -211,7 +232,8 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
     let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let recorder = Recorder::new(model.denoise().unet());
+    let network = model.denoise().network(&settings, &prepared)?;
+    let recorder = Recorder::new(&network);
     let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
     let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
     let guidance = negative.as_ref().map(|negative| {
@@ -239,6 +261,15 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
     let (unet, guided) = (recorder.calls.borrow(), guided.calls.borrow());
     let last = unet.len() - 1;
     case.check("unet.0.in", &unet[0].0, TOLERANCE)?;
+    if let Some(mid) = case.stages.get("controlnet.0.mid") {
+        let residuals = network.residuals(0, &unet[0].0, unet[0].1, &rows)?.unwrap_or_default();
+        for (i, down) in residuals.down.iter().enumerate() {
+            case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;
+        }
+        case.check_against("controlnet.0.mid", &residuals.mid.ok_or("no residual")?, mid, TOLERANCE)?;
+        let stages = case.stages.keys().filter(|name| name.starts_with("controlnet.0.down.")).count();
+        assert_eq!(residuals.down.len(), stages, "{}", case.name);
+    }
     case.check("unet.0.out", &unet[0].2, TOLERANCE)?;
     case.check("guided.first", &guided[0].2, TOLERANCE)?;
     let timesteps: Vec<f64> = unet.iter().map(|call| call.1).collect();

@@ -50,7 +50,11 @@ fn unet(case: &Case) -> TestResult {
         ..Conditioning::text(case.stage("unet.0.encoder_hidden_states")?.clone())
     };
     let down: Vec<_> = (0..).map_while(|i| optional(&format!("controlnet.0.down.{i:02}"))).collect();
-    let control = optional("controlnet.0.mid").map(|mid| ControlResiduals { down, mid });
+    let control = optional("controlnet.0.mid").map(|mid| ControlResiduals {
+        down,
+        mid: Some(mid),
+        ..ControlResiduals::default()
+    });
     let x = case.stage("unet.0.in")?;
     let timesteps = Tensor::full(case.numbers("unet.t")?[0] as f32, x.dim(0)?, &Device::Cpu)?;
     let out = unet.forward(x, &timesteps, &conditioning, control.as_ref())?;

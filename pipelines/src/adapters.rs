@@ -14,6 +14,8 @@ pub struct Adapters {
     pub loras: Vec<LoraChoice>,
     /// Learned words.
     pub embeddings: Vec<EmbeddingChoice>,
+    /// Folders of control models; each takes a picture of the request.
+    pub controls: Vec<PathBuf>,
 }
 
 /// A textual inversion as a user asks for it.
@@ -67,9 +69,13 @@ pub(crate) struct UsedAdapter {
 impl UsedAdapter {
     fn new(list: &'static str, path: &Path, settings: Value) -> Self {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut fields = Map::from_iter([("name".to_owned(), Value::from(name))]);
-        fields.extend(settings.as_object().cloned().unwrap_or_default());
-        Self { list, path: path.into(), fields }
+        let mut adapter = Self::named(list, name, path.into());
+        adapter.fields.extend(settings.as_object().cloned().unwrap_or_default());
+        adapter
+    }
+
+    pub fn named(list: &'static str, name: String, path: PathBuf) -> Self {
+        Self { list, path, fields: Map::from_iter([("name".to_owned(), Value::from(name))]) }
     }
 
     pub fn sha256(&self) -> Result<String> {

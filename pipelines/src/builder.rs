@@ -1,6 +1,7 @@
 //! From a model's files to a pipeline.
 
 use crate::adapters::{Adapters, LoraChoice};
+use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
 use crate::model::{Defaults, Model, config, family};
@@ -96,6 +97,13 @@ impl<P> Builder<P> {
         self
     }
 
+    /// Adds the folder of a control model; the request has a picture for it.
+    #[must_use]
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.adapters.controls.push(path.into());
+        self
+    }
+
     /// Another way to compute than the device's own: tests run on the CPU what other devices would.
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
@@ -134,16 +142,18 @@ impl<P: Pipeline> Builder<P> {
             embedding.teach(&mut [(&mut tokenizer, &mut text_encoder)])?;
         }
         check_width(&text_encoder, &unet_config)?;
+        let controls = self.adapters.controls.iter().map(|path| control::load(path, &loader, &unet_config));
+        let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
         loras.finish(family)?;
         Ok(P::over(LatentDiffusion {
             encode: Encode::new(tokenizer, text_encoder, device.clone()),
-            denoise: Denoise::new(unet, device.clone()),
+            denoise: Denoise::new(unet, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
             scheduler,
             defaults,
-            adapters: self.adapters.used(&embeddings),
+            adapters: [self.adapters.used(&embeddings), used_controls].concat(),
             weight_files: [text_files, unet_files, vae_files].concat(),
             model_name: self.model.name(),
             format,
@@ -155,6 +165,7 @@ impl<P: Pipeline> Builder<P> {
 }
 
 /// Loads components of one model.
+#[derive(Clone, Copy)]
 pub(crate) struct Loader<'a> {
     pub files: &'a ModelFiles,
     pub device: &'a Device,

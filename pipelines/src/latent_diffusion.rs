@@ -55,6 +55,7 @@ impl LatentDiffusion {
             vae: self.decode.vae().config(),
             scheduler: &self.scheduler,
             defaults: &self.defaults,
+            controls: self.denoise.controls().len(),
             text_layers: self.encode.text_encoder().config().num_hidden_layers,
         }
     }

@@ -14,6 +14,7 @@ mod bench;
 mod builder;
 mod canvas;
 mod classifier;
+mod control;
 mod device;
 #[cfg(feature = "download")]
 pub mod download;
@@ -37,6 +38,7 @@ pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
 pub use canvas::{Canvas, NativeSize};
 pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
+pub use control::{ControlImage, ControlSettings};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use image_to_image::{ImageToImage, ImageToImageRequest};

@@ -1,6 +1,7 @@
 //! What is wanted, and the only place that checks it.
 
 use crate::canvas::NativeSize;
+use crate::control::{ControlImage, ControlSettings};
 use crate::model::Defaults;
 use crate::task::Task;
 use serde_json::{Map, Value};
@@ -65,6 +66,8 @@ pub struct TextToImageRequest {
     pub batch_size: usize,
     /// How many of the text encoder's last layers to skip for the prompt.
     pub clip_skip: usize,
+    /// Pictures for the pipeline's control models, one for each.
+    pub controls: Vec<ControlImage>,
 }
 
 impl Default for TextToImageRequest {
@@ -88,6 +91,7 @@ impl Default for TextToImageRequest {
             num_images: 1,
             batch_size: 1,
             clip_skip: 0,
+            controls: Vec::new(),
         }
     }
 }
@@ -100,6 +104,8 @@ pub(crate) struct ModelFacts<'a> {
     pub scheduler: &'a ConfigFields,
     pub defaults: &'a Defaults,
     pub text_layers: usize,
+    /// The number of control models.
+    pub controls: usize,
 }
 
 impl ModelFacts<'_> {
@@ -154,6 +160,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// Skipped layers of the text encoder.
     pub clip_skip: usize,
+    /// Pictures that steer the run.
+    pub controls: Vec<ControlSettings>,
     /// What denoising starts from, and what becomes of its pictures.
     pub task: Task,
     /// What the user should know.
@@ -222,6 +230,7 @@ impl TextToImageRequest {
             return Err(Error::invalid("clip-skip", self.clip_skip, fix));
         }
 
+        let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
         let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
         let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(30);
@@ -244,6 +253,7 @@ impl TextToImageRequest {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
+            controls,
             warnings: [task.warnings(), warnings].concat(),
             task,
         };

@@ -1,7 +1,10 @@
 //! Golden pictures through the program itself.
 
+#[path = "../../tests/cases/controls.rs"]
+mod controls;
 mod tweedie;
 
+use controls::described_controls;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tweedie::{TestResult, Tweedie, check_same_picture, copy_folder, golden, read_json};
@@ -27,6 +30,10 @@ fn one_or_more(value: &Value) -> &[Value] {
     }
 }
 
+fn number(json: &Value, field: &str, default: f64) -> f64 {
+    json[field].as_f64().unwrap_or(default)
+}
+
 fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult {
     let name = case["name"].as_str().ok_or("no name")?;
     let root = folder.parent().and_then(Path::parent).ok_or("no root")?;
@@ -49,7 +56,8 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         model = copy;
     }
     let output = format!("{name}.png");
-    let command = case["kind"].as_str().filter(|kind| *kind != "txt2img-pag").unwrap_or("txt2img");
+    let command =
+        case["kind"].as_str().filter(|kind| !["txt2img-pag", "controlnet"].contains(kind)).unwrap_or("txt2img");
     let mut arguments: Vec<String> = [command, "--quiet", "--batch-size", "2", "--dtype"].map(Into::into).into();
     arguments.push(if case["weights"] == "fp16" { "f16" } else { "f32" }.into());
     let mut option = |flag: &str, value: &Value| match value {
@@ -60,7 +68,7 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
     option("--model", &model.to_string_lossy().into_owned().into());
     option("--output", &output.clone().into());
     for (flag, field) in [("--image", "init_image"), ("--mask", "mask_image")] {
-        if let Some(name) = case[field].as_str() {
+        if let (Some(name), false) = (case[field].as_str(), command == "txt2img") {
             option(flag, &folder.join(name).to_string_lossy().into_owned().into());
         }
     }
@@ -84,6 +92,18 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
     }
     if command == "inpaint" {
         arguments.push("--no-composite".into());
+    }
+    let controls = described_controls(case);
+    for control in &controls {
+        let part = |field: &str| control[field].as_str().ok_or("no model or picture");
+        let (model, image) = (root.join("models").join(part("model")?), folder.join(part("image")?));
+        arguments.push(format!("--control={}:{}:{}", model.display(), image.display(), number(control, "scale", 1.0)));
+    }
+    for (flag, field, default) in [("--control-start", "start", 0.0), ("--control-end", "end", 1.0)] {
+        let values: Vec<_> = controls.iter().map(|control| number(control, field, default).to_string()).collect();
+        if !values.is_empty() {
+            arguments.push(format!("{flag}={}", values.join(",")));
+        }
     }
     for lora in one_or_more(&case["lora"]) {
         let file = root.join("models").join(lora["file"].as_str().ok_or("no file")?);
@@ -119,7 +139,8 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
         let kind = case["kind"].as_str().unwrap_or_default();
-        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind);
+        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint", "controlnet"].contains(&kind)
+            && case["guess_mode"] != true;
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;
             failures.extend(run(&Tweedie::new()?, &folder, &case, seed).err().map(|e| e.to_string()));

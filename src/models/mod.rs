@@ -6,6 +6,8 @@
 mod attention_block;
 pub mod autoencoder;
 pub mod clip;
+mod controlled;
+pub mod controlnet;
 pub mod lenet;
 mod resnet;
 pub mod unet;
@@ -14,6 +16,8 @@ mod unet_blocks;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use controlled::{Control, ControlModel, ControlledUNet};
+pub use controlnet::{ControlNet, ControlNetConfig};
 pub use lenet::{LeNet, LeNetConfig};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};
 pub use unet2d::{ClassEmbedding, UNet2DConfig, UNet2DModel};

@@ -4,6 +4,8 @@
 //! its cases run too.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod controls;
+
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 use std::collections::HashMap;

@@ -2,7 +2,8 @@
 
 use clap::Args;
 use std::path::{Path, PathBuf};
-use tweedie_pipelines::{Adapters, EmbeddingChoice, LoraChoice};
+use tweedie::images::Photo;
+use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, LoraChoice};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -15,13 +16,84 @@ pub struct AdapterOptions {
     /// more
     #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding)]
     embedding: Vec<EmbeddingChoice>,
+
+    /// Steer the run by a picture and a ControlNet or T2I-Adapter (a folder), what it adds times SCALE [default: 1];
+    /// repeat it for more
+    #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control)]
+    control: Vec<Control>,
+
+    /// The share of the run at which controls start, 0 to 1; several, in the order of --control, with commas between
+    /// [default: 0]
+    #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
+    control_start: Vec<f64>,
+
+    /// The share of the run at which controls end, 0 to 1; several as for --control-start [default: 1]
+    #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
+    control_end: Vec<f64>,
+}
+
+/// A control model with its picture.
+#[derive(Debug, Clone, PartialEq)]
+struct Control {
+    model: PathBuf,
+    image: PathBuf,
+    scale: f64,
 }
 
 impl AdapterOptions {
     /// The adapters that they name.
     pub fn adapters(&self) -> Adapters {
-        Adapters { loras: self.lora.clone(), embeddings: self.embedding.clone() }
+        Adapters {
+            loras: self.lora.clone(),
+            embeddings: self.embedding.clone(),
+            controls: self.control.iter().map(|control| control.model.clone()).collect(),
+        }
     }
+
+    /// The files of the control models' pictures.
+    pub fn control_paths(&self) -> impl Iterator<Item = &Path> {
+        self.control.iter().map(|control| control.image.as_path())
+    }
+
+    /// The pictures, with when and how strongly they act.
+    pub fn control_images(&self) -> anyhow::Result<Vec<ControlImage>> {
+        let starts = for_each_control("--control-start", &self.control_start, self.control.len(), 0.0)?;
+        let ends = for_each_control("--control-end", &self.control_end, self.control.len(), 1.0)?;
+        let images = self.control.iter().zip(starts.into_iter().zip(ends));
+        images
+            .map(|(control, (start, end))| {
+                Ok(ControlImage { image: Photo::read(&control.image)?, scale: control.scale, start, end })
+            })
+            .collect()
+    }
+}
+
+/// One value for all controls, or one for each.
+fn for_each_control(flag: &str, values: &[f64], count: usize, default: f64) -> anyhow::Result<Vec<f64>> {
+    match values {
+        [] => Ok(vec![default; count]),
+        [one] => Ok(vec![*one; count]),
+        values if values.len() == count => Ok(values.to_vec()),
+        values => anyhow::bail!("{flag} has {} values for {count} controls; give one, or one for each", values.len()),
+    }
+}
+
+fn control(text: &str) -> Result<Control, String> {
+    let number = |text: &str| text.parse::<f64>().ok();
+    let scaled = split_last(text).and_then(|(rest, scale)| Some((rest, number(scale)?)));
+    let (rest, scale) = scaled.unwrap_or((text, 1.0));
+    let (model, image) = split_last(rest).ok_or("give a model and its picture, with a colon between")?;
+    // `C:\image.png` has a colon of its own.
+    let (model, image) = match model.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        Some(before) if image.starts_with(['\\', '/']) && before.ends_with(':') => {
+            (&before[..before.len() - 1], &rest[before.len()..])
+        }
+        _ => (model, image),
+    };
+    if model.is_empty() || image.is_empty() {
+        return Err("give a model and its picture, with a colon between".into());
+    }
+    Ok(Control { model: model.into(), image: image.into(), scale })
 }
 
 fn lora(text: &str) -> Result<LoraChoice, String> {
@@ -62,6 +134,12 @@ mod tests {
         assert_eq!(parsed("a:b.safetensors:-0.5"), Ok(("a:b.safetensors".into(), -0.5)));
         assert_eq!(parsed("C:\\a.safetensors"), Ok(("C:\\a.safetensors".into(), 1.0)));
         assert_eq!(parsed("C:\\a.safetensors:2"), Ok(("C:\\a.safetensors".into(), 2.0)));
+        let parsed_control =
+            |text: &str| control(text).map(|c| (c.model.display().to_string(), c.image.display().to_string(), c.scale));
+        assert_eq!(parsed_control("net:a.png"), Ok(("net".into(), "a.png".into(), 1.0)));
+        assert_eq!(parsed_control("net:a.png:0.5"), Ok(("net".into(), "a.png".into(), 0.5)));
+        assert_eq!(parsed_control("C:\\net:D:\\a.png:2"), Ok(("C:\\net".into(), "D:\\a.png".into(), 2.0)));
+        assert!(parsed_control("net").is_err() && parsed_control("net:0.5").is_err());
         assert!(parsed("a.safetensors:half").is_err_and(|message| message.contains("half")));
     }
 }

@@ -131,6 +131,7 @@ impl RequestOptions {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
+            ..TextToImageRequest::default()
         }
     }
 }
