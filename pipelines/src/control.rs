@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use tweedie::checkpoints::ModelFiles;
 use tweedie::config::ConfigFields;
 use tweedie::images::{Photo, Picture};
-use tweedie::models::{ControlModel, ControlNet, ControlNetConfig, UNet2DConditionConfig};
+use tweedie::models::{
+    ControlModel, ControlNet, ControlNetConfig, T2iAdapter, T2iAdapterConfig, UNet2DConditionConfig,
+};
 use tweedie::{Error, Result};
 
 /// A picture for a control model, in the order in which the models were given to the builder.
@@ -99,7 +101,17 @@ pub(crate) fn load(
                 loader.load(&component, weights, &[], |weights| ControlNet::new(weights, config, activations))?;
             (ControlModel::ControlNet(model), names)
         }
-        Some(_) => return Err(fields.wrong("_class_name", "control models are ControlNetModel")),
+        Some("T2IAdapter") => {
+            let config = T2iAdapterConfig::from_fields(&fields)?;
+            if !config.fits(unet) {
+                let fix = format!("the UNet has {:?}; take an adapter made for this model", unet.block_out_channels);
+                return Err(fields.wrong("channels", fix));
+            }
+            let (model, names) =
+                loader.load(&component, weights, &[], |weights| T2iAdapter::new(weights, config, activations))?;
+            (ControlModel::Adapter(model), names)
+        }
+        Some(_) => return Err(fields.wrong("_class_name", "control models are ControlNetModel and T2IAdapter")),
     };
     let file = names.first().map_or_else(|| path.to_path_buf(), |name| files.path(name));
     Ok((model, UsedAdapter::named("controls", component, file)))
@@ -117,7 +129,7 @@ fn find(path: &Path) -> Result<(ModelFiles, String)> {
         } else {
             "missing"
         };
-        let fix = "give a ControlNet's folder in diffusers layout, with config.json and a safetensors file";
+        let fix = "give the folder of a ControlNet or T2I-Adapter in diffusers layout, with config.json and a safetensors file";
         return Err(Error::invalid(what(), value, fix));
     };
     let whole: PathBuf = folder.canonicalize().map_err(Error::io("read", &folder))?;

@@ -1,6 +1,7 @@
 //! A UNet under the control of pictures.
 
 use super::controlnet::ControlNet;
+use super::t2i_adapter::T2iAdapter;
 use super::unet::{ControlResiduals, UNet2DConditionModel};
 use crate::conditioning::Conditioning;
 use crate::denoising::{Network, PerturbedNetwork};
@@ -13,6 +14,8 @@ use std::cell::Cell;
 pub enum ControlModel {
     /// A ControlNet.
     ControlNet(ControlNet),
+    /// A T2I-Adapter.
+    Adapter(T2iAdapter),
 }
 
 impl ControlModel {
@@ -25,7 +28,8 @@ impl ControlModel {
     /// If the network takes other pictures.
     pub fn control(&self, picture: &Tensor, scale: f64, window: (f64, f64)) -> Result<Control<'_>> {
         let picture = match self {
-            Self::ControlNet(model) => model.embed(picture)?,
+            Self::ControlNet(model) => vec![model.embed(picture)?],
+            Self::Adapter(model) => model.features(picture)?,
         };
         Ok(Control { model: self, picture, scale, window })
     }
@@ -35,7 +39,8 @@ impl ControlModel {
 #[derive(Debug)]
 pub struct Control<'a> {
     model: &'a ControlModel,
-    picture: Tensor,
+    /// What the model makes of the picture once.
+    picture: Vec<Tensor>,
     scale: f64,
     /// The shares of the run at which it starts and ends, 0 to 1.
     window: (f64, f64),
@@ -52,17 +57,22 @@ impl Control<'_> {
 
     fn residuals(&self, x: &Tensor, timesteps: &Tensor, conditioning: &Conditioning) -> Result<ControlResiduals> {
         let rows = x.dim(0)?;
-        let picture = self.picture.repeat((rows, 1, 1, 1))?;
+        let for_each_row = |x: &Tensor| x.repeat((rows, 1, 1, 1));
+        let picture = self.picture.iter().map(for_each_row).collect::<Result<Vec<_>, _>>()?;
         match self.model {
+            ControlModel::Adapter(_) => {
+                let resolutions = picture.iter().map(|feature| Ok((feature * self.scale)?)).collect::<Result<_>>()?;
+                Ok(ControlResiduals { resolutions, ..ControlResiduals::default() })
+            }
             ControlModel::ControlNet(model) => {
-                let ((_, _, height, width), (_, _, h, w)) = (x.dims4()?, picture.dims4()?);
+                let ((_, _, height, width), (_, _, h, w)) = (x.dims4()?, picture[0].dims4()?);
                 if (height, width) != (h, w) {
                     let fix = format!("the latents are {width}x{height}; the ControlNet is for another autoencoder");
                     return Err(Error::invalid("the size of the control picture's embedding", format!("{w}x{h}"), fix));
                 }
                 // An inpainting UNet takes more channels than the state has; a ControlNet sees the state alone.
                 let x = x.narrow(1, 0, model.config().encoder.in_channels.min(x.dim(1)?))?;
-                model.forward(&x, timesteps, conditioning, &picture, self.scale)
+                model.forward(&x, timesteps, conditioning, &picture[0], self.scale)
             }
         }
     }

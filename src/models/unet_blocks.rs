@@ -113,7 +113,14 @@ impl<A> DownBlock<A> {
 }
 
 fn plus(h: FeatureMap, added: Option<&FeatureMap>) -> Result<FeatureMap> {
-    added.map_or(Ok(h.clone()), |added| h.add(added))
+    match added {
+        None => Ok(h),
+        Some(added) if added.dims() == h.dims() => h.add(added),
+        Some(added) => {
+            let fix = format!("the UNet's state there is {:?}; take a T2I-Adapter made for this model", h.dims());
+            Err(Error::invalid("the shape of a T2I-Adapter's features", format!("{:?}", added.dims()), fix))
+        }
+    }
 }
 
 /// A resolution on the way up; each layer takes one skip connection.

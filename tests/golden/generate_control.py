@@ -22,14 +22,21 @@ PIPES = {"txt2img": "StableDiffusionControlNetPipeline", "img2img": "StableDiffu
 plain_args = G.call_args
 
 
+class AdapterPipeline(diffusers.StableDiffusionAdapterPipeline):
+    """Reports steps as the other pipelines do."""
+
+    def __call__(self, *, callback_on_step_end, **kw):
+        return super().__call__(**kw, callback=lambda i, t, latents: callback_on_step_end(self, i, t, {"latents": latents}))
+
+
 def load_pipe(out, case, dtype=torch.float32):
     folder = f"{out}/models/{case['model']}"
     adapter = case["controls"][0]["model"].startswith("t2i")
     models = [(diffusers.T2IAdapter if adapter else diffusers.ControlNetModel).from_pretrained(f"{out}/models/{c['model']}")
               for c in case["controls"]]
     models = models[0] if len(models) == 1 else (diffusers.MultiAdapter(models) if adapter else models)
-    cls = "StableDiffusionAdapterPipeline" if adapter else PIPES[case["kind"]]
-    pipe = getattr(diffusers, cls).from_pretrained(
+    cls = AdapterPipeline if adapter else getattr(diffusers, PIPES[case["kind"]])
+    pipe = cls.from_pretrained(
         folder, safety_checker=None, requires_safety_checker=False, local_files_only=True,
         **{"adapter" if adapter else "controlnet": models})
     pipe.set_progress_bar_config(disable=True)
