@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, attention, attention_definition, concat_channels, conv2d, gelu, group_norm,
+    Activation, ConvGeometry, add, attention, attention_definition, concat_channels, conv2d, geglu, gelu, group_norm,
     group_norm_definition, layer_norm, layer_norm_definition, linear, pack_weight, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
@@ -340,10 +340,29 @@ fn neighbours_in_a_batch_change_no_bit() -> TestResult {
 
 #[test]
 fn shapes_that_do_not_fit_are_errors() -> TestResult {
+    let odd = random(1, &[2, 3])?;
+    assert!(geglu(&odd).is_err() && add(&odd, &random(1, &[3, 2])?).is_err());
     let x = Tensor::zeros((1, 4, 4, 3), DType::F32, &Device::Cpu)?;
     let (w, b) = (Tensor::zeros((5, 4, 3, 3), DType::F32, &Device::Cpu)?, Tensor::zeros(5, DType::F32, &Device::Cpu)?);
     let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
     assert!(conv2d(&x, &w, &b, geometry).is_err());
     assert!(linear(&x, &w, &b).is_err());
+    Ok(())
+}
+
+#[test]
+fn sums_and_gated_units_and_their_gradients_are_their_definitions() -> TestResult {
+    for shape in [[3, 7, 10], [1, 1, 2], [2, 400, 96]] {
+        let halves = |x: &Tensor| -> candle_core::Result<Tensor> {
+            let halves = x.chunk(2, 2)?;
+            &halves[0] * halves[1].contiguous()?.gelu_erf()?
+        };
+        let (x, y) = (random(1, &shape)?, random(2, &shape)?);
+        check("geglu", &geglu(&x)?, &halves(&x)?)?;
+        let zero = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        let kernel = |x: &Tensor, y: &Tensor, z: &Tensor| geglu(&add(x, y)?)?.broadcast_add(z);
+        let definition = |x: &Tensor, y: &Tensor, z: &Tensor| halves(&(x + y)?)?.broadcast_add(z);
+        check_gradients("geglu of a sum", [x, y, zero], &kernel, &definition)?;
+    }
     Ok(())
 }

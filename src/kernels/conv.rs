@@ -5,7 +5,8 @@
 //! so patches are never laid out.
 
 use super::tile::{
-    Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, is_packed, pack, packed_at, packed_shape,
+    Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, is_packed, matrix, pack, packed_at,
+    packed_shape,
 };
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, linear, zeros};
@@ -71,6 +72,20 @@ impl Kernel<3> for Conv2d {
         let fits = fits && (as_trained || weight == packed_shape(grid.patch_len(), outputs));
         (fits && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.0 {
+            ConvGeometry { kernel: 1, .. } => "conv 1x1",
+            ConvGeometry { kernel: 3, stride: 1, .. } => "conv 3x3",
+            ConvGeometry { stride: 2, .. } => "conv, strided",
+            _ => Self::NAME,
+        }
+    }
+
+    fn operations(&self, [x, ..]: [&[usize]; 3], result: &[usize]) -> u64 {
+        let patch = self.0.kernel * self.0.kernel * x[3];
+        2 * patch as u64 * result.iter().product::<usize>() as u64
     }
 
     fn forward<T: Real>(
@@ -225,30 +240,31 @@ impl Grid {
         if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
             return winograd.convolve(x, batch, panels, bias, outputs);
         }
-        let mut out = zeros::<T>(batch * self.out_pixels() * outputs);
         let bands = self.bands::<T>();
         let starts = self.patch_starts(bands.iter().map(Range::len).max().unwrap_or(0));
         let stretches = self.patch_stretches();
         let groups = linear::column_groups(batch * bands.len(), outputs);
-        let whole = Output::new(&mut out, outputs);
         let tasks = batch * bands.len() * groups.len();
-        (0..tasks).into_par_iter().for_each_init(Vec::new, |copy, task| {
-            let (image, columns) = (task / groups.len() / bands.len(), &groups[task % groups.len()]);
-            let band = &bands[task / groups.len() % bands.len()];
-            self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, copy);
-            let first = (image * self.out_height + band.start) * self.out_width;
-            let rows = first..first + band.len() * self.out_width;
-            let starts = &starts[..rows.len()];
-            // SAFETY: every task has an image's band and a group of columns to itself.
-            let mut out = unsafe { whole.part(rows, columns.clone()) };
-            if let Some(bias) = bias {
-                let row = if bias.len() == outputs { 0 } else { image * outputs };
-                out.fill(&bias[row + columns.start..row + columns.end]);
-            }
-            let panels = &panels[columns.start * self.patch_len()..];
-            add_product(Rows { values: copy, starts, stretches: &stretches }, panels, out);
-        });
-        out
+        let compute = |whole: &Output<'_, T>| {
+            (0..tasks).into_par_iter().for_each_init(Vec::new, |copy, task| {
+                let (image, columns) = (task / groups.len() / bands.len(), &groups[task % groups.len()]);
+                let band = &bands[task / groups.len() % bands.len()];
+                self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, copy);
+                let first = (image * self.out_height + band.start) * self.out_width;
+                let rows = first..first + band.len() * self.out_width;
+                let starts = &starts[..rows.len()];
+                let bias = bias.map(|bias| {
+                    let row = if bias.len() == outputs { 0 } else { image * outputs };
+                    &bias[row + columns.start..row + columns.end]
+                });
+                // SAFETY: every task has an image's band and a group of columns to itself.
+                let out = unsafe { whole.part(rows, columns.clone()) };
+                let panels = &panels[columns.start * self.patch_len()..];
+                add_product(Rows { values: copy, starts, stretches: &stretches }, panels, Start::bias(bias), out);
+            });
+        };
+        // SAFETY: the tasks' bands cover the images, and a product sets its block.
+        unsafe { matrix(batch * self.out_pixels() * outputs, outputs, compute) }
     }
 
     /// The gradient with respect to the image: with stride 1 a convolution with the kernel turned by half a
@@ -290,9 +306,8 @@ impl Grid {
         grad_x.par_chunks_exact_mut(self.image_len().max(1)).zip(image_grads).for_each(|(grad_x, grad)| {
             let mut patches = zeros::<T>(self.out_width * depth);
             for (y, grad) in grad.chunks_exact(self.out_width * outputs).enumerate() {
-                patches.fill(T::zero());
                 let rows = Rows { values: grad, starts: &starts, stretches: &[(0, outputs)] };
-                add_product(rows, &panels, Output::new(&mut patches, depth));
+                add_product(rows, &panels, Start::Zero, Output::new(&mut patches, depth));
                 self.fold_row(&patches, y, grad_x);
             }
         });

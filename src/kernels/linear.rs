@@ -2,7 +2,8 @@
 
 use super::simd::multiversion;
 use super::tile::{
-    Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, is_packed, pack, packed_at, packed_shape,
+    Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, is_packed, matrix, pack, packed_at,
+    packed_shape,
 };
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{Result, Tensor};
@@ -44,6 +45,10 @@ impl Kernel<3> for Linear {
         let &[outputs] = bias else { return None };
         let fits = weight == [outputs, inputs] || weight == packed_shape(inputs, outputs);
         (fits && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
+    }
+
+    fn operations(&self, [x, ..]: [&[usize]; 3], result: &[usize]) -> u64 {
+        2 * x.last().map_or(0, |&depth| depth as u64) * result.iter().product::<usize>() as u64
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
@@ -90,29 +95,29 @@ pub(super) fn multiply<T: Real>(
     depth: usize,
 ) -> Vec<T> {
     let count = x.len() / depth.max(1);
-    let mut out = zeros::<T>(count * outputs);
     let per_image = (count / images.max(1)).max(1);
-    let blocks = count.div_ceil(TASK_ROWS);
+    // Rows of one task have one bias.
+    let image_rows = if bias.is_some_and(|bias| bias.len() > outputs) { per_image } else { count.max(1) };
+    let blocks_per_image = image_rows.div_ceil(TASK_ROWS);
+    let blocks = count / image_rows * blocks_per_image;
     let groups = column_groups(blocks, outputs);
     let starts: Vec<usize> = (0..TASK_ROWS).map(|row| row * depth).collect();
-    let whole = Output::new(&mut out, outputs);
-    (0..blocks * groups.len()).into_par_iter().for_each(|task| {
-        let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
-        let rows = block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count);
-        if let Some(bias) = bias {
-            for row in rows.clone() {
-                let first = if bias.len() == outputs { 0 } else { row / per_image * outputs };
-                // SAFETY: as below.
-                let mut row = unsafe { whole.part(row..row + 1, columns.clone()) };
-                row.fill(&bias[first + columns.start..first + columns.end]);
-            }
-        }
-        let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
-        // SAFETY: every task has a block of rows and a group of columns to itself.
-        let out = unsafe { whole.part(rows, columns.clone()) };
-        add_product(Rows { values, starts, stretches: &[(0, depth)] }, &panels[columns.start * depth..], out);
-    });
-    out
+    let compute = |whole: &Output<'_, T>| {
+        (0..blocks * groups.len()).into_par_iter().for_each(|task| {
+            let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
+            let (image, block) = (block / blocks_per_image, block % blocks_per_image);
+            let first = image * image_rows + block * TASK_ROWS;
+            let rows = first..(first + TASK_ROWS).min((image + 1) * image_rows);
+            let bias = bias.map(|bias| &bias[image * outputs..][columns.clone()]);
+            let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
+            // SAFETY: every task has a block of rows and a group of columns to itself.
+            let out = unsafe { whole.part(rows, columns.clone()) };
+            let rows = Rows { values, starts, stretches: &[(0, depth)] };
+            add_product(rows, &panels[columns.start * depth..], Start::bias(bias), out);
+        });
+    };
+    // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.
+    unsafe { matrix(count * outputs, outputs, compute) }
 }
 
 /// Splits columns at panels where there are too few tasks without it for all threads.

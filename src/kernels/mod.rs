@@ -8,22 +8,31 @@
 #![allow(unsafe_code)]
 
 mod activation;
+mod add;
 mod attention;
 mod concat;
 mod conv;
+mod instruction_set;
 mod linear;
+mod meter;
 mod norm;
+mod panel_row;
+mod recycler;
 mod resample;
 mod simd;
 mod tile;
 mod winograd;
 
-pub use activation::{gelu, quick_gelu, silu};
+pub use activation::{geglu, gelu, quick_gelu, silu};
+pub use add::add;
 pub use attention::{attention, attention_definition};
 pub use concat::concat_channels;
 pub use conv::{ConvGeometry, conv2d};
+pub use instruction_set::InstructionSet;
 pub use linear::linear;
+pub use meter::{Meter, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
+pub use recycler::RecyclingAllocator;
 pub use resample::resize_nearest;
 
 use candle_core::{
@@ -45,7 +54,7 @@ pub fn pack_weight(weight: &Tensor) -> Result<Tensor> {
 }
 
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
-trait Real: WithDType {
+trait Real: WithDType + tile::Product {
     /// Below every number.
     const NEG_INFINITY: Self;
 
@@ -136,6 +145,16 @@ trait Kernel<const N: usize>: Send + Sync + 'static {
     /// The shape of the result, or `None` if the arguments' shapes do not fit each other.
     fn shape(&self, arguments: [&[usize]; N]) -> Option<Vec<usize>>;
 
+    /// What a [`Meter`] counts it as.
+    fn kind(&self) -> &'static str {
+        Self::NAME
+    }
+
+    /// Multiplications and additions of the direct method; 0 if it only moves data.
+    fn operations(&self, _arguments: [&[usize]; N], _result: &[usize]) -> u64 {
+        0
+    }
+
     /// The result for contiguous arguments whose shapes fit.
     fn forward<T: Real>(&self, arguments: [&[T]; N], shapes: [&[usize]; N]) -> Vec<T>;
 
@@ -180,7 +199,9 @@ impl<K> Operation<K> {
             for i in 0..N {
                 arguments[i] = contiguous::<T>(storages[i], layouts[i], K::NAME)?;
             }
-            output(self.0.forward(arguments, shapes), shape)
+            let operations = || self.0.operations(shapes, &shape);
+            let values = meter::measured(self.0.kind(), operations, || self.0.forward(arguments, shapes));
+            output(values, shape)
         })
     }
 
