@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use tweedie::kernels::{self, Activation, ConvGeometry, RecyclingAllocator};
+use tweedie::kernels::{self, Activation, ConvGeometry, PackedWeight, RecyclingAllocator};
 
 #[global_allocator]
 static ALLOCATOR: RecyclingAllocator = RecyclingAllocator;
@@ -45,9 +45,9 @@ fn conv_operations((side, inputs, outputs): Conv) -> ItemsCount {
 fn conv3x3(bencher: Bencher<'_, '_>, size: Conv) {
     let (side, inputs, outputs) = size;
     let x = values(&[2, side, side, inputs], 1);
-    let weight = kernels::pack_weight(&values(&[outputs, inputs, 3, 3], 2)).unwrap();
+    let weight = PackedWeight::new(&values(&[outputs, inputs, 3, 3], 2)).unwrap();
     let bias = values(&[outputs], 3);
-    bencher.counter(conv_operations(size)).bench(|| kernels::conv2d(&x, &weight, &bias, SAME).unwrap());
+    bencher.counter(conv_operations(size)).bench(|| kernels::conv2d_packed(&x, &weight, &bias, SAME).unwrap());
 }
 
 #[divan::bench(args = CONVOLUTIONS, sample_count = 2)]
@@ -64,9 +64,9 @@ fn linear_operations((tokens, inputs, outputs): Linear) -> ItemsCount {
 #[divan::bench(args = LINEARS, sample_count = 5)]
 fn linear(bencher: Bencher<'_, '_>, size: Linear) {
     let (tokens, inputs, outputs) = size;
-    let weight = kernels::pack_weight(&values(&[outputs, inputs], 2)).unwrap();
+    let weight = PackedWeight::new(&values(&[outputs, inputs], 2)).unwrap();
     let (x, bias) = (values(&[1, tokens, inputs], 1), values(&[outputs], 3));
-    bencher.counter(linear_operations(size)).bench(|| kernels::linear(&x, &weight, &bias).unwrap());
+    bencher.counter(linear_operations(size)).bench(|| kernels::linear_packed(&x, &weight, &bias).unwrap());
 }
 
 /// candle's own product, which is that of the crate `gemm` on all cores.

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::process::Command;
 use tweedie::Tensor;
 use tweedie::kernels::{
-    Activation, ConvGeometry, InstructionSet, attention, conv2d, geglu, gelu, group_norm, layer_norm, linear,
-    pack_weight, silu,
+    Activation, ConvGeometry, InstructionSet, PackedWeight, attention, conv2d_packed, geglu, gelu, group_norm,
+    layer_norm, linear_packed, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -30,12 +30,17 @@ fn results() -> TestResult<Vec<Tensor>> {
     {
         let pad = kernel / 2;
         let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
-        let weight = pack_weight(&random(2, &[outputs, inputs, kernel, kernel])?)?;
-        results.push(conv2d(&random(1, &[2, side, side, inputs])?, &weight, &random(3, &[2, outputs])?, geometry)?);
+        let weight = PackedWeight::new(&random(2, &[outputs, inputs, kernel, kernel])?)?;
+        results.push(conv2d_packed(
+            &random(1, &[2, side, side, inputs])?,
+            &weight,
+            &random(3, &[2, outputs])?,
+            geometry,
+        )?);
     }
     for (rows, inputs, outputs) in [(1, 7, 5), (13, 700, 40), (200, 64, 96), (23, 33, 1)] {
-        let weight = pack_weight(&random(2, &[outputs, inputs])?)?;
-        results.push(linear(&random(1, &[1, rows, inputs])?, &weight, &random(3, &[outputs])?)?);
+        let weight = PackedWeight::new(&random(2, &[outputs, inputs])?)?;
+        results.push(linear_packed(&random(1, &[1, rows, inputs])?, &weight, &random(3, &[outputs])?)?);
     }
     for (n, m, width, heads, causal) in [(37, 77, 40, 1, false), (300, 300, 64, 2, false), (77, 77, 48, 3, true)] {
         let (q, k, v) = (random(1, &[2, n, width])?, random(2, &[2, m, width])?, random(3, &[2, m, width])?);

@@ -4,6 +4,7 @@
 //! block of scores stays in the cache; the gradient makes the probabilities again, block by block (Dao et al.
 //! 2022, section 3).
 
+use super::packed_weight::Panels;
 use super::simd::multiversion;
 use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, add_tiles, matrix, pack};
 use super::{Kernel, Needed, Real, apply, zeros};
@@ -246,7 +247,8 @@ impl Head {
         scores.resize(queries.len() * stride, T::zero());
         let starts: Vec<usize> = self.query_rows(queries).map(|row| row * self.width + self.first).collect();
         let rows = Rows { values: x, starts: &starts, stretches: &[(0, self.size)] };
-        add_product(rows, &panels[keys.start * self.size..], Start::Zero, Output::new(scores, stride));
+        let panels = Panels::Wide(&panels[keys.start * self.size..]);
+        add_product(rows, panels, Start::Zero, Output::new(scores, stride));
         stride
     }
 

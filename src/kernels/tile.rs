@@ -4,9 +4,9 @@
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
 //! are laid out as panels ([`pack`]). Each output value is one sum in one order whatever tile it falls into.
 
+use super::packed_weight::Panels;
 use super::panel_row::PanelRow;
-use super::{InstructionSet, Real, contiguous, for_real, output};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
+use super::{InstructionSet, Real};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -299,22 +299,25 @@ pub(super) struct Rows<'a, T> {
 }
 
 /// `out = start + rows * panels`, the panels as [`pack`] makes them, for the panels that cover `out`'s columns.
-pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, panels: &[T], start: Start<'_, T>, out: Output<'_, T>) {
+pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_, T>, out: Output<'_, T>) {
     let depth: usize = rows.stretches.iter().map(|&(_, length)| length).sum();
     let count = out.columns.div_ceil(PANEL);
     assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());
     let left = Strided { values: rows.values, step: 1 };
-    let right = Strided { values: panels, step: PANEL };
-    for (i, runs) in blocks_of_runs(rows.stretches).into_iter().enumerate() {
+    let mut buffer = Vec::new();
+    for (i, Block { lines, runs }) in blocks_of_runs(rows.stretches).into_iter().enumerate() {
         let start = if i == 0 { start } else { Start::Output };
         for first in (0..out.rows).step_by(BLOCK_ROWS) {
             let block = first..(first + BLOCK_ROWS).min(out.rows);
             for panel in 0..count {
                 let columns = panel * PANEL..((panel + 1) * PANEL).min(out.columns);
                 let start = start.at(columns.start);
+                let lines = panel * depth + lines.start..panel * depth + lines.end;
+                let values = panels.part(lines.start * PANEL..lines.end * PANEL).widened(&mut buffer);
+                let right = Strided { values, step: PANEL };
                 // SAFETY: a block of the block that this task may write.
                 let out = unsafe { out.part(block.clone(), columns) };
-                add_tiles(left, &rows.starts[block.clone()], right, panel * depth * PANEL, &runs, start, out);
+                add_tiles(left, &rows.starts[block.clone()], right, 0, &runs, start, out);
             }
         }
     }
@@ -337,26 +340,31 @@ pub(super) fn add_outer_products<T: Real>(
     }
 }
 
+/// Some runs of a sum, and the lines of a panel that they need; the runs count from the first of these.
+#[derive(Default)]
+struct Block {
+    lines: Range<usize>,
+    runs: Vec<Run>,
+}
+
 /// Cuts the stretches of a sum into blocks of about [`DEPTH`] steps.
-fn blocks_of_runs(stretches: &[(usize, usize)]) -> Vec<Vec<Run>> {
-    let mut blocks: Vec<Vec<Run>> = vec![Vec::new()];
-    let (mut position, mut filled) = (0, 0);
+fn blocks_of_runs(stretches: &[(usize, usize)]) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut block = Block::default();
     for &(offset, length) in stretches {
         let pieces = length.div_ceil(DEPTH);
         for piece in 0..pieces {
             let (from, to) = (piece * length / pieces, (piece + 1) * length / pieces);
-            let run = Run { left: offset + from, right: position * PANEL, count: to - from };
-            if filled > 0 && filled + run.count > DEPTH {
-                blocks.push(Vec::new());
-                filled = 0;
+            let count = to - from;
+            if !block.runs.is_empty() && block.lines.len() + count > DEPTH {
+                let end = block.lines.end;
+                blocks.push(std::mem::replace(&mut block, Block { lines: end..end, runs: Vec::new() }));
             }
-            filled += run.count;
-            position += run.count;
-            if let Some(block) = blocks.last_mut() {
-                block.push(run);
-            }
+            block.runs.push(Run { left: offset + from, right: block.lines.len() * PANEL, count });
+            block.lines.end += count;
         }
     }
+    blocks.push(block);
     blocks
 }
 
@@ -375,39 +383,7 @@ pub(super) fn pack<T: Real>(depth: usize, columns: usize, at: impl Fn(usize, usi
     panels
 }
 
-/// The shape of a matrix of `columns` columns that [`pack`] laid out.
-pub(super) fn packed_shape(depth: usize, columns: usize) -> [usize; 3] {
-    [columns.div_ceil(PANEL), depth, PANEL]
-}
-
-/// Whether a weight of this shape is packed: as it is trained it has two dimensions or four.
-pub(super) fn is_packed(shape: &[usize]) -> bool {
-    shape.len() == 3
-}
-
-/// Where in a packed matrix a value is.
+/// Where in a matrix that [`pack`] laid out a value is.
 pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
     (column / PANEL * depth + k) * PANEL + column % PANEL
-}
-
-/// [`pack`] as an operation on a weight, `[out, in]` or `[out, in, kernel, kernel]`.
-pub(super) struct Pack;
-
-impl CustomOp1 for Pack {
-    fn name(&self) -> &'static str {
-        "pack"
-    }
-
-    fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs, taps) = match *layout.dims() {
-            [outputs, inputs] => (outputs, inputs, 1),
-            [outputs, inputs, height, width] => (outputs, inputs, height * width),
-            _ => candle_core::bail!("pack: a weight has two dimensions or four, not those of {:?}", layout.dims()),
-        };
-        for_real!(weight, self.name(), T => {
-            let weight = contiguous::<T>(weight, layout, self.name())?;
-            let at = |k: usize, out: usize| weight[(out * inputs + k % inputs) * taps + k / inputs];
-            output(pack(taps * inputs, outputs, at), &packed_shape(taps * inputs, outputs)[..])
-        })
-    }
 }
