@@ -17,7 +17,7 @@ use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, samp
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
     Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint, InpaintRequest,
-    LatentDiffusion, Pipeline, Settings, TextToImage, TextToImageRequest,
+    LatentDiffusion, Pipeline, Settings, SizeRequest, TextToImage, TextToImageRequest, XlRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -44,9 +44,15 @@ impl Network for Recorder<'_> {
     }
 }
 
+const KINDS: [&str; 6] = ["txt2img", "img2img", "inpaint", "txt2img-xl", "img2img-xl", "inpaint-xl"];
+
+fn kind(json: &Value) -> &str {
+    json["kind"].as_str().unwrap_or_default()
+}
+
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
-    matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint"))
+    KINDS.contains(&kind(json))
         && json.get("lora").is_none()
         && json.get("embedding").is_none()
         && json["scheduler"]["name"].as_str().is_some_and(covered)
@@ -66,7 +72,7 @@ fn noise(case: &Case) -> (TorchNoise, usize) {
 
 fn request(case: &Case) -> TestResult<TextToImageRequest> {
     let json = &case.json;
-    let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+    let text = |name: &str| json[name].as_str().map(str::to_owned);
     let number = |name: &str| json[name].as_u64().map(|n| n as usize);
     let entry = by_class_name(json["scheduler"]["name"].as_str().unwrap_or_default())?;
     // The configuration in effect, whether it came from the request or from how diffusers reads the model's file.
@@ -75,7 +81,7 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         fields.insert("eta".into(), eta.clone());
     }
     Ok(TextToImageRequest {
-        prompt: text("prompt"),
+        prompt: text("prompt").unwrap_or_default(),
         negative_prompt: text("negative_prompt"),
         steps: number("steps"),
         guidance_scale: json["guidance_scale"].as_f64(),
@@ -86,8 +92,26 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         height: number("height"),
         num_images: number("num_images_per_prompt").unwrap_or(1),
         clip_skip: number("clip_skip").unwrap_or(0),
+        xl: XlRequest {
+            prompt_2: text("prompt_2"),
+            negative_prompt_2: text("negative_prompt_2"),
+            sizes: sizes(json, ""),
+            negative_sizes: sizes(json, "negative_"),
+        },
         ..TextToImageRequest::default()
     })
+}
+
+fn sizes(json: &Value, prefix: &str) -> SizeRequest {
+    let pair = |name: &str| {
+        let value = &json[format!("{prefix}{name}")];
+        Some((value[0].as_u64()? as usize, value[1].as_u64()? as usize))
+    };
+    SizeRequest {
+        original: pair("original_size"),
+        crop_top_left: pair("crops_coords_top_left"),
+        target: pair("target_size"),
+    }
 }
 
 fn builder<P: Pipeline>(case: &Case, backend: Backend) -> Builder<P> {
@@ -106,14 +130,14 @@ fn settled(
     change(&mut text);
     let strength = case.json["strength"].as_f64();
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
-    Ok(match case.json["kind"].as_str() {
-        Some("img2img") => {
+    Ok(match kind(&case.json).trim_end_matches("-xl") {
+        "img2img" => {
             let pipeline = builder::<ImageToImage>(case, backend).build()?;
             let image = Photo::read(&file("init_image"))?;
             let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
             (pipeline.into_model(), settings)
         }
-        Some("inpaint") => {
+        "inpaint" => {
             let pipeline = builder::<Inpaint>(case, backend).build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
             let composite = Composite::Decoded;
@@ -130,10 +154,17 @@ fn settled(
 }
 
 fn check_token_ids(case: &Case) -> TestResult {
-    let tokenizer = Tokenizer::from_files(&ModelFiles::folder(&case.model())?, "tokenizer")?;
-    for (stage, field) in [("text.prompt.input_ids", "prompt"), ("text.negative.input_ids", "negative_prompt")] {
-        if let Some(ids) = case.stages.get(stage) {
-            let got = tokenizer.encode(case.json[field].as_str().unwrap_or_default())?.ids;
+    let files = ModelFiles::folder(&case.model())?;
+    // What an encoder reads is its own text, or the first one's.
+    for (stage, folder, texts) in [
+        ("text.prompt", "tokenizer", ["prompt", "prompt"]),
+        ("text.negative", "tokenizer", ["negative_prompt", "negative_prompt"]),
+        ("text_2.prompt", "tokenizer_2", ["prompt_2", "prompt"]),
+        ("text_2.negative", "tokenizer_2", ["negative_prompt_2", "negative_prompt"]),
+    ] {
+        if let Some(ids) = case.stages.get(&format!("{stage}.input_ids")) {
+            let text = texts.iter().find_map(|field| case.json[field].as_str()).unwrap_or_default();
+            let got = Tokenizer::from_files(&files, folder)?.encode(text)?.ids;
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
             assert!(got.iter().map(|&id| i64::from(id)).eq(want.iter().copied()), "{}: {stage}", case.name);
         }
@@ -184,7 +215,10 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
         None => positive.clone(),
     };
     case.check("unet.0.encoder_hidden_states", rows.text.as_ref().ok_or("no text")?, TOLERANCE)?;
-    if case.stages.contains_key("text.prompt.pooler_output") {
+    if settings.xl.is_some() {
+        case.check("unet.0.text_embeds", rows.pooled.as_ref().ok_or("no pooled text")?, TOLERANCE)?;
+        case.check("unet.0.time_ids", rows.time_ids.as_ref().ok_or("no sizes")?, 0.0)?;
+    } else if case.stages.contains_key("text.prompt.pooler_output") {
         let pooled = encoded.positive.pooled.as_ref().ok_or("no pooled output")?;
         case.check("text.prompt.pooler_output", pooled, TOLERANCE)?;
     }

@@ -2,8 +2,9 @@
 
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::model::{Defaults, Model, config};
-use crate::stages::{Decode, Denoise, Encode};
+use crate::model::{Defaults, Model, config, model_index};
+use crate::stages::{Decode, Denoise, Encode, TextEncoder};
+use crate::xl::XlFacts;
 use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -104,17 +105,18 @@ impl<P: Pipeline> Builder<P> {
         check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
-        let tokenizer = Tokenizer::from_files(&files, "tokenizer")?;
 
-        let (text_encoder, text_files) = loader.text_encoder()?;
-        check_width(&text_encoder, &unet_config)?;
+        let (encoders, text_files) = loader.text_encoders(&unet_config)?;
+        check_width(&encoders, &unet_config)?;
+        let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
         let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
         Ok(P::over(LatentDiffusion {
-            encode: Encode::new(tokenizer, text_encoder, device.clone()),
+            encode: Encode::new(encoders, device.clone()),
             denoise: Denoise::new(unet, device.clone()),
             decode: Decode::new(vae),
             scheduler,
+            xl,
             defaults,
             weight_files: [text_files, unet_files, vae_files].concat(),
             model_name: self.model.name(),
@@ -144,8 +146,31 @@ impl Loader<'_> {
     }
 
     pub fn text_encoder(&self) -> Result<(ClipTextModel, Vec<String>)> {
-        let config = ClipTextConfig::from_fields(&config(self.files, "text_encoder", "config.json")?)?;
-        self.load("text_encoder", self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
+        self.text_encoder_in("text_encoder")
+    }
+
+    fn text_encoder_in(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
+        let config = ClipTextConfig::from_fields(&config(self.files, component, "config.json")?)?;
+        self.load(component, self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
+    }
+
+    /// One text encoder, or those of Stable Diffusion XL that there are: two, and in its refiner the second alone.
+    fn text_encoders(&self, unet: &UNet2DConditionConfig) -> Result<(Vec<TextEncoder>, Vec<String>)> {
+        const XL: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+        let there = |component: &str| self.files.exists(&format!("{component}/config.json"));
+        let components = match unet.addition {
+            Some(_) if there("text_encoder_2") && !there("text_encoder") => &XL[1..],
+            Some(_) => &XL[..],
+            None => &XL[..1],
+        };
+        let (mut encoders, mut names) = (Vec::new(), Vec::new());
+        for &(component, folder) in components {
+            let tokenizer = Tokenizer::from_files(self.files, folder)?;
+            let (model, files) = self.text_encoder_in(component)?;
+            encoders.push(TextEncoder { tokenizer, model });
+            names.extend(files);
+        }
+        Ok((encoders, names))
     }
 
     pub fn unet(&self, config: UNet2DConditionConfig) -> Result<(UNet2DConditionModel, Vec<String>)> {
@@ -184,11 +209,6 @@ impl Loader<'_> {
 }
 
 fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_known: bool) -> Result<()> {
-    if unet.addition.is_some() {
-        let fix =
-            "Stable Diffusion XL takes two text encoders, which this version does not run; use a 1.x or 2.x model";
-        return Err(Error::invalid("addition_embed_type of the unet", "text_time", fix));
-    }
     let latent = vae.latent_channels;
     let inpainting = unet.in_channels == 2 * latent + 1;
     let fits = unet.in_channels == latent || (inpainting && shows_known);
@@ -203,8 +223,9 @@ fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_k
     Ok(())
 }
 
-fn check_width(text_encoder: &ClipTextModel, unet: &UNet2DConditionConfig) -> Result<()> {
-    let hidden = text_encoder.config().hidden_size;
+/// The network sees the states of all encoders side by side.
+fn check_width(encoders: &[TextEncoder], unet: &UNet2DConditionConfig) -> Result<()> {
+    let hidden: usize = encoders.iter().map(|encoder| encoder.model.config().hidden_size).sum();
     match unet.cross_attention_dim.iter().find(|&&width| width != hidden) {
         Some(width) => {
             let fix = format!("the text encoder's hidden_size is {hidden}; the two do not belong together");
@@ -212,4 +233,9 @@ fn check_width(text_encoder: &ClipTextModel, unet: &UNet2DConditionConfig) -> Re
         }
         None => Ok(()),
     }
+}
+
+/// Width of the pooled text: the last encoder's projection.
+fn pooled_width(encoders: &[TextEncoder]) -> usize {
+    encoders.last().map_or(0, |encoder| encoder.model.config().projection_dim)
 }

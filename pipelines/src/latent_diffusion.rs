@@ -6,6 +6,7 @@ use crate::model::Defaults;
 use crate::record::Record;
 use crate::request::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
+use crate::xl::XlFacts;
 use std::ops::ControlFlow;
 use std::time::Instant;
 use tweedie::checkpoints::ModelFiles;
@@ -35,6 +36,7 @@ pub struct LatentDiffusion {
     pub(crate) denoise: Denoise,
     pub(crate) decode: Decode,
     pub(crate) scheduler: ConfigFields,
+    pub(crate) xl: Option<XlFacts>,
     pub(crate) defaults: Defaults,
     pub(crate) files: ModelFiles,
     pub(crate) weight_files: Vec<String>,
@@ -52,8 +54,15 @@ impl LatentDiffusion {
             vae: self.decode.vae().config(),
             scheduler: &self.scheduler,
             defaults: &self.defaults,
-            text_layers: self.encode.text_encoder().config().num_hidden_layers,
+            text_layers: self.skippable_layers(),
+            xl: self.xl,
         }
+    }
+
+    /// Stable Diffusion XL starts to count one layer further back.
+    fn skippable_layers(&self) -> usize {
+        let layers = self.encode.encoders().iter().map(|encoder| encoder.model.config().num_hidden_layers);
+        layers.min().unwrap_or(0).saturating_sub(usize::from(self.xl.is_some()))
     }
 
     /// What pictures made with these settings will say of how they were made.

@@ -102,6 +102,9 @@ impl Record {
         if let Some(Projection { eta, norm_threshold, momentum }) = s.projection {
             json["apg"] = json!({"eta": eta, "norm_threshold": norm_threshold, "momentum": momentum});
         }
+        if let Some(xl) = &s.xl {
+            json["xl"] = xl.json();
+        }
         if s.pag_scale > 0.0 {
             json["pag_scale"] = s.pag_scale.into();
         }
@@ -142,8 +145,8 @@ impl Record {
     fn parameters(&self, seed: u64) -> String {
         let s = &self.settings;
         let mut text = s.prompt.clone();
-        if !s.negative_prompt.is_empty() {
-            text += &format!("\nNegative prompt: {}", s.negative_prompt);
+        if let Some(negative) = s.negative_prompt.as_ref().filter(|text| !text.is_empty()) {
+            text += &format!("\nNegative prompt: {negative}");
         }
         text += &format!(
             "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",

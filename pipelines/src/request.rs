@@ -3,6 +3,7 @@
 use crate::canvas::NativeSize;
 use crate::model::Defaults;
 use crate::task::Task;
+use crate::xl::{XlFacts, XlRequest, XlSettings};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
@@ -31,8 +32,8 @@ pub enum PromptSyntax {
 pub struct TextToImageRequest {
     /// What to draw.
     pub prompt: String,
-    /// What to stay away from.
-    pub negative_prompt: String,
+    /// What to stay away from. `None` differs from an empty text where Stable Diffusion XL takes zeros for it.
+    pub negative_prompt: Option<String>,
     /// How the two are read.
     pub prompt_syntax: PromptSyntax,
     /// Number of denoising steps; by default the model's, else 30.
@@ -65,13 +66,15 @@ pub struct TextToImageRequest {
     pub batch_size: usize,
     /// How many of the text encoder's last layers to skip for the prompt.
     pub clip_skip: usize,
+    /// What concerns Stable Diffusion XL alone.
+    pub xl: XlRequest,
 }
 
 impl Default for TextToImageRequest {
     fn default() -> Self {
         Self {
             prompt: String::new(),
-            negative_prompt: String::new(),
+            negative_prompt: None,
             prompt_syntax: PromptSyntax::Plain,
             steps: None,
             guidance_scale: None,
@@ -88,6 +91,7 @@ impl Default for TextToImageRequest {
             num_images: 1,
             batch_size: 1,
             clip_skip: 0,
+            xl: XlRequest::default(),
         }
     }
 }
@@ -99,7 +103,9 @@ pub(crate) struct ModelFacts<'a> {
     pub vae: &'a AutoencoderConfig,
     pub scheduler: &'a ConfigFields,
     pub defaults: &'a Defaults,
+    /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
+    pub xl: Option<XlFacts>,
 }
 
 impl ModelFacts<'_> {
@@ -121,7 +127,7 @@ pub struct Settings {
     /// What to draw.
     pub prompt: String,
     /// What to stay away from.
-    pub negative_prompt: String,
+    pub negative_prompt: Option<String>,
     /// How the two are read.
     pub prompt_syntax: PromptSyntax,
     /// Number of denoising steps.
@@ -154,6 +160,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// Skipped layers of the text encoder.
     pub clip_skip: usize,
+    /// What Stable Diffusion XL is told besides, if the model is one.
+    pub xl: Option<XlSettings>,
     /// What denoising starts from, and what becomes of its pictures.
     pub task: Task,
     /// What the user should know.
@@ -222,7 +230,8 @@ impl TextToImageRequest {
             return Err(Error::invalid("clip-skip", self.clip_skip, fix));
         }
 
-        let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
+        let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
+        let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
         let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(30);
         let settings = Settings {
@@ -244,6 +253,7 @@ impl TextToImageRequest {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
+            xl,
             warnings: [task.warnings(), warnings].concat(),
             task,
         };

@@ -25,7 +25,8 @@ pub struct Conditioning {
     pub text: Option<Tensor>,
     /// The pooled text of models that have it: `[batch, width]`.
     pub pooled: Option<Tensor>,
-    /// Original size, crop and target size of models that have them: `[batch, 6]`.
+    /// Original size, crop and target size of models that have them: `[batch, 6]`; the refiner of Stable Diffusion XL has
+    /// a score in place of the target size: `[batch, 5]`.
     pub time_ids: Option<Tensor>,
     /// The class of each image: `[batch]` of u32.
     pub class_labels: Option<Tensor>,

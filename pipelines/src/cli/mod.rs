@@ -18,6 +18,7 @@ mod sample;
 mod schedulers;
 mod train;
 mod txt2img;
+mod xl_options;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ pub enum BlockKind {
 /// The conditioning that SDXL adds to the time embedding: pooled text and sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddedConditioning {
-    /// Width of the embedding of each of the six numbers.
+    /// Width of the embedding of each of the six numbers; the refiner has five.
     pub time_width: usize,
     /// Width of all of it together, pooled text first.
     pub embedding_input: usize,
@@ -205,12 +205,12 @@ fn addition(fields: &ConfigFields) -> Result<Option<AddedConditioning>> {
         return Ok(None);
     }
     match (time_width, embedding_input) {
-        (Some(time_width), Some(embedding_input)) if embedding_input > 6 * time_width => {
+        (Some(time_width), Some(embedding_input)) if embedding_input > 5 * time_width => {
             Ok(Some(AddedConditioning { time_width, embedding_input }))
         }
         _ => Err(fields.wrong(
             "addition_embed_type",
-            "it needs addition_time_embed_dim and a projection_class_embeddings_input_dim of more than six times that",
+            "it needs addition_time_embed_dim and a projection_class_embeddings_input_dim of more than five times that",
         )),
     }
 }
