@@ -17,7 +17,7 @@ use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, samp
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
     Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint, InpaintRequest,
-    LatentDiffusion, Pipeline, Settings, SizeRequest, TextToImage, TextToImageRequest, XlRequest,
+    LatentDiffusion, Model, Pipeline, Settings, SizeRequest, TextToImage, TextToImageRequest, XlRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -114,15 +114,23 @@ fn sizes(json: &Value, prefix: &str) -> SizeRequest {
     }
 }
 
-fn builder<P: Pipeline>(case: &Case, backend: Backend) -> Builder<P> {
+/// The forms that the case's model comes in: the folder, and single files with the folder's configurations.
+fn forms(case: &Case) -> Vec<Model> {
+    let files = case.json["single_file"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let single = files.map(|name| Model::File { path: case.root.join(name), config: Some(case.model()) });
+    std::iter::once(Model::Folder(case.model())).chain(single).collect()
+}
+
+fn builder<P: Pipeline>(case: &Case, model: &Model, backend: Backend) -> Builder<P> {
     // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
     let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
-    Builder::default().model_folder(case.model()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend)
+    Builder::default().model(model.clone()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend)
 }
 
 /// The case's model and settings, those of the request changed by `change`.
 fn settled(
     case: &Case,
+    model: &Model,
     backend: Backend,
     change: impl FnOnce(&mut TextToImageRequest),
 ) -> TestResult<(LatentDiffusion, Settings)> {
@@ -132,13 +140,13 @@ fn settled(
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
     Ok(match kind(&case.json).trim_end_matches("-xl") {
         "img2img" => {
-            let pipeline = builder::<ImageToImage>(case, backend).build()?;
+            let pipeline = builder::<ImageToImage>(case, model, backend).build()?;
             let image = Photo::read(&file("init_image"))?;
             let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
             (pipeline.into_model(), settings)
         }
         "inpaint" => {
-            let pipeline = builder::<Inpaint>(case, backend).build()?;
+            let pipeline = builder::<Inpaint>(case, model, backend).build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
             let composite = Composite::Decoded;
             let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
@@ -146,7 +154,7 @@ fn settled(
             (pipeline.into_model(), settings)
         }
         _ => {
-            let pipeline = builder::<TextToImage>(case, backend).build()?;
+            let pipeline = builder::<TextToImage>(case, model, backend).build()?;
             let settings = pipeline.settle(&text)?;
             (pipeline.into_model(), settings)
         }
@@ -202,9 +210,9 @@ fn check_picture(case: &Case, index: usize, picture: &Picture) -> TestResult {
     Ok(())
 }
 
-fn check_stages(case: &Case, backend: Backend) -> TestResult {
+fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     check_token_ids(case)?;
-    let (model, settings) = settled(case, backend, |_| ())?;
+    let (model, settings) = settled(case, model, backend, |_| ())?;
     let (mut noise, images) = noise(case);
 
     let encoded = model.encode().run(&settings)?;
@@ -277,7 +285,7 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
 }
 
 /// The whole pipeline, for requests that it can be asked: image i from seed + i.
-fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
+fn check_pictures(case: &Case, model: &Model, batch_size: usize) -> TestResult {
     let images = case.json["num_images_per_prompt"].as_u64().unwrap_or(1);
     let first = match &case.json["seed"] {
         Value::Array(list) => {
@@ -290,7 +298,7 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
         _ if images > 1 => return Ok(()),
         seed => seed.as_u64().ok_or("no seed")?,
     };
-    let (model, settings) = settled(case, Backend::Kernels, |request| {
+    let (model, settings) = settled(case, model, Backend::Kernels, |request| {
         request.seed = first;
         request.batch_size = batch_size;
     })?;
@@ -300,17 +308,21 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
     Ok(())
 }
 
+fn in_all_forms(case: &Case, check: impl Fn(&Model) -> TestResult) -> TestResult {
+    forms(case).iter().try_for_each(|model| check(model).map_err(|e| format!("{model:?}: {e}").into()))
+}
+
 #[test]
 fn golden_stages_of_latent_diffusion() -> TestResult {
-    run_all(&cases("cases", wanted)?, |case| check_stages(case, Backend::Kernels));
+    run_all(&cases("cases", wanted)?, |case| in_all_forms(case, |model| check_stages(case, model, Backend::Kernels)));
     Ok(())
 }
 
 #[test]
 fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
     let cases = cases("cases", wanted)?;
-    run_all(&cases, |case| check_pictures(case, 1));
-    run_all(&cases, |case| check_pictures(case, 2));
+    run_all(&cases, |case| in_all_forms(case, |model| check_pictures(case, model, 1)));
+    run_all(&cases, |case| in_all_forms(case, |model| check_pictures(case, model, 2)));
     Ok(())
 }
 
@@ -318,6 +330,6 @@ fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
 #[test]
 fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     let ddim = |json: &Value| wanted(json) && json["scheduler"]["name"] == "DDIMScheduler";
-    run_all(&cases("cases", ddim)?, |case| check_stages(case, Backend::Candle));
+    run_all(&cases("cases", ddim)?, |case| check_stages(case, &Model::Folder(case.model()), Backend::Candle));
     Ok(())
 }

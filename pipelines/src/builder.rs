@@ -4,12 +4,15 @@ use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
 use crate::model::{Defaults, Model, config, model_index};
 use crate::stages::{Decode, Denoise, Encode, TextEncoder};
+use crate::used_weights::WeightFile;
 use crate::xl::XlFacts;
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::conditioning::Tokenizer;
+use tweedie::config::ConfigFields;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -21,6 +24,7 @@ use tweedie::{DType, Device, Error, Result};
 #[derive(Debug, Clone)]
 pub struct Builder<P> {
     model: Model,
+    vae: Option<Model>,
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
@@ -31,6 +35,7 @@ impl<P> Default for Builder<P> {
     fn default() -> Self {
         Self {
             model: Model::default(),
+            vae: None,
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
@@ -62,6 +67,13 @@ impl<P> Builder<P> {
     #[must_use]
     pub fn model(mut self, model: Model) -> Self {
         self.model = model;
+        self
+    }
+
+    /// Another autoencoder than the model's: that of another model, a file, or the folder of an autoencoder alone.
+    #[must_use]
+    pub fn vae(mut self, vae: Option<Model>) -> Self {
+        self.vae = vae;
         self
     }
 
@@ -101,7 +113,10 @@ impl<P: Pipeline> Builder<P> {
         let loader = Loader { files: &files, device: &device, format, backend: self.backend };
 
         let unet_config = loader.unet_config()?;
-        let vae_config = loader.vae_config()?;
+        let vae_source = self.vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
+        let (vae_files, vae_component) = vae_source.as_ref().map_or((&files, "vae"), |(files, name)| (files, name));
+        let vae_loader = Loader { files: vae_files, ..loader };
+        let vae_config = vae_loader.vae_config(vae_component)?;
         check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
@@ -109,7 +124,7 @@ impl<P: Pipeline> Builder<P> {
         let (encoders, text_files) = loader.text_encoders(&unet_config)?;
         check_width(&encoders, &unet_config)?;
         let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
-        let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
+        let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
         Ok(P::over(LatentDiffusion {
             encode: Encode::new(encoders, device.clone()),
@@ -118,17 +133,21 @@ impl<P: Pipeline> Builder<P> {
             scheduler,
             xl,
             defaults,
-            weight_files: [text_files, unet_files, vae_files].concat(),
+            weights: [(&files, text_files), (&files, unet_files), (vae_files, vae_weights)]
+                .into_iter()
+                .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
+                .collect(),
+            vae_name: self.vae.as_ref().map(Model::name),
             model_name: self.model.name(),
             format,
             device,
             load_seconds: start.elapsed().as_secs_f64(),
-            files,
         }))
     }
 }
 
 /// Loads components of one model.
+#[derive(Clone, Copy)]
 pub(crate) struct Loader<'a> {
     pub files: &'a ModelFiles,
     pub device: &'a Device,
@@ -141,8 +160,11 @@ impl Loader<'_> {
         UNet2DConditionConfig::from_fields(&config(self.files, "unet", "config.json")?)
     }
 
-    pub fn vae_config(&self) -> Result<AutoencoderConfig> {
-        AutoencoderConfig::from_fields(&config(self.files, "vae", "config.json")?)
+    /// `component` is the folder that it lies in.
+    pub fn vae_config(&self, component: &str) -> Result<AutoencoderConfig> {
+        let name = format!("{component}/config.json");
+        let text = self.files.read_text(&name)?;
+        AutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
     }
 
     pub fn text_encoder(&self) -> Result<(ClipTextModel, Vec<String>)> {
@@ -178,12 +200,17 @@ impl Loader<'_> {
         self.load("unet", self.format.weights, &[], |weights| UNet2DConditionModel::new(weights, config, dtype))
     }
 
-    pub fn vae(&self, config: AutoencoderConfig, halves: Halves) -> Result<(AutoencoderKl, Vec<String>)> {
+    pub fn vae(
+        &self,
+        component: &str,
+        config: AutoencoderConfig,
+        halves: Halves,
+    ) -> Result<(AutoencoderKl, Vec<String>)> {
         // An autoencoder that overflows when it computes in f16 says so.
         let overflows = config.force_upcast && self.format.activations == DType::F16;
         let NumberFormat { weights, activations } = if overflows { NumberFormat::F32 } else { self.format };
         let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
-        self.load("vae", weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
+        self.load(component, weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
     }
 
     pub fn load<T>(
@@ -205,6 +232,32 @@ impl Loader<'_> {
         // What did not fit explains a failure to build better than the failure itself.
         checkpoint.finish(unused)?;
         Ok((built?, names))
+    }
+}
+
+/// The files of an autoencoder and its folder among them. A file has the configuration of the autoencoder that it
+/// replaces.
+fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, String)> {
+    let in_model = "vae".to_owned();
+    match model {
+        Model::File { path, config } => {
+            let configs = match (config, replaced) {
+                (Some(folder), _) => ModelFiles::folder(folder)?,
+                (None, ModelFiles::Single { configs, .. }) => configs.as_ref().clone(),
+                (None, files) => files.clone(),
+            };
+            let weights = SingleFile::open(path)?;
+            Ok((ModelFiles::Single { configs: Arc::new(configs), weights }, in_model))
+        }
+        Model::Folder(path) if !path.join("vae").is_dir() && path.join("config.json").is_file() => {
+            let whole = path.canonicalize().map_err(Error::io("read", path))?;
+            let name = whole.file_name().and_then(|name| name.to_str());
+            let (Some(name), Some(parent)) = (name, whole.parent()) else {
+                return Err(Error::invalid("the folder of the autoencoder", path.display(), "rename it to plain text"));
+            };
+            Ok((ModelFiles::folder(parent)?, name.into()))
+        }
+        model => Ok((model.files()?, in_model)),
     }
 }
 

@@ -6,10 +6,10 @@ use crate::model::Defaults;
 use crate::record::Record;
 use crate::request::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
+use crate::used_weights::{UsedWeights, WeightFile};
 use crate::xl::XlFacts;
 use std::ops::ControlFlow;
 use std::time::Instant;
-use tweedie::checkpoints::ModelFiles;
 use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
 use tweedie::noise::TorchNoise;
@@ -38,8 +38,9 @@ pub struct LatentDiffusion {
     pub(crate) scheduler: ConfigFields,
     pub(crate) xl: Option<XlFacts>,
     pub(crate) defaults: Defaults,
-    pub(crate) files: ModelFiles,
-    pub(crate) weight_files: Vec<String>,
+    pub(crate) weights: Vec<WeightFile>,
+    /// What its autoencoder is called, if it is another model's.
+    pub(crate) vae_name: Option<String>,
     pub(crate) model_name: String,
     pub(crate) format: NumberFormat,
     pub(crate) device: Device,
@@ -67,7 +68,8 @@ impl LatentDiffusion {
 
     /// What pictures made with these settings will say of how they were made.
     pub fn record(&self, settings: &Settings) -> Record {
-        Record::new(settings, &self.model_name, &self.files, &self.weight_files, self.format)
+        Record::new(settings, UsedWeights::new(&self.model_name, self.weights.clone(), self.format))
+            .with_vae(self.vae_name.clone())
     }
 
     /// The stage that makes conditioning.

@@ -18,7 +18,16 @@ fn first_seed(case: &Value) -> Option<u64> {
     }
 }
 
+/// The case with its model as a folder, and as each single file that it names.
 fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult {
+    run_form(tweedie, folder, case, seed, None)?;
+    for file in case["single_file"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        run_form(&Tweedie::new()?, folder, case, seed, Some(file))?;
+    }
+    Ok(())
+}
+
+fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_file: Option<&str>) -> TestResult {
     let name = case["name"].as_str().ok_or("no name")?;
     let root = folder.parent().and_then(Path::parent).ok_or("no root")?;
     let entry = ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default())?;
@@ -49,7 +58,14 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         Value::String(text) => arguments.push(format!("{flag}={text}")),
         other => arguments.push(format!("{flag}={other}")),
     };
-    option("--model", &model.to_string_lossy().into_owned().into());
+    let model = model.to_string_lossy().into_owned();
+    match single_file {
+        Some(file) => {
+            option("--model", &root.join(file).to_string_lossy().into_owned().into());
+            option("--config", &model.into());
+        }
+        None => option("--model", &model.into()),
+    }
     option("--output", &output.clone().into());
     for (flag, field) in [("--image", "init_image"), ("--mask", "mask_image")] {
         if let Some(name) = case[field].as_str() {

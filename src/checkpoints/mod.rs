@@ -1,13 +1,25 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
 
 mod checkpoint;
+mod family;
 mod files;
+mod mapped;
+mod names;
+mod pickle;
 mod random;
 mod report;
 mod safetensors_file;
+mod single_file;
+mod tensor_file;
+mod torch_file;
+mod zip_file;
 
 pub use checkpoint::{Checkpoint, Precision};
+pub use family::{Family, Generation};
 pub use files::{ModelFiles, sha256};
 pub use random::RandomWeights;
 pub use report::WeightReport;
 pub use safetensors_file::{SafetensorsFile, StoredTensor};
+pub use single_file::SingleFile;
+pub use tensor_file::TensorFile;
+pub use torch_file::TorchFile;

@@ -12,7 +12,7 @@
 mod tokenizer;
 mod weighted;
 
-pub use tokenizer::{Tokenizer, Tokens};
+pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
 pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
 use crate::{Error, Result};

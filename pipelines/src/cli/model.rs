@@ -9,16 +9,20 @@ use tweedie_pipelines::{Model, ModelInfo};
 pub enum ModelCommand {
     /// Show a model's family, components, parameters and number formats, from its headers alone.
     Info {
-        /// A folder in diffusers layout [default: the embedded model]
+        /// A folder in diffusers layout, or one checkpoint file [default: the embedded model]
         #[arg(value_name = "MODEL")]
         model: Option<PathBuf>,
+
+        /// With a checkpoint file: the folder of its configurations
+        #[arg(long, value_name = "DIR", requires = "model")]
+        config: Option<PathBuf>,
     },
 }
 
 impl ModelCommand {
     pub fn run(&self) -> anyhow::Result<()> {
-        let Self::Info { model } = self;
-        let info = ModelInfo::read(&model.clone().map_or(Model::Embedded, Model::Folder))?;
+        let Self::Info { model, config } = self;
+        let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let mut lines = vec![
             format!("model       {}", info.name),
@@ -43,6 +47,13 @@ impl ModelCommand {
         lines.push(format!("{:16} {:24} {:>14}", "total", "", grouped(total)));
         print::result(&lines.join("\n"))
     }
+}
+
+fn model_at(path: Option<&PathBuf>, config: Option<&PathBuf>) -> anyhow::Result<Model> {
+    Ok(match path {
+        Some(path) => Model::at(path.clone(), config.cloned())?,
+        None => Model::Embedded,
+    })
 }
 
 /// Digits in groups of three.

@@ -127,6 +127,11 @@ impl UNet2DConditionConfig {
         self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
     }
 
+    /// Whether block `i` on the way up looks at the text.
+    pub(crate) fn attends_up(&self, i: usize) -> bool {
+        self.up_blocks[i] == BlockKind::CrossAttention
+    }
+
     fn check(&self, fields: &ConfigFields) -> Result<()> {
         let blocks = self.block_out_channels.len();
         for (name, count) in [("down_block_types", self.down_blocks.len()), ("up_block_types", self.up_blocks.len())] {
