@@ -6,8 +6,10 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use cases::{Case, TestResult, cases, run_all};
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use tweedie::checkpoints::ModelFiles;
+use std::path::Path;
+use tweedie::checkpoints::{ModelFiles, convert_to_file, convert_to_folder};
 use tweedie::conditioning::{Conditioning, Tokenizer};
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
 use tweedie::images::{Mask, Photo, Picture};
@@ -121,9 +123,7 @@ fn forms(case: &Case) -> Vec<Model> {
     std::iter::once(Model::Folder(case.model())).chain(single).collect()
 }
 
-fn builder<P: Pipeline>(case: &Case, model: &Model, backend: Backend) -> Builder<P> {
-    // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
-    let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
+fn builder<P: Pipeline>(model: &Model, backend: Backend, dtype: DTypeChoice) -> Builder<P> {
     Builder::default().model(model.clone()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend)
 }
 
@@ -134,19 +134,31 @@ fn settled(
     backend: Backend,
     change: impl FnOnce(&mut TextToImageRequest),
 ) -> TestResult<(LatentDiffusion, Settings)> {
+    // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
+    let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
+    settled_in(case, model, backend, dtype, change)
+}
+
+fn settled_in(
+    case: &Case,
+    model: &Model,
+    backend: Backend,
+    dtype: DTypeChoice,
+    change: impl FnOnce(&mut TextToImageRequest),
+) -> TestResult<(LatentDiffusion, Settings)> {
     let mut text = request(case)?;
     change(&mut text);
     let strength = case.json["strength"].as_f64();
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
     Ok(match kind(&case.json).trim_end_matches("-xl") {
         "img2img" => {
-            let pipeline = builder::<ImageToImage>(case, model, backend).build()?;
+            let pipeline = builder::<ImageToImage>(model, backend, dtype).build()?;
             let image = Photo::read(&file("init_image"))?;
             let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
             (pipeline.into_model(), settings)
         }
         "inpaint" => {
-            let pipeline = builder::<Inpaint>(case, model, backend).build()?;
+            let pipeline = builder::<Inpaint>(model, backend, dtype).build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
             let composite = Composite::Decoded;
             let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
@@ -154,7 +166,7 @@ fn settled(
             (pipeline.into_model(), settings)
         }
         _ => {
-            let pipeline = builder::<TextToImage>(case, model, backend).build()?;
+            let pipeline = builder::<TextToImage>(model, backend, dtype).build()?;
             let settings = pipeline.settle(&text)?;
             (pipeline.into_model(), settings)
         }
@@ -331,5 +343,68 @@ fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
 fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     let ddim = |json: &Value| wanted(json) && json["scheduler"]["name"] == "DDIMScheduler";
     run_all(&cases("cases", ddim)?, |case| check_stages(case, &Model::Folder(case.model()), Backend::Candle));
+    Ok(())
+}
+
+/// A model goes to one file, from there to a folder, and both draw what it draws. Stored as f16 it draws what its weights
+/// draw rounded to f16.
+fn check_conversions(case: &Case) -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let at = |name: &str| folder.path().join(name);
+    let original = Model::Folder(case.model());
+    let file = |name: &str| Model::File { path: at(name), config: Some(case.model()) };
+    convert_to_file(&original.files()?, &at("whole.safetensors"), None)?;
+    convert_to_folder(&file("whole.safetensors").files()?, &at("back"), None)?;
+    same_tensors(&case.model(), &at("back"))?;
+    for (i, form) in forms(case).iter().enumerate() {
+        let name = format!("from-{i}");
+        convert_to_folder(&form.files()?, &at(&name), None)?;
+        check_pictures(case, &Model::Folder(at(&name)), 1)?;
+    }
+    check_pictures(case, &file("whole.safetensors"), 1)?;
+    check_pictures(case, &Model::Folder(at("back")), 1)?;
+
+    convert_to_file(&Model::Folder(at("back")).files()?, &at("half.safetensors"), Some(DType::F16))?;
+    convert_to_folder(&original.files()?, &at("half"), Some(DType::F16))?;
+    let picture = |model: &Model, dtype: DTypeChoice| -> TestResult<Vec<Photo>> {
+        let (model, settings) = settled_in(case, model, Backend::Kernels, dtype, |request| request.num_images = 1)?;
+        Ok(model.generate(&settings)?)
+    };
+    let rounded = picture(&original, DTypeChoice::F16)?;
+    assert!(picture(&file("half.safetensors"), DTypeChoice::F32)? == rounded, "{}: one file", case.name);
+    assert!(picture(&Model::Folder(at("half")), DTypeChoice::F32)? == rounded, "{}: a folder", case.name);
+    Ok(())
+}
+
+/// Whether two folders hold the same tensors, bit for bit.
+fn same_tensors(one: &Path, other: &Path) -> TestResult {
+    for name in
+        ["text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+    {
+        let load =
+            |folder: &Path| candle_core::safetensors::load(folder.join(format!("{name}.safetensors")), &Device::Cpu);
+        if !one.join(format!("{name}.safetensors")).exists() {
+            continue;
+        }
+        let (mut one, other) = (load(one)?, load(other)?);
+        one.retain(|name, _| !name.ends_with("position_ids"));
+        assert_eq!(one.keys().collect::<BTreeSet<_>>(), other.keys().collect::<BTreeSet<_>>());
+        for (name, tensor) in one {
+            assert_eq!(tensor.dims(), other[&name].dims(), "{name}");
+            let bits = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            assert!(bits(&tensor)?.iter().zip(bits(&other[&name])?).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn golden_pictures_survive_conversion() -> TestResult {
+    let mut seen = BTreeSet::new();
+    let mut cases = cases("cases", wanted)?;
+    // One case for each model, one with single files if there is one.
+    cases.sort_by_key(|case| case.json["single_file"].is_null());
+    cases.retain(|case| case.json["weights"] != "fp16" && seen.insert(case.model()));
+    run_all(&cases, check_conversions);
     Ok(())
 }

@@ -134,6 +134,8 @@ pub struct Settings {
     pub steps: usize,
     /// Guidance scale.
     pub guidance_scale: f64,
+    /// Whether the network takes the guidance scale as an input, so that one branch is enough.
+    pub guidance_is_embedded: bool,
     /// Guidance rescale.
     pub guidance_rescale: f64,
     /// How the guidance scale develops.
@@ -169,9 +171,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether there is guidance at all: at a scale of 1 or less one branch is enough.
+    /// Whether there is guidance by two branches: at a scale of 1 or less one is enough.
     pub fn guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        self.guidance_scale > 1.0 && !self.guidance_is_embedded
     }
 
     /// The scheduler, configured.
@@ -217,7 +219,10 @@ impl TextToImageRequest {
         check_side("width", width, native.factor)?;
         check_side("height", height, native.factor)?;
 
-        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(7.5);
+        // Latent consistency models are distilled for a few steps, and have no file that says so.
+        let guidance_is_embedded = facts.unet.time_cond_proj_dim.is_some();
+        let (usual_steps, usual_scale) = if guidance_is_embedded { (4, 8.5) } else { (30, 7.5) };
+        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual_scale);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
@@ -233,13 +238,14 @@ impl TextToImageRequest {
         let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
-        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(30);
+        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual_steps);
         let settings = Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_syntax: self.prompt_syntax,
             steps,
             guidance_scale,
+            guidance_is_embedded,
             guidance_rescale,
             guidance_shape: self.guidance_shape,
             guidance_interval: self.guidance_interval,

@@ -80,7 +80,7 @@ pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
 }
 
 /// Whether no value has all bits of its exponent set, which is what infinities and NaN have.
-fn all_finite(bytes: &[u8], dtype: DType) -> bool {
+pub(super) fn all_finite(bytes: &[u8], dtype: DType) -> bool {
     const PIECE: usize = 1 << 20;
     let pieces = bytes.par_chunks(PIECE);
     match dtype {

@@ -21,5 +21,5 @@ pub use embedding::Embedding;
 pub use feature_map::FeatureMap;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
-pub use timestep::{FourierEmbedding, SinusoidalEmbedding, TimestepEmbedding};
+pub use timestep::{FourierEmbedding, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding};
 pub use weights::{Backend, Weight, WeightSource, Weights};

@@ -48,7 +48,7 @@ enum Command {
     Eval(eval::EvalCommand),
     /// Make pictures with a model in pixel space, such as the embedded digits.
     Sample(Box<sample::Sample>),
-    /// Look at models.
+    /// Look at models, and convert them.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List the schedulers with their order, cost and references.
