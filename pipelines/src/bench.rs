@@ -224,7 +224,9 @@ fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Res
     let components = Components {
         text_encoder: has("text_encoder").then(|| Ok::<_, Error>(loader.text_encoder()?.0)).transpose()?,
         unet: has("unet").then(|| Ok::<_, Error>(loader.unet(loader.unet_config()?)?.0)).transpose()?,
-        vae: has("vae").then(|| Ok::<_, Error>(loader.vae(loader.vae_config()?, Halves::Both)?.0)).transpose()?,
+        vae: has("vae")
+            .then(|| Ok::<_, Error>(loader.vae("vae", loader.vae_config("vae")?, Halves::Both)?.0))
+            .transpose()?,
     };
     if components.text_encoder.is_none() && components.unet.is_none() && components.vae.is_none() {
         let fix = "it has none of the folders text_encoder, unet, vae with a config.json";

@@ -30,6 +30,7 @@ mod task;
 mod text_to_image;
 mod train;
 mod used_weights;
+mod xl;
 
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
@@ -54,3 +55,4 @@ pub use train::{
     TrainSettings,
 };
 pub use tweedie::{Error, Result};
+pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};

@@ -13,13 +13,36 @@ pub(crate) struct UsedWeights {
     pub model_name: String,
     /// The number format that the weights are held in.
     pub dtype: &'static str,
-    files: ModelFiles,
-    names: Vec<String>,
+    files: Vec<WeightFile>,
     hashes: OnceLock<Result<Map<String, Value>, String>>,
 }
 
+/// One file of weights.
+#[derive(Debug, Clone)]
+pub(crate) struct WeightFile {
+    /// The model that it belongs to.
+    pub files: ModelFiles,
+    /// Its name there.
+    pub name: String,
+}
+
+impl WeightFile {
+    /// Several files of one model.
+    pub fn all(files: &ModelFiles, names: &[String]) -> Vec<Self> {
+        names.iter().map(|name| Self { files: files.clone(), name: name.clone() }).collect()
+    }
+}
+
 impl UsedWeights {
-    pub fn new(model_name: &str, files: &ModelFiles, names: &[String], format: NumberFormat) -> Self {
+    /// A file that is named more than once counts once.
+    pub fn new(model_name: &str, mut files: Vec<WeightFile>, format: NumberFormat) -> Self {
+        let mut seen = Vec::new();
+        files.retain(|file| {
+            let path = file.files.path(&file.name);
+            let new = !seen.contains(&path);
+            seen.push(path);
+            new
+        });
         Self {
             model_name: model_name.into(),
             dtype: match format.weights {
@@ -27,8 +50,7 @@ impl UsedWeights {
                 DType::BF16 => "bf16",
                 _ => "f32",
             },
-            files: files.clone(),
-            names: names.to_vec(),
+            files,
             hashes: OnceLock::new(),
         }
     }
@@ -36,7 +58,8 @@ impl UsedWeights {
     /// The SHA-256 of each weight file, by its name in the model's folder.
     pub fn hashes(&self) -> Result<&Map<String, Value>, &str> {
         let hash = || {
-            let each = self.names.iter().map(|name| Ok((name.clone(), self.files.sha256(name)?.into())));
+            let each =
+                self.files.iter().map(|WeightFile { files, name }| Ok((name.clone(), files.sha256(name)?.into())));
             each.collect::<Result<Map<_, _>>>().map_err(|e| e.to_string())
         };
         self.hashes.get_or_init(hash).as_ref().map_err(String::as_str)

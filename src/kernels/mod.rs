@@ -35,6 +35,7 @@ pub use linear::{linear, linear_packed};
 pub use meter::{Meter, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 pub use packed_weight::PackedWeight;
+pub(crate) use packed_weight::{widen_bf16, widen_f16};
 pub use peak::measured_peak;
 pub use recycler::RecyclingAllocator;
 pub use resample::resize_nearest;

@@ -57,7 +57,7 @@ impl BenchArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let model = match (self.preset, &self.model) {
             (Some(Preset::Sd15), _) => BenchModel::Sd15,
-            (None, Some(path)) => BenchModel::Model(Model::Folder(path.clone())),
+            (None, Some(path)) => BenchModel::Model(Model::at(path.clone(), None)?),
             (None, None) => BenchModel::Model(Model::Embedded),
         };
         let (size, batch, runs) = (self.size, self.batch, self.runs);
