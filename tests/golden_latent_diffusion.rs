@@ -7,9 +7,10 @@ use cases::controls::described_controls;
 use cases::{Case, TestResult, cases, run_all};
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use tweedie::checkpoints::ModelFiles;
+use std::path::{Path, PathBuf};
+use tweedie::checkpoints::{ModelFiles, convert_to_file, convert_to_folder};
 use tweedie::conditioning::{Conditioning, Tokenizer};
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
 use tweedie::images::{Mask, Photo, Picture};
@@ -19,8 +20,8 @@ use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, samp
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
     Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, ImageToImage,
-    ImageToImageRequest, Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Pipeline, Settings, TextToImage,
-    TextToImageRequest,
+    ImageToImageRequest, Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Model, Pipeline, Settings, SizeRequest,
+    TextToImage, TextToImageRequest, XlRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -47,9 +48,15 @@ impl Network for Recorder<'_> {
     }
 }
 
+const KINDS: [&str; 7] = ["txt2img", "img2img", "inpaint", "txt2img-xl", "img2img-xl", "inpaint-xl", "controlnet"];
+
+fn kind(json: &Value) -> &str {
+    json["kind"].as_str().unwrap_or_default()
+}
+
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
-    matches!(json["kind"].as_str(), Some("txt2img" | "img2img" | "inpaint" | "controlnet"))
+    KINDS.contains(&kind(json))
         // Guess mode is not built.
         && json["guess_mode"] != true
         && json["scheduler"]["name"].as_str().is_some_and(covered)
@@ -69,7 +76,7 @@ fn noise(case: &Case) -> (TorchNoise, usize) {
 
 fn request(case: &Case) -> TestResult<TextToImageRequest> {
     let json = &case.json;
-    let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+    let text = |name: &str| json[name].as_str().map(str::to_owned);
     let number = |name: &str| json[name].as_u64().map(|n| n as usize);
     let entry = by_class_name(json["scheduler"]["name"].as_str().unwrap_or_default())?;
     // The configuration in effect, whether it came from the request or from how diffusers reads the model's file.
@@ -78,7 +85,7 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         fields.insert("eta".into(), eta.clone());
     }
     Ok(TextToImageRequest {
-        prompt: text("prompt"),
+        prompt: text("prompt").unwrap_or_default(),
         negative_prompt: text("negative_prompt"),
         steps: number("steps"),
         guidance_scale: json["guidance_scale"].as_f64(),
@@ -90,14 +97,37 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         num_images: number("num_images_per_prompt").unwrap_or(1),
         clip_skip: number("clip_skip").unwrap_or(0),
         controls: controls(case)?.into_iter().map(|(_, image)| image).collect(),
+        xl: XlRequest {
+            prompt_2: text("prompt_2"),
+            negative_prompt_2: text("negative_prompt_2"),
+            sizes: sizes(json, ""),
+            negative_sizes: sizes(json, "negative_"),
+        },
         ..TextToImageRequest::default()
     })
 }
 
-fn builder<P: Pipeline>(case: &Case, backend: Backend) -> TestResult<Builder<P>> {
-    // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
-    let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
-    let builder = Builder::default().model_folder(case.model()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend);
+fn sizes(json: &Value, prefix: &str) -> SizeRequest {
+    let pair = |name: &str| {
+        let value = &json[format!("{prefix}{name}")];
+        Some((value[0].as_u64()? as usize, value[1].as_u64()? as usize))
+    };
+    SizeRequest {
+        original: pair("original_size"),
+        crop_top_left: pair("crops_coords_top_left"),
+        target: pair("target_size"),
+    }
+}
+
+/// The forms that the case's model comes in: the folder, and single files with the folder's configurations.
+fn forms(case: &Case) -> Vec<Model> {
+    let files = case.json["single_file"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let single = files.map(|name| Model::File { path: case.root.join(name), config: Some(case.model()) });
+    std::iter::once(Model::Folder(case.model())).chain(single).collect()
+}
+
+fn builder<P: Pipeline>(case: &Case, model: &Model, backend: Backend, dtype: DTypeChoice) -> TestResult<Builder<P>> {
+    let builder = Builder::default().model(model.clone()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend);
     Ok(builder.adapters(adapters(case)?))
 }
 
@@ -131,22 +161,35 @@ fn controls(case: &Case) -> TestResult<Vec<(PathBuf, ControlImage)>> {
 /// The case's model and settings, those of the request changed by `change`.
 fn settled(
     case: &Case,
+    model: &Model,
     backend: Backend,
+    change: impl FnOnce(&mut TextToImageRequest),
+) -> TestResult<(LatentDiffusion, Settings)> {
+    // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
+    let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
+    settled_in(case, model, backend, dtype, change)
+}
+
+fn settled_in(
+    case: &Case,
+    model: &Model,
+    backend: Backend,
+    dtype: DTypeChoice,
     change: impl FnOnce(&mut TextToImageRequest),
 ) -> TestResult<(LatentDiffusion, Settings)> {
     let mut text = request(case)?;
     change(&mut text);
     let strength = case.json["strength"].as_f64();
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
-    Ok(match case.json["kind"].as_str() {
-        Some("img2img") => {
-            let pipeline = builder::<ImageToImage>(case, backend)?.build()?;
+    Ok(match kind(&case.json).trim_end_matches("-xl") {
+        "img2img" => {
+            let pipeline = builder::<ImageToImage>(case, model, backend, dtype)?.build()?;
             let image = Photo::read(&file("init_image"))?;
             let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
             (pipeline.into_model(), settings)
         }
-        Some("inpaint") => {
-            let pipeline = builder::<Inpaint>(case, backend)?.build()?;
+        "inpaint" => {
+            let pipeline = builder::<Inpaint>(case, model, backend, dtype)?.build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
             let composite = Composite::Decoded;
             let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
@@ -154,7 +197,7 @@ fn settled(
             (pipeline.into_model(), settings)
         }
         _ => {
-            let pipeline = builder::<TextToImage>(case, backend)?.build()?;
+            let pipeline = builder::<TextToImage>(case, model, backend, dtype)?.build()?;
             let settings = pipeline.settle(&text)?;
             (pipeline.into_model(), settings)
         }
@@ -162,15 +205,23 @@ fn settled(
 }
 
 fn check_token_ids(case: &Case) -> TestResult {
-    let mut tokenizer = Tokenizer::from_files(&ModelFiles::folder(&case.model())?, "tokenizer")?;
-    for choice in adapters(case)?.embeddings {
-        let file = candle_core::safetensors::load(&choice.path, &Device::Cpu)?;
-        let count = file.values().next().ok_or("no vectors")?.dim(0)?;
-        tokenizer.learn(&choice.token.ok_or("no token")?, count)?;
-    }
-    for (stage, field) in [("text.prompt.input_ids", "prompt"), ("text.negative.input_ids", "negative_prompt")] {
-        if let Some(ids) = case.stages.get(stage) {
-            let got = tokenizer.encode(case.json[field].as_str().unwrap_or_default())?.ids;
+    let files = ModelFiles::folder(&case.model())?;
+    // What an encoder reads is its own text, or the first one's.
+    for (stage, folder, texts) in [
+        ("text.prompt", "tokenizer", ["prompt", "prompt"]),
+        ("text.negative", "tokenizer", ["negative_prompt", "negative_prompt"]),
+        ("text_2.prompt", "tokenizer_2", ["prompt_2", "prompt"]),
+        ("text_2.negative", "tokenizer_2", ["negative_prompt_2", "negative_prompt"]),
+    ] {
+        if let Some(ids) = case.stages.get(&format!("{stage}.input_ids")) {
+            let text = texts.iter().find_map(|field| case.json[field].as_str()).unwrap_or_default();
+            let mut tokenizer = Tokenizer::from_files(&files, folder)?;
+            for choice in adapters(case)?.embeddings {
+                let file = candle_core::safetensors::load(&choice.path, &Device::Cpu)?;
+                let count = file.values().next().ok_or("no vectors")?.dim(0)?;
+                tokenizer.learn(&choice.token.ok_or("no token")?, count)?;
+            }
+            let got = tokenizer.encode(text)?.ids;
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
             assert!(got.iter().map(|&id| i64::from(id)).eq(want.iter().copied()), "{}: {stage}", case.name);
         }
@@ -208,9 +259,9 @@ fn check_picture(case: &Case, index: usize, picture: &Picture) -> TestResult {
     Ok(())
 }
 
-fn check_stages(case: &Case, backend: Backend) -> TestResult {
+fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     check_token_ids(case)?;
-    let (model, settings) = settled(case, backend, |_| ())?;
+    let (model, settings) = settled(case, model, backend, |_| ())?;
     let (mut noise, images) = noise(case);
 
     let encoded = model.encode().run(&settings)?;
@@ -221,7 +272,10 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
         None => positive.clone(),
     };
     case.check("unet.0.encoder_hidden_states", rows.text.as_ref().ok_or("no text")?, TOLERANCE)?;
-    if case.stages.contains_key("text.prompt.pooler_output") {
+    if settings.xl.is_some() {
+        case.check("unet.0.text_embeds", rows.pooled.as_ref().ok_or("no pooled text")?, TOLERANCE)?;
+        case.check("unet.0.time_ids", rows.time_ids.as_ref().ok_or("no sizes")?, 0.0)?;
+    } else if case.stages.contains_key("text.prompt.pooler_output") {
         let pooled = encoded.positive.pooled.as_ref().ok_or("no pooled output")?;
         case.check("text.prompt.pooler_output", pooled, TOLERANCE)?;
     }
@@ -290,7 +344,7 @@ fn check_stages(case: &Case, backend: Backend) -> TestResult {
 }
 
 /// The whole pipeline, for requests that it can be asked: image i from seed + i.
-fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
+fn check_pictures(case: &Case, model: &Model, batch_size: usize) -> TestResult {
     let images = case.json["num_images_per_prompt"].as_u64().unwrap_or(1);
     let first = match &case.json["seed"] {
         Value::Array(list) => {
@@ -303,7 +357,7 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
         _ if images > 1 => return Ok(()),
         seed => seed.as_u64().ok_or("no seed")?,
     };
-    let (model, settings) = settled(case, Backend::Kernels, |request| {
+    let (model, settings) = settled(case, model, Backend::Kernels, |request| {
         request.seed = first;
         request.batch_size = batch_size;
     })?;
@@ -313,17 +367,21 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
     Ok(())
 }
 
+fn in_all_forms(case: &Case, check: impl Fn(&Model) -> TestResult) -> TestResult {
+    forms(case).iter().try_for_each(|model| check(model).map_err(|e| format!("{model:?}: {e}").into()))
+}
+
 #[test]
 fn golden_stages_of_latent_diffusion() -> TestResult {
-    run_all(&cases("cases", wanted)?, |case| check_stages(case, Backend::Kernels));
+    run_all(&cases("cases", wanted)?, |case| in_all_forms(case, |model| check_stages(case, model, Backend::Kernels)));
     Ok(())
 }
 
 #[test]
 fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
     let cases = cases("cases", wanted)?;
-    run_all(&cases, |case| check_pictures(case, 1));
-    run_all(&cases, |case| check_pictures(case, 2));
+    run_all(&cases, |case| in_all_forms(case, |model| check_pictures(case, model, 1)));
+    run_all(&cases, |case| in_all_forms(case, |model| check_pictures(case, model, 2)));
     Ok(())
 }
 
@@ -331,6 +389,69 @@ fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
 #[test]
 fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     let ddim = |json: &Value| wanted(json) && json["scheduler"]["name"] == "DDIMScheduler";
-    run_all(&cases("cases", ddim)?, |case| check_stages(case, Backend::Candle));
+    run_all(&cases("cases", ddim)?, |case| check_stages(case, &Model::Folder(case.model()), Backend::Candle));
+    Ok(())
+}
+
+/// A model goes to one file, from there to a folder, and both draw what it draws. Stored as f16 it draws what its weights
+/// draw rounded to f16.
+fn check_conversions(case: &Case) -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let at = |name: &str| folder.path().join(name);
+    let original = Model::Folder(case.model());
+    let file = |name: &str| Model::File { path: at(name), config: Some(case.model()) };
+    convert_to_file(&original.files()?, &at("whole.safetensors"), None)?;
+    convert_to_folder(&file("whole.safetensors").files()?, &at("back"), None)?;
+    same_tensors(&case.model(), &at("back"))?;
+    for (i, form) in forms(case).iter().enumerate() {
+        let name = format!("from-{i}");
+        convert_to_folder(&form.files()?, &at(&name), None)?;
+        check_pictures(case, &Model::Folder(at(&name)), 1)?;
+    }
+    check_pictures(case, &file("whole.safetensors"), 1)?;
+    check_pictures(case, &Model::Folder(at("back")), 1)?;
+
+    convert_to_file(&Model::Folder(at("back")).files()?, &at("half.safetensors"), Some(DType::F16))?;
+    convert_to_folder(&original.files()?, &at("half"), Some(DType::F16))?;
+    let picture = |model: &Model, dtype: DTypeChoice| -> TestResult<Vec<Photo>> {
+        let (model, settings) = settled_in(case, model, Backend::Kernels, dtype, |request| request.num_images = 1)?;
+        Ok(model.generate(&settings)?)
+    };
+    let rounded = picture(&original, DTypeChoice::F16)?;
+    assert!(picture(&file("half.safetensors"), DTypeChoice::F32)? == rounded, "{}: one file", case.name);
+    assert!(picture(&Model::Folder(at("half")), DTypeChoice::F32)? == rounded, "{}: a folder", case.name);
+    Ok(())
+}
+
+/// Whether two folders hold the same tensors, bit for bit.
+fn same_tensors(one: &Path, other: &Path) -> TestResult {
+    for name in
+        ["text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+    {
+        let load =
+            |folder: &Path| candle_core::safetensors::load(folder.join(format!("{name}.safetensors")), &Device::Cpu);
+        if !one.join(format!("{name}.safetensors")).exists() {
+            continue;
+        }
+        let (mut one, other) = (load(one)?, load(other)?);
+        one.retain(|name, _| !name.ends_with("position_ids"));
+        assert_eq!(one.keys().collect::<BTreeSet<_>>(), other.keys().collect::<BTreeSet<_>>());
+        for (name, tensor) in one {
+            assert_eq!(tensor.dims(), other[&name].dims(), "{name}");
+            let bits = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            assert!(bits(&tensor)?.iter().zip(bits(&other[&name])?).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn golden_pictures_survive_conversion() -> TestResult {
+    let mut seen = BTreeSet::new();
+    let mut cases = cases("cases", wanted)?;
+    // One case for each model, one with single files if there is one.
+    cases.sort_by_key(|case| case.json["single_file"].is_null());
+    cases.retain(|case| case.json["weights"] != "fp16" && seen.insert(case.model()));
+    run_all(&cases, check_conversions);
     Ok(())
 }

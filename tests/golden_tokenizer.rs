@@ -4,10 +4,11 @@ mod cases;
 
 use cases::{TestResult, roots};
 use serde_json::Value;
-use std::io::Read;
+use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::path::Path;
 use tweedie::checkpoints::ModelFiles;
-use tweedie::conditioning::Tokenizer;
+use tweedie::conditioning::{Tokenizer, clip_vocabulary};
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().into_iter().flatten().filter_map(|v| v.as_u64().map(|v| v as u32)).collect()
@@ -59,6 +60,37 @@ fn golden_token_ids_of_transformers() -> TestResult {
     }
     assert!(checked > 0, "no golden prompts were found");
     assert!(wrong.is_empty(), "{} of {checked}: {}", wrong.len(), wrong.join(", "));
+    Ok(())
+}
+
+/// A list of merges alone, compressed, as a single checkpoint file's built-in tokenizer: the vocabulary follows from it.
+#[test]
+fn golden_vocabulary_follows_from_the_merges() -> TestResult {
+    for root in roots().iter().map(|root| root.join("tokenizer/full")).filter(|folder| folder.is_dir()) {
+        let mut merges = String::new();
+        if root.join("merges.txt.gz").exists() {
+            let packed = std::fs::File::open(root.join("merges.txt.gz"))?;
+            flate2::read::GzDecoder::new(packed).read_to_string(&mut merges)?;
+        } else {
+            merges = std::fs::read_to_string(root.join("merges.txt"))?;
+        }
+        let vocabulary: HashMap<String, usize> =
+            serde_json::from_str(&std::fs::read_to_string(root.join("vocab.json"))?)?;
+        let made = clip_vocabulary(&merges);
+        assert_eq!(made.len(), vocabulary.len());
+        assert!(made.iter().enumerate().all(|(id, token)| vocabulary.get(token) == Some(&id)));
+
+        let folder = tempfile::tempdir()?;
+        let packed = std::fs::File::create(folder.path().join("merges.txt.gz"))?;
+        let mut encoder = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+        encoder.write_all(merges.as_bytes())?;
+        encoder.finish()?;
+        let parent = folder.path().parent().ok_or("no parent")?;
+        let name = folder.path().file_name().and_then(|name| name.to_str()).ok_or("no name")?;
+        let alone = Tokenizer::from_files(&ModelFiles::folder(parent)?, name)?;
+        let text = "A watercolour of naïve façades, 1920s, été";
+        assert_eq!(alone.encode(text)?.ids, tokenizer(&root, "<|endoftext|>")?.encode(text)?.ids);
+    }
     Ok(())
 }
 

@@ -4,14 +4,18 @@ use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::model::{Defaults, Model, config, family};
-use crate::stages::{Decode, Denoise, Encode};
+use crate::model::{Defaults, Model, config, family, model_index};
+use crate::stages::{Decode, Denoise, Encode, TextEncoder};
+use crate::used_weights::WeightFile;
+use crate::xl::XlFacts;
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tweedie::adapters::Loras;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::conditioning::Tokenizer;
+use tweedie::config::ConfigFields;
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -23,6 +27,7 @@ use tweedie::{DType, Device, Error, Result};
 #[derive(Debug, Clone)]
 pub struct Builder<P> {
     model: Model,
+    vae: Option<Model>,
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
@@ -34,6 +39,7 @@ impl<P> Default for Builder<P> {
     fn default() -> Self {
         Self {
             model: Model::default(),
+            vae: None,
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
@@ -66,6 +72,13 @@ impl<P> Builder<P> {
     #[must_use]
     pub fn model(mut self, model: Model) -> Self {
         self.model = model;
+        self
+    }
+
+    /// Another autoencoder than the model's: that of another model, a file, or the folder of an autoencoder alone.
+    #[must_use]
+    pub fn vae(mut self, vae: Option<Model>) -> Self {
+        self.vae = vae;
         self
     }
 
@@ -129,37 +142,44 @@ impl<P: Pipeline> Builder<P> {
         let loras = self.adapters.open_loras(&unet_config)?;
         let family = family(&unet_config);
         let loader = Loader { loras: Some(&loras), ..loader };
-        let vae_config = loader.vae_config()?;
+        let vae_source = self.vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
+        let (vae_files, vae_component) = vae_source.as_ref().map_or((&files, "vae"), |(files, name)| (files, name));
+        let vae_loader = Loader { files: vae_files, ..loader };
+        let vae_config = vae_loader.vae_config(vae_component)?;
         check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
-        let mut tokenizer = Tokenizer::from_files(&files, "tokenizer")?;
-
         let embeddings = self.adapters.read_embeddings()?;
 
-        let (mut text_encoder, text_files) = loader.text_encoder()?;
+        let (mut encoders, text_files) = loader.text_encoders(&unet_config)?;
         for embedding in &embeddings {
-            embedding.teach(&mut [(&mut tokenizer, &mut text_encoder)])?;
+            let pupils = encoders.iter_mut().map(|encoder| (&mut encoder.tokenizer, &mut encoder.model));
+            embedding.teach(&mut pupils.collect::<Vec<_>>())?;
         }
-        check_width(&text_encoder, &unet_config)?;
+        check_width(&encoders, &unet_config)?;
+        let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
         let controls = self.adapters.controls.iter().map(|path| control::load(path, &loader, &unet_config));
         let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let (vae, vae_files) = loader.vae(vae_config, P::HALVES)?;
+        let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
         loras.finish(family)?;
         Ok(P::over(LatentDiffusion {
-            encode: Encode::new(tokenizer, text_encoder, device.clone()),
+            encode: Encode::new(encoders, device.clone()),
             denoise: Denoise::new(unet, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
             scheduler,
+            xl,
             defaults,
             adapters: [self.adapters.used(&embeddings), used_controls].concat(),
-            weight_files: [text_files, unet_files, vae_files].concat(),
+            weights: [(&files, text_files), (&files, unet_files), (vae_files, vae_weights)]
+                .into_iter()
+                .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
+                .collect(),
+            vae_name: self.vae.as_ref().map(Model::name),
             model_name: self.model.name(),
             format,
             device,
             load_seconds: start.elapsed().as_secs_f64(),
-            files,
         }))
     }
 }
@@ -180,13 +200,39 @@ impl Loader<'_> {
         UNet2DConditionConfig::from_fields(&config(self.files, "unet", "config.json")?)
     }
 
-    pub fn vae_config(&self) -> Result<AutoencoderConfig> {
-        AutoencoderConfig::from_fields(&config(self.files, "vae", "config.json")?)
+    /// `component` is the folder that it lies in.
+    pub fn vae_config(&self, component: &str) -> Result<AutoencoderConfig> {
+        let name = format!("{component}/config.json");
+        let text = self.files.read_text(&name)?;
+        AutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
     }
 
     pub fn text_encoder(&self) -> Result<(ClipTextModel, Vec<String>)> {
-        let config = ClipTextConfig::from_fields(&config(self.files, "text_encoder", "config.json")?)?;
-        self.load("text_encoder", self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
+        self.text_encoder_in("text_encoder")
+    }
+
+    fn text_encoder_in(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
+        let config = ClipTextConfig::from_fields(&config(self.files, component, "config.json")?)?;
+        self.load(component, self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
+    }
+
+    /// One text encoder, or those of Stable Diffusion XL that there are: two, and in its refiner the second alone.
+    fn text_encoders(&self, unet: &UNet2DConditionConfig) -> Result<(Vec<TextEncoder>, Vec<String>)> {
+        const XL: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+        let there = |component: &str| self.files.exists(&format!("{component}/config.json"));
+        let components = match unet.addition {
+            Some(_) if there("text_encoder_2") && !there("text_encoder") => &XL[1..],
+            Some(_) => &XL[..],
+            None => &XL[..1],
+        };
+        let (mut encoders, mut names) = (Vec::new(), Vec::new());
+        for &(component, folder) in components {
+            let tokenizer = Tokenizer::from_files(self.files, folder)?;
+            let (model, files) = self.text_encoder_in(component)?;
+            encoders.push(TextEncoder { tokenizer, model });
+            names.extend(files);
+        }
+        Ok((encoders, names))
     }
 
     pub fn unet(&self, config: UNet2DConditionConfig) -> Result<(UNet2DConditionModel, Vec<String>)> {
@@ -194,12 +240,17 @@ impl Loader<'_> {
         self.load("unet", self.format.weights, &[], |weights| UNet2DConditionModel::new(weights, config, dtype))
     }
 
-    pub fn vae(&self, config: AutoencoderConfig, halves: Halves) -> Result<(AutoencoderKl, Vec<String>)> {
+    pub fn vae(
+        &self,
+        component: &str,
+        config: AutoencoderConfig,
+        halves: Halves,
+    ) -> Result<(AutoencoderKl, Vec<String>)> {
         // An autoencoder that overflows when it computes in f16 says so.
         let overflows = config.force_upcast && self.format.activations == DType::F16;
         let NumberFormat { weights, activations } = if overflows { NumberFormat::F32 } else { self.format };
         let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
-        self.load("vae", weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
+        self.load(component, weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
     }
 
     pub fn load<T>(
@@ -226,12 +277,33 @@ impl Loader<'_> {
     }
 }
 
-fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_known: bool) -> Result<()> {
-    if unet.addition.is_some() {
-        let fix =
-            "Stable Diffusion XL takes two text encoders, which this version does not run; use a 1.x or 2.x model";
-        return Err(Error::invalid("addition_embed_type of the unet", "text_time", fix));
+/// The files of an autoencoder and its folder among them. A file has the configuration of the autoencoder that it
+/// replaces.
+fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, String)> {
+    let in_model = "vae".to_owned();
+    match model {
+        Model::File { path, config } => {
+            let configs = match (config, replaced) {
+                (Some(folder), _) => ModelFiles::folder(folder)?,
+                (None, ModelFiles::Single { configs, .. }) => configs.as_ref().clone(),
+                (None, files) => files.clone(),
+            };
+            let weights = SingleFile::open(path)?;
+            Ok((ModelFiles::Single { configs: Arc::new(configs), weights }, in_model))
+        }
+        Model::Folder(path) if !path.join("vae").is_dir() && path.join("config.json").is_file() => {
+            let whole = path.canonicalize().map_err(Error::io("read", path))?;
+            let name = whole.file_name().and_then(|name| name.to_str());
+            let (Some(name), Some(parent)) = (name, whole.parent()) else {
+                return Err(Error::invalid("the folder of the autoencoder", path.display(), "rename it to plain text"));
+            };
+            Ok((ModelFiles::folder(parent)?, name.into()))
+        }
+        model => Ok((model.files()?, in_model)),
     }
+}
+
+fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_known: bool) -> Result<()> {
     let latent = vae.latent_channels;
     let inpainting = unet.in_channels == 2 * latent + 1;
     let fits = unet.in_channels == latent || (inpainting && shows_known);
@@ -246,8 +318,9 @@ fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_k
     Ok(())
 }
 
-fn check_width(text_encoder: &ClipTextModel, unet: &UNet2DConditionConfig) -> Result<()> {
-    let hidden = text_encoder.config().hidden_size;
+/// The network sees the states of all encoders side by side.
+fn check_width(encoders: &[TextEncoder], unet: &UNet2DConditionConfig) -> Result<()> {
+    let hidden: usize = encoders.iter().map(|encoder| encoder.model.config().hidden_size).sum();
     match unet.cross_attention_dim.iter().find(|&&width| width != hidden) {
         Some(width) => {
             let fix = format!("the text encoder's hidden_size is {hidden}; the two do not belong together");
@@ -255,4 +328,9 @@ fn check_width(text_encoder: &ClipTextModel, unet: &UNet2DConditionConfig) -> Re
         }
         None => Ok(()),
     }
+}
+
+/// Width of the pooled text: the last encoder's projection.
+fn pooled_width(encoders: &[TextEncoder]) -> usize {
+    encoders.last().map_or(0, |encoder| encoder.model.config().projection_dim)
 }

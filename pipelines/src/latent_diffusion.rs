@@ -7,10 +7,10 @@ use crate::model::Defaults;
 use crate::record::Record;
 use crate::request::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
-use crate::used_weights::UsedWeights;
+use crate::used_weights::{UsedWeights, WeightFile};
+use crate::xl::XlFacts;
 use std::ops::ControlFlow;
 use std::time::Instant;
-use tweedie::checkpoints::ModelFiles;
 use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
 use tweedie::noise::TorchNoise;
@@ -37,10 +37,12 @@ pub struct LatentDiffusion {
     pub(crate) denoise: Denoise,
     pub(crate) decode: Decode,
     pub(crate) scheduler: ConfigFields,
+    pub(crate) xl: Option<XlFacts>,
     pub(crate) defaults: Defaults,
-    pub(crate) files: ModelFiles,
     pub(crate) adapters: Vec<UsedAdapter>,
-    pub(crate) weight_files: Vec<String>,
+    pub(crate) weights: Vec<WeightFile>,
+    /// What its autoencoder is called, if it is another model's.
+    pub(crate) vae_name: Option<String>,
     pub(crate) model_name: String,
     pub(crate) format: NumberFormat,
     pub(crate) device: Device,
@@ -56,14 +58,21 @@ impl LatentDiffusion {
             scheduler: &self.scheduler,
             defaults: &self.defaults,
             controls: self.denoise.controls().len(),
-            text_layers: self.encode.text_encoder().config().num_hidden_layers,
+            text_layers: self.skippable_layers(),
+            xl: self.xl,
         }
+    }
+
+    /// Stable Diffusion XL starts to count one layer further back.
+    fn skippable_layers(&self) -> usize {
+        let layers = self.encode.encoders().iter().map(|encoder| encoder.model.config().num_hidden_layers);
+        layers.min().unwrap_or(0).saturating_sub(usize::from(self.xl.is_some()))
     }
 
     /// What pictures made with these settings will say of how they were made.
     pub fn record(&self, settings: &Settings) -> Record {
-        let weights = UsedWeights::new(&self.model_name, &self.files, &self.weight_files, self.format);
-        Record::new(settings, weights.with_adapters(&self.adapters))
+        let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
+        Record::new(settings, weights.with_adapters(&self.adapters)).with_vae(self.vae_name.clone())
     }
 
     /// The stage that makes conditioning.

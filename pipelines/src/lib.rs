@@ -32,6 +32,7 @@ mod task;
 mod text_to_image;
 mod train;
 mod used_weights;
+mod xl;
 
 pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
@@ -58,3 +59,4 @@ pub use train::{
     TrainSettings,
 };
 pub use tweedie::{Error, Result};
+pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use std::sync::Arc;
+use tweedie::checkpoints::{Checkpoint, Family, ModelFiles, Precision, SingleFile};
 use tweedie::config::ConfigFields;
 use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
 use tweedie::{DType, Device, Error, Result};
@@ -15,9 +16,32 @@ pub enum Model {
     Embedded,
     /// A folder in diffusers layout.
     Folder(PathBuf),
+    /// One file with the weights of all components, and the folder of configurations and tokenizer that goes with it;
+    /// without one, those of the family that the file belongs to.
+    File {
+        /// The weights.
+        path: PathBuf,
+        /// The rest, in diffusers layout.
+        config: Option<PathBuf>,
+    },
 }
 
 impl Model {
+    /// A folder or a file, whichever is there. A folder has its own configurations.
+    ///
+    /// # Errors
+    /// If configurations are given for a folder.
+    pub fn at(path: PathBuf, config: Option<PathBuf>) -> Result<Self> {
+        match config {
+            config if path.is_file() => Ok(Self::File { path, config }),
+            None => Ok(Self::Folder(path)),
+            Some(config) => {
+                let fix = "it goes with a single file; a folder's configurations are its own";
+                Err(Error::invalid("--config", config.display(), format!("{} is no file, and {fix}", path.display())))
+            }
+        }
+    }
+
     /// Its files.
     ///
     /// # Errors
@@ -25,6 +49,14 @@ impl Model {
     pub fn files(&self) -> Result<ModelFiles> {
         match self {
             Self::Folder(path) => ModelFiles::folder(path),
+            Self::File { path, config } => {
+                let weights = SingleFile::open(path)?;
+                let configs = match config {
+                    Some(folder) => ModelFiles::folder(folder)?,
+                    None => built_in(weights.family()?)?,
+                };
+                Ok(ModelFiles::Single { configs: Arc::new(configs), weights })
+            }
             #[cfg(feature = "embedded-model")]
             Self::Embedded => Ok(ModelFiles::Embedded { name: "emoji-ldm", files: tweedie_weights::EMOJI_LDM }),
             #[cfg(not(feature = "embedded-model"))]
@@ -38,12 +70,47 @@ impl Model {
     pub fn name(&self) -> String {
         match self {
             Self::Embedded => "emoji-ldm".into(),
+            Self::File { path, .. } => {
+                path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+            }
             Self::Folder(path) => {
                 let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
                 whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
             }
         }
     }
+}
+
+/// The configurations and the tokenizer of a family.
+#[cfg(feature = "built-in-families")]
+fn built_in(family: Family) -> Result<ModelFiles> {
+    use tweedie::checkpoints::Generation::{One, Two, Xl, XlRefiner};
+    use tweedie_weights::stable_diffusion as sd;
+    let (name, files) = match (family.generation, family.inpainting, family.v_prediction) {
+        (One, false, false) => ("the built-in Stable Diffusion 1.x", sd::ONE),
+        (One, true, false) => ("the built-in Stable Diffusion 1.x, inpainting", sd::ONE_INPAINTING),
+        (Two, true, false) => ("the built-in Stable Diffusion 2.x, inpainting", sd::TWO_INPAINTING),
+        (Two, false, false) => ("the built-in Stable Diffusion 2.x", sd::TWO),
+        (Two, false, true) => ("the built-in Stable Diffusion 2.x that predicts v", sd::TWO_V),
+        (Xl, true, false) => ("the built-in Stable Diffusion XL, inpainting", sd::XL_INPAINTING),
+        (Xl, false, false) => ("the built-in Stable Diffusion XL", sd::XL),
+        (Xl, false, true) if family.zero_terminal_snr => {
+            ("the built-in Stable Diffusion XL that predicts v from noise alone", sd::XL_V_ZERO_SNR)
+        }
+        (Xl, false, true) => ("the built-in Stable Diffusion XL that predicts v", sd::XL_V),
+        (XlRefiner, false, false) => ("the built-in refiner of Stable Diffusion XL", sd::XL_REFINER),
+        _ => {
+            let fix = "no configurations are built in for it; give their folder with --config";
+            return Err(Error::invalid("the model's family", family.name(), fix));
+        }
+    };
+    Ok(ModelFiles::Embedded { name, files })
+}
+
+#[cfg(not(feature = "built-in-families"))]
+fn built_in(family: Family) -> Result<ModelFiles> {
+    let fix = "this build has no configurations of its own; give their folder with --config";
+    Err(Error::invalid("the model's family", family.name(), fix))
 }
 
 /// A component's configuration file.

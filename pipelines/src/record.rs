@@ -16,6 +16,7 @@ use tweedie::images::TextChunk;
 pub struct Record {
     settings: Settings,
     weights: UsedWeights,
+    vae_name: Option<String>,
     inputs: Vec<Input>,
 }
 
@@ -35,7 +36,13 @@ const CONTROL: &str = "control";
 
 impl Record {
     pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
-        Self { settings: settings.clone(), weights, inputs: Vec::new() }
+        Self { settings: settings.clone(), weights, vae_name: None, inputs: Vec::new() }
+    }
+
+    /// Names another autoencoder than the model's.
+    pub(crate) fn with_vae(mut self, name: Option<String>) -> Self {
+        self.vae_name = name;
+        self
     }
 
     /// Adds a file that the pictures are made from.
@@ -104,6 +111,12 @@ impl Record {
         if let Some(Projection { eta, norm_threshold, momentum }) = s.projection {
             json["apg"] = json!({"eta": eta, "norm_threshold": norm_threshold, "momentum": momentum});
         }
+        if let Some(name) = &self.vae_name {
+            json["vae"] = name.as_str().into();
+        }
+        if let Some(xl) = &s.xl {
+            json["xl"] = xl.json();
+        }
         if s.pag_scale > 0.0 {
             json["pag_scale"] = s.pag_scale.into();
         }
@@ -144,8 +157,8 @@ impl Record {
     fn parameters(&self, seed: u64) -> String {
         let s = &self.settings;
         let mut text = s.prompt.clone();
-        if !s.negative_prompt.is_empty() {
-            text += &format!("\nNegative prompt: {}", s.negative_prompt);
+        if let Some(negative) = s.negative_prompt.as_ref().filter(|text| !text.is_empty()) {
+            text += &format!("\nNegative prompt: {negative}");
         }
         text += &format!(
             "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
@@ -156,7 +169,8 @@ impl Record {
             s.height
         );
         let unet = self.hash_weights().ok().and_then(|hashes| {
-            let unet = hashes.iter().find(|(name, _)| name.starts_with("unet/"))?;
+            // A file with all weights is known by its own hash.
+            let unet = hashes.iter().find(|(name, _)| name.starts_with("unet/") || !name.contains('/'))?;
             unet.1.as_str().and_then(|hash| hash.get(..10)).map(str::to_owned)
         });
         if let Some(hash) = unet {

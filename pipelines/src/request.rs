@@ -4,6 +4,7 @@ use crate::canvas::NativeSize;
 use crate::control::{ControlImage, ControlSettings};
 use crate::model::Defaults;
 use crate::task::Task;
+use crate::xl::{XlFacts, XlRequest, XlSettings};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
@@ -32,8 +33,8 @@ pub enum PromptSyntax {
 pub struct TextToImageRequest {
     /// What to draw.
     pub prompt: String,
-    /// What to stay away from.
-    pub negative_prompt: String,
+    /// What to stay away from. `None` differs from an empty text where Stable Diffusion XL takes zeros for it.
+    pub negative_prompt: Option<String>,
     /// How the two are read.
     pub prompt_syntax: PromptSyntax,
     /// Number of denoising steps; by default the model's, else 30.
@@ -68,13 +69,15 @@ pub struct TextToImageRequest {
     pub clip_skip: usize,
     /// Pictures for the pipeline's control models, one for each.
     pub controls: Vec<ControlImage>,
+    /// What concerns Stable Diffusion XL alone.
+    pub xl: XlRequest,
 }
 
 impl Default for TextToImageRequest {
     fn default() -> Self {
         Self {
             prompt: String::new(),
-            negative_prompt: String::new(),
+            negative_prompt: None,
             prompt_syntax: PromptSyntax::Plain,
             steps: None,
             guidance_scale: None,
@@ -92,6 +95,7 @@ impl Default for TextToImageRequest {
             batch_size: 1,
             clip_skip: 0,
             controls: Vec::new(),
+            xl: XlRequest::default(),
         }
     }
 }
@@ -103,9 +107,11 @@ pub(crate) struct ModelFacts<'a> {
     pub vae: &'a AutoencoderConfig,
     pub scheduler: &'a ConfigFields,
     pub defaults: &'a Defaults,
+    /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
     /// The number of control models.
     pub controls: usize,
+    pub xl: Option<XlFacts>,
 }
 
 impl ModelFacts<'_> {
@@ -127,13 +133,15 @@ pub struct Settings {
     /// What to draw.
     pub prompt: String,
     /// What to stay away from.
-    pub negative_prompt: String,
+    pub negative_prompt: Option<String>,
     /// How the two are read.
     pub prompt_syntax: PromptSyntax,
     /// Number of denoising steps.
     pub steps: usize,
     /// Guidance scale.
     pub guidance_scale: f64,
+    /// Whether the network takes the guidance scale as an input, so that one branch is enough.
+    pub guidance_is_embedded: bool,
     /// Guidance rescale.
     pub guidance_rescale: f64,
     /// How the guidance scale develops.
@@ -162,6 +170,8 @@ pub struct Settings {
     pub clip_skip: usize,
     /// Pictures that steer the run.
     pub controls: Vec<ControlSettings>,
+    /// What Stable Diffusion XL is told besides, if the model is one.
+    pub xl: Option<XlSettings>,
     /// What denoising starts from, and what becomes of its pictures.
     pub task: Task,
     /// What the user should know.
@@ -169,9 +179,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether there is guidance at all: at a scale of 1 or less one branch is enough.
+    /// Whether there is guidance by two branches: at a scale of 1 or less one is enough.
     pub fn guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        self.guidance_scale > 1.0 && !self.guidance_is_embedded
     }
 
     /// The scheduler, configured.
@@ -217,7 +227,10 @@ impl TextToImageRequest {
         check_side("width", width, native.factor)?;
         check_side("height", height, native.factor)?;
 
-        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(7.5);
+        // Latent consistency models are distilled for a few steps, and have no file that says so.
+        let guidance_is_embedded = facts.unet.time_cond_proj_dim.is_some();
+        let (usual_steps, usual_scale) = if guidance_is_embedded { (4, 8.5) } else { (30, 7.5) };
+        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual_scale);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
@@ -231,15 +244,17 @@ impl TextToImageRequest {
         }
 
         let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
-        let (scheduler, scheduler_config, warnings) = self.scheduler(facts.scheduler)?;
+        let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
+        let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
-        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(30);
+        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual_steps);
         let settings = Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_syntax: self.prompt_syntax,
             steps,
             guidance_scale,
+            guidance_is_embedded,
             guidance_rescale,
             guidance_shape: self.guidance_shape,
             guidance_interval: self.guidance_interval,
@@ -254,6 +269,7 @@ impl TextToImageRequest {
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
             controls,
+            xl,
             warnings: [task.warnings(), warnings].concat(),
             task,
         };

@@ -15,8 +15,7 @@ pub(crate) struct UsedWeights {
     pub model_name: String,
     /// The number format that the weights are held in.
     pub dtype: &'static str,
-    files: ModelFiles,
-    names: Vec<String>,
+    files: Vec<WeightFile>,
     adapters: Vec<UsedAdapter>,
     hashes: OnceLock<Result<Hashes, String>>,
 }
@@ -30,8 +29,32 @@ struct Hashes {
     adapters: Vec<String>,
 }
 
+/// One file of weights.
+#[derive(Debug, Clone)]
+pub(crate) struct WeightFile {
+    /// The model that it belongs to.
+    pub files: ModelFiles,
+    /// Its name there.
+    pub name: String,
+}
+
+impl WeightFile {
+    /// Several files of one model.
+    pub fn all(files: &ModelFiles, names: &[String]) -> Vec<Self> {
+        names.iter().map(|name| Self { files: files.clone(), name: name.clone() }).collect()
+    }
+}
+
 impl UsedWeights {
-    pub fn new(model_name: &str, files: &ModelFiles, names: &[String], format: NumberFormat) -> Self {
+    /// A file that is named more than once counts once.
+    pub fn new(model_name: &str, mut files: Vec<WeightFile>, format: NumberFormat) -> Self {
+        let mut seen = Vec::new();
+        files.retain(|file| {
+            let path = file.files.path(&file.name);
+            let new = !seen.contains(&path);
+            seen.push(path);
+            new
+        });
         Self {
             model_name: model_name.into(),
             dtype: match format.weights {
@@ -39,8 +62,7 @@ impl UsedWeights {
                 DType::BF16 => "bf16",
                 _ => "f32",
             },
-            files: files.clone(),
-            names: names.to_vec(),
+            files,
             adapters: Vec::new(),
             hashes: OnceLock::new(),
         }
@@ -72,7 +94,8 @@ impl UsedWeights {
 
     fn all_hashes(&self) -> Result<&Hashes, &str> {
         let weights = || -> Result<_> {
-            let each = self.names.iter().map(|name| Ok((name.clone(), self.files.sha256(name)?.into())));
+            let each = self.files.iter();
+            let each = each.map(|WeightFile { files, name }| Ok((name.clone(), files.sha256(name)?.into())));
             each.collect()
         };
         let adapters = || self.adapters.iter().map(UsedAdapter::sha256).collect::<Result<_>>();

@@ -34,7 +34,16 @@ fn number(json: &Value, field: &str, default: f64) -> f64 {
     json[field].as_f64().unwrap_or(default)
 }
 
+/// The case with its model as a folder, and as each single file that it names.
 fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult {
+    run_form(tweedie, folder, case, seed, None)?;
+    for file in case["single_file"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        run_form(&Tweedie::new()?, folder, case, seed, Some(file))?;
+    }
+    Ok(())
+}
+
+fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_file: Option<&str>) -> TestResult {
     let name = case["name"].as_str().ok_or("no name")?;
     let root = folder.parent().and_then(Path::parent).ok_or("no root")?;
     let entry = ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default())?;
@@ -56,8 +65,10 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         model = copy;
     }
     let output = format!("{name}.png");
-    let command =
-        case["kind"].as_str().filter(|kind| !["txt2img-pag", "controlnet"].contains(kind)).unwrap_or("txt2img");
+    let command = match case["kind"].as_str() {
+        None | Some("txt2img-pag" | "controlnet") => "txt2img",
+        Some(kind) => kind.trim_end_matches("-xl"),
+    };
     let mut arguments: Vec<String> = [command, "--quiet", "--batch-size", "2", "--dtype"].map(Into::into).into();
     arguments.push(if case["weights"] == "fp16" { "f16" } else { "f32" }.into());
     let mut option = |flag: &str, value: &Value| match value {
@@ -65,7 +76,14 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         Value::String(text) => arguments.push(format!("{flag}={text}")),
         other => arguments.push(format!("{flag}={other}")),
     };
-    option("--model", &model.to_string_lossy().into_owned().into());
+    let model = model.to_string_lossy().into_owned();
+    match single_file {
+        Some(file) => {
+            option("--model", &root.join(file).to_string_lossy().into_owned().into());
+            option("--config", &model.into());
+        }
+        None => option("--model", &model.into()),
+    }
     option("--output", &output.clone().into());
     for (flag, field) in [("--image", "init_image"), ("--mask", "mask_image")] {
         if let (Some(name), false) = (case[field].as_str(), command == "txt2img") {
@@ -77,6 +95,8 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
     for (flag, field) in [
         ("--prompt", "prompt"),
         ("--negative-prompt", "negative_prompt"),
+        ("--prompt-2", "prompt_2"),
+        ("--negative-prompt-2", "negative_prompt_2"),
         ("--steps", "steps"),
         ("--guidance-scale", "guidance_scale"),
         ("--guidance-rescale", "guidance_rescale"),
@@ -89,6 +109,18 @@ fn run(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64) -> TestResult 
         ("--strength", "strength"),
     ] {
         option(flag, &case[field]);
+    }
+    for (flag, field, separator) in [
+        ("original-size", "original_size", 'x'),
+        ("crop-top-left", "crops_coords_top_left", ','),
+        ("target-size", "target_size", 'x'),
+        ("negative-original-size", "negative_original_size", 'x'),
+        ("negative-crop-top-left", "negative_crops_coords_top_left", ','),
+        ("negative-target-size", "negative_target_size", 'x'),
+    ] {
+        if let [first, second] = case[field].as_array().map_or(&[][..], Vec::as_slice) {
+            arguments.push(format!("--{flag}={first}{separator}{second}"));
+        }
     }
     if command == "inpaint" {
         arguments.push("--no-composite".into());
@@ -139,8 +171,8 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
         let kind = case["kind"].as_str().unwrap_or_default();
-        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint", "controlnet"].contains(&kind)
-            && case["guess_mode"] != true;
+        let kinds = ["txt2img", "txt2img-pag", "img2img", "inpaint", "controlnet"];
+        let plain = kinds.contains(&kind.trim_end_matches("-xl")) && case["guess_mode"] != true;
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;
             failures.extend(run(&Tweedie::new()?, &folder, &case, seed).err().map(|e| e.to_string()));

@@ -1,13 +1,15 @@
 //! The weights of one component of a model folder.
 
-use super::safetensors_file::{SafetensorsFile, float_type};
-use super::{ModelFiles, WeightReport};
+use super::mapped::float_type;
+use super::names::{Names, Part};
+use super::{Family, ModelFiles, StoredTensor, TensorFile, WeightReport};
 use crate::layers::WeightSource;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Which of a component's files to take, if there are several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +20,20 @@ pub enum Precision {
     Half,
 }
 
-/// A component's tensors: one safetensors file or several with an index.
+/// A component's tensors: one file, several with an index, or a part of a file that holds a whole model.
 ///
 /// As a [`WeightSource`] it goes on after a missing or mis-shaped tensor; [`Checkpoint::finish`] then reports
 /// all that did not fit, and lets go of the files.
 #[derive(Debug)]
 pub struct Checkpoint {
-    files: Vec<SafetensorsFile>,
-    names: Vec<String>,
+    files: Vec<Arc<TensorFile>>,
+    file_names: Vec<String>,
     /// Name as the model asks for it, to the file and the name there.
     tensors: BTreeMap<String, Location>,
+    /// For a file that calls them otherwise.
+    names: Option<Names>,
+    /// Beginnings of names that models of this form have no use for.
+    unused: Vec<String>,
     dtype: DType,
     device: Device,
     asked: RefCell<BTreeSet<String>>,
@@ -40,14 +46,31 @@ const LARGEST_STAND_IN: usize = 1 << 28;
 #[derive(Debug)]
 struct Location {
     file: usize,
-    stored: super::StoredTensor,
+    stored: StoredTensor,
+    part: Part,
+    /// Of the part, as the model has it.
+    shape: Vec<usize>,
+}
+
+impl Location {
+    /// `None` if the stored tensor has no such part.
+    fn new(file: usize, stored: StoredTensor, part: Part) -> Option<Self> {
+        let mut shape = stored.shape.clone();
+        match (part, shape.as_mut_slice()) {
+            (Part::Whole, _) => {}
+            (Part::Third(_), [rows, ..]) if *rows % 3 == 0 => *rows /= 3,
+            (Part::Transposed, [_, _]) => shape.reverse(),
+            _ => return None,
+        }
+        Some(Self { file, stored, part, shape })
+    }
 }
 
 impl Checkpoint {
     /// Opens the weights of `component`, a sub-folder of the layout, to be given as `dtype` on `device`.
     ///
     /// # Errors
-    /// If there are none in safetensors form, or a file is damaged.
+    /// If there are none in a form that is read, or a file is damaged.
     pub fn open(
         files: &ModelFiles,
         component: &str,
@@ -55,23 +78,30 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let names = weight_files(files, component, precision)?;
-        let opened = names.iter().map(|name| SafetensorsFile::open(files, name)).collect::<Result<Vec<_>>>()?;
+        if let ModelFiles::Single { configs, weights } = files {
+            return weights.checkpoint(component, configs, dtype, device);
+        }
+        let file_names = weight_files(files, component, precision)?;
+        let open = |name: &String| TensorFile::open(files, name).map(Arc::new);
+        let opened = file_names.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut tensors = BTreeMap::new();
-        for (file, safetensors) in opened.iter().enumerate() {
-            for stored in safetensors.tensors() {
-                tensors.insert(current_name(&stored.name), Location { file, stored });
+        for (file, opened) in opened.iter().enumerate() {
+            for stored in opened.tensors() {
+                let name = current_name(&stored.name);
+                tensors.extend(Location::new(file, stored, Part::Whole).map(|location| (name, location)));
             }
         }
         let report = WeightReport {
             component: component.into(),
-            files: names.iter().map(|name| files.path(name).display().to_string()).collect::<Vec<_>>().join(", "),
+            files: file_names.iter().map(|name| files.path(name).display().to_string()).collect::<Vec<_>>().join(", "),
             ..WeightReport::default()
         };
         Ok(Self {
             files: opened,
-            names,
+            file_names,
             tensors,
+            names: None,
+            unused: Vec::new(),
             dtype,
             device: device.clone(),
             asked: RefCell::default(),
@@ -79,14 +109,62 @@ impl Checkpoint {
         })
     }
 
-    /// The names of its files in the model folder.
-    pub fn file_names(&self) -> &[String] {
-        &self.names
+    /// The tensors of `component` in a file that holds several, by its own names.
+    pub(super) fn of_part(
+        file: &Arc<TensorFile>,
+        file_name: &str,
+        component: &str,
+        names: Names,
+        unused: Vec<String>,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
+        let mut tensors = BTreeMap::new();
+        for stored in file.tensors() {
+            let Some(name) = stored.name.strip_prefix(&names.prefix) else { continue };
+            for (name, part) in names.in_model(name) {
+                let name = current_name(&name);
+                tensors.extend(Location::new(0, stored.clone(), part).map(|location| (name, location)));
+            }
+        }
+        let family = Family::of(file).map_or_else(|_| String::new(), |family| format!(" ({})", family.name()));
+        let files = format!("{}{family}", file.path().display());
+        let report = WeightReport { component: component.into(), files, ..WeightReport::default() };
+        Self {
+            files: vec![file.clone()],
+            file_names: vec![file_name.into()],
+            tensors,
+            names: Some(names),
+            unused,
+            dtype,
+            device: device.clone(),
+            asked: RefCell::default(),
+            report: RefCell::new(report),
+        }
     }
 
-    /// What the headers say of every tensor.
-    pub fn stored(&self) -> impl Iterator<Item = &super::StoredTensor> {
-        self.tensors.values().map(|location| &location.stored)
+    /// The names of its files in the model folder.
+    pub fn file_names(&self) -> &[String] {
+        &self.file_names
+    }
+
+    /// What the headers say of every tensor: its name and shape as a model has them, and its stored element type.
+    pub fn stored(&self) -> impl Iterator<Item = StoredTensor> {
+        self.tensors.iter().map(|(name, Location { stored, shape, .. })| StoredTensor {
+            name: name.clone(),
+            shape: shape.clone(),
+            dtype: stored.dtype,
+        })
+    }
+
+    /// Whether a tensor is of the kind that models of this form leave alone.
+    pub(super) fn has_no_use_for(&self, name: &str) -> bool {
+        name.ends_with("position_ids") || self.unused.iter().any(|prefix| name.starts_with(prefix))
+    }
+
+    /// What its files call a tensor.
+    fn name_in_file(&self, name: &str) -> String {
+        self.names.as_ref().map_or_else(|| name.into(), |names| names.in_file(name).0)
     }
 
     /// Ends loading: all that did not fit becomes one error. Tensors under the prefixes `unused` may have been
@@ -95,35 +173,51 @@ impl Checkpoint {
     /// # Errors
     /// If anything was missing, unexpected, mis-shaped or not finite.
     pub fn finish(self, unused: &[&str]) -> Result<()> {
+        let no_use: BTreeSet<String> = self.tensors.keys().filter(|name| self.has_no_use_for(name)).cloned().collect();
         let mut report = self.report.into_inner();
         let asked = self.asked.into_inner();
         let expected = |name: &String| {
-            asked.contains(name)
-                || name.ends_with("position_ids")
-                || unused.iter().any(|prefix| name.starts_with(prefix))
+            asked.contains(name) || no_use.contains(name) || unused.iter().any(|prefix| name.starts_with(prefix))
         };
-        report.unexpected = self.tensors.into_keys().filter(|name| !expected(name)).collect();
+        let unexpected: BTreeSet<String> = (self.tensors.into_iter())
+            .filter(|(name, _)| !expected(name))
+            .map(|(name, location)| if self.names.is_some() { location.stored.name } else { name })
+            .collect();
+        report.unexpected = unexpected.into_iter().collect();
         if report.is_empty() { Ok(()) } else { Err(Box::new(report).into()) }
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
         let mut report = self.report.borrow_mut();
-        let Some(Location { file, stored }) = self.tensors.get(name) else {
-            report.missing.push(name.into());
+        let Some(location) = self.tensors.get(name) else {
+            report.missing.push(self.name_in_file(name));
             return Ok(None);
         };
-        if !same_up_to_ones(&stored.shape, shape) {
-            report.mis_shaped.push((name.into(), shape.to_vec(), stored.shape.clone()));
+        let stored = &location.stored;
+        if !same_up_to_ones(&location.shape, shape) {
+            report.mis_shaped.push((self.name_in_file(name), shape.to_vec(), location.shape.clone()));
             return Ok(None);
         }
         if float_type(stored.dtype).is_none() {
-            report.wrong_type.push((name.into(), format!("{:?}", stored.dtype)));
+            report.wrong_type.push((self.name_in_file(name), format!("{:?}", stored.dtype)));
             return Ok(None);
         }
-        match self.files[*file].read(&stored.name, self.dtype, &self.device)? {
+        let file = &self.files[location.file];
+        let tensor = match location.part {
+            Part::Whole => file.read(stored, self.dtype, &self.device)?,
+            Part::Third(third) => {
+                let rows = location.shape[0];
+                file.read_rows(stored, third * rows..(third + 1) * rows, self.dtype, &self.device)?
+            }
+            Part::Transposed => {
+                let read = file.read(stored, self.dtype, &self.device)?;
+                read.map(|tensor| tensor.t()?.contiguous()).transpose()?
+            }
+        };
+        match tensor {
             Some(tensor) => Ok(Some(tensor.reshape(shape)?)),
             None => {
-                report.not_finite.push(name.into());
+                report.not_finite.push(self.name_in_file(name));
                 Ok(None)
             }
         }
@@ -173,19 +267,14 @@ fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -> Re
             return shards(files, component, index);
         }
     }
-    let folder = files.path(component);
-    let pickled =
-        files.exists(&format!("{component}/{stem}.bin")) || files.exists(&format!("{component}/pytorch_model.bin"));
-    let fix = if pickled {
-        "it has weights in PyTorch's .bin form only; save them as safetensors (save_pretrained with safe_serialization)"
-    } else {
-        "it has no safetensors file; the download may not be complete"
-    };
-    Err(Error::invalid(
-        format!("the folder of the {component}"),
-        folder.display(),
-        format!("{fix} (expected {stem}.safetensors)"),
-    ))
+    // What was saved before there was safetensors.
+    let pickled = if stem == "model" { "pytorch_model" } else { stem };
+    let pickles = variants.map(|variant| format!("{component}/{pickled}{variant}.bin"));
+    if let Some(pickle) = pickles.into_iter().find(|pickle| files.exists(pickle)) {
+        return Ok(vec![pickle]);
+    }
+    let fix = format!("it has no safetensors file; the download may not be complete (expected {stem}.safetensors)");
+    Err(Error::invalid(format!("the folder of the {component}"), files.path(component).display(), fix))
 }
 
 /// The files that an index names, each once, in order.

@@ -1,10 +1,12 @@
 //! The files of a model, on disk or compiled in.
 
+use super::SingleFile;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of the largest file that is read whole: configurations and vocabularies.
 const LARGEST_TEXT: u64 = 64 << 20;
@@ -14,7 +16,7 @@ fn missing(path: &Path) -> Error {
     Error::invalid(format!("the file {}", path.display()), "missing", fix)
 }
 
-/// A model in diffusers' folder layout.
+/// A model in diffusers' folder layout, or one whose weights are in one file and the rest in that layout.
 #[derive(Debug, Clone)]
 pub enum ModelFiles {
     /// A folder on disk.
@@ -25,6 +27,13 @@ pub enum ModelFiles {
         name: &'static str,
         /// Path and contents of each file.
         files: &'static [(&'static str, &'static [u8])],
+    },
+    /// The weights in one file.
+    Single {
+        /// Configurations and tokenizer.
+        configs: Arc<ModelFiles>,
+        /// The weights of all components.
+        weights: SingleFile,
     },
 }
 
@@ -49,6 +58,8 @@ impl ModelFiles {
     pub fn path(&self, name: &str) -> PathBuf {
         match self {
             Self::Folder(folder) => folder.join(name),
+            Self::Single { weights, .. } if weights.name() == name => weights.path().to_path_buf(),
+            Self::Single { configs, .. } => configs.path(name),
             Self::Embedded { name: model, .. } => Path::new(model).join(name),
         }
     }
@@ -57,6 +68,7 @@ impl ModelFiles {
     pub fn exists(&self, name: &str) -> bool {
         match self {
             Self::Folder(folder) => folder.join(name).is_file(),
+            Self::Single { configs, .. } => configs.exists(name),
             Self::Embedded { files, .. } => files.iter().any(|(n, _)| *n == name),
         }
     }
@@ -78,6 +90,7 @@ impl ModelFiles {
                 }
                 Ok(Cow::Owned(std::fs::read(&path).map_err(Error::io("read", &path))?))
             }
+            Self::Single { configs, .. } => configs.read(name),
             Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| missing(&self.path(name))),
         }
     }
@@ -93,7 +106,7 @@ impl ModelFiles {
     /// The bytes of an embedded file.
     pub(super) fn embedded(&self, name: &str) -> Option<&'static [u8]> {
         match self {
-            Self::Folder(_) => None,
+            Self::Folder(_) | Self::Single { .. } => None,
             Self::Embedded { files, .. } => files.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes),
         }
     }

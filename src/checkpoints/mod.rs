@@ -1,13 +1,28 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
 
 mod checkpoint;
+mod convert;
+mod family;
 mod files;
+mod mapped;
+mod names;
+mod pickle;
 mod random;
 mod report;
 mod safetensors_file;
+mod single_file;
+mod tensor_file;
+mod torch_file;
+mod writer;
+mod zip_file;
 
 pub use checkpoint::{Checkpoint, Precision};
+pub use convert::{convert_to_file, convert_to_folder};
+pub use family::{Family, Generation};
 pub use files::{ModelFiles, sha256};
 pub use random::RandomWeights;
 pub use report::WeightReport;
 pub use safetensors_file::{SafetensorsFile, StoredTensor};
+pub use single_file::SingleFile;
+pub use tensor_file::TensorFile;
+pub use torch_file::TorchFile;

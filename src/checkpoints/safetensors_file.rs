@@ -1,41 +1,13 @@
-//! One safetensors file, mapped into memory or compiled in.
-#![allow(unsafe_code)]
+//! One safetensors file.
 
 use super::ModelFiles;
+use super::mapped::{Bytes, float_type};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
-use rayon::prelude::*;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// Where a file's bytes are.
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Embedded(&'static [u8]),
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Embedded(bytes) => bytes,
-        }
-    }
-
-    /// Gives the pages of a part back to the system; they are read again if they are needed again.
-    fn release(&self, range: &Range<usize>) {
-        #[cfg(unix)]
-        if let Self::Mapped(map) = self {
-            // SAFETY: the map is a read-only, private view of a file, so dropped pages come back with the same
-            // contents. Advice that is not taken costs memory and nothing else.
-            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
-        }
-    }
-}
 
 /// What the header says of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,10 +37,7 @@ impl SafetensorsFile {
     /// If it cannot be opened, or its header and length do not agree.
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let path = files.path(name);
-        let bytes = match files.embedded(name) {
-            Some(bytes) => Bytes::Embedded(bytes),
-            None => Bytes::Mapped(map(&path)?),
-        };
+        let bytes = Bytes::open(files, name)?;
         let all = bytes.as_slice();
         let damaged = |e: safetensors::SafeTensorError| {
             let reason = format!("{e}; the file is {} bytes long; it may be truncated, get it again", all.len());
@@ -143,45 +112,16 @@ impl SafetensorsFile {
             Error::malformed("safetensors file", &self.path, format!("{name} has type {:?}, not a float", info.dtype))
         })?;
         let range = self.data + info.data_offsets.0..self.data + info.data_offsets.1;
-        let bytes = &self.bytes.as_slice()[range.clone()];
-        let finite = all_finite(bytes, stored);
-        let tensor = Tensor::from_raw_buffer(bytes, stored, &info.shape, &Device::Cpu)?;
-        self.bytes.release(&range);
-        Ok(if finite { Some(tensor.to_dtype(dtype)?.to_device(device)?) } else { None })
+        self.bytes.tensor(&range, stored, &info.shape, dtype, device)
     }
-}
 
-fn map(path: &Path) -> Result<Mmap> {
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    // SAFETY: the map is only read. As with every map of a file, another process that shortens the file while
-    // it is mapped ends this one; the map lives only while weights are being loaded.
-    unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))
-}
-
-/// candle's element type for a stored one, if it is a float that weights come in.
-pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F64 => Some(DType::F64),
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
+    /// Where the values of a tensor are.
+    pub(super) fn range(&self, name: &str) -> Option<Range<usize>> {
+        let (start, end) = self.metadata.info(name)?.data_offsets;
+        Some(self.data + start..self.data + end)
     }
-}
 
-/// Whether no value has all bits of its exponent set, which is what infinities and NaN have.
-fn all_finite(bytes: &[u8], dtype: DType) -> bool {
-    const PIECE: usize = 1 << 20;
-    let pieces = bytes.par_chunks(PIECE);
-    match dtype {
-        DType::F16 | DType::BF16 => {
-            let mask: u16 = if dtype == DType::F16 { 0x7c00 } else { 0x7f80 };
-            pieces.all(|piece| piece.as_chunks::<2>().0.iter().all(|value| u16::from_le_bytes(*value) & mask != mask))
-        }
-        DType::F32 => pieces.all(|piece| {
-            const MASK: u32 = 0x7f80_0000;
-            piece.as_chunks::<4>().0.iter().all(|value| u32::from_le_bytes(*value) & MASK != MASK)
-        }),
-        _ => pieces.all(|piece| piece.as_chunks::<8>().0.iter().all(|value| f64::from_le_bytes(*value).is_finite())),
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 }

@@ -12,7 +12,7 @@
 mod tokenizer;
 mod weighted;
 
-pub use tokenizer::{Tokenizer, Tokens};
+pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
 pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
 use crate::{Error, Result};
@@ -25,8 +25,12 @@ pub struct Conditioning {
     pub text: Option<Tensor>,
     /// The pooled text of models that have it: `[batch, width]`.
     pub pooled: Option<Tensor>,
-    /// Original size, crop and target size of models that have them: `[batch, 6]`.
+    /// Original size, crop and target size of models that have them: `[batch, 6]`; the refiner of Stable Diffusion XL has
+    /// a score in place of the target size: `[batch, 5]`.
     pub time_ids: Option<Tensor>,
+    /// For networks that were distilled to take the strength of guidance as an input: the guidance scale minus 1,
+    /// `[batch]`.
+    pub guidance: Option<Tensor>,
     /// The class of each image: `[batch]` of u32.
     pub class_labels: Option<Tensor>,
 }
@@ -66,6 +70,7 @@ impl Conditioning {
             text: joined("text", |part| part.text.as_ref())?,
             pooled: joined("pooled text", |part| part.pooled.as_ref())?,
             time_ids: joined("sizes", |part| part.time_ids.as_ref())?,
+            guidance: joined("guidance", |part| part.guidance.as_ref())?,
             class_labels: joined("class", |part| part.class_labels.as_ref())?,
         })
     }

@@ -4,7 +4,8 @@ use crate::checkpoints::ModelFiles;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::HashMap;
-use tokenizers::models::bpe::BPE;
+use std::io::Read;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
@@ -16,6 +17,9 @@ const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
+
+/// Bytes of the longest list of merges that is unpacked.
+const LONGEST_MERGES: u64 = 64 << 20;
 
 /// The context of every published CLIP text encoder.
 const DEFAULT_LENGTH: usize = 77;
@@ -42,7 +46,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// From a folder with `vocab.json` and `merges.txt`, or `tokenizer.json`; `tokenizer_config.json` and
+    /// From a folder with `vocab.json` and `merges.txt`, or `tokenizer.json`, or `merges.txt.gz` alone, from which
+    /// CLIP's vocabulary follows ([`clip_vocabulary`]); `tokenizer_config.json` and
     /// `special_tokens_map.json` say how long sequences are and how they are padded.
     ///
     /// # Errors
@@ -53,7 +58,12 @@ impl Tokenizer {
         let settings = Settings::read(files, folder)?;
         let inner = if files.exists(&at("vocab.json")) && files.exists(&at("merges.txt")) {
             let (vocab, merges) = (files.read_text(&at("vocab.json"))?, files.read_text(&at("merges.txt"))?);
-            byte_pair_encoding(&vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
+            let vocab = serde_json::from_str(&vocab).map_err(|e| fail(e.to_string()))?;
+            byte_pair_encoding(vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
+        } else if files.exists(&at("merges.txt.gz")) {
+            let merges = unpacked_merges(&files.read(&at("merges.txt.gz"))?).map_err(|e| fail(e.to_string()))?;
+            let vocab = (0..).zip(clip_vocabulary(&merges)).map(|(id, token)| (token, id)).collect();
+            byte_pair_encoding(vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
         } else if files.exists(&at("tokenizer.json")) {
             let bytes = files.read(&at("tokenizer.json"))?;
             let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| fail(e.to_string()))?;
@@ -163,21 +173,16 @@ impl Tokenizer {
 
 /// The tokenizer as transformers builds it from the two classic files.
 fn byte_pair_encoding(
-    vocab: &str,
+    vocab: Vocab,
     merges: &str,
     special: Vec<AddedToken>,
 ) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let vocab: HashMap<String, u32> = serde_json::from_str(vocab)?;
-    let lines = merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty());
-    let pairs = lines.map(|line| {
+    let pairs = merge_lines(merges).map(|line| {
         let (left, right) = line.split_once(' ').ok_or_else(|| format!("merges.txt: `{line}` is not a pair"))?;
         Ok((left.to_owned(), right.to_owned()))
     });
     let model = BPE::builder()
-        .vocab_and_merges(
-            vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
-            pairs.collect::<Result<_, String>>()?,
-        )
+        .vocab_and_merges(vocab, pairs.collect::<Result<_, String>>()?)
         .end_of_word_suffix("</w>".into())
         .unk_token(END.into())
         .build()?;
@@ -189,6 +194,37 @@ fn byte_pair_encoding(
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
     tokenizer.add_special_tokens(special)?;
     Ok(tokenizer)
+}
+
+fn merge_lines(merges: &str) -> impl Iterator<Item = &str> {
+    merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
+}
+
+/// The text of a compressed list of merges.
+///
+/// # Errors
+/// If it is not gzip, not text or too long.
+pub fn unpacked_merges(bytes: &[u8]) -> std::io::Result<String> {
+    let mut merges = String::new();
+    let decoder = flate2::read::GzDecoder::new(bytes);
+    if decoder.take(LONGEST_MERGES).read_to_string(&mut merges)? as u64 == LONGEST_MERGES {
+        return Err(std::io::Error::other("the list of merges is too long"));
+    }
+    Ok(merges)
+}
+
+/// CLIP's vocabulary by id: a character for each byte, the same at the end of a word, what each merge gives, and the
+/// two special tokens.
+pub fn clip_vocabulary(merges: &str) -> Vec<String> {
+    // Bytes that print stand for themselves and come first; the others take the characters from 256 on.
+    let prints = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let printing = (0..256u32).filter(prints);
+    let others = (256u32..).take(256 - printing.clone().count());
+    let bytes: Vec<String> = printing.chain(others).filter_map(char::from_u32).map(String::from).collect();
+    let ends = bytes.iter().map(|byte| format!("{byte}</w>"));
+    let merged = merge_lines(merges).map(|line| line.replacen(' ', "", 1));
+    let special = [START, END].map(String::from);
+    bytes.iter().cloned().chain(ends).chain(merged).chain(special).collect()
 }
 
 /// `tokenizer_config.json`, and `special_tokens_map.json` for what that does not say.

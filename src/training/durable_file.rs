@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Writes a file and waits until it is on the disk.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }
@@ -40,7 +40,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Makes a folder in one step: `fill` writes into a staged one, which then takes its name. A folder that is there
 /// gives way.
-pub(super) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let staged = staged_name(path);
     remove_folder(&staged)?;
     let write = || {
@@ -66,7 +66,7 @@ pub(super) fn remove_folder(path: &Path) -> Result<()> {
 /// The ending of what is not finished.
 pub(super) const STAGED: &str = ".part";
 
-fn staged_name(path: &Path) -> PathBuf {
+pub(crate) fn staged_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(STAGED);
     path.with_file_name(name)

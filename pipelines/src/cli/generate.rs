@@ -64,8 +64,8 @@ pub struct Plan {
 
 impl Generate {
     /// The pipeline's builder, with the model and what is put on top of it.
-    pub fn builder<P: Pipeline>(&self) -> Builder<P> {
-        self.model.builder().adapters(self.adapters.adapters())
+    pub fn builder<P: Pipeline>(&self) -> anyhow::Result<Builder<P>> {
+        Ok(self.model.builder()?.adapters(self.adapters.adapters()))
     }
 
     /// What is wanted, with the pictures of the control models.

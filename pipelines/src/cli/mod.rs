@@ -19,6 +19,7 @@ mod sample;
 mod schedulers;
 mod train;
 mod txt2img;
+mod xl_options;
 
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ enum Command {
     Eval(eval::EvalCommand),
     /// Make pictures with a model in pixel space, such as the embedded digits.
     Sample(Box<sample::Sample>),
-    /// Look at models.
+    /// Look at models, and convert them.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List the schedulers with their order, cost and references.
@@ -80,9 +81,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// Which model, where, in which number format.
 #[derive(Debug, Args)]
 struct ModelArguments {
-    /// A folder in diffusers layout [default: the embedded model]
-    #[arg(long, value_name = "DIR")]
+    /// A folder in diffusers layout, or one checkpoint file (.safetensors, .ckpt) [default: the embedded model]
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
+
+    /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes [default: those
+    /// of the family that the file belongs to]
+    #[arg(long, value_name = "DIR", requires = "model")]
+    config: Option<PathBuf>,
+
+    /// Another autoencoder: a file, its folder, or the folder of a model that has it [default: the model's]
+    #[arg(long, value_name = "MODEL")]
+    vae: Option<PathBuf>,
 
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "auto")]
@@ -94,11 +104,15 @@ struct ModelArguments {
 }
 
 impl ModelArguments {
-    fn model(&self) -> Model {
-        self.model.clone().map_or(Model::Embedded, Model::Folder)
+    fn model(&self) -> anyhow::Result<Model> {
+        Ok(match &self.model {
+            Some(path) => Model::at(path.clone(), self.config.clone())?,
+            None => Model::Embedded,
+        })
     }
 
-    fn builder<P: Pipeline>(&self) -> Builder<P> {
-        Builder::default().model(self.model()).device(self.device).dtype(self.dtype)
+    fn builder<P: Pipeline>(&self) -> anyhow::Result<Builder<P>> {
+        let vae = self.vae.clone().map(|path| Model::at(path, None)).transpose()?;
+        Ok(Builder::default().model(self.model()?).vae(vae).device(self.device).dtype(self.dtype))
     }
 }

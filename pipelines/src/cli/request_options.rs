@@ -1,5 +1,6 @@
 //! The options that make a request.
 
+use super::xl_options::XlOptions;
 use clap::{Args, builder::PossibleValuesParser};
 use serde_json::Map;
 use tweedie::denoising::{GuidanceShape, Projection};
@@ -13,8 +14,8 @@ pub struct RequestOptions {
     pub prompt: String,
 
     /// What to stay away from
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT", allow_hyphen_values = true)]
-    negative_prompt: String,
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative_prompt: Option<String>,
 
     /// How prompts are read: plain, or weighted as in A1111: (word:1.3), [word], BREAK, any length
     #[arg(long, value_name = "NAME", default_value = "plain", value_parser = PossibleValuesParser::new(["plain", "weighted"]))]
@@ -91,6 +92,9 @@ pub struct RequestOptions {
     /// Skip so many of the text encoder's last layers for the prompt
     #[arg(long, value_name = "N", default_value_t = 0)]
     clip_skip: usize,
+
+    #[command(flatten)]
+    xl: XlOptions,
 }
 
 impl RequestOptions {
@@ -131,6 +135,7 @@ impl RequestOptions {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
+            xl: self.xl.request(),
             ..TextToImageRequest::default()
         }
     }

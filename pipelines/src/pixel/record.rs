@@ -2,7 +2,7 @@
 
 use super::PixelSettings;
 use crate::device::NumberFormat;
-use crate::used_weights::UsedWeights;
+use crate::used_weights::{UsedWeights, WeightFile};
 use serde_json::{Map, Value, json};
 use tweedie::Result;
 use tweedie::checkpoints::ModelFiles;
@@ -25,7 +25,10 @@ impl PixelRecord {
         weight_files: &[String],
         format: NumberFormat,
     ) -> Self {
-        Self { settings: settings.clone(), weights: UsedWeights::new(model_name, files, weight_files, format) }
+        Self {
+            settings: settings.clone(),
+            weights: UsedWeights::new(model_name, WeightFile::all(files, weight_files), format),
+        }
     }
 
     /// The SHA-256 of each weight file, by its name in the model's folder.

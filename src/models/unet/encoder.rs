@@ -4,7 +4,9 @@ use super::blocks::{DownBlock, MidBlock, Step};
 use super::config::UNet2DConditionConfig;
 use super::transformer::Transformer;
 use crate::conditioning::Conditioning;
-use crate::layers::{Backend, Conv2d, FeatureMap, SinusoidalEmbedding, TimestepEmbedding, Weights};
+use crate::layers::{
+    Backend, Conv2d, FeatureMap, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding, Weights,
+};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -14,6 +16,7 @@ pub(in crate::models) struct Encoder {
     conv_in: Conv2d,
     time_proj: SinusoidalEmbedding,
     time_embedding: TimestepEmbedding,
+    guidance_embedding: Option<GuidanceEmbedding>,
     add_time_proj: Option<SinusoidalEmbedding>,
     add_embedding: Option<TimestepEmbedding>,
     down_blocks: Vec<DownBlock>,
@@ -53,10 +56,15 @@ impl Encoder {
             Ok::<_, Error>((sinusoidal(addition.time_width), embedding))
         });
         let (add_time_proj, add_embedding) = additional.transpose()?.unzip();
+        let guidance_embedding = config.time_cond_proj_dim.map(|width| {
+            let time_embedding = weights.at("time_embedding");
+            GuidanceEmbedding::new(&time_embedding, width, channels[0])
+        });
         Ok(Self {
             conv_in: Conv2d::new(&weights.at("conv_in"), config.in_channels, channels[0], config.conv_in_kernel)?,
             time_proj: sinusoidal(channels[0]),
             time_embedding: TimestepEmbedding::new(&weights.at("time_embedding"), channels[0], time_width)?,
+            guidance_embedding: guidance_embedding.transpose()?,
             add_time_proj,
             add_embedding,
             down_blocks: down_blocks.collect::<Result<_>>()?,
@@ -67,9 +75,14 @@ impl Encoder {
         })
     }
 
-    /// The embedding of the timesteps, with that of the added conditioning: `[batch, time_embed_dim]`.
+    /// The embedding of the timesteps, with those of guidance and of the added conditioning: `[batch, time_embed_dim]`.
     pub fn embed_time(&self, timesteps: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
-        let time = self.time_embedding.forward(&self.time_proj.forward(timesteps)?.to_dtype(self.dtype)?)?;
+        let mut time = self.time_proj.forward(timesteps)?.to_dtype(self.dtype)?;
+        // Who gives no strength leaves its embedding out, as in diffusers.
+        if let (Some(embedding), Some(guidance)) = (&self.guidance_embedding, &conditioning.guidance) {
+            time = (time + embedding.forward(guidance, self.dtype)?)?;
+        }
+        let time = self.time_embedding.forward(&time)?;
         let (Some(projection), Some(embedding)) = (&self.add_time_proj, &self.add_embedding) else { return Ok(time) };
         let (Some(pooled), Some(ids)) = (&conditioning.pooled, &conditioning.time_ids) else {
             return Err(Error::invalid(

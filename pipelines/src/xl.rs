@@ -1,0 +1,250 @@
+//! What Stable Diffusion XL is told beside one prompt: a second one, and the sizes of the pictures that it was trained
+//! on (Podell et al. 2023, sections 2.2 and 2.3).
+
+use crate::request::TextToImageRequest;
+use crate::task::Task;
+use serde_json::{Value, json};
+use tweedie::models::UNet2DConditionConfig;
+use tweedie::{Error, Result};
+
+/// Height and width, or a position as y and x, in pixels.
+pub type Pixels = (usize, usize);
+
+/// No size that the model is told is larger.
+const LARGEST: usize = 1 << 20;
+
+/// The score that the refiner is told of the picture it should make, and of the one it should stay away from.
+const AESTHETIC_SCORES: [f32; 2] = [6.0, 2.5];
+
+/// What a request says for models of this family; other models pass over it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct XlRequest {
+    /// What the second text encoder reads; by default the prompt.
+    pub prompt_2: Option<String>,
+    /// What it reads for the negative prompt; by default that.
+    pub negative_prompt_2: Option<String>,
+    /// Of the picture that is wanted.
+    pub sizes: SizeRequest,
+    /// Of the picture to stay away from; by default the same.
+    pub negative_sizes: SizeRequest,
+}
+
+/// Sizes, where a request states them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SizeRequest {
+    /// Height and width that a training picture had before it was made smaller; by default the picture's.
+    pub original: Option<Pixels>,
+    /// Where a training picture was cut; by default at the top left corner.
+    pub crop_top_left: Option<Pixels>,
+    /// Height and width that are aimed at; by default the picture's.
+    pub target: Option<Pixels>,
+}
+
+/// What the check of a request needs to know of a model of this family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct XlFacts {
+    /// Whether no negative prompt means a conditioning of zeros instead of an empty text.
+    pub zeros_for_no_prompt: bool,
+    /// Whether the network takes an aesthetic score in place of the target size, as the refiner does.
+    pub scored: bool,
+}
+
+impl XlFacts {
+    /// Of a model whose pooled text has width `pooled`, if it is one.
+    pub fn of(unet: &UNet2DConditionConfig, pooled: usize, index: &Value) -> Result<Option<Self>> {
+        let Some(added) = unet.addition else { return Ok(None) };
+        let numbers = added.embedding_input.saturating_sub(pooled) / added.time_width.max(1);
+        if pooled + numbers * added.time_width != added.embedding_input || !(5..=6).contains(&numbers) {
+            let fix = format!(
+                "that is not the text encoder's projection of {pooled} and five or six embeddings of {}; \
+                 the two do not belong together",
+                added.time_width
+            );
+            let what = "projection_class_embeddings_input_dim of the unet";
+            return Err(Error::invalid(what, added.embedding_input, fix));
+        }
+        let zeros_for_no_prompt = index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true);
+        Ok(Some(Self { zeros_for_no_prompt, scored: numbers == 5 }))
+    }
+}
+
+/// What a settled request says for a model of this family.
+#[derive(Debug, Clone, PartialEq)]
+pub struct XlSettings {
+    /// What the second text encoder reads.
+    pub prompt_2: String,
+    /// What it reads for the negative prompt.
+    pub negative_prompt_2: String,
+    /// Whether the negative conditioning is zeros.
+    pub zero_negative: bool,
+    /// Sizes of the picture that is wanted.
+    pub sizes: Sizes,
+    /// Sizes of the picture to stay away from.
+    pub negative_sizes: Sizes,
+}
+
+/// What the network is told of sizes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sizes {
+    /// Height and width before a training picture was made smaller.
+    pub original: Pixels,
+    /// Where it was cut.
+    pub crop_top_left: Pixels,
+    /// What it became.
+    pub last: LastSize,
+}
+
+/// The end of [`Sizes`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LastSize {
+    /// Height and width that are aimed at.
+    Target(Pixels),
+    /// The refiner's: how well people like the picture.
+    AestheticScore(f32),
+}
+
+impl Sizes {
+    /// The numbers that the network embeds, in its order.
+    pub fn time_ids(&self) -> Vec<f32> {
+        let Self { original, crop_top_left, last } = *self;
+        let mut ids = [original, crop_top_left].map(|(y, x)| [y as f32, x as f32]).concat();
+        match last {
+            LastSize::Target((height, width)) => ids.extend([height as f32, width as f32]),
+            LastSize::AestheticScore(score) => ids.push(score),
+        }
+        ids
+    }
+
+    fn json(&self) -> Value {
+        let pair = |(a, b): Pixels| json!([a, b]);
+        let mut json = json!({"original": pair(self.original), "crop_top_left": pair(self.crop_top_left)});
+        match self.last {
+            LastSize::Target(target) => json["target"] = pair(target),
+            LastSize::AestheticScore(score) => json["aesthetic_score"] = score.into(),
+        }
+        json
+    }
+}
+
+impl XlSettings {
+    /// For the record of a picture.
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "prompt_2": self.prompt_2,
+            "negative_prompt_2": self.negative_prompt_2,
+            "sizes": self.sizes.json(),
+            "negative_sizes": self.negative_sizes.json(),
+        })
+    }
+}
+
+impl TextToImageRequest {
+    /// The part of a request that concerns this family, with diffusers' defaults filled in for a picture of
+    /// `height` and `width`; warnings are added.
+    pub(crate) fn settle_xl(
+        &self,
+        facts: Option<XlFacts>,
+        task: &Task,
+        picture: Pixels,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<XlSettings>> {
+        let Some(facts) = facts else {
+            if self.xl != XlRequest::default() {
+                warnings.push("this model is no Stable Diffusion XL: second prompts and sizes have no effect".into());
+            }
+            return Ok(None);
+        };
+        let XlRequest { prompt_2, negative_prompt_2, sizes, negative_sizes } = &self.xl;
+        sizes.check()?;
+        negative_sizes.check()?;
+        let zero_negative = self.negative_prompt.is_none() && facts.zeros_for_no_prompt;
+        if zero_negative && negative_prompt_2.is_some() {
+            warnings
+                .push("the second negative prompt has no effect without a first; give --negative-prompt too".into());
+        }
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        Ok(Some(XlSettings {
+            prompt_2: given(prompt_2).unwrap_or_else(|| self.prompt.clone()),
+            negative_prompt_2: given(negative_prompt_2).or(self.negative_prompt.clone()).unwrap_or_default(),
+            zero_negative,
+            sizes: sizes.settle(facts.scored, picture),
+            negative_sizes: negative_sizes.settle_negative(sizes, facts.scored, task, picture),
+        }))
+    }
+}
+
+impl SizeRequest {
+    fn check(&self) -> Result<()> {
+        for (what, size) in [("the original size", self.original), ("the target size", self.target)] {
+            if let Some((height, width)) = size
+                && (height == 0 || width == 0 || height > LARGEST || width > LARGEST)
+            {
+                let fix = format!("give height and width from 1 to {LARGEST}, such as 1024x1024");
+                return Err(Error::invalid(what, format!("{height}x{width}"), fix));
+            }
+        }
+        match self.crop_top_left {
+            Some((y, x)) if y.max(x) > LARGEST => {
+                Err(Error::invalid("the crop's corner", format!("{y},{x}"), format!("take 0 to {LARGEST}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn settle(&self, scored: bool, picture: Pixels) -> Sizes {
+        Sizes {
+            original: self.original.unwrap_or(picture),
+            crop_top_left: self.crop_top_left.unwrap_or((0, 0)),
+            last: match scored {
+                true => LastSize::AestheticScore(AESTHETIC_SCORES[0]),
+                false => LastSize::Target(self.target.unwrap_or(picture)),
+            },
+        }
+    }
+
+    /// As diffusers fills in what is not stated, where its pipelines differ: from a text, the negative sizes count
+    /// if both are stated and are those of the prompt otherwise; from a picture, each that is not stated is the
+    /// prompt's, and the corner is always the prompt's unless there is a score.
+    fn settle_negative(&self, positive: &Self, scored: bool, task: &Task, picture: Pixels) -> Sizes {
+        let of_prompt = positive.settle(scored, picture);
+        let last = match of_prompt.last {
+            LastSize::AestheticScore(_) => LastSize::AestheticScore(AESTHETIC_SCORES[1]),
+            LastSize::Target(target) => LastSize::Target(self.target.unwrap_or(target)),
+        };
+        let own_corner = self.crop_top_left.unwrap_or((0, 0));
+        let original = self.original.unwrap_or(of_prompt.original);
+        match task {
+            Task::TextToImage if !scored && (self.original.is_none() || self.target.is_none()) => of_prompt,
+            Task::TextToImage => Sizes { original, crop_top_left: own_corner, last },
+            _ => Sizes { original, crop_top_left: if scored { own_corner } else { of_prompt.crop_top_left }, last },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_come_in_the_networks_order() {
+        let request =
+            SizeRequest { original: Some((512, 768)), crop_top_left: Some((16, 32)), target: Some((1024, 640)) };
+        assert_eq!(request.settle(false, (64, 96)).time_ids(), [512.0, 768.0, 16.0, 32.0, 1024.0, 640.0]);
+        let own = SizeRequest::default().settle(false, (64, 96));
+        assert_eq!(own.time_ids(), [64.0, 96.0, 0.0, 0.0, 64.0, 96.0]);
+        assert_eq!(request.settle(true, (64, 96)).time_ids(), [512.0, 768.0, 16.0, 32.0, 6.0]);
+        let refined = SizeRequest::default().settle_negative(&request, true, &Task::TextToImage, (64, 96));
+        assert_eq!(refined.time_ids(), [512.0, 768.0, 0.0, 0.0, 2.5]);
+    }
+
+    #[test]
+    fn half_of_the_negative_sizes_is_none_when_painting_from_a_text() {
+        let positive = SizeRequest { original: Some((512, 768)), ..SizeRequest::default() };
+        let half = SizeRequest { original: Some((100, 100)), ..SizeRequest::default() };
+        let both = SizeRequest { target: Some((200, 200)), ..half };
+        let negative =
+            |request: &SizeRequest| request.settle_negative(&positive, false, &Task::TextToImage, (64, 96)).time_ids();
+        assert_eq!(negative(&half), [512.0, 768.0, 0.0, 0.0, 64.0, 96.0]);
+        assert_eq!(negative(&both), [100.0, 100.0, 0.0, 0.0, 200.0, 200.0]);
+    }
+}

@@ -1,0 +1,135 @@
+//! The family of a checkpoint, from the names and shapes of its tensors.
+
+use super::{StoredTensor, TensorFile};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// Architectures that share everything but the first convolution and what the network predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// Stable Diffusion 1.x.
+    One,
+    /// Stable Diffusion 2.x.
+    Two,
+    /// Stable Diffusion XL.
+    Xl,
+    /// The refiner of Stable Diffusion XL.
+    XlRefiner,
+}
+
+/// What is known of a model from its weights alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// Its architecture.
+    pub generation: Generation,
+    /// Whether the network is shown the mask and the masked picture.
+    pub inpainting: bool,
+    /// Whether it predicts v instead of the noise.
+    pub v_prediction: bool,
+    /// Whether it was trained with zero terminal signal.
+    pub zero_terminal_snr: bool,
+}
+
+/// The step at which the model of 2.x that predicts the noise was saved; the same architecture as the one that
+/// predicts v.
+const STEPS_OF_2_BASE: i64 = 875_000;
+
+/// Tensors by which other kinds of files are known: a part of a name, what the file is, what to do.
+const FOREIGN: [(&str, &str, &str); 15] = [
+    ("joint_blocks.", "Stable Diffusion 3", "take a model of Stable Diffusion 1.x, 2.x or XL"),
+    ("double_blocks.", "Flux", "take a model of Stable Diffusion 1.x, 2.x or XL"),
+    ("double_layers.", "AuraFlow", "take a model of Stable Diffusion 1.x, 2.x or XL"),
+    ("down_blocks.0.0.channelwise", "Stable Cascade", "take a model of Stable Diffusion 1.x, 2.x or XL"),
+    ("motion_modules.", "AnimateDiff motion weights", "take the model they were made for"),
+    ("edm_mean", "Playground 2.5, whose latents have a mean of their own", "take another model of Stable Diffusion XL"),
+    ("lora_unet_", "a LoRA", "give it with --lora, and a model with --model"),
+    ("lora_te", "a LoRA", "give it with --lora, and a model with --model"),
+    (".lora_A.", "a LoRA", "give it with --lora, and a model with --model"),
+    (".lora.down.", "a LoRA", "give it with --lora, and a model with --model"),
+    ("control_model.", "a ControlNet", "give it with --control, and a model with --model"),
+    ("controlnet_cond_embedding.", "a ControlNet", "give it with --control, and a model with --model"),
+    ("emb_params", "an embedding", "give it with --embedding, and a model with --model"),
+    ("down_blocks.", "the UNet of a diffusers folder alone", "give the folder that its folder lies in"),
+    ("text_model.", "a text encoder alone", "give a file or a folder with the whole model"),
+];
+
+impl Family {
+    /// The family of a file that holds a whole model in its original layout.
+    ///
+    /// # Errors
+    /// If the file holds something else; the message says what, where that is known.
+    pub fn of(file: &TensorFile) -> Result<Self> {
+        let tensors = file.tensors();
+        let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+        let find = |is: &dyn Fn(&str) -> bool| tensors.iter().find(|t| is(&t.name)).map(|t| t.shape.as_slice());
+        const FIRST: &str = "model.diffusion_model.input_blocks.0.0.weight";
+        let text = |name: &str| name.starts_with("model.diffusion_model.") && name.ends_with("attn2.to_k.weight");
+        let (first, text) = (find(&|name| name == FIRST), find(&text));
+        if has("edm_mean") {
+            return Err(foreign(file.path(), &tensors));
+        }
+        let (Some(&[channels, inputs, ..]), Some(&[_, width, ..])) = (first, text) else {
+            return Err(foreign(file.path(), &tensors));
+        };
+        let generation = match (channels, width) {
+            (320, 768) => Generation::One,
+            (320, 1024) => Generation::Two,
+            (320, 2048) => Generation::Xl,
+            (384, 1280) => Generation::XlRefiner,
+            _ => {
+                let value = format!("of {channels} channels that look at a text of width {width}");
+                let fix = "no family is known that has these (1.x: 320 and 768, 2.x: 320 and 1024, XL: 320 and 2048, \
+                           its refiner: 384 and 1280); give the folder of its configurations with --config";
+                return Err(Error::invalid(format!("the UNet in {}", file.path().display()), value, fix));
+            }
+        };
+        if !matches!(inputs, 4 | 9) {
+            let what = format!("the number of input channels of the UNet in {}", file.path().display());
+            let fix =
+                "models that draw take 4, inpainting models 9; give the folder of its configurations with --config";
+            return Err(Error::invalid(what, inputs, fix));
+        }
+        let inpainting = inputs == 9;
+        let of_2_base = matches!(file, TensorFile::Torch(file) if file.global_step() == Some(STEPS_OF_2_BASE));
+        // Fine-tuned models of XL that predict v carry an empty tensor of this name.
+        let v_prediction = match generation {
+            Generation::Two => !inpainting && !of_2_base,
+            _ => has("v_pred"),
+        };
+        Ok(Self { generation, inpainting, v_prediction, zero_terminal_snr: v_prediction && has("ztsnr") })
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> String {
+        let generation = match self.generation {
+            Generation::One => "Stable Diffusion 1.x",
+            Generation::Two => "Stable Diffusion 2.x",
+            Generation::Xl => "Stable Diffusion XL",
+            Generation::XlRefiner => "Stable Diffusion XL refiner",
+        };
+        let inpainting = if self.inpainting { ", inpainting" } else { "" };
+        let prediction = if self.v_prediction { ", predicts v" } else { "" };
+        format!("{generation}{inpainting}{prediction}")
+    }
+}
+
+/// A message on a file that is no whole model in its original layout.
+fn foreign(path: &Path, tensors: &[StoredTensor]) -> Error {
+    let holds = |part: &str| tensors.iter().any(|tensor| tensor.name.contains(part));
+    let of_vae = |name: &str| {
+        ["first_stage_model.", "decoder.up.", "decoder.up_blocks."].iter().any(|start| name.starts_with(start))
+    };
+    let (what, fix) = match FOREIGN.iter().find(|(part, _, _)| holds(part)) {
+        Some((_, what, fix)) => (*what, *fix),
+        None if tensors.iter().any(|tensor| of_vae(&tensor.name)) => {
+            ("an autoencoder alone", "give it with --vae, and a model with --model")
+        }
+        None => (
+            "of no known kind",
+            "a whole model has tensors under model.diffusion_model., first_stage_model. and a text encoder",
+        ),
+    };
+    let some: Vec<&str> = tensors.iter().take(3).map(|tensor| tensor.name.as_str()).collect();
+    let value = format!("{what} ({} tensors: {} ...)", tensors.len(), some.join(", "));
+    Error::invalid(format!("the model {}", path.display()), value, fix)
+}

@@ -1,0 +1,428 @@
+//! Python's pickles, as far as PyTorch's files of weights use them, read without running anything.
+//!
+//! A pickle is a program for a stack machine that can call any function it names. This reader knows a handful of names,
+//! gives each a fixed meaning of its own, and takes every other name and every other instruction for an error. What a
+//! pickle builds lives in one list of nodes that refer to each other by number: nothing it says can make the reader
+//! recurse, and each instruction adds one node at most, so memory is bounded by the length of the pickle.
+
+use safetensors::tensor::Dtype;
+use std::collections::HashMap;
+
+/// Bytes of the largest pickle; that of Stable Diffusion XL has a few hundred thousand.
+const LARGEST: usize = 64 << 20;
+
+/// A node's number.
+pub(super) type Id = usize;
+
+/// What a pickle can build.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Node {
+    /// A number with a fraction, none, a call whose result is of no concern.
+    Opaque,
+    Int(i64),
+    Text(String),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    Function(Function),
+    /// Element type, name of the entry that holds the values, and their number.
+    Storage(Dtype, String, usize),
+    Tensor(PickledTensor),
+}
+
+/// A tensor: a view of a storage. Offset and strides count elements.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PickledTensor {
+    pub storage: Id,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}
+
+/// The names that a pickle may use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Function {
+    OrderedDict,
+    RebuildTensor,
+    RebuildParameter,
+    StorageClass(Dtype),
+    /// Known from what trainers leave beside the weights; its results are not looked at.
+    Inert,
+}
+
+impl Function {
+    fn named(module: &str, name: &str) -> Option<Self> {
+        Some(match (module, name) {
+            ("collections", "OrderedDict") => Self::OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch", "DoubleStorage") => Self::StorageClass(Dtype::F64),
+            ("torch", "FloatStorage") => Self::StorageClass(Dtype::F32),
+            ("torch", "HalfStorage") => Self::StorageClass(Dtype::F16),
+            ("torch", "BFloat16Storage") => Self::StorageClass(Dtype::BF16),
+            ("torch", "LongStorage") => Self::StorageClass(Dtype::I64),
+            ("torch", "IntStorage") => Self::StorageClass(Dtype::I32),
+            ("torch", "ShortStorage") => Self::StorageClass(Dtype::I16),
+            ("torch", "CharStorage") => Self::StorageClass(Dtype::I8),
+            ("torch", "ByteStorage") => Self::StorageClass(Dtype::U8),
+            ("torch", "BoolStorage") => Self::StorageClass(Dtype::BOOL),
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar")
+            | ("numpy", "dtype")
+            | ("_codecs", "encode")
+            | ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint") => Self::Inert,
+            _ => return None,
+        })
+    }
+}
+
+/// A pickle, read.
+#[derive(Debug)]
+pub(super) struct Pickle {
+    pub nodes: Vec<Node>,
+    pub root: Id,
+}
+
+impl Pickle {
+    /// Reads a whole pickle.
+    ///
+    /// # Errors
+    /// If it is damaged, or holds an instruction or a name that is not one of the few.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() > LARGEST {
+            return Err(format!("its pickle has {} bytes; {LARGEST} is the most that is read", bytes.len()));
+        }
+        let mut machine = Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: HashMap::new() };
+        let root = machine.run()?;
+        Ok(Self { nodes: machine.nodes, root })
+    }
+
+    pub fn text(&self, id: Id) -> Option<&str> {
+        match &self.nodes[id] {
+            Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The value under a text in a dictionary; the last one, as in Python.
+    pub fn get(&self, dict: Id, key: &str) -> Option<Id> {
+        let Node::Dict(pairs) = &self.nodes[dict] else { return None };
+        pairs.iter().rev().find(|(k, _)| self.text(*k) == Some(key)).map(|&(_, value)| value)
+    }
+}
+
+/// What lies on the stack.
+#[derive(Debug, Clone, Copy)]
+enum Item {
+    Mark,
+    Value(Id),
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    nodes: Vec<Node>,
+    stack: Vec<Item>,
+    memo: HashMap<usize, Id>,
+}
+
+type Step<T = ()> = Result<T, String>;
+
+impl Machine<'_> {
+    fn run(&mut self) -> Step<Id> {
+        loop {
+            let opcode = self.take(1)?[0];
+            match opcode {
+                b'.' => return self.pop(),
+                0x80 => drop(self.take(1)?),
+                0x95 => drop(self.take(8)?),
+                b'(' => self.stack.push(Item::Mark),
+                b'0' => drop(self.stack.pop()),
+                b'1' => drop(self.items()?),
+                b'N' | 0x88 | 0x89 => self.push(Node::Opaque),
+                b'K' | b'M' | b'J' | 0x8a | 0x8b => self.integer(opcode)?,
+                b'G' => {
+                    self.take(8)?;
+                    self.push(Node::Opaque);
+                }
+                b'X' | 0x8c | 0x8d | b'U' | b'T' | b'C' | b'B' => self.text(opcode)?,
+                b')' => self.push(Node::Tuple(Vec::new())),
+                b']' => self.push(Node::List(Vec::new())),
+                b'}' => self.push(Node::Dict(Vec::new())),
+                0x85..=0x87 => {
+                    let mut items = (0x85..=opcode).map(|_| self.pop()).collect::<Step<Vec<_>>>()?;
+                    items.reverse();
+                    self.push(Node::Tuple(items));
+                }
+                b't' => {
+                    let items = self.items()?;
+                    self.push(Node::Tuple(items));
+                }
+                b'l' => {
+                    let items = self.items()?;
+                    self.push(Node::List(items));
+                }
+                b'd' => {
+                    let items = self.items()?;
+                    self.push(Node::Dict(pairs(&items)?));
+                }
+                b'a' | b'e' => self.append(opcode == b'a')?,
+                b's' | b'u' => self.set(opcode == b's')?,
+                b'q' | b'r' | 0x94 => self.remember(opcode)?,
+                b'h' | b'j' => self.recall(opcode)?,
+                b'c' | 0x93 => self.function(opcode)?,
+                b'R' | 0x81 => self.call()?,
+                b'Q' => self.storage()?,
+                // The state of an object: of dictionaries a note on versions, of others nothing that is looked at.
+                b'b' => drop(self.pop()?),
+                other => {
+                    return Err(format!(
+                        "its pickle has the instruction 0x{other:02x} at byte {}, which no file of weights needs; \
+                         nothing of it was run; get the model as safetensors",
+                        self.at - 1
+                    ));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Step<&[u8]> {
+        let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or("its pickle ends in the middle; the file is damaged, get it again")?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// A little-endian number of up to eight bytes without a sign.
+    fn number(&mut self, size: usize) -> Step<usize> {
+        let bytes = self.take(size)?;
+        let value = bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+        usize::try_from(value).map_err(|_| "its pickle has a length beyond all memory".into())
+    }
+
+    fn push(&mut self, node: Node) {
+        self.nodes.push(node);
+        self.stack.push(Item::Value(self.nodes.len() - 1));
+    }
+
+    fn pop(&mut self) -> Step<Id> {
+        match self.stack.pop() {
+            Some(Item::Value(id)) => Ok(id),
+            _ => Err("its pickle takes more off its stack than is there; the file is damaged".into()),
+        }
+    }
+
+    /// What lies above the last mark.
+    fn items(&mut self) -> Step<Vec<Id>> {
+        let mark = self.stack.iter().rposition(|item| matches!(item, Item::Mark));
+        let mark = mark.ok_or("its pickle has no mark where one is needed; the file is damaged")?;
+        let values = self.stack.drain(mark..).filter_map(|item| match item {
+            Item::Value(id) => Some(id),
+            Item::Mark => None,
+        });
+        Ok(values.collect())
+    }
+
+    /// The container below what was just taken off.
+    fn top(&mut self) -> Step<&mut Node> {
+        match self.stack.last() {
+            Some(&Item::Value(id)) => Ok(&mut self.nodes[id]),
+            _ => Err("its pickle fills a container that is not there; the file is damaged".into()),
+        }
+    }
+
+    fn integer(&mut self, opcode: u8) -> Step {
+        let value = match opcode {
+            b'K' => self.number(1)? as i64,
+            b'M' => self.number(2)? as i64,
+            b'J' => self.number(4)? as u32 as i32 as i64,
+            _ => {
+                let size = self.number(if opcode == 0x8a { 1 } else { 4 })?;
+                let bytes = self.take(size)?;
+                if bytes.len() > 8 {
+                    // Larger than any size; of no concern unless it is used as one.
+                    self.push(Node::Opaque);
+                    return Ok(());
+                }
+                let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
+                let start: i64 = if negative { -1 } else { 0 };
+                bytes.iter().rev().fold(start, |value, &byte| value << 8 | i64::from(byte))
+            }
+        };
+        self.push(Node::Int(value));
+        Ok(())
+    }
+
+    fn text(&mut self, opcode: u8) -> Step {
+        let size = match opcode {
+            0x8c | b'U' | b'C' => 1,
+            0x8d => 8,
+            _ => 4,
+        };
+        let length = self.number(size)?;
+        let bytes = self.take(length)?;
+        // Strings of bytes are of no concern, unless they are text that Python 2 wrote.
+        let node = std::str::from_utf8(bytes).map_or(Node::Opaque, |text| Node::Text(text.into()));
+        self.push(node);
+        Ok(())
+    }
+
+    fn append(&mut self, one: bool) -> Step {
+        let items = if one { vec![self.pop()?] } else { self.items()? };
+        match self.top()? {
+            Node::List(list) => list.extend(items),
+            Node::Opaque => {}
+            _ => return Err("its pickle appends to something that is no list; the file is damaged".into()),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, one: bool) -> Step {
+        let items = if one {
+            let value = self.pop()?;
+            vec![self.pop()?, value]
+        } else {
+            self.items()?
+        };
+        let new = pairs(&items)?;
+        match self.top()? {
+            Node::Dict(dict) => dict.extend(new),
+            Node::Opaque => {}
+            _ => return Err("its pickle sets items of something that is no dictionary; the file is damaged".into()),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, opcode: u8) -> Step {
+        let slot = match opcode {
+            b'q' => self.number(1)?,
+            b'r' => self.number(4)?,
+            _ => self.memo.len(),
+        };
+        let Some(&Item::Value(id)) = self.stack.last() else {
+            return Err("its pickle remembers what is not there; the file is damaged".into());
+        };
+        self.memo.insert(slot, id);
+        Ok(())
+    }
+
+    fn recall(&mut self, opcode: u8) -> Step {
+        let slot = self.number(if opcode == b'h' { 1 } else { 4 })?;
+        let id = *self.memo.get(&slot).ok_or("its pickle recalls what it did not remember; the file is damaged")?;
+        self.stack.push(Item::Value(id));
+        Ok(())
+    }
+
+    fn function(&mut self, opcode: u8) -> Step {
+        let (module, name) = if opcode == b'c' {
+            (self.line()?, self.line()?)
+        } else {
+            let (name, module) = (self.pop()?, self.pop()?);
+            let text = |id: Id| match &self.nodes[id] {
+                Node::Text(text) => Ok(text.clone()),
+                _ => Err("its pickle names a function by something that is no text".to_owned()),
+            };
+            (text(module)?, text(name)?)
+        };
+        let function = Function::named(&module, &name).ok_or_else(|| {
+            let shown: String = format!("{module}.{name}").chars().take(100).collect();
+            format!(
+                "its pickle names `{shown}`, which no file of weights needs and which could do harm; nothing of it was \
+                 run; get the model as safetensors"
+            )
+        })?;
+        self.push(Node::Function(function));
+        Ok(())
+    }
+
+    fn line(&mut self) -> Step<String> {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle ends in the middle of a name")?;
+        let line = String::from_utf8_lossy(&rest[..length]).into_owned();
+        self.at += length + 1;
+        Ok(line)
+    }
+
+    fn call(&mut self) -> Step {
+        let (arguments, function) = (self.pop()?, self.pop()?);
+        let (Node::Function(function), Node::Tuple(arguments)) = (&self.nodes[function], &self.nodes[arguments]) else {
+            return Err("its pickle calls something that is no function; the file is damaged".into());
+        };
+        let (function, arguments) = (*function, arguments.clone());
+        let node = match function {
+            Function::OrderedDict => Node::Dict(self.listed_pairs(&arguments)?),
+            Function::RebuildTensor => self.tensor(&arguments)?,
+            Function::RebuildParameter => match arguments.first().map(|&id| &self.nodes[id]) {
+                Some(Node::Tensor(tensor)) => Node::Tensor(tensor.clone()),
+                _ => return Err("its pickle has a parameter without a tensor; the file is damaged".into()),
+            },
+            Function::Inert => Node::Opaque,
+            Function::StorageClass(_) => return Err("its pickle calls a class of storage; the file is damaged".into()),
+        };
+        self.push(node);
+        Ok(())
+    }
+
+    /// The pairs of `OrderedDict([[key, value], ...])`, or none.
+    fn listed_pairs(&self, arguments: &[Id]) -> Step<Vec<(Id, Id)>> {
+        let Some(&list) = arguments.first() else { return Ok(Vec::new()) };
+        let wrong = || "its pickle makes a dictionary of something else than pairs; the file is damaged".to_owned();
+        let Node::List(list) = &self.nodes[list] else { return Err(wrong()) };
+        let pair = |&id: &Id| match &self.nodes[id] {
+            Node::List(pair) | Node::Tuple(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
+            _ => Err(wrong()),
+        };
+        list.iter().map(pair).collect()
+    }
+
+    /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`.
+    fn tensor(&self, arguments: &[Id]) -> Step<Node> {
+        let damaged = || "its pickle has a tensor without storage, place, shape and strides".to_owned();
+        let &[storage, offset, shape, strides, ..] = arguments else { return Err(damaged()) };
+        let size = |id: Id| match self.nodes[id] {
+            Node::Int(value) => usize::try_from(value).map_err(|_| damaged()),
+            _ => Err(damaged()),
+        };
+        let sizes = |id: Id| match &self.nodes[id] {
+            Node::Tuple(items) => items.iter().map(|&id| size(id)).collect::<Step<Vec<_>>>(),
+            _ => Err(damaged()),
+        };
+        if !matches!(self.nodes[storage], Node::Storage(..)) {
+            return Err(damaged());
+        }
+        Ok(Node::Tensor(PickledTensor {
+            storage,
+            offset: size(offset)?,
+            shape: sizes(shape)?,
+            strides: sizes(strides)?,
+        }))
+    }
+
+    /// `("storage", class, key, location, count)`: PyTorch's reference to the values.
+    fn storage(&mut self) -> Step {
+        let id = self.pop()?;
+        let damaged = || "its pickle refers to values in another way than PyTorch does".to_owned();
+        let Node::Tuple(parts) = &self.nodes[id] else { return Err(damaged()) };
+        let nodes: Vec<&Node> = parts.iter().map(|&id| &self.nodes[id]).collect();
+        let [Node::Text(kind), Node::Function(Function::StorageClass(dtype)), Node::Text(key), _, Node::Int(count)] =
+            nodes[..]
+        else {
+            return Err(damaged());
+        };
+        let count = usize::try_from(*count).map_err(|_| damaged())?;
+        if kind != "storage" {
+            return Err(damaged());
+        }
+        let node = Node::Storage(*dtype, key.clone(), count);
+        self.push(node);
+        Ok(())
+    }
+}
+
+fn pairs(items: &[Id]) -> Step<Vec<(Id, Id)>> {
+    let (pairs, rest) = items.as_chunks::<2>();
+    if !rest.is_empty() {
+        return Err("its pickle has a key without a value; the file is damaged".into());
+    }
+    Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
+}

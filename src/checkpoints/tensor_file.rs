@@ -1,0 +1,131 @@
+//! A file of weights in any of the forms that are read.
+
+use super::mapped::float_type;
+use super::{ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+/// A file of named tensors, known by its first bytes and not by its name.
+#[derive(Debug)]
+pub enum TensorFile {
+    /// safetensors.
+    Safetensors(SafetensorsFile),
+    /// A zip file with a pickle, as `torch.save` writes.
+    Torch(TorchFile),
+}
+
+impl TensorFile {
+    /// Opens a file of a model.
+    ///
+    /// # Errors
+    /// If it cannot be opened, is damaged, or has another form; the message names the form where it is known.
+    pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
+        let start = first_bytes(files, name)?;
+        if start.starts_with(b"PK") {
+            return Ok(Self::Torch(TorchFile::open(files, name)?));
+        }
+        match foreign_form(&start) {
+            Some(reason) => Err(Error::malformed("file of weights", &files.path(name), reason)),
+            None => Ok(Self::Safetensors(SafetensorsFile::open(files, name)?)),
+        }
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Safetensors(file) => file.path(),
+            Self::Torch(file) => file.path(),
+        }
+    }
+
+    /// All tensors.
+    pub fn tensors(&self) -> Vec<StoredTensor> {
+        match self {
+            Self::Safetensors(file) => file.tensors(),
+            Self::Torch(file) => file.tensors(),
+        }
+    }
+
+    /// Reads a tensor in an element type, onto a device, and lets go of the file's pages. `None` if it holds
+    /// values that are not finite.
+    ///
+    /// # Errors
+    /// If it is not of floats.
+    pub fn read(&self, stored: &StoredTensor, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
+        let rows = stored.shape.first().copied().unwrap_or(1);
+        self.read_rows(stored, 0..rows, dtype, device)
+    }
+
+    /// The same for some of the places along the first dimension; a tensor without dimensions has one.
+    pub(super) fn read_rows(
+        &self,
+        stored: &StoredTensor,
+        rows: Range<usize>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
+        let (range, bytes) = match self {
+            Self::Safetensors(file) => (file.range(&stored.name), file.bytes()),
+            Self::Torch(file) => (file.range(&stored.name), file.bytes()),
+        };
+        let wrong = |reason: String| Error::malformed("file of weights", self.path(), reason);
+        let range = range.ok_or_else(|| wrong(format!("it has no tensor {}", stored.name)))?;
+        let float = float_type(stored.dtype)
+            .ok_or_else(|| wrong(format!("{} has type {:?}, not a float", stored.name, stored.dtype)))?;
+        let (mut shape, all) = (stored.shape.clone(), stored.shape.first().copied().unwrap_or(1));
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len();
+        }
+        let row = range.len() / all.max(1);
+        let part = range.start + rows.start * row..range.start + rows.end * row;
+        bytes.tensor(&part, float, &shape, dtype, device)
+    }
+}
+
+/// Enough to tell the forms apart.
+fn first_bytes(files: &ModelFiles, name: &str) -> Result<Vec<u8>> {
+    const ENOUGH: usize = 512;
+    if let Some(bytes) = files.embedded(name) {
+        return Ok(bytes[..bytes.len().min(ENOUGH)].to_vec());
+    }
+    let path = files.path(name);
+    let mut start = Vec::with_capacity(ENOUGH);
+    let file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
+    file.take(ENOUGH as u64).read_to_end(&mut start).map_err(Error::io("read", &path))?;
+    Ok(start)
+}
+
+/// Why a file that is neither a zip file nor safetensors cannot be read, where its first bytes tell.
+fn foreign_form(start: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(start);
+    let text = text.trim_start();
+    if start.is_empty() {
+        return Some("it is empty; get it again");
+    }
+    if start.starts_with(b"GGUF") {
+        return Some("it is a GGUF file; get the model as safetensors");
+    }
+    if start.starts_with(b"\x89HDF") {
+        return Some("it is an HDF5 file of Keras; get the model for PyTorch as safetensors");
+    }
+    if text.starts_with("version https://git-lfs") {
+        return Some("it is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`");
+    }
+    if text.starts_with('<') {
+        return Some("it is a web page, not a model; the download went wrong, get it again");
+    }
+    // A pickle's first instruction, then the magic number that PyTorch put first before version 1.6.
+    if start.first() == Some(&0x80) && start.get(1).is_some_and(|version| *version <= 5) {
+        return Some(
+            "it has the form of PyTorch before version 1.6, which is not read; load it there and save it again \
+             as safetensors",
+        );
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        return Some("it is a tar archive, PyTorch's oldest form; load it there and save it again as safetensors");
+    }
+    None
+}
