@@ -260,6 +260,26 @@ fn a_checkpoint_of_pytorch_has_the_tensors_that_went_in() -> TestResult {
     Ok(())
 }
 
+/// Folders from before there was safetensors.
+#[test]
+fn a_folder_of_pickles_is_a_model() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let model = folder.path().join("model");
+    copy(&golden("sd15"), &model)?;
+    for (component, from, to) in [
+        ("unet", "diffusion_pytorch_model", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model", "diffusion_pytorch_model"),
+        ("text_encoder", "model", "pytorch_model"),
+    ] {
+        let from = model.join(component).join(format!("{from}.safetensors"));
+        let tensors = candle_core::safetensors::load(&from, &Device::Cpu)?.into_iter().collect();
+        std::fs::write(model.join(component).join(format!("{to}.bin")), checkpoint(&tensors)?)?;
+        std::fs::remove_file(from)?;
+    }
+    build(Model::Folder(model))?;
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_named_as_the_file_has_it() -> TestResult {
     let folder = tempfile::tempdir()?;
@@ -272,21 +292,27 @@ fn what_does_not_fit_is_named_as_the_file_has_it() -> TestResult {
         Ok(())
     };
     const CONV: &str = "model.diffusion_model.middle_block.0.in_layers.2.weight";
-    let missing = |tensors: &mut BTreeMap<String, Tensor>| Ok(drop(tensors.remove(CONV)));
+    let missing = |tensors: &mut BTreeMap<String, Tensor>| {
+        tensors.remove(CONV);
+        Ok(())
+    };
     refused(&missing, &["unet", "1 tensor missing", CONV])?;
     let unexpected = |tensors: &mut BTreeMap<String, Tensor>| {
         let one = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        Ok(drop(tensors.insert("first_stage_model.decoder.mid.block_3.conv1.weight".into(), one)))
+        tensors.insert("first_stage_model.decoder.mid.block_3.conv1.weight".into(), one);
+        Ok(())
     };
     refused(&unexpected, &["vae", "1 tensor unexpected", "first_stage_model.decoder.mid.block_3.conv1.weight"])?;
     let mis_shaped = |tensors: &mut BTreeMap<String, Tensor>| {
         let one = Tensor::zeros((2, 2), DType::F32, &Device::Cpu)?;
-        Ok(drop(tensors.insert(CONV.into(), one)))
+        tensors.insert(CONV.into(), one);
+        Ok(())
     };
     refused(&mis_shaped, &["unet", "of another shape", CONV, "[2, 2]"])?;
     let not_finite = |tensors: &mut BTreeMap<String, Tensor>| {
         let broken = (&tensors[CONV] / 0.0)?;
-        Ok(drop(tensors.insert(CONV.into(), broken)))
+        tensors.insert(CONV.into(), broken);
+        Ok(())
     };
     refused(&not_finite, &["unet", "NaN or infinite", CONV])?;
     let without_text = |tensors: &mut BTreeMap<String, Tensor>| {

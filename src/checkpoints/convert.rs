@@ -8,7 +8,7 @@ use crate::conditioning::{clip_vocabulary, unpacked_merges};
 use crate::config::ConfigFields;
 use crate::layers::{Activation, WeightSource};
 use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
-use crate::training::durable_file::{replace_folder, staged_name, write_synced};
+use crate::training::durable_file::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
@@ -89,7 +89,11 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
         Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
         None => Ok(Tensor::zeros(outputs[i].shape.as_slice(), DType::F32, &Device::Cpu)?),
     });
-    written.and_then(|()| std::fs::rename(&staged, path).map_err(Error::io("write", path))).inspect_err(|_| {
+    let placed = || {
+        std::fs::rename(&staged, path).map_err(Error::io("write", path))?;
+        path.parent().map_or(Ok(()), sync_folder)
+    };
+    written.and_then(|()| placed()).inspect_err(|_| {
         // Whether this works or not, the first error tells more.
         let _ = std::fs::remove_file(&staged);
     })

@@ -12,8 +12,10 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Makes a file's or folder's entry in its folder last.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     // Only Unix lets a folder be opened as a file; elsewhere renaming is all there is.
+    // The folder of a plain name is the one that the program runs in.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     #[cfg(unix)]
     File::open(folder).and_then(|file| file.sync_all()).map_err(Error::io("sync", folder))?;
     #[cfg(not(unix))]
