@@ -451,7 +451,10 @@ fn golden_pictures_survive_conversion() -> TestResult {
     let mut cases = cases("cases", wanted)?;
     // One case for each model, one with single files if there is one.
     cases.sort_by_key(|case| case.json["single_file"].is_null());
-    cases.retain(|case| case.json["weights"] != "fp16" && seen.insert(case.model()));
+    cases.retain(|case| {
+        // Adapters and control models are files of their own, which no conversion touches or rounds.
+        described_controls(&case.json).is_empty() && case.json["weights"] != "fp16" && seen.insert(case.model())
+    });
     run_all(&cases, check_conversions);
     Ok(())
 }
