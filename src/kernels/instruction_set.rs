@@ -22,7 +22,7 @@ impl InstructionSet {
     /// All, the lowest first.
     pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
 
-    /// As [`VARIABLE`] spells it.
+    /// As `TWEEDIE_ISA` spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
