@@ -103,16 +103,15 @@ impl SingleFile {
     /// An autoencoder alone has no prefix, and diffusers' names or the original ones.
     fn autoencoder_names(&self, configs: &ModelFiles) -> Result<(Names, Vec<String>)> {
         let config = AutoencoderConfig::from_fields(&fields(configs, "vae")?)?;
+        // What its training may have left in the file.
+        let unused = ["loss.", "model_ema."].map(String::from).to_vec();
         if self.has(VAE) {
-            return Ok((Names::of_autoencoder(&config, VAE), vec![]));
+            return Ok((Names::of_autoencoder(&config, VAE), unused));
         }
-        let alone = |prefix: &str| self.has(&format!("{prefix}decoder."));
-        if !alone("") {
+        if !self.has("decoder.") {
             // Without tensors of either kind the prefix that is missing is named.
             return Ok((Names::plain(VAE), vec![]));
         }
-        // What its training left in the file.
-        let unused = ["loss.", "model_ema."].map(String::from).to_vec();
         Ok((Names::of_autoencoder(&config, ""), unused))
     }
 

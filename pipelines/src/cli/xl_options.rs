@@ -6,39 +6,41 @@ use tweedie_pipelines::{SizeRequest, XlRequest};
 /// Two whole numbers: height and width, or y and x.
 type Pair = (usize, usize);
 
+/// A heading for each option, since one for all would go on over the options that follow.
+const HEADING: &str = "Stable Diffusion XL";
+
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Stable Diffusion XL")]
 pub struct XlOptions {
     /// What the second text encoder reads [default: the prompt]
-    #[arg(long = "prompt-2", value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long = "prompt-2", value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
     prompt_2: Option<String>,
 
     /// What the second text encoder reads to stay away from [default: the negative prompt]
-    #[arg(long = "negative-prompt-2", value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long = "negative-prompt-2", value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
     negative_prompt_2: Option<String>,
 
     /// The size that the model takes the picture to have had before it was made smaller [default: the picture's]
-    #[arg(long, value_name = "HxW", value_parser = size)]
+    #[arg(long, value_name = "HxW", value_parser = size, help_heading = HEADING)]
     original_size: Option<Pair>,
 
     /// The size that the model takes the picture to have [default: the picture's]
-    #[arg(long, value_name = "HxW", value_parser = size)]
+    #[arg(long, value_name = "HxW", value_parser = size, help_heading = HEADING)]
     target_size: Option<Pair>,
 
     /// Where the model takes the picture to have been cut out [default: 0,0]
-    #[arg(long, value_name = "Y,X", value_parser = corner)]
+    #[arg(long, value_name = "Y,X", value_parser = corner, help_heading = HEADING)]
     crop_top_left: Option<Pair>,
 
     /// The original size of what to stay away from [default: that of the prompt]
-    #[arg(long, value_name = "HxW", value_parser = size)]
+    #[arg(long, value_name = "HxW", value_parser = size, help_heading = HEADING)]
     negative_original_size: Option<Pair>,
 
     /// The target size of what to stay away from [default: that of the prompt]
-    #[arg(long, value_name = "HxW", value_parser = size)]
+    #[arg(long, value_name = "HxW", value_parser = size, help_heading = HEADING)]
     negative_target_size: Option<Pair>,
 
     /// The corner of what to stay away from [default: 0,0]
-    #[arg(long, value_name = "Y,X", value_parser = corner)]
+    #[arg(long, value_name = "Y,X", value_parser = corner, help_heading = HEADING)]
     negative_crop_top_left: Option<Pair>,
 }
 
