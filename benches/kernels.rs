@@ -1,6 +1,8 @@
 //! The kernels beside candle's own operations and the crate `gemm`, on the layers of Stable Diffusion 1.5 at 512x512:
 //! `cargo bench --bench kernels`. The column of items counts floating-point operations.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use candle_core::{Device, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;

@@ -12,6 +12,7 @@ use tweedie::checkpoints::ModelFiles;
 use tweedie::conditioning::{Tokenizer, weighted_chunks};
 use tweedie::layers::WeightSource;
 use tweedie::noise::TorchGenerator;
+use tweedie_pipelines::TextToImage;
 
 /// Weights in memory.
 struct Stored {
@@ -236,5 +237,85 @@ fn a_learned_word_stands_for_all_its_tokens_in_any_syntax() -> TestResult {
     assert_eq!(weights[..5], [1.0, 1.5, 1.5, 1.5, 1.0]);
     let again = tokenizer.learn("<thing>", 1).map_err(|e| e.to_string());
     assert!(again.is_err_and(|message| message.contains("<thing>")));
+    Ok(())
+}
+
+/// A control model's folder with its `config.json` and its tensors changed.
+fn changed_control(
+    name: &str,
+    config: impl Fn(&mut Value),
+    tensors: impl Fn(&mut HashMap<String, Tensor>) -> TestResult,
+) -> TestResult<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    let from = golden("models").join(name);
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(from.join("config.json"))?)?;
+    config(&mut json);
+    std::fs::write(folder.path().join("config.json"), json.to_string())?;
+    let file = "diffusion_pytorch_model.safetensors";
+    let mut stored = candle_core::safetensors::load(from.join(file), &Device::Cpu)?;
+    tensors(&mut stored)?;
+    candle_core::safetensors::save(&stored, folder.path().join(file))?;
+    Ok(folder)
+}
+
+/// The message of a pipeline with this control model.
+fn control_refusal(model: &str, control: &Path) -> TestResult<String> {
+    let builder = TextToImage::builder().model_folder(golden("models").join(model)).control(control);
+    Ok(builder.build().err().ok_or("it was taken")?.to_string())
+}
+
+#[test]
+fn control_models_that_do_not_fit_are_refused() -> TestResult {
+    let says = |model: &str, control: &Path, parts: &[&str]| -> TestResult {
+        let message = control_refusal(model, control)?;
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        Ok(())
+    };
+    let tensor = "controlnet_down_blocks.1.weight";
+    let folder = changed_control("controlnet", |_| (), |tensors| Ok(drop(tensors.remove(tensor))))?;
+    says("sd15", folder.path(), &["1 tensor missing", tensor])?;
+    let cut = |tensors: &mut HashMap<String, Tensor>| {
+        let shorter = tensors[tensor].narrow(0, 0, 8)?.contiguous()?;
+        Ok(drop(tensors.insert(tensor.into(), shorter)))
+    };
+    let folder = changed_control("controlnet", |_| (), cut)?;
+    says("sd15", folder.path(), &["of another shape", tensor, "[8, "])?;
+    let field = |name: &'static str, value: Value| move |json: &mut Value| json[name] = value.clone();
+    let folder = changed_control("controlnet", field("_class_name", "ControlNetXS".into()), |_| Ok(()))?;
+    says("sd15", folder.path(), &["ControlNetXS", "T2IAdapter"])?;
+    let folder = changed_control("controlnet", field("conditioning_embedding_out_channels", 7.into()), |_| Ok(()))?;
+    says("sd15", folder.path(), &["conditioning_embedding_out_channels", "7"])?;
+    let folder = changed_control("t2i-full", field("channels", vec![24, 48].into()), |_| Ok(()))?;
+    says("sd15", folder.path(), &["channels", "[24,48]", "[24, 40]"])?;
+    says("inpaint9", &golden("models/controlnet"), &["inpainting"])?;
+    says("sd21", &golden("models/controlnet"), &["controlnet", "other sizes"])?;
+    says("sd15", &golden("models/sd15/unet/config.json"), &["a file", "folder"])?;
+    says("sd15", &golden("nowhere"), &["nowhere", "missing"])?;
+    Ok(())
+}
+
+/// An embedding's file that is cut off or changed anywhere gives an error or a word.
+#[test]
+fn damaged_embeddings_are_survived() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("damaged.safetensors");
+    let whole = std::fs::read(golden("models/embedding/thing.safetensors"))?;
+    let mut generator = TorchGenerator::new(2);
+    let mut random = |below: usize| (generator.normal(1)[0].abs() * 1e6) as usize % below;
+    let mut refused = 0;
+    for i in 0..400 {
+        let mut bytes = whole.clone();
+        if i % 2 == 0 {
+            bytes.truncate(random(whole.len()));
+        } else {
+            bytes[random(whole.len())] = random(256) as u8;
+        }
+        std::fs::write(&path, &bytes)?;
+        if let Err(error) = TextualInversion::read(&path, None) {
+            assert!(error.to_string().contains("damaged.safetensors"), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 200, "{refused}");
     Ok(())
 }

@@ -12,7 +12,7 @@ use tweedie::config::ConfigFields;
 use tweedie::kernels::{InstructionSet, Meter, measured_peak};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
-    AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
+    Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
 use tweedie::{Device, Error, Result};
@@ -63,7 +63,7 @@ const SD15_TEXT: &str = r#"{
 struct Components {
     text_encoder: Option<ClipTextModel>,
     unet: Option<UNet2DConditionModel>,
-    vae: Option<AutoencoderKl>,
+    vae: Option<Autoencoder>,
 }
 
 impl Bench {
@@ -213,7 +213,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
     Ok(Components {
         text_encoder: Some(ClipTextModel::new(&weights, text)?),
         unet: Some(UNet2DConditionModel::new(&weights, unet, format.activations)?),
-        vae: Some(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?),
+        vae: Some(Autoencoder::Kl(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?)),
     })
 }
 

@@ -18,8 +18,8 @@ use tweedie::conditioning::Tokenizer;
 use tweedie::config::ConfigFields;
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{
-    AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
-    UNet2DConditionModel,
+    Autoencoder, AutoencoderConfig, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves,
+    UNet2DConditionConfig, UNet2DConditionModel,
 };
 use tweedie::{DType, Device, Error, Result};
 
@@ -146,7 +146,7 @@ impl<P: Pipeline> Builder<P> {
         let (vae_files, vae_component) = vae_source.as_ref().map_or((&files, "vae"), |(files, name)| (files, name));
         let vae_loader = Loader { files: vae_files, ..loader };
         let vae_config = vae_loader.vae_config(vae_component)?;
-        check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
+        check_channels(&unet_config, vae_config.common(), P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
@@ -201,10 +201,10 @@ impl Loader<'_> {
     }
 
     /// `component` is the folder that it lies in.
-    pub fn vae_config(&self, component: &str) -> Result<AutoencoderConfig> {
+    pub fn vae_config(&self, component: &str) -> Result<EitherAutoencoderConfig> {
         let name = format!("{component}/config.json");
         let text = self.files.read_text(&name)?;
-        AutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
+        EitherAutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
     }
 
     pub fn text_encoder(&self) -> Result<(ClipTextModel, Vec<String>)> {
@@ -243,14 +243,14 @@ impl Loader<'_> {
     pub fn vae(
         &self,
         component: &str,
-        config: AutoencoderConfig,
+        config: EitherAutoencoderConfig,
         halves: Halves,
-    ) -> Result<(AutoencoderKl, Vec<String>)> {
+    ) -> Result<(Autoencoder, Vec<String>)> {
         // An autoencoder that overflows when it computes in f16 says so.
-        let overflows = config.force_upcast && self.format.activations == DType::F16;
+        let overflows = config.common().force_upcast && self.format.activations == DType::F16;
         let NumberFormat { weights, activations } = if overflows { NumberFormat::F32 } else { self.format };
         let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
-        self.load(component, weights, unused, |weights| AutoencoderKl::new(weights, config, halves, activations))
+        self.load(component, weights, unused, |weights| Autoencoder::new(weights, config, halves, activations))
     }
 
     pub fn load<T>(

@@ -139,10 +139,10 @@ fn find(path: &Path) -> Result<(ModelFiles, String)> {
     }
 }
 
+/// Whether a ControlNet's states are of the shape of the UNet's. It may have fewer transformers: small ones for SDXL do.
 fn check_fits(path: &Path, control: &UNet2DConditionConfig, unet: &UNet2DConditionConfig) -> Result<()> {
     let differs = control.block_out_channels != unet.block_out_channels
         || control.cross_attention_dim != unet.cross_attention_dim
-        || control.down_blocks != unet.down_blocks
         || control.layers_per_block != unet.layers_per_block
         || control.in_channels > unet.in_channels;
     if differs {

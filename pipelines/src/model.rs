@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, Family, ModelFiles, Precision, SingleFile};
 use tweedie::config::ConfigFields;
-use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
+use tweedie::models::{EitherAutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
 use tweedie::{DType, Device, Error, Result};
 
 /// A model as a user names it.
@@ -235,10 +235,10 @@ impl ModelInfo {
         let pixels = pixels.and_then(|fields| UNet2DConfig::from_fields(fields).ok());
         // A model that cannot run can still be looked at.
         let unet = unet.and_then(|fields| UNet2DConditionConfig::from_fields(&fields).ok());
-        let vae = vae.and_then(|fields| AutoencoderConfig::from_fields(&fields).ok());
+        let vae = vae.and_then(|fields| EitherAutoencoderConfig::from_fields(&fields).ok());
         let size = unet.as_ref().zip(vae.as_ref()).map(|(unet, vae)| {
             let (height, width) = unet.sample_size;
-            (width * vae.factor(), height * vae.factor())
+            (width * vae.common().factor(), height * vae.common().factor())
         });
         let size = size.or(pixels.as_ref().and_then(|unet| unet.sample_size).map(|(height, width)| (width, height)));
         let scheduler = "scheduler/scheduler_config.json";

@@ -90,6 +90,9 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
             option(flag, &folder.join(name).to_string_lossy().into_owned().into());
         }
     }
+    if let Some(vae) = case["vae"].as_str() {
+        option("--vae", &root.join("models").join(vae).to_string_lossy().into_owned().into());
+    }
     option("--scheduler", &entry.name.into());
     option("--seed", &seed.into());
     for (flag, field) in [

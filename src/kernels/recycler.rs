@@ -250,12 +250,14 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % below
         };
-        let intact = |block: *mut u8, layout: Layout, mark: u8| unsafe {
-            (0..layout.size()).step_by(4093).all(|i| *block.add(i) == mark)
+        let intact = |block: *mut u8, layout: Layout, mark: u8| {
+            // SAFETY: only blocks of this layout that are in use are asked about.
+            (0..layout.size()).step_by(4093).all(|i| unsafe { *block.add(i) } == mark)
         };
         for i in 0..400u64 {
             let mark = (i % 251) as u8 + 1;
             let layout = Layout::from_size_align(500_000 + random(6_000_000) as usize, 8).unwrap();
+            // SAFETY: every block is used within its layout, and freed once with the layout that it has.
             unsafe {
                 let zeroed = random(2) == 0;
                 let block = if zeroed { allocator.alloc_zeroed(layout) } else { allocator.alloc(layout) };
@@ -276,6 +278,7 @@ mod tests {
         }
         for (block, layout, mark) in live {
             assert!(intact(block, layout, mark));
+            // SAFETY: as above.
             unsafe { allocator.dealloc(block, layout) };
         }
     }

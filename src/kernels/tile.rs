@@ -388,3 +388,42 @@ pub(super) fn pack<T: Real>(depth: usize, columns: usize, at: impl Fn(usize, usi
 pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
     (column / PANEL * depth + k) * PANEL + column % PANEL
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles of up to twelve rows, which are for registers of sixteen values, give every row what tiles of six give.
+    #[test]
+    fn the_height_of_tiles_changes_nothing() {
+        let value = |i: usize| (i as f32 * 0.37).sin();
+        let (left, right): (Vec<f32>, Vec<f32>) =
+            ((0..40 * 9).map(value).collect(), (5..5 + 9 * PANEL).map(value).collect());
+        let runs = [Run { left: 0, right: 0, count: 9 }];
+        for rows in 1..=40 {
+            let starts: Vec<usize> = (0..rows).map(|row| row * 9).collect();
+            let sums = |most: usize| {
+                let mut sums = vec![f32::NAN; rows * PANEL];
+                let tiles = Tiles {
+                    left: Strided { values: &left, step: 1 },
+                    starts: &starts,
+                    right: Strided { values: &right, step: PANEL },
+                    right_start: 0,
+                    runs: &runs,
+                    start: Start::Row(&right[..PANEL]),
+                    out: Output::new(&mut sums, PANEL),
+                };
+                // SAFETY: plain arithmetic needs no special instructions.
+                unsafe {
+                    if most == 6 {
+                        tiles.add::<[f32; PANEL], 6>()
+                    } else {
+                        tiles.add::<[f32; PANEL], 12>()
+                    };
+                }
+                sums
+            };
+            assert!(sums(6) == sums(12) && sums(6).iter().all(|sum| sum.is_finite()), "{rows} rows");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use super::weights::vector;
+use super::weights::{vector, widened};
 use super::{Backend, FeatureMap, Weight, Weights};
 use crate::{Result, kernels};
 use candle_core::Tensor;
@@ -40,6 +40,16 @@ impl Conv2d {
             geometry,
             backend: weights.backend(),
         })
+    }
+
+    /// The same without a bias.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn without_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
+        let weight = weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?;
+        let bias = widened(Tensor::zeros(outputs, weight.dtype(), weight.device())?)?;
+        Ok(Self { weight: Weight::dense(weight, weights.backend())?, bias, geometry, backend: weights.backend() })
     }
 
     /// # Shapes

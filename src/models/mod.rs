@@ -15,7 +15,10 @@ pub mod unet;
 pub mod unet2d;
 mod unet_blocks;
 
-pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
+pub use autoencoder::{
+    Autoencoder, AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTinyConfig, DiagonalGaussian,
+    EitherAutoencoderConfig, Halves,
+};
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
 pub use controlled::{Control, ControlModel, ControlledUNet};
 pub use controlnet::{ControlNet, ControlNetConfig};

@@ -3,22 +3,22 @@
 use candle_core::Tensor;
 use tweedie::Result;
 use tweedie::images::Picture;
-use tweedie::models::AutoencoderKl;
+use tweedie::models::Autoencoder;
 
 /// The autoencoder's decoder.
 #[derive(Debug)]
 pub struct Decode {
-    vae: AutoencoderKl,
+    vae: Autoencoder,
 }
 
 impl Decode {
     /// From its autoencoder.
-    pub fn new(vae: AutoencoderKl) -> Self {
+    pub fn new(vae: Autoencoder) -> Self {
         Self { vae }
     }
 
     /// The autoencoder.
-    pub fn vae(&self) -> &AutoencoderKl {
+    pub fn vae(&self) -> &Autoencoder {
         &self.vae
     }
 

@@ -72,7 +72,7 @@ pub fn prepare(
     let shape = [batch, vae.latent_channels, settings.height / factor, settings.width / factor];
     let mut draw = || -> Result<Tensor> { Ok(noise.normal(&shape)?.to_device(device)?) };
 
-    let picture = reference.picture.as_ref().map(|gaussian| sampled(gaussian, &draw()?, vae)).transpose()?;
+    let picture = reference.picture.as_ref().map(|gaussian| sampled(gaussian, &mut draw, batch, vae)).transpose()?;
     let noise = draw()?;
     let start = settings.start();
     // At full strength inpainting forgets what is under the mask; image to image still starts from its picture.
@@ -85,18 +85,27 @@ pub fn prepare(
     let mut prepared = Prepared { scheduler, levels, start, latents, known: None, shown: None, resampling };
     if let (Task::Inpaint { resampling, .. }, Some(mask)) = (&settings.task, &reference.mask) {
         prepared.resampling = *resampling;
-        let masked_noise = draw()?;
         if let Some(masked) = &reference.masked {
-            let masked = sampled(masked, &masked_noise, vae)?;
+            let masked = sampled(masked, &mut draw, batch, vae)?;
             prepared.shown = Some(Tensor::cat(&[&mask.repeat((batch, 1, 1, 1))?, &masked], 1)?);
         } else if let Some(latents) = picture {
+            // diffusers draws for the masked picture here too, and has no use for it.
+            if reference.picture.as_ref().is_some_and(|gaussian| !gaussian.is_certain()) {
+                draw()?;
+            }
             prepared.known = Some(Known { latents, noise, mask: mask.clone() });
         }
     }
     Ok(prepared)
 }
 
-/// Scaled latents for each image's noise.
-fn sampled(gaussian: &DiagonalGaussian, noise: &Tensor, vae: &AutoencoderConfig) -> Result<Tensor> {
-    vae.scaled(&gaussian.repeat(noise.dim(0)?)?.sample(noise)?)
+/// Scaled latents for each image; where they are certain nothing is drawn.
+fn sampled(
+    gaussian: &DiagonalGaussian,
+    draw: &mut dyn FnMut() -> Result<Tensor>,
+    batch: usize,
+    vae: &AutoencoderConfig,
+) -> Result<Tensor> {
+    let each = gaussian.repeat(batch)?;
+    vae.scaled(&if each.is_certain() { each.mean } else { each.sample(&draw()?)? })
 }

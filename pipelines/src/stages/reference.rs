@@ -2,7 +2,7 @@
 
 use crate::task::Task;
 use candle_core::Tensor;
-use tweedie::models::{AutoencoderKl, DiagonalGaussian, UNet2DConditionConfig};
+use tweedie::models::{Autoencoder, DiagonalGaussian, UNet2DConditionConfig};
 use tweedie::{Device, Result};
 
 /// What the autoencoder makes of a given picture. All is of batch 1; nothing is there for text to image.
@@ -20,7 +20,7 @@ pub struct Reference {
 ///
 /// # Errors
 /// If the autoencoder fails.
-pub fn reference(task: &Task, vae: &AutoencoderKl, unet: &UNet2DConditionConfig, device: &Device) -> Result<Reference> {
+pub fn reference(task: &Task, vae: &Autoencoder, unet: &UNet2DConditionConfig, device: &Device) -> Result<Reference> {
     match task {
         Task::TextToImage => Ok(Reference::default()),
         Task::ImageToImage { canvas, .. } => {

@@ -2,9 +2,13 @@
 //! diffusers' `AutoencoderKL` has it.
 
 mod config;
+mod either;
 mod halves;
+mod tiny;
 
 pub use config::AutoencoderConfig;
+pub use either::{Autoencoder, EitherAutoencoderConfig};
+pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use crate::layers::{Backend, Conv2d, FeatureMap, Weights};
 use crate::{Error, Result};
@@ -18,9 +22,24 @@ pub struct DiagonalGaussian {
     pub mean: Tensor,
     /// Logarithm of the variance, limited to -30 and 20, alike.
     pub log_variance: Tensor,
+    is_certain: bool,
 }
 
 impl DiagonalGaussian {
+    /// One value for certain, of an autoencoder that gives no distribution.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn certain(latents: Tensor) -> Result<Self> {
+        let log_variance = Tensor::full(f32::NEG_INFINITY, latents.shape(), latents.device())?;
+        Ok(Self { log_variance: log_variance.to_dtype(latents.dtype())?, mean: latents, is_certain: true })
+    }
+
+    /// Whether there is nothing to draw.
+    pub fn is_certain(&self) -> bool {
+        self.is_certain
+    }
+
     /// The most likely latents.
     pub fn mode(&self) -> &Tensor {
         &self.mean
@@ -32,7 +51,7 @@ impl DiagonalGaussian {
     /// If memory runs out.
     pub fn repeat(&self, batch: usize) -> Result<Self> {
         let repeat = |x: &Tensor| x.repeat((batch, 1, 1, 1));
-        Ok(Self { mean: repeat(&self.mean)?, log_variance: repeat(&self.log_variance)? })
+        Ok(Self { mean: repeat(&self.mean)?, log_variance: repeat(&self.log_variance)?, is_certain: self.is_certain })
     }
 
     /// Latents for standard normal `noise` of the same shape: `mean + std * noise`.
@@ -110,7 +129,8 @@ impl AutoencoderKl {
             None => h,
         };
         let moments = moments.to_nchw()?.to_dtype(images.dtype())?.chunk(2, 1)?;
-        Ok(DiagonalGaussian { mean: moments[0].clone(), log_variance: moments[1].clamp(-30.0, 20.0)? })
+        let log_variance = moments[1].clamp(-30.0, 20.0)?;
+        Ok(DiagonalGaussian { mean: moments[0].clone(), log_variance, is_certain: false })
     }
 
     /// Decodes latents as the encoder gives them; see [`AutoencoderConfig::unscaled`] for those of a

@@ -4,9 +4,7 @@ use super::blocks::{DownBlock, MidBlock, Step};
 use super::config::UNet2DConditionConfig;
 use super::transformer::Transformer;
 use crate::conditioning::Conditioning;
-use crate::layers::{
-    Backend, Conv2d, FeatureMap, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding, Weights,
-};
+use crate::layers::{Backend, Conv2d, FeatureMap, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 

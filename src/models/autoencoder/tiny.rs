@@ -1,0 +1,240 @@
+//! The tiny autoencoder (TAESD; Ollin Boer Bohan, 2023), as diffusers' `AutoencoderTiny` has it: convolutions and ReLU
+//! alone, distilled from Stable Diffusion's autoencoder, some twenty times as fast.
+
+use super::{AutoencoderConfig, DiagonalGaussian, Halves};
+use crate::config::ConfigFields;
+use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use serde_json::json;
+
+/// The configuration of an [`AutoencoderTiny`], in diffusers' terms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutoencoderTinyConfig {
+    /// What it has in common with the large one, the encoder's channels among it.
+    pub common: AutoencoderConfig,
+    /// Channels at each resolution of the decoder, the lowest first.
+    pub decoder_channels: Vec<usize>,
+    /// Residual blocks at each resolution of the encoder, the highest first.
+    pub encoder_blocks: Vec<usize>,
+    /// Residual blocks at each resolution of the decoder, the lowest first.
+    pub decoder_blocks: Vec<usize>,
+}
+
+impl AutoencoderTinyConfig {
+    /// From the fields of a `config.json`, with diffusers' defaults for those that are absent.
+    ///
+    /// # Errors
+    /// If a field has an unusable value, or an option is set that is not supported.
+    pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
+        // The fields of the first that its own pipelines do not read either.
+        fields.ignore(&["latent_magnitude", "latent_shift", "block_out_channels"]);
+        fields.only("act_fn", &[json!("relu")])?;
+        fields.only("upsample_fn", &[json!("nearest")])?;
+        fields.only("upsampling_scaling_factor", &[json!(2)])?;
+        let encoder_channels = fields.usize_list("encoder_block_out_channels", &[64; 4])?;
+        let config = Self {
+            decoder_channels: fields.usize_list("decoder_block_out_channels", &[64; 4])?,
+            encoder_blocks: fields.usize_list("num_encoder_blocks", &[1, 3, 3, 3])?,
+            decoder_blocks: fields.usize_list("num_decoder_blocks", &[3, 3, 3, 1])?,
+            common: AutoencoderConfig {
+                in_channels: fields.usize("in_channels", 3)?,
+                out_channels: fields.usize("out_channels", 3)?,
+                latent_channels: fields.usize("latent_channels", 4)?,
+                scaling_factor: fields.f64("scaling_factor", 1.0)?,
+                shift_factor: fields.f64("shift_factor", 0.0)?,
+                force_upcast: fields.bool("force_upcast", false)?,
+                block_out_channels: encoder_channels,
+                layers_per_block: 0,
+                norm_num_groups: 1,
+                use_quant_conv: false,
+                use_post_quant_conv: false,
+                mid_block_add_attention: false,
+            },
+        };
+        fields.reject_unread()?;
+        config.check(fields)?;
+        Ok(config)
+    }
+
+    fn check(&self, fields: &ConfigFields) -> Result<()> {
+        let resolutions = self.common.block_out_channels.len();
+        for (name, list) in [
+            ("decoder_block_out_channels", &self.decoder_channels),
+            ("num_encoder_blocks", &self.encoder_blocks),
+            ("num_decoder_blocks", &self.decoder_blocks),
+        ] {
+            if list.len() != resolutions || resolutions > 16 {
+                let expected = format!("it must have one entry for each of the encoder's {resolutions}, 16 at most");
+                return Err(fields.wrong(name, expected));
+            }
+        }
+        if self.encoder_blocks.iter().chain(&self.decoder_blocks).any(|&count| count > 100) {
+            return Err(fields.wrong("num_encoder_blocks", "at most 100 blocks at each resolution"));
+        }
+        // A change of resolution keeps the channels, so all are alike.
+        let alike = |list: &[usize]| list.iter().all(|&channels| channels == list[0]);
+        if !alike(&self.common.block_out_channels) || !alike(&self.decoder_channels) {
+            return Err(fields.wrong("encoder_block_out_channels", "all resolutions must have as many channels"));
+        }
+        Ok(())
+    }
+}
+
+/// A layer of the lists that checkpoints number.
+#[derive(Debug)]
+enum Layer {
+    Conv(Conv2d),
+    Block([Conv2d; 3]),
+    Relu,
+    Upsample,
+}
+
+impl Layer {
+    fn forward(&self, x: FeatureMap) -> Result<FeatureMap> {
+        match self {
+            Self::Conv(conv) => conv.forward(&x),
+            Self::Relu => x.activate(Activation::Relu),
+            Self::Upsample => {
+                let (_, _, height, width) = x.dims();
+                x.resize_nearest(2 * height, 2 * width)
+            }
+            Self::Block([first, second, third]) => {
+                let h = first.forward(&x)?.activate(Activation::Relu)?;
+                let h = second.forward(&h)?.activate(Activation::Relu)?;
+                third.forward(&h)?.add(&x)?.activate(Activation::Relu)
+            }
+        }
+    }
+}
+
+/// A list of layers under construction; an index of the checkpoint for each.
+struct Layers<'a> {
+    weights: Weights<'a>,
+    layers: Vec<Layer>,
+}
+
+impl Layers<'_> {
+    fn here(&self) -> Self {
+        Self { weights: self.weights.at(self.layers.len()), layers: Vec::new() }
+    }
+
+    fn conv(&mut self, inputs: usize, outputs: usize) -> Result<()> {
+        let conv = Conv2d::new(&self.here().weights, inputs, outputs, 3)?;
+        self.layers.push(Layer::Conv(conv));
+        Ok(())
+    }
+
+    fn without_bias(&mut self, channels: usize, stride: usize) -> Result<()> {
+        let geometry = ConvGeometry { kernel: 3, stride, pad_before: 1, pad_after: 1 };
+        let conv = Conv2d::without_bias(&self.here().weights, channels, channels, geometry)?;
+        self.layers.push(Layer::Conv(conv));
+        Ok(())
+    }
+
+    fn blocks(&mut self, channels: usize, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let weights = self.here().weights.at("conv");
+            // The odd ones are activations.
+            let conv = |i: usize| Conv2d::new(&weights.at(2 * i), channels, channels, 3);
+            self.layers.push(Layer::Block([conv(0)?, conv(1)?, conv(2)?]));
+        }
+        Ok(())
+    }
+}
+
+/// The tiny autoencoder; the encoder can be left out where it is not needed.
+#[derive(Debug)]
+pub struct AutoencoderTiny {
+    encoder: Option<Vec<Layer>>,
+    decoder: Vec<Layer>,
+    config: AutoencoderTinyConfig,
+    backend: Backend,
+    /// The element type of activations.
+    dtype: DType,
+}
+
+impl AutoencoderTiny {
+    /// Builds the autoencoder. Activations have element type `dtype`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, config: AutoencoderTinyConfig, halves: Halves, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            encoder: (halves == Halves::Both).then(|| encoder(weights, &config)).transpose()?,
+            decoder: decoder(weights, &config)?,
+            backend: weights.backend(),
+            config,
+            dtype,
+        })
+    }
+
+    /// What it has in common with the large autoencoder.
+    pub fn config(&self) -> &AutoencoderConfig {
+        &self.config.common
+    }
+
+    /// # Shapes
+    /// `images`: `[batch, in_channels, height, width]` in `[-1, 1]`; the result's parts:
+    /// `[batch, latent_channels, height / factor, width / factor]`, unscaled. It has no variance.
+    ///
+    /// # Errors
+    /// If the encoder was left out, or the channels do not fit.
+    pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
+        let Some(encoder) = &self.encoder else {
+            return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
+        };
+        let latents = self.run(encoder, &images.affine(0.5, 0.5)?)?;
+        DiagonalGaussian::certain(latents)
+    }
+
+    /// Decodes latents as the encoder gives them.
+    ///
+    /// # Shapes
+    /// `latents`: `[batch, latent_channels, height, width]`; the result:
+    /// `[batch, out_channels, height * factor, width * factor]`, about `[-1, 1]`, not clamped.
+    ///
+    /// # Errors
+    /// If the channels do not fit.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let limited = ((latents / 3.0)?.tanh()? * 3.0)?;
+        Ok(self.run(&self.decoder, &limited)?.affine(2.0, -1.0)?)
+    }
+
+    fn run(&self, layers: &[Layer], x: &Tensor) -> Result<Tensor> {
+        let first = FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)?;
+        let last = layers.iter().try_fold(first, |h, layer| layer.forward(h))?;
+        Ok(last.to_nchw()?.to_dtype(x.dtype())?)
+    }
+}
+
+fn encoder(weights: &Weights<'_>, config: &AutoencoderTinyConfig) -> Result<Vec<Layer>> {
+    let channels = config.common.block_out_channels[0];
+    let mut layers = Layers { weights: weights.at("encoder.layers"), layers: Vec::new() };
+    for (i, &count) in config.encoder_blocks.iter().enumerate() {
+        match i {
+            0 => layers.conv(config.common.in_channels, channels)?,
+            _ => layers.without_bias(channels, 2)?,
+        }
+        layers.blocks(channels, count)?;
+    }
+    layers.conv(channels, config.common.latent_channels)?;
+    Ok(layers.layers)
+}
+
+fn decoder(weights: &Weights<'_>, config: &AutoencoderTinyConfig) -> Result<Vec<Layer>> {
+    let channels = config.decoder_channels[0];
+    let mut layers = Layers { weights: weights.at("decoder.layers"), layers: Vec::new() };
+    layers.conv(config.common.latent_channels, channels)?;
+    layers.layers.push(Layer::Relu);
+    for (i, &count) in config.decoder_blocks.iter().enumerate() {
+        layers.blocks(channels, count)?;
+        if i + 1 == config.decoder_blocks.len() {
+            layers.conv(channels, config.common.out_channels)?;
+        } else {
+            layers.layers.push(Layer::Upsample);
+            layers.without_bias(channels, 1)?;
+        }
+    }
+    Ok(layers.layers)
+}
