@@ -452,7 +452,13 @@ fn same_tensors(one: &Path, other: &Path) -> TestResult {
 #[test]
 fn golden_pictures_survive_conversion() -> TestResult {
     let mut seen = BTreeSet::new();
-    let mut cases = cases("cases", wanted)?;
+    // What is put on top of a model is not converted with it, so it would be rounded in one of the two runs alone.
+    let alone = |json: &Value| {
+        wanted(json)
+            && ["lora", "embedding", "vae"].iter().all(|field| json.get(field).is_none())
+            && described_controls(json).is_empty()
+    };
+    let mut cases = cases("cases", alone)?;
     // One case for each model, one with single files if there is one.
     cases.sort_by_key(|case| case.json["single_file"].is_null());
     cases.retain(|case| {

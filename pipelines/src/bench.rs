@@ -213,7 +213,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
     Ok(Components {
         text_encoder: Some(ClipTextModel::new(&weights, text)?),
         unet: Some(UNet2DConditionModel::new(&weights, unet, format.activations)?),
-        vae: Some(Autoencoder::Kl(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?)),
+        vae: Some(Autoencoder::Kl(Box::new(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?))),
     })
 }
 

@@ -99,7 +99,7 @@ pub(crate) fn load(
             check_fits(path, &config.encoder, unet)?;
             let (model, names) =
                 loader.load(&component, weights, &[], |weights| ControlNet::new(weights, config, activations))?;
-            (ControlModel::ControlNet(model), names)
+            (ControlModel::ControlNet(Box::new(model)), names)
         }
         Some("T2IAdapter") => {
             let config = T2iAdapterConfig::from_fields(&fields)?;

@@ -38,8 +38,9 @@ impl Settings {
         let stated = |name: &str| self.0.get(&format!("{}.{name}", module.component));
         // Patterns name whole modules, as far as diffusers writes them.
         let pattern = stated("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
-        let own = pattern.filter(|(name, _)| module.name.ends_with(&name.replace('.', "_"))).map(|(_, alpha)| alpha);
-        own.last().or_else(|| stated("lora_alpha")).and_then(Value::as_f64)
+        let mut own =
+            pattern.filter(|(name, _)| module.name.ends_with(&name.replace('.', "_"))).map(|(_, alpha)| alpha);
+        own.next_back().or_else(|| stated("lora_alpha")).and_then(Value::as_f64)
     }
 
     fn by_root_of_rank(&self, component: &str) -> bool {

@@ -108,7 +108,7 @@ impl Factors {
         let whole = self.tensors.contains_key(&Kronecker1);
         let (left, right) = if whole { (Kronecker1, Kronecker1) } else { (KroneckerLeft1, KroneckerRight1) };
         let (rows, columns) = (self.matrix(left, None, None)?.dim(0)?, self.matrix(right, None, None)?.dim(1)?);
-        if rows == 0 || columns == 0 || sizes.outputs % rows != 0 || sizes.inputs % columns != 0 {
+        if rows * columns == 0 || !sizes.outputs.is_multiple_of(rows) || !sizes.inputs.is_multiple_of(columns) {
             let reason = format!("makes {rows}x{columns}, which does not divide {}x{}", sizes.outputs, sizes.inputs);
             return Err(Failure::Part(left, reason));
         }

@@ -13,7 +13,7 @@ use std::cell::Cell;
 #[derive(Debug)]
 pub enum ControlModel {
     /// A ControlNet.
-    ControlNet(ControlNet),
+    ControlNet(Box<ControlNet>),
     /// A T2I-Adapter.
     Adapter(T2iAdapter),
 }

@@ -41,9 +41,9 @@ impl EitherAutoencoderConfig {
 #[derive(Debug)]
 pub enum Autoencoder {
     /// Of Kingma and Welling's kind.
-    Kl(AutoencoderKl),
+    Kl(Box<AutoencoderKl>),
     /// Distilled from one.
-    Tiny(AutoencoderTiny),
+    Tiny(Box<AutoencoderTiny>),
 }
 
 impl Autoencoder {
@@ -53,8 +53,12 @@ impl Autoencoder {
     /// If the weights cannot be had.
     pub fn new(weights: &Weights<'_>, config: EitherAutoencoderConfig, halves: Halves, dtype: DType) -> Result<Self> {
         Ok(match config {
-            EitherAutoencoderConfig::Kl(config) => Self::Kl(AutoencoderKl::new(weights, config, halves, dtype)?),
-            EitherAutoencoderConfig::Tiny(config) => Self::Tiny(AutoencoderTiny::new(weights, config, halves, dtype)?),
+            EitherAutoencoderConfig::Kl(config) => {
+                Self::Kl(Box::new(AutoencoderKl::new(weights, config, halves, dtype)?))
+            }
+            EitherAutoencoderConfig::Tiny(config) => {
+                Self::Tiny(Box::new(AutoencoderTiny::new(weights, config, halves, dtype)?))
+            }
         })
     }
 
