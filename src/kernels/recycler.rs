@@ -238,11 +238,11 @@ mod pool {
 #[cfg(test)]
 mod tests {
     use super::RecyclingAllocator;
-    use std::alloc::{GlobalAlloc, Layout};
+    use std::alloc::{GlobalAlloc, Layout, LayoutError};
 
     /// Blocks of many sizes, reallocated and freed in an order of their own, keep what was written into them.
     #[test]
-    fn blocks_keep_their_values_and_do_not_overlap() {
+    fn blocks_keep_their_values_and_do_not_overlap() -> Result<(), LayoutError> {
         let allocator = RecyclingAllocator;
         let mut live: Vec<(*mut u8, Layout, u8)> = Vec::new();
         let mut state = 1u64;
@@ -256,7 +256,7 @@ mod tests {
         };
         for i in 0..400u64 {
             let mark = (i % 251) as u8 + 1;
-            let layout = Layout::from_size_align(500_000 + random(6_000_000) as usize, 8).unwrap();
+            let layout = Layout::from_size_align(500_000 + random(6_000_000) as usize, 8)?;
             // SAFETY: every block is used within its layout, and freed once with the layout that it has.
             unsafe {
                 let zeroed = random(2) == 0;
@@ -269,8 +269,8 @@ mod tests {
                     assert!(intact(block, layout, mark));
                     let size = 500_000 + random(6_000_000) as usize;
                     let moved = allocator.realloc(block, layout, size);
-                    let new = Layout::from_size_align(size, 8).unwrap();
-                    let common = Layout::from_size_align(size.min(layout.size()), 8).unwrap();
+                    let new = Layout::from_size_align(size, 8)?;
+                    let common = Layout::from_size_align(size.min(layout.size()), 8)?;
                     assert!(intact(moved, common, mark));
                     allocator.dealloc(moved, new);
                 }
@@ -281,5 +281,6 @@ mod tests {
             // SAFETY: as above.
             unsafe { allocator.dealloc(block, layout) };
         }
+        Ok(())
     }
 }
