@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, attention, attention_definition, concat_channels, conv2d, gelu, group_norm,
-    group_norm_definition, layer_norm, layer_norm_definition, linear, pack_weight, quick_gelu, resize_nearest, silu,
+    Activation, ConvGeometry, PackedWeight, add, attention, attention_definition, concat_channels, conv2d,
+    conv2d_packed, geglu, gelu, group_norm, group_norm_definition, layer_norm, layer_norm_definition, linear,
+    linear_packed, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -137,32 +138,47 @@ fn convolution_of_many_channels_is_candles_in_f64() -> TestResult {
     Ok(())
 }
 
+/// In every type that weights are stored in, results and gradients are bit by bit those of the widened weight.
 #[test]
 fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
+    let x = |shape: &[usize]| Ok::<_, Box<dyn std::error::Error>>(Var::from_tensor(&random(3, shape)?)?);
+    let compare = |what: &str,
+                   x: &Var,
+                   w: &Tensor,
+                   plain: Apply<'_, Tensor>,
+                   packed: Apply<'_, PackedWeight>|
+     -> TestResult {
+        let run = |y: Tensor| -> candle_core::Result<[Vec<f32>; 2]> {
+            let grads = y.sqr()?.sum_all()?.backward()?;
+            let grad = grads.get(x).ok_or(candle_core::Error::Msg("no gradient".into()))?;
+            Ok([y.flatten_all()?.to_vec1()?, grad.flatten_all()?.to_vec1()?])
+        };
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+            let stored = w.to_dtype(dtype)?;
+            let weight = PackedWeight::new(&stored)?;
+            assert_eq!((weight.dtype(), weight.shape()), (dtype, w.dims()));
+            assert_eq!(run(plain(x, &stored.to_dtype(DType::F32)?)?)?, run(packed(x, &weight)?)?, "{what}, {dtype:?}");
+        }
+        Ok(())
+    };
     for (kernel, stride, channels, outputs) in [(3, 1, 32, 35), (3, 2, 5, 4), (1, 1, 7, 16), (3, 1, 3, 20)] {
         let pad = kernel / 2;
         let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
         let (w, bias) = (random(1, &[outputs, channels, kernel, kernel])?, random(2, &[outputs])?);
-        let x = Var::from_tensor(&random(3, &[2, 9, 10, channels])?)?;
-        let run = |w: &Tensor| -> candle_core::Result<[Vec<f32>; 2]> {
-            let y = conv2d(&x, w, &bias, geometry)?;
-            let grads = y.sqr()?.sum_all()?.backward()?;
-            let grad = grads.get(&x).ok_or(candle_core::Error::Msg("no gradient".into()))?;
-            Ok([y.flatten_all()?.to_vec1()?, grad.flatten_all()?.to_vec1()?])
-        };
-        assert_eq!(run(&w)?, run(&pack_weight(&w)?)?, "{geometry:?}");
+        let x = x(&[2, 9, 10, channels])?;
+        let plain = |x: &Tensor, w: &Tensor| conv2d(x, w, &bias, geometry);
+        compare(&format!("{geometry:?}"), &x, &w, &plain, &|x, w| conv2d_packed(x, w, &bias, geometry))?;
     }
-    let (w, bias) = (random(1, &[35, 12])?, random(2, &[35])?);
-    let x = Var::from_tensor(&random(3, &[2, 9, 12])?)?;
-    let run = |w: &Tensor| -> candle_core::Result<[Vec<f32>; 2]> {
-        let y = linear(&x, w, &bias)?;
-        let grads = y.sqr()?.sum_all()?.backward()?;
-        let grad = grads.get(&x).ok_or(candle_core::Error::Msg("no gradient".into()))?;
-        Ok([y.flatten_all()?.to_vec1()?, grad.flatten_all()?.to_vec1()?])
-    };
-    assert_eq!(run(&w)?, run(&pack_weight(&w)?)?);
+    for (inputs, outputs) in [(12, 35), (700, 16)] {
+        let (w, bias) = (random(1, &[outputs, inputs])?, random(2, &[outputs])?);
+        let x = x(&[2, 9, inputs])?;
+        compare("linear", &x, &w, &|x, w| linear(x, w, &bias), &|x, w| linear_packed(x, w, &bias))?;
+    }
     Ok(())
 }
+
+/// A layer's function of its input and a weight in some form.
+type Apply<'a, W> = &'a dyn Fn(&Tensor, &W) -> candle_core::Result<Tensor>;
 
 #[test]
 fn gradients_of_norms_are_their_definitions() -> TestResult {
@@ -340,10 +356,29 @@ fn neighbours_in_a_batch_change_no_bit() -> TestResult {
 
 #[test]
 fn shapes_that_do_not_fit_are_errors() -> TestResult {
+    let odd = random(1, &[2, 3])?;
+    assert!(geglu(&odd).is_err() && add(&odd, &random(1, &[3, 2])?).is_err());
     let x = Tensor::zeros((1, 4, 4, 3), DType::F32, &Device::Cpu)?;
     let (w, b) = (Tensor::zeros((5, 4, 3, 3), DType::F32, &Device::Cpu)?, Tensor::zeros(5, DType::F32, &Device::Cpu)?);
     let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
     assert!(conv2d(&x, &w, &b, geometry).is_err());
     assert!(linear(&x, &w, &b).is_err());
+    Ok(())
+}
+
+#[test]
+fn sums_and_gated_units_and_their_gradients_are_their_definitions() -> TestResult {
+    for shape in [[3, 7, 10], [1, 1, 2], [2, 400, 96]] {
+        let halves = |x: &Tensor| -> candle_core::Result<Tensor> {
+            let halves = x.chunk(2, 2)?;
+            &halves[0] * halves[1].contiguous()?.gelu_erf()?
+        };
+        let (x, y) = (random(1, &shape)?, random(2, &shape)?);
+        check("geglu", &geglu(&x)?, &halves(&x)?)?;
+        let zero = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        let kernel = |x: &Tensor, y: &Tensor, z: &Tensor| geglu(&add(x, y)?)?.broadcast_add(z);
+        let definition = |x: &Tensor, y: &Tensor, z: &Tensor| halves(&(x + y)?)?.broadcast_add(z);
+        check_gradients("geglu of a sum", [x, y, zero], &kernel, &definition)?;
+    }
     Ok(())
 }

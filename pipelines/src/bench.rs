@@ -9,6 +9,7 @@ use std::time::Instant;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::kernels::Meter;
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -133,6 +134,7 @@ impl Bench {
             let conditioning = Conditioning::text(text);
             let (seconds, out) = self.best(|| unet.forward(&x, &timesteps, &conditioning, None))?;
             results.insert("unet_s".into(), seconds);
+            results.insert("unet_kernels".into(), kernels(|| unet.forward(&x, &timesteps, &conditioning, None))?);
             let first = out.flatten_all()?.i(..4)?.to_vec1::<f32>()?;
             results.insert("unet_first".into(), first.into());
         }
@@ -142,6 +144,7 @@ impl Bench {
             results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
             let latents = wave(&[1, config.latent_channels, side, side], 0.37, f64::sin, device)?;
             results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
+            results.insert("vae_decode_kernels".into(), kernels(|| vae.decode(&latents))?);
         }
         Ok(())
     }
@@ -159,6 +162,25 @@ impl Bench {
         }
         Ok((rounded(best), out))
     }
+}
+
+/// One more run, in which every kernel is timed: per kind the calls, the seconds and the speed, and what lies
+/// between the kernels.
+fn kernels(run: impl Fn() -> Result<Tensor>) -> Result<Value> {
+    let (meter, start) = (Meter::start(), Instant::now());
+    run()?;
+    let whole = start.elapsed();
+    let mut rest = whole;
+    let mut kinds = Map::new();
+    for (kind, tally) in meter.read() {
+        rest = rest.saturating_sub(tally.time);
+        let seconds = tally.time.as_secs_f64();
+        let speed = tally.operations as f64 / seconds / 1e9;
+        let speed = if tally.operations > 0 { json!((speed * 10.0).round() / 10.0) } else { Value::Null };
+        kinds.insert(kind.into(), json!({"calls": tally.calls, "s": rounded(seconds), "gflops": speed}));
+    }
+    kinds.insert("between".into(), json!({"s": rounded(rest.as_secs_f64())}));
+    Ok(Value::Object(kinds))
 }
 
 fn rounded(seconds: f64) -> Value {

@@ -1,6 +1,7 @@
 //! Where and in which number format to compute.
 
 use std::str::FromStr;
+use tweedie::kernels::InstructionSet;
 use tweedie::{DType, Device, Error, Result};
 
 /// A device as a user asks for it.
@@ -44,6 +45,7 @@ impl DeviceChoice {
             let fix = format!("{reason}; build with --features {name} on a machine that has it, or use --device cpu");
             Error::invalid("the device", name, fix)
         };
+        InstructionSet::from_environment()?;
         match self {
             Self::Auto => {
                 if let Ok(device) = Device::new_cuda(0) {

@@ -4,6 +4,10 @@ mod cli;
 
 use clap::Parser;
 use std::process::ExitCode;
+use tweedie::kernels::RecyclingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: RecyclingAllocator = RecyclingAllocator;
 
 fn main() -> ExitCode {
     match cli::run(cli::Arguments::parse()) {

@@ -32,6 +32,69 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     apply_1(Elementwise::QuickGelu, x)
 }
 
+/// GEGLU (Shazeer 2020): the first half of the channels times `x * Phi(x)` of the second.
+///
+/// # Shapes
+/// `x`: `[..., 2 n]`; the result is `[..., n]`.
+///
+/// # Errors
+/// If the last dimension is odd, or the element type is neither f32 nor f64.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    apply_1(Geglu, x)
+}
+
+struct Geglu;
+
+impl Kernel<1> for Geglu {
+    const NAME: &'static str = "geglu";
+
+    fn shape(&self, [x]: [&[usize]; 1]) -> Option<Vec<usize>> {
+        let (&width, rows) = x.split_last()?;
+        (width > 0 && width.is_multiple_of(2)).then(|| [rows, &[width / 2]].concat())
+    }
+
+    fn forward<T: Real>(&self, [x]: [&[T]; 1], [shape]: [&[usize]; 1]) -> Vec<T> {
+        let width = shape[shape.len() - 1] / 2;
+        let mut y = zeros::<T>(x.len() / 2);
+        let rows = rows_per_task(width);
+        y.par_chunks_mut(rows * width).zip(x.par_chunks(rows * 2 * width)).for_each(|(y, x)| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
+                let (values, gate) = x.split_at(width);
+                gated(values, gate, y);
+            }
+        });
+        y
+    }
+
+    fn backward<T: Real>(
+        &self,
+        [x]: [&[T]; 1],
+        [shape]: [&[usize]; 1],
+        _: &[T],
+        grad: &[T],
+        _: Needed<1>,
+    ) -> [Vec<T>; 1] {
+        let width = shape[shape.len() - 1] / 2;
+        let mut grad_x = zeros::<T>(x.len());
+        let rows = rows_per_task(width);
+        let tasks = grad_x.par_chunks_mut(rows * 2 * width).zip(x.par_chunks(rows * 2 * width));
+        tasks.zip(grad.par_chunks(rows * width)).for_each(|((grad_x, x), grad)| {
+            let rows = grad_x.chunks_exact_mut(2 * width).zip(x.chunks_exact(2 * width));
+            for ((grad_x, x), grad) in rows.zip(grad.chunks_exact(width)) {
+                let ((values, gate), (of_values, of_gate)) = (x.split_at(width), grad_x.split_at_mut(width));
+                gated(grad, gate, of_values);
+                gelu_gradients(gate, grad, of_gate);
+                of_gate.iter_mut().zip(values).for_each(|(grad, &value)| *grad *= value);
+            }
+        });
+        [grad_x]
+    }
+}
+
+fn rows_per_task(width: usize) -> usize {
+    (TASK_LEN / width.max(1)).max(1)
+}
+
 #[derive(Clone, Copy)]
 enum Elementwise {
     Silu,
@@ -107,6 +170,15 @@ multiversion! {
     fn gelus<T: Real>(x: &[T], y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x * normal_cdf(x);
+        }
+    }
+}
+
+multiversion! {
+    /// `x * gelu(gate)`.
+    fn gated<T: Real>(x: &[T], gate: &[T], y: &mut [T]) {
+        for ((y, &x), &gate) in y.iter_mut().zip(x).zip(gate) {
+            *y = x * (gate * normal_cdf(gate));
         }
     }
 }

@@ -4,8 +4,9 @@
 //! block of scores stays in the cache; the gradient makes the probabilities again, block by block (Dao et al.
 //! 2022, section 3).
 
+use super::packed_weight::Panels;
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, add_tiles, pack};
+use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, add_tiles, matrix, pack};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ use std::ops::Range;
 const QUERIES: usize = 96;
 
 /// Keys of a block of scores; a multiple of a panel.
-const KEYS: usize = 512;
+const KEYS: usize = 256;
 
 /// The most scores that the definition materialises at once.
 const DEFINITION_SCORES: usize = 1 << 24;
@@ -87,35 +88,29 @@ impl Kernel<3> for Attention {
         fits.then(|| q.to_vec())
     }
 
+    fn kind(&self) -> &'static str {
+        if self.causal { "attention, causal" } else { Self::NAME }
+    }
+
+    fn operations(&self, [q, k, _]: [&[usize]; 3], _: &[usize]) -> u64 {
+        4 * q.iter().product::<usize>() as u64 * k[1] as u64
+    }
+
     fn forward<T: Real>(&self, [q, k, v]: [&[T]; 3], [q_shape, k_shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let mut out = zeros::<T>(q.len());
-        let whole = Output::new(&mut out, q_shape[2]);
-        self.for_each_head(q_shape, k_shape, |head| {
-            let keys = head.score_panels(k, head.scale());
-            let values = head.mixing_panels(v, 1.0);
-            (0..head.n.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
-                let queries = block * QUERIES..((block + 1) * QUERIES).min(head.n);
-                // SAFETY: every task has some queries of an image and a head's columns to itself.
-                let mut out = unsafe { whole.part(head.query_rows(&queries), head.columns()) };
-                let mut mixed = zeros::<T>(queries.len() * head.size);
-                let mut scores = Vec::new();
-                let mut softmax = vec![RunningSoftmax::new(); queries.len()];
-                for block in head.key_blocks(&queries) {
-                    head.scores(q, &queries, &keys, &block, &mut scores);
-                    let rows = scores.chunks_exact_mut(block.len()).zip(mixed.chunks_exact_mut(head.size));
-                    for (((row, mixed), softmax), query) in rows.zip(&mut softmax).zip(queries.clone()) {
-                        let factor = softmax.add(head.seen(query, &block), row);
-                        mixed.iter_mut().for_each(|value| *value *= factor);
-                    }
-                    add_mixed(&scores, &values, head.m, &block, Output::new(&mut mixed, head.size));
-                }
-                for (mixed, softmax) in mixed.chunks_exact_mut(head.size).zip(&softmax) {
-                    mixed.iter_mut().for_each(|value| *value /= softmax.sum);
-                }
-                out.copy_from(&mixed);
+        let compute = |whole: &Output<'_, T>| {
+            self.for_each_head(q_shape, k_shape, |head| {
+                let keys = head.score_panels(k, head.scale());
+                let values = head.mixing_panels(v, 1.0);
+                (0..head.n.div_ceil(QUERIES)).into_par_iter().for_each_init(Vec::new, |scores, block| {
+                    let queries = block * QUERIES..((block + 1) * QUERIES).min(head.n);
+                    // SAFETY: every task has some queries of an image and a head's columns to itself.
+                    let mut out = unsafe { whole.part(head.query_rows(&queries), head.columns()) };
+                    head.attend(q, &queries, &keys, &values, scores, &mut out);
+                });
             });
-        });
-        out
+        };
+        // SAFETY: the tasks' queries and heads cover the result, and each sets its block.
+        unsafe { matrix(q.len(), q_shape[2], compute) }
     }
 
     fn backward<T: Real>(
@@ -204,13 +199,57 @@ impl Head {
         pack(self.m, self.size, |key, column| x[key * self.width + column] * scale)
     }
 
-    /// `x[queries] . panels` for a block of keys.
-    fn scores<T: Real>(&self, x: &[T], queries: &Range<usize>, panels: &[T], keys: &Range<usize>, scores: &mut Vec<T>) {
-        scores.clear();
-        scores.resize(queries.len() * keys.len(), T::zero());
+    /// `softmax(x[queries] . keys) . values`.
+    fn attend<T: Real>(
+        &self,
+        x: &[T],
+        queries: &Range<usize>,
+        keys: &[T],
+        values: &[T],
+        scores: &mut Vec<T>,
+        out: &mut Output<'_, T>,
+    ) {
+        // Whole panels, so that no product has to stop within one.
+        let width = self.size.next_multiple_of(PANEL);
+        let mut mixed = zeros::<T>(queries.len() * width);
+        let mut softmax = vec![RunningSoftmax::new(); queries.len()];
+        for block in self.key_blocks(queries) {
+            let stride = self.scores(x, queries, keys, &block, scores);
+            let rows = scores.chunks_exact_mut(stride).zip(mixed.chunks_exact_mut(width));
+            for (((row, mixed), softmax), query) in rows.zip(&mut softmax).zip(queries.clone()) {
+                let factor = softmax.add(self.seen(query, &block), &mut row[..block.len()]);
+                if factor != T::one() {
+                    mixed.iter_mut().for_each(|value| *value *= factor);
+                }
+            }
+            add_mixed(scores, stride, values, self.m, &block, Output::new(&mut mixed, width));
+        }
+        for ((mixed, softmax), row) in mixed.chunks_exact_mut(width).zip(&softmax).zip(0..) {
+            let mixed = &mut mixed[..self.size];
+            let inverse = T::one() / softmax.sum;
+            mixed.iter_mut().for_each(|value| *value *= inverse);
+            // SAFETY: a row of this task's own block.
+            unsafe { out.part(row..row + 1, 0..self.size) }.fill(mixed);
+        }
+    }
+
+    /// `x[queries] . panels` for a block of keys. The result is the distance between the rows of scores: whole panels, in
+    /// which nothing is to be looked for after the last key.
+    fn scores<T: Real>(
+        &self,
+        x: &[T],
+        queries: &Range<usize>,
+        panels: &[T],
+        keys: &Range<usize>,
+        scores: &mut Vec<T>,
+    ) -> usize {
+        let stride = keys.len().next_multiple_of(PANEL);
+        scores.resize(queries.len() * stride, T::zero());
         let starts: Vec<usize> = self.query_rows(queries).map(|row| row * self.width + self.first).collect();
         let rows = Rows { values: x, starts: &starts, stretches: &[(0, self.size)] };
-        add_product(rows, &panels[keys.start * self.size..], Output::new(scores, keys.len()));
+        let panels = Panels::Wide(&panels[keys.start * self.size..]);
+        add_product(rows, panels, Start::Zero, Output::new(scores, stride));
+        stride
     }
 
     /// The head's columns of the queries' rows, with room after the last for a whole panel.
@@ -242,23 +281,24 @@ impl Head {
             let queries = first..(first + QUERIES).min(self.n);
             let mut softmax = vec![RunningSoftmax::new(); queries.len()];
             for block in self.key_blocks(&queries) {
-                self.scores(q, &queries, &keys, &block, &mut p);
-                for ((row, softmax), query) in p.chunks_exact_mut(block.len()).zip(&mut softmax).zip(queries.clone()) {
-                    softmax.add(self.seen(query, &block), row);
+                let stride = self.scores(q, &queries, &keys, &block, &mut p);
+                for ((row, softmax), query) in p.chunks_exact_mut(stride).zip(&mut softmax).zip(queries.clone()) {
+                    softmax.add(self.seen(query, &block), &mut row[..block.len()]);
                 }
             }
             for block in self.key_blocks(&queries) {
-                self.scores(q, &queries, &keys, &block, &mut p);
+                let stride = self.scores(q, &queries, &keys, &block, &mut p);
                 self.scores(grad, &queries, &values, &block, &mut s);
-                let rows = p.chunks_exact_mut(block.len()).zip(s.chunks_exact_mut(block.len()));
+                let rows = p.chunks_exact_mut(stride).zip(s.chunks_exact_mut(stride));
                 for (((p, s), softmax), query) in rows.zip(&softmax).zip(queries.clone()) {
+                    let (p, s) = (&mut p[..block.len()], &mut s[..block.len()]);
                     let of = query * self.size..(query + 1) * self.size;
                     let mean = grads[of.clone()].iter().zip(&outs[of]).fold(T::zero(), |sum, (&g, &o)| sum + g * o);
                     softmax.probabilities(self.seen(query, &block), p);
                     p.iter().zip(s).for_each(|(&p, s)| *s = p * (*s - mean));
                 }
                 let runs = [Run { left: 0, right: queries.start * self.size, count: queries.len() }];
-                let of_key = |values| Strided { values, step: block.len() };
+                let of_key = |values| Strided { values, step: stride };
                 let of_query = |values| Strided { values, step: self.size };
                 // SAFETY: these are the only uses of this task's own outputs, one after the other.
                 let [to_q, to_k, to_v] = unsafe {
@@ -270,21 +310,21 @@ impl Head {
                 };
                 add_outer_products(of_key(&p), of_query(&grads), 0, &runs, to_v);
                 add_outer_products(of_key(&s), of_query(&scaled_q), 0, &runs, to_k);
-                add_mixed(&s, &key_columns, self.m, &block, to_q);
+                add_mixed(&s, stride, &key_columns, self.m, &block, to_q);
             }
         }
     }
 }
 
-/// `out += weights . panels` for a block of the panels' rows.
-fn add_mixed<T: Real>(weights: &[T], panels: &[T], m: usize, keys: &Range<usize>, out: Output<'_, T>) {
-    let starts: Vec<usize> = (0..out.rows()).map(|row| row * keys.len()).collect();
+/// `out += weights . panels` for a block of the panels' rows, the rows of weights at a distance of `stride`.
+fn add_mixed<T: Real>(weights: &[T], stride: usize, panels: &[T], m: usize, keys: &Range<usize>, out: Output<'_, T>) {
+    let starts: Vec<usize> = (0..out.rows()).map(|row| row * stride).collect();
     let (left, right) = (Strided { values: weights, step: 1 }, Strided { values: panels, step: PANEL });
     let runs = [Run { left: 0, right: keys.start * PANEL, count: keys.len() }];
     for (panel, first) in (0..out.columns()).step_by(PANEL).enumerate() {
         // SAFETY: a block of the block that this task may write.
         let out = unsafe { out.part(0..starts.len(), first..(first + PANEL).min(out.columns())) };
-        add_tiles(left, &starts, right, panel * m * PANEL, &runs, out);
+        add_tiles(left, &starts, right, panel * m * PANEL, &runs, Start::Output, out);
     }
 }
 
@@ -332,25 +372,31 @@ const LANES: usize = 16;
 
 multiversion! {
     fn max_of<T: Real>(row: &[T]) -> T {
+        let (chunks, rest) = row.as_chunks::<LANES>();
         let mut largest = [T::NEG_INFINITY; LANES];
-        for chunk in row.chunks(LANES) {
+        for chunk in chunks {
             for (largest, &x) in largest.iter_mut().zip(chunk) {
                 *largest = if x > *largest { x } else { *largest };
             }
         }
-        largest.into_iter().fold(T::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        largest.iter().chain(rest).fold(T::NEG_INFINITY, |a, &b| if b > a { b } else { a })
     }
 }
 
 multiversion! {
     /// `exp(x - max)` in place, and the sum.
     fn exponentials<T: Real>(row: &mut [T], max: T) -> T {
+        let (chunks, rest) = row.as_chunks_mut::<LANES>();
         let mut sums = [T::zero(); LANES];
-        for chunk in row.chunks_mut(LANES) {
+        for chunk in chunks {
             for (sum, x) in sums.iter_mut().zip(chunk) {
                 *x = (*x - max).exp_approx();
                 *sum += *x;
             }
+        }
+        for (sum, x) in sums.iter_mut().zip(rest) {
+            *x = (*x - max).exp_approx();
+            *sum += *x;
         }
         sums.into_iter().fold(T::zero(), |a, b| a + b)
     }

@@ -4,14 +4,12 @@
 //! multiplies in place: in the padded copy the patch under the kernel is one stretch of memory per kernel row,
 //! so patches are never laid out.
 
-use super::tile::{
-    Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, is_packed, pack, packed_at, packed_shape,
-};
+use super::packed_weight::{PackedWeight, Panels, pack_shaped};
+use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack, packed_at};
 use super::winograd::Winograd;
-use super::{Kernel, Needed, Real, apply, linear, zeros};
+use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// A task's copy of the image is about this large: it should stay in the second cache beside the weights' panel.
@@ -47,9 +45,8 @@ impl ConvGeometry {
 /// A convolution.
 ///
 /// # Shapes
-/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel, kernel]`, or that
-/// [packed](super::pack_weight); `bias`: `[out]`, or `[batch, out]` for one per image; the result is
-/// `[batch, height', width', out]`.
+/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel, kernel]`; `bias`: `[out]`, or `[batch, out]` for
+/// one per image; the result is `[batch, height', width', out]`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
@@ -57,59 +54,124 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry
     apply(Conv2d(geometry), [x, weight, bias])
 }
 
+/// The same with a weight that does not change.
+///
+/// # Shapes
+/// As [`conv2d`].
+///
+/// # Errors
+/// If the shapes do not fit, or the activations are neither f32 nor f64.
+pub fn conv2d_packed(x: &Tensor, weight: &PackedWeight, bias: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
+    apply_2(PackedConv2d(geometry, weight.clone()), [x, bias])
+}
+
 struct Conv2d(ConvGeometry);
+
+struct PackedConv2d(ConvGeometry, PackedWeight);
+
+impl ConvGeometry {
+    fn output_shape(&self, x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
+        let (&[batch, height, width, channels], &outputs) = (x, bias.last()?) else { return None };
+        let grid = Grid::new(*self, height, width, channels);
+        let smallest = self.kernel.saturating_sub(self.pad_before + self.pad_after);
+        let fits = height.min(width) >= smallest.max(1) && weight == [outputs, channels, self.kernel, self.kernel];
+        (fits && (bias == [outputs] || bias == [batch, outputs]))
+            .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self { kernel: 1, .. } => "conv 1x1",
+            Self { stride: 2, .. } => "conv, strided",
+            Self { kernel: 3, .. } => "conv 3x3",
+            _ => "conv",
+        }
+    }
+
+    fn operations(&self, x: &[usize], result: &[usize]) -> u64 {
+        2 * (self.kernel * self.kernel * x[3]) as u64 * result.iter().product::<usize>() as u64
+    }
+}
 
 impl Kernel<3> for Conv2d {
     const NAME: &'static str = "conv2d";
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
-        let (&[batch, height, width, channels], &outputs) = (x, bias.last()?) else { return None };
-        let grid = Grid::new(self.0, height, width, channels);
-        let smallest = self.0.kernel.saturating_sub(self.0.pad_before + self.0.pad_after);
-        let fits = height.min(width) >= smallest.max(1);
-        let as_trained = weight == [outputs, channels, self.0.kernel, self.0.kernel];
-        let fits = fits && (as_trained || weight == packed_shape(grid.patch_len(), outputs));
-        (fits && (bias == [outputs] || bias == [batch, outputs]))
-            .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
+        self.0.output_shape(x, weight, bias)
     }
 
-    fn forward<T: Real>(
-        &self,
-        [x, weight, bias]: [&[T]; 3],
-        [x_shape, weight_shape, bias_shape]: [&[usize]; 3],
-    ) -> Vec<T> {
-        let grid = Grid::of(self.0, x_shape);
-        let &outputs = bias_shape.last().unwrap_or(&0);
-        let panels = match is_packed(weight_shape) {
-            true => Cow::from(weight),
-            false => pack(grid.patch_len(), outputs, |k, out| weight[grid.weight_at(false, out, k)]).into(),
-        };
-        grid.convolve(x, x_shape[0], &panels, Some(bias), outputs)
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn operations(&self, [x, ..]: [&[usize]; 3], result: &[usize]) -> u64 {
+        self.0.operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, shape, _]: [&[usize]; 3]) -> Vec<T> {
+        let panels = pack_shaped(weight, shape);
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], Panels::Wide(&panels), Some(bias), shape[0])
     }
 
     fn backward<T: Real>(
         &self,
         [x, weight, bias]: [&[T]; 3],
-        [x_shape, weight_shape, bias_shape]: [&[usize]; 3],
+        [x_shape, shape, _]: [&[usize]; 3],
         _: &[T],
         grad: &[T],
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
-        let grid = Grid::of(self.0, x_shape);
-        let (batch, &outputs) = (x_shape[0], bias_shape.last().unwrap_or(&0));
-        let packed = is_packed(weight_shape);
-        let at = |out, k| weight[grid.weight_at(packed, out, k)];
-        let grad_x = if needed[0] { grid.input_gradient(batch, at, outputs, grad) } else { Vec::new() };
+        let (grid, batch, outputs) = (Grid::of(self.0, x_shape), x_shape[0], shape[0]);
+        let grad_x = || grid.input_gradient(batch, |out, k| weight[grid.weight_at(out, k)], outputs, grad);
         let grad_weight = || {
             let mut gradient = zeros::<T>(weight.len());
             for (i, value) in grid.weight_gradient(batch, x, outputs, grad).into_iter().enumerate() {
-                gradient[grid.weight_at(packed, i / grid.patch_len(), i % grid.patch_len())] = value;
+                gradient[grid.weight_at(i / grid.patch_len(), i % grid.patch_len())] = value;
             }
             gradient
         };
-        let grad_weight = if needed[1] { grad_weight() } else { Vec::new() };
-        let grad_bias = if needed[2] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() };
-        [grad_x, grad_weight, grad_bias]
+        [
+            if needed[0] { grad_x() } else { Vec::new() },
+            if needed[1] { grad_weight() } else { Vec::new() },
+            if needed[2] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() },
+        ]
+    }
+}
+
+impl Kernel<2> for PackedConv2d {
+    const NAME: &'static str = "conv2d";
+
+    fn shape(&self, [x, bias]: [&[usize]; 2]) -> Option<Vec<usize>> {
+        self.0.output_shape(x, self.1.shape(), bias)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn operations(&self, [x, _]: [&[usize]; 2], result: &[usize]) -> u64 {
+        self.0.operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], [x_shape, _]: [&[usize]; 2]) -> Vec<T> {
+        let outputs = self.1.shape()[0];
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.panels(), Some(bias), outputs)
+    }
+
+    fn backward<T: Real>(
+        &self,
+        [_, bias]: [&[T]; 2],
+        [x_shape, _]: [&[usize]; 2],
+        _: &[T],
+        grad: &[T],
+        needed: Needed<2>,
+    ) -> [Vec<T>; 2] {
+        let (grid, outputs, panels) = (Grid::of(self.0, x_shape), self.1.shape()[0], self.1.panels::<T>());
+        let at = |out, k| panels.at(packed_at(grid.patch_len(), k, out));
+        [
+            if needed[0] { grid.input_gradient(x_shape[0], at, outputs, grad) } else { Vec::new() },
+            if needed[1] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() },
+        ]
     }
 }
 
@@ -138,11 +200,8 @@ impl Grid {
         self.geometry.kernel * self.geometry.kernel * self.channels
     }
 
-    /// Where in the weight the value for an output channel and a position in the patch is.
-    fn weight_at(&self, packed: bool, out: usize, k: usize) -> usize {
-        if packed {
-            return packed_at(self.patch_len(), k, out);
-        }
+    /// Where in a weight `[out, in, kernel, kernel]` the value for an output channel and a position in the patch is.
+    fn weight_at(&self, out: usize, k: usize) -> usize {
         let (tap, channel) = (k / self.channels, k % self.channels);
         (out * self.channels + channel) * self.geometry.kernel * self.geometry.kernel + tap
     }
@@ -218,37 +277,45 @@ impl Grid {
     }
 
     /// The convolution with packed weights.
-    fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: &[T], bias: Option<&[T]>, outputs: usize) -> Vec<T> {
+    fn convolve<T: Real>(
+        &self,
+        x: &[T],
+        batch: usize,
+        panels: Panels<'_, T>,
+        bias: Option<&[T]>,
+        outputs: usize,
+    ) -> Vec<T> {
         if self.geometry.is_pointwise() {
             return linear::multiply(x, batch, panels, bias, outputs, self.channels);
         }
         if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
             return winograd.convolve(x, batch, panels, bias, outputs);
         }
-        let mut out = zeros::<T>(batch * self.out_pixels() * outputs);
         let bands = self.bands::<T>();
         let starts = self.patch_starts(bands.iter().map(Range::len).max().unwrap_or(0));
         let stretches = self.patch_stretches();
         let groups = linear::column_groups(batch * bands.len(), outputs);
-        let whole = Output::new(&mut out, outputs);
         let tasks = batch * bands.len() * groups.len();
-        (0..tasks).into_par_iter().for_each_init(Vec::new, |copy, task| {
-            let (image, columns) = (task / groups.len() / bands.len(), &groups[task % groups.len()]);
-            let band = &bands[task / groups.len() % bands.len()];
-            self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, copy);
-            let first = (image * self.out_height + band.start) * self.out_width;
-            let rows = first..first + band.len() * self.out_width;
-            let starts = &starts[..rows.len()];
-            // SAFETY: every task has an image's band and a group of columns to itself.
-            let mut out = unsafe { whole.part(rows, columns.clone()) };
-            if let Some(bias) = bias {
-                let row = if bias.len() == outputs { 0 } else { image * outputs };
-                out.fill(&bias[row + columns.start..row + columns.end]);
-            }
-            let panels = &panels[columns.start * self.patch_len()..];
-            add_product(Rows { values: copy, starts, stretches: &stretches }, panels, out);
-        });
-        out
+        let compute = |whole: &Output<'_, T>| {
+            (0..tasks).into_par_iter().for_each_init(Vec::new, |copy, task| {
+                let (image, columns) = (task / groups.len() / bands.len(), &groups[task % groups.len()]);
+                let band = &bands[task / groups.len() % bands.len()];
+                self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, copy);
+                let first = (image * self.out_height + band.start) * self.out_width;
+                let rows = first..first + band.len() * self.out_width;
+                let starts = &starts[..rows.len()];
+                let bias = bias.map(|bias| {
+                    let row = if bias.len() == outputs { 0 } else { image * outputs };
+                    &bias[row + columns.start..row + columns.end]
+                });
+                // SAFETY: every task has an image's band and a group of columns to itself.
+                let out = unsafe { whole.part(rows, columns.clone()) };
+                let panels = panels.from(columns.start * self.patch_len());
+                add_product(Rows { values: copy, starts, stretches: &stretches }, panels, Start::bias(bias), out);
+            });
+        };
+        // SAFETY: the tasks' bands cover the images, and a product sets its block.
+        unsafe { matrix(batch * self.out_pixels() * outputs, outputs, compute) }
     }
 
     /// The gradient with respect to the image: with stride 1 a convolution with the kernel turned by half a
@@ -272,7 +339,13 @@ impl Grid {
             let (tap, out) = (k / outputs, k % outputs);
             weight(out, (taps - 1 - tap) * channels + channel)
         });
-        Self::new(turned, self.out_height, self.out_width, outputs).convolve(grad, batch, &panels, None, channels)
+        Self::new(turned, self.out_height, self.out_width, outputs).convolve(
+            grad,
+            batch,
+            Panels::Wide(&panels),
+            None,
+            channels,
+        )
     }
 
     fn folded_gradient<T: Real>(
@@ -284,15 +357,15 @@ impl Grid {
     ) -> Vec<T> {
         let depth = self.patch_len();
         let panels = pack(outputs, depth, weight);
+        let panels = Panels::Wide(&panels);
         let mut grad_x = zeros::<T>(batch * self.image_len());
         let image_grads = grad.par_chunks_exact(self.out_pixels() * outputs);
         let starts: Vec<usize> = (0..self.out_width).map(|x| x * outputs).collect();
         grad_x.par_chunks_exact_mut(self.image_len().max(1)).zip(image_grads).for_each(|(grad_x, grad)| {
             let mut patches = zeros::<T>(self.out_width * depth);
             for (y, grad) in grad.chunks_exact(self.out_width * outputs).enumerate() {
-                patches.fill(T::zero());
                 let rows = Rows { values: grad, starts: &starts, stretches: &[(0, outputs)] };
-                add_product(rows, &panels, Output::new(&mut patches, depth));
+                add_product(rows, panels, Start::Zero, Output::new(&mut patches, depth));
                 self.fold_row(&patches, y, grad_x);
             }
         });

@@ -1,13 +1,11 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
+use super::packed_weight::{PackedWeight, Panels, pack_shaped};
 use super::simd::multiversion;
-use super::tile::{
-    Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, is_packed, pack, packed_at, packed_shape,
-};
-use super::{Kernel, Needed, Real, apply, zeros};
+use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack, packed_at};
+use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// Rows that one task multiplies.
@@ -25,8 +23,7 @@ const PARTIAL_BYTES: usize = 64 << 20;
 /// A linear layer on tokens.
 ///
 /// # Shapes
-/// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[out, in]`, or that [packed](super::pack_weight);
-/// `bias`: `[out]`; the result ends in `out`.
+/// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[out, in]`; `bias`: `[out]`; the result ends in `out`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
@@ -34,85 +31,132 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     apply(Linear, [x, weight, bias])
 }
 
+/// The same with a weight that does not change.
+///
+/// # Shapes
+/// As [`linear`].
+///
+/// # Errors
+/// If the shapes do not fit, or the activations are neither f32 nor f64.
+pub fn linear_packed(x: &Tensor, weight: &PackedWeight, bias: &Tensor) -> Result<Tensor> {
+    apply_2(PackedLinear(weight.clone()), [x, bias])
+}
+
 struct Linear;
+
+struct PackedLinear(PackedWeight);
+
+fn output_shape(x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
+    let (&inputs, leading) = x.split_last()?;
+    let &[outputs] = bias else { return None };
+    (weight == [outputs, inputs] && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
+}
+
+fn operations(x: &[usize], result: &[usize]) -> u64 {
+    2 * x.last().map_or(0, |&depth| depth as u64) * result.iter().product::<usize>() as u64
+}
 
 impl Kernel<3> for Linear {
     const NAME: &'static str = "linear";
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
-        let (&inputs, leading) = x.split_last()?;
-        let &[outputs] = bias else { return None };
-        let fits = weight == [outputs, inputs] || weight == packed_shape(inputs, outputs);
-        (fits && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
+        output_shape(x, weight, bias)
     }
 
-    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, weight_shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let (outputs, depth) = (bias.len(), weight_shape[1]);
-        let panels = match is_packed(weight_shape) {
-            true => Cow::from(weight),
-            false => pack(depth, outputs, |k, out| weight[out * depth + k]).into(),
-        };
-        multiply(x, 1, &panels, Some(bias), outputs, depth)
+    fn operations(&self, [x, ..]: [&[usize]; 3], result: &[usize]) -> u64 {
+        operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
+        multiply(x, 1, Panels::Wide(&pack_shaped(weight, shape)), Some(bias), shape[0], shape[1])
     }
 
     fn backward<T: Real>(
         &self,
-        [x, weight, bias]: [&[T]; 3],
-        [_, weight_shape, _]: [&[usize]; 3],
+        [x, weight, _]: [&[T]; 3],
+        [_, shape, _]: [&[usize]; 3],
         _: &[T],
         grad: &[T],
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
-        let (outputs, inputs, packed) = (bias.len(), weight_shape[1], is_packed(weight_shape));
-        let grad_x = || {
-            let at = |out, input| if packed { packed_at(inputs, input, out) } else { out * inputs + input };
-            multiply(grad, 1, &pack(outputs, inputs, |out, input| weight[at(out, input)]), None, inputs, outputs)
-        };
-        let grad_weight = || {
-            let gradient = weight_gradient(x, inputs, grad, outputs);
-            if packed { pack(inputs, outputs, |k, out| gradient[out * inputs + k]) } else { gradient }
-        };
+        let (outputs, inputs) = (shape[0], shape[1]);
+        let grad_x = || input_gradient(|out, input| weight[out * inputs + input], grad, outputs, inputs);
         [
             if needed[0] { grad_x() } else { Vec::new() },
-            if needed[1] { grad_weight() } else { Vec::new() },
+            if needed[1] { weight_gradient(x, inputs, grad, outputs) } else { Vec::new() },
             if needed[2] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
         ]
     }
+}
+
+impl Kernel<2> for PackedLinear {
+    const NAME: &'static str = "linear";
+
+    fn shape(&self, [x, bias]: [&[usize]; 2]) -> Option<Vec<usize>> {
+        output_shape(x, self.0.shape(), bias)
+    }
+
+    fn operations(&self, [x, _]: [&[usize]; 2], result: &[usize]) -> u64 {
+        operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
+        multiply(x, 1, self.0.panels(), Some(bias), bias.len(), self.0.shape()[1])
+    }
+
+    fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
+        let (outputs, inputs, panels) = (self.0.shape()[0], self.0.shape()[1], self.0.panels::<T>());
+        let at = |out, input| panels.at(packed_at(inputs, input, out));
+        [
+            if needed[0] { input_gradient(at, grad, outputs, inputs) } else { Vec::new() },
+            if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
+        ]
+    }
+}
+
+/// `grad W`, with `weight(out, input)`.
+fn input_gradient<T: Real>(
+    weight: impl Fn(usize, usize) -> T + Sync,
+    grad: &[T],
+    outputs: usize,
+    inputs: usize,
+) -> Vec<T> {
+    multiply(grad, 1, Panels::Wide(&pack(outputs, inputs, weight)), None, inputs, outputs)
 }
 
 /// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image.
 pub(super) fn multiply<T: Real>(
     x: &[T],
     images: usize,
-    panels: &[T],
+    panels: Panels<'_, T>,
     bias: Option<&[T]>,
     outputs: usize,
     depth: usize,
 ) -> Vec<T> {
     let count = x.len() / depth.max(1);
-    let mut out = zeros::<T>(count * outputs);
     let per_image = (count / images.max(1)).max(1);
-    let blocks = count.div_ceil(TASK_ROWS);
+    // Rows of one task have one bias.
+    let image_rows = if bias.is_some_and(|bias| bias.len() > outputs) { per_image } else { count.max(1) };
+    let blocks_per_image = image_rows.div_ceil(TASK_ROWS);
+    let blocks = count / image_rows * blocks_per_image;
     let groups = column_groups(blocks, outputs);
     let starts: Vec<usize> = (0..TASK_ROWS).map(|row| row * depth).collect();
-    let whole = Output::new(&mut out, outputs);
-    (0..blocks * groups.len()).into_par_iter().for_each(|task| {
-        let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
-        let rows = block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count);
-        if let Some(bias) = bias {
-            for row in rows.clone() {
-                let first = if bias.len() == outputs { 0 } else { row / per_image * outputs };
-                // SAFETY: as below.
-                let mut row = unsafe { whole.part(row..row + 1, columns.clone()) };
-                row.fill(&bias[first + columns.start..first + columns.end]);
-            }
-        }
-        let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
-        // SAFETY: every task has a block of rows and a group of columns to itself.
-        let out = unsafe { whole.part(rows, columns.clone()) };
-        add_product(Rows { values, starts, stretches: &[(0, depth)] }, &panels[columns.start * depth..], out);
-    });
-    out
+    let compute = |whole: &Output<'_, T>| {
+        (0..blocks * groups.len()).into_par_iter().for_each(|task| {
+            let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
+            let (image, block) = (block / blocks_per_image, block % blocks_per_image);
+            let first = image * image_rows + block * TASK_ROWS;
+            let rows = first..(first + TASK_ROWS).min((image + 1) * image_rows);
+            let bias = bias.map(|bias| &bias[image * outputs..][columns.clone()]);
+            let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
+            // SAFETY: every task has a block of rows and a group of columns to itself.
+            let out = unsafe { whole.part(rows, columns.clone()) };
+            let rows = Rows { values, starts, stretches: &[(0, depth)] };
+            add_product(rows, panels.from(columns.start * depth), Start::bias(bias), out);
+        });
+    };
+    // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.
+    unsafe { matrix(count * outputs, outputs, compute) }
 }
 
 /// Splits columns at panels where there are too few tasks without it for all threads.

@@ -8,44 +8,41 @@
 #![allow(unsafe_code)]
 
 mod activation;
+mod add;
 mod attention;
 mod concat;
 mod conv;
+mod instruction_set;
 mod linear;
+mod meter;
 mod norm;
+mod packed_weight;
+mod panel_row;
+mod recycler;
 mod resample;
 mod simd;
 mod tile;
 mod winograd;
 
-pub use activation::{gelu, quick_gelu, silu};
+pub use activation::{geglu, gelu, quick_gelu, silu};
+pub use add::add;
 pub use attention::{attention, attention_definition};
 pub use concat::concat_channels;
-pub use conv::{ConvGeometry, conv2d};
-pub use linear::linear;
+pub use conv::{ConvGeometry, conv2d, conv2d_packed};
+pub use instruction_set::InstructionSet;
+pub use linear::{linear, linear_packed};
+pub use meter::{Meter, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
+pub use packed_weight::PackedWeight;
+pub use recycler::RecyclingAllocator;
 pub use resample::resize_nearest;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
-    WithDType,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Error, Layout, Result, Shape, Storage, Tensor, WithDType,
 };
 
-/// Lays a weight out as the kernels read it, once for a weight that does not change.
-///
-/// # Shapes
-/// `weight`: `[out, in]`, or `[out, in, kernel, kernel]`; the result is `[ceil(out / 16), kernel * kernel * in, 16]`.
-///
-/// # Errors
-/// If the weight has another rank, or memory runs out.
-pub fn pack_weight(weight: &Tensor) -> Result<Tensor> {
-    let half = matches!(weight.dtype(), DType::F16 | DType::BF16);
-    let wide = if half { weight.to_dtype(DType::F32)? } else { weight.clone() };
-    wide.contiguous()?.apply_op1_no_bwd(&tile::Pack)?.to_dtype(weight.dtype())
-}
-
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
-trait Real: WithDType {
+trait Real: WithDType + Default + tile::Product {
     /// Below every number.
     const NEG_INFINITY: Self;
 
@@ -55,6 +52,15 @@ trait Real: WithDType {
 
     /// The complementary error function; in f32 to within 2e-7 relative.
     fn erfc_approx(self) -> Self;
+
+    /// The nearest value to an f32: itself.
+    fn from_f32(value: f32) -> Self;
+
+    /// Values of this type, if they are of f32.
+    fn of_f32(values: &[f32]) -> Option<&[Self]>;
+
+    /// Values of this type, if they are of f64.
+    fn of_f64(values: &[f64]) -> Option<&[Self]>;
 
     /// `self * a + b` in one rounding; only where the machine has an instruction for it.
     fn fused(self, a: Self, b: Self) -> Self;
@@ -74,6 +80,19 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn of_f32(values: &[f32]) -> Option<&[Self]> {
+        Some(values)
+    }
+
+    fn of_f64(_: &[f64]) -> Option<&[Self]> {
+        None
+    }
+
+    #[inline(always)]
     fn fused(self, a: Self, b: Self) -> Self {
         self.mul_add(a, b)
     }
@@ -90,6 +109,19 @@ impl Real for f64 {
     #[inline(always)]
     fn erfc_approx(self) -> Self {
         candle_core::cpu::erf::erfc_f64(self)
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value.into()
+    }
+
+    fn of_f32(_: &[f32]) -> Option<&[Self]> {
+        None
+    }
+
+    fn of_f64(values: &[f64]) -> Option<&[Self]> {
+        Some(values)
     }
 
     #[inline(always)]
@@ -124,8 +156,6 @@ macro_rules! for_real {
     };
 }
 
-use for_real;
-
 /// Which arguments' gradients somebody asks for.
 type Needed<const N: usize> = [bool; N];
 
@@ -135,6 +165,16 @@ trait Kernel<const N: usize>: Send + Sync + 'static {
 
     /// The shape of the result, or `None` if the arguments' shapes do not fit each other.
     fn shape(&self, arguments: [&[usize]; N]) -> Option<Vec<usize>>;
+
+    /// What a [`Meter`] counts it as.
+    fn kind(&self) -> &'static str {
+        Self::NAME
+    }
+
+    /// Multiplications and additions of the direct method; 0 if it only moves data.
+    fn operations(&self, _arguments: [&[usize]; N], _result: &[usize]) -> u64 {
+        0
+    }
 
     /// The result for contiguous arguments whose shapes fit.
     fn forward<T: Real>(&self, arguments: [&[T]; N], shapes: [&[usize]; N]) -> Vec<T>;
@@ -180,7 +220,9 @@ impl<K> Operation<K> {
             for i in 0..N {
                 arguments[i] = contiguous::<T>(storages[i], layouts[i], K::NAME)?;
             }
-            output(self.0.forward(arguments, shapes), shape)
+            let operations = || self.0.operations(shapes, &shape);
+            let values = meter::measured(self.0.kind(), operations, || self.0.forward(arguments, shapes));
+            output(values, shape)
         })
     }
 

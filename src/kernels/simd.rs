@@ -1,8 +1,8 @@
 //! Loops compiled for the instruction set that the machine has.
 
-/// Defines a function whose body is compiled twice, for any machine and for AVX2, and chosen at run time.
+/// Defines a function whose body is compiled for each instruction set and chosen at run time.
 ///
-/// Both do the same operations in the same order (Rust never contracts a product and a sum into one
+/// All do the same operations in the same order (Rust never contracts a product and a sum into one
 /// rounding), so the result does not depend on the machine.
 macro_rules! multiversion {
     ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -17,9 +17,15 @@ macro_rules! multiversion {
                 fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
                     body($($arg),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the machine has AVX2, which was asked in the line above.
-                    return unsafe { avx2($($arg),*) };
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                // SAFETY: an instruction set is only in use on a machine that has it.
+                match crate::kernels::InstructionSet::in_use() {
+                    crate::kernels::InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
+                    crate::kernels::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
+                    crate::kernels::InstructionSet::Portable => {}
                 }
             }
             body($($arg),*)

@@ -4,16 +4,14 @@
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
 //! are laid out as panels ([`pack`]). Each output value is one sum in one order whatever tile it falls into.
 
-use super::{Real, contiguous, for_real, output};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
+use super::packed_weight::Panels;
+use super::panel_row::PanelRow;
+use super::{InstructionSet, Real};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Columns of a tile: two AVX registers of f32.
+/// Columns of a tile: two AVX registers of f32, or one of AVX-512.
 pub(super) const PANEL: usize = 16;
-
-/// The most rows of a tile: with two registers each they leave room for the operands.
-const ROWS: usize = 6;
 
 /// Length of the sums between two visits to the output: a panel of this many rows stays in the first cache.
 const DEPTH: usize = 320;
@@ -54,6 +52,19 @@ unsafe impl<T: Send> Send for Output<'_, T> {}
 // SAFETY: all that a shared `Output` can do is `part`, whose caller promises to keep the parts apart.
 unsafe impl<T: Send> Sync for Output<'_, T> {}
 
+/// A new row-major matrix of `count` values, which need not be cleared before they are written.
+///
+/// # Safety
+/// `write` sets every value before it reads it, and sets all of them.
+pub(super) unsafe fn matrix<T: Real>(count: usize, columns: usize, write: impl FnOnce(&Output<'_, T>)) -> Vec<T> {
+    let mut values = Vec::<T>::with_capacity(count);
+    let rows = count / columns.max(1);
+    write(&Output { first: values.as_mut_ptr(), stride: columns, columns, rows, matrix: PhantomData });
+    // SAFETY: that many values have room, and `write` has set them.
+    unsafe { values.set_len(count) };
+    values
+}
+
 impl<'a, T: Real> Output<'a, T> {
     /// All of a row-major matrix.
     pub fn new(values: &'a mut [T], columns: usize) -> Self {
@@ -73,15 +84,6 @@ impl<'a, T: Real> Output<'a, T> {
         // SAFETY: the block's first value is inside the matrix, as was asserted, or the block is empty.
         let first = unsafe { self.first.add(offset) };
         Self { first, rows: rows.len(), columns: columns.len(), ..*self }
-    }
-
-    /// Sets all of it.
-    pub fn copy_from(&mut self, values: &[T]) {
-        for (row, values) in values.chunks_exact(self.columns.max(1)).enumerate() {
-            // SAFETY: a row of this task's own block.
-            let mut row = unsafe { self.part(row..row + 1, 0..self.columns) };
-            row.fill(values);
-        }
     }
 
     /// The number of rows.
@@ -112,13 +114,45 @@ impl<'a, T: Real> Output<'a, T> {
     }
 }
 
-/// Splits `count` rows into tiles of nearly equal height.
-fn tiles(count: usize) -> impl Iterator<Item = Range<usize>> {
-    let tiles = count.div_ceil(ROWS);
-    (0..tiles).map(move |i| i * count / tiles..(i + 1) * count / tiles)
+/// What the sums of a product begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Start<'a, T> {
+    /// With what is in the output.
+    Output,
+    /// With nothing.
+    Zero,
+    /// Each row with these values, as many as there are columns: a bias.
+    Row(&'a [T]),
 }
 
-/// `out += left * right`, where row `r` of `left` begins at `starts[r]` and the sum goes over `runs`. The
+impl<'a, T> Start<'a, T> {
+    /// For the columns from the first of a panel.
+    fn at(self, column: usize) -> Self {
+        match self {
+            Self::Row(row) => Self::Row(&row[column..]),
+            other => other,
+        }
+    }
+
+    /// A bias, if there is one.
+    pub fn bias(bias: Option<&'a [T]>) -> Self {
+        bias.map_or(Self::Zero, Self::Row)
+    }
+}
+
+/// What [`add_tiles`] does, for one panel of columns.
+#[derive(Debug)]
+pub(super) struct Tiles<'a, T> {
+    left: Strided<'a, T>,
+    starts: &'a [usize],
+    right: Strided<'a, T>,
+    right_start: usize,
+    runs: &'a [Run],
+    start: Start<'a, T>,
+    out: Output<'a, T>,
+}
+
+/// `out = start + left * right`, where row `r` of `left` begins at `starts[r]` and the sum goes over `runs`. The
 /// right factor's first column is at the offset of its runs.
 pub(super) fn add_tiles<T: Real>(
     left: Strided<'_, T>,
@@ -126,110 +160,130 @@ pub(super) fn add_tiles<T: Real>(
     right: Strided<'_, T>,
     right_start: usize,
     runs: &[Run],
+    start: Start<'_, T>,
     out: Output<'_, T>,
 ) {
     assert!(starts.len() == out.rows && out.columns <= PANEL);
-    for rows in tiles(starts.len()) {
-        // SAFETY: a block of the block that this task may write.
-        let out = unsafe { out.part(rows.clone(), 0..out.columns) };
-        let starts = &starts[rows];
-        match *starts {
-            [a, b, c, d, e, f] => add_tile(left, [a, b, c, d, e, f], right, right_start, runs, out),
-            [a, b, c, d, e] => add_tile(left, [a, b, c, d, e], right, right_start, runs, out),
-            [a, b, c, d] => add_tile(left, [a, b, c, d], right, right_start, runs, out),
-            [a, b, c] => add_tile(left, [a, b, c], right, right_start, runs, out),
-            [a, b] => add_tile(left, [a, b], right, right_start, runs, out),
-            [a] => add_tile(left, [a], right, right_start, runs, out),
-            _ => {}
-        }
+    T::add_tiles(&Tiles { left, starts, right, right_start, runs, start, out });
+}
+
+/// The element types' ways to [`add_tiles`].
+pub(super) trait Product: Sized {
+    fn add_tiles(tiles: &Tiles<'_, Self>);
+}
+
+impl Product for f64 {
+    fn add_tiles(tiles: &Tiles<'_, Self>) {
+        // SAFETY: plain arithmetic needs no special instructions.
+        unsafe { tiles.add::<[Self; PANEL], 6>() };
     }
 }
 
-/// One tile, with products and sums in one rounding where the machine can.
-fn add_tile<T: Real, const R: usize>(
-    left: Strided<'_, T>,
-    starts: [usize; R],
-    right: Strided<'_, T>,
-    right_start: usize,
-    runs: &[Run],
-    out: Output<'_, T>,
-) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn fused<T: Real, const R: usize>(
-            left: Strided<'_, T>,
-            starts: [usize; R],
-            right: Strided<'_, T>,
-            right_start: usize,
-            runs: &[Run],
-            out: Output<'_, T>,
-        ) {
-            tile_body::<T, R, true>(left, starts, right, right_start, runs, out);
-        }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            // SAFETY: the machine has both, which was asked in the line above.
-            return unsafe { fused(left, starts, right, right_start, runs, out) };
-        }
-    }
-    if cfg!(target_arch = "aarch64") {
-        tile_body::<T, R, true>(left, starts, right, right_start, runs, out);
-    } else {
-        tile_body::<T, R, false>(left, starts, right, right_start, runs, out);
-    }
-}
+impl Product for f32 {
+    fn add_tiles(tiles: &Tiles<'_, Self>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::panel_row::{Avx2Row, Avx512Row};
 
-#[inline(always)]
-fn tile_body<T: Real, const R: usize, const FUSED: bool>(
-    left: Strided<'_, T>,
-    starts: [usize; R],
-    right: Strided<'_, T>,
-    right_start: usize,
-    runs: &[Run],
-    out: Output<'_, T>,
-) {
-    assert!(out.rows == R && out.columns <= PANEL);
-    let mut sums = [[T::zero(); PANEL]; R];
-    for (row, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: the block has R rows of `columns` values, `stride` apart, and is this task's own.
-        unsafe {
-            let row = out.first.add(row * out.stride);
-            if out.columns == PANEL {
-                *sums = *row.cast::<[T; PANEL]>();
-            } else {
-                (0..out.columns).for_each(|j| sums[j] = *row.add(j));
+            // Twelve registers of sums, two for a row, leave room for the operands.
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2(tiles: &Tiles<'_, f32>) {
+                // SAFETY: this function has the instructions.
+                unsafe { tiles.add::<Avx2Row, 6>() };
+            }
+            // With twelve rows there is still a general register for each row's address.
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512(tiles: &Tiles<'_, f32>) {
+                // SAFETY: this function has the instructions.
+                unsafe { tiles.add::<Avx512Row, 12>() };
+            }
+            // SAFETY: an instruction set is only in use on a machine that has it.
+            match InstructionSet::in_use() {
+                InstructionSet::Avx512 => return unsafe { avx512(tiles) },
+                InstructionSet::Avx2 => return unsafe { avx2(tiles) },
+                InstructionSet::Portable => {}
             }
         }
+        // SAFETY: plain arithmetic needs no special instructions.
+        unsafe { tiles.add::<[Self; PANEL], 6>() };
     }
-    let last_start = starts.into_iter().fold(0, usize::max);
-    for run in runs.iter().filter(|run| run.count > 0) {
-        let steps = run.count - 1;
-        assert!(last_start + run.left + steps * left.step < left.values.len());
-        assert!(right_start + run.right + steps * right.step + PANEL <= right.values.len());
-        for i in 0..run.count {
-            // SAFETY: `i` is at most `steps`, for which the two lines above have checked the furthest index
-            // of either factor.
-            unsafe {
-                let columns = right.values.as_ptr().add(right_start + run.right + i * right.step);
-                let columns = &*columns.cast::<[T; PANEL]>();
-                for row in 0..R {
-                    let x = *left.values.as_ptr().add(starts[row] + run.left + i * left.step);
-                    for j in 0..PANEL {
-                        sums[row][j] =
-                            if FUSED { x.fused(columns[j], sums[row][j]) } else { x * columns[j] + sums[row][j] };
+}
+
+impl<T: Real> Tiles<'_, T> {
+    /// Tile by tile, of nearly equal heights up to `MOST`.
+    ///
+    /// # Safety
+    /// The machine has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn add<V: PanelRow<T>, const MOST: usize>(&self) {
+        macro_rules! tile_of {
+            ($rows:expr, $($R:literal)*) => {
+                match $rows.len() {
+                    // SAFETY: as the caller promises.
+                    $($R if $R <= MOST => unsafe { self.add_tile::<V, $R>($rows.start) },)*
+                    _ => {}
+                }
+            };
+        }
+        let count = self.starts.len();
+        let tiles = count.div_ceil(MOST);
+        for i in 0..tiles {
+            tile_of!((i * count / tiles..(i + 1) * count / tiles), 1 2 3 4 5 6 7 8 9 10 11 12);
+        }
+    }
+
+    /// `R` rows from `first`.
+    ///
+    /// # Safety
+    /// The machine has the instructions of `V`.
+    #[inline(always)]
+    unsafe fn add_tile<V: PanelRow<T>, const R: usize>(&self, first: usize) {
+        let Self { left, right, right_start, ref out, .. } = *self;
+        let Some(&starts) = self.starts[first..].first_chunk::<R>() else { return };
+        assert!(first + R <= out.rows && out.columns <= PANEL);
+        // SAFETY: the block has these rows of `columns` values, `stride` apart, and is this task's own. What is
+        // read of the factors lies within them: for each run the furthest index of either is asserted.
+        unsafe {
+            let to = out.first.add(first * out.stride);
+            let load = |row: *const T| {
+                if out.columns == PANEL {
+                    return V::load(row);
+                }
+                let mut values = [T::zero(); PANEL];
+                values.as_mut_ptr().copy_from_nonoverlapping(row, out.columns);
+                V::load(values.as_ptr())
+            };
+            let mut sums: [V; R] = match self.start {
+                Start::Output => std::array::from_fn(|row| load(to.add(row * out.stride))),
+                Start::Zero => [V::load([T::zero(); PANEL].as_ptr()); R],
+                Start::Row(row) => [load(row[..out.columns].as_ptr()); R],
+            };
+            let last_start = starts.into_iter().fold(0, usize::max);
+            for run in self.runs.iter().filter(|run| run.count > 0) {
+                let steps = run.count - 1;
+                assert!(last_start + run.left + steps * left.step < left.values.len());
+                assert!(right_start + run.right + steps * right.step + PANEL <= right.values.len());
+                let rows = starts.map(|start| left.values.as_ptr().add(start + run.left));
+                let mut columns = right.values.as_ptr().add(right_start + run.right);
+                let mut at = 0;
+                for _ in 0..run.count {
+                    let column = V::load(columns);
+                    for (sum, row) in sums.iter_mut().zip(rows) {
+                        *sum = sum.add_product(*row.add(at), column);
                     }
+                    at += left.step;
+                    columns = columns.wrapping_add(right.step);
                 }
             }
-        }
-    }
-    for (row, sums) in sums.iter().enumerate() {
-        // SAFETY: as when the sums were read.
-        unsafe {
-            let row = out.first.add(row * out.stride);
-            if out.columns == PANEL {
-                *row.cast::<[T; PANEL]>() = *sums;
-            } else {
-                (0..out.columns).for_each(|j| *row.add(j) = sums[j]);
+            for (row, sum) in sums.into_iter().enumerate() {
+                let row = to.add(row * out.stride);
+                if out.columns == PANEL {
+                    sum.store(row);
+                } else {
+                    let mut values = [T::zero(); PANEL];
+                    sum.store(values.as_mut_ptr());
+                    row.copy_from_nonoverlapping(values.as_ptr(), out.columns);
+                }
             }
         }
     }
@@ -244,21 +298,26 @@ pub(super) struct Rows<'a, T> {
     pub stretches: &'a [(usize, usize)],
 }
 
-/// `out += rows * panels`, the panels as [`pack`] makes them, for the panels that cover `out`'s columns.
-pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, panels: &[T], out: Output<'_, T>) {
+/// `out = start + rows * panels`, the panels as [`pack`] makes them, for the panels that cover `out`'s columns.
+pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_, T>, out: Output<'_, T>) {
     let depth: usize = rows.stretches.iter().map(|&(_, length)| length).sum();
     let count = out.columns.div_ceil(PANEL);
     assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());
     let left = Strided { values: rows.values, step: 1 };
-    let right = Strided { values: panels, step: PANEL };
-    for runs in blocks_of_runs(rows.stretches) {
+    let mut buffer = Vec::new();
+    for (i, Block { lines, runs }) in blocks_of_runs(rows.stretches).into_iter().enumerate() {
+        let start = if i == 0 { start } else { Start::Output };
         for first in (0..out.rows).step_by(BLOCK_ROWS) {
             let block = first..(first + BLOCK_ROWS).min(out.rows);
             for panel in 0..count {
                 let columns = panel * PANEL..((panel + 1) * PANEL).min(out.columns);
+                let start = start.at(columns.start);
+                let lines = panel * depth + lines.start..panel * depth + lines.end;
+                let values = panels.part(lines.start * PANEL..lines.end * PANEL).widened(&mut buffer);
+                let right = Strided { values, step: PANEL };
                 // SAFETY: a block of the block that this task may write.
                 let out = unsafe { out.part(block.clone(), columns) };
-                add_tiles(left, &rows.starts[block.clone()], right, panel * depth * PANEL, &runs, out);
+                add_tiles(left, &rows.starts[block.clone()], right, 0, &runs, start, out);
             }
         }
     }
@@ -277,30 +336,35 @@ pub(super) fn add_outer_products<T: Real>(
         let columns = first..(first + PANEL).min(out.columns());
         // SAFETY: a block of the block that this task may write.
         let out = unsafe { out.part(0..starts.len(), columns) };
-        add_tiles(left, &starts, right, right_start + first, runs, out);
+        add_tiles(left, &starts, right, right_start + first, runs, Start::Output, out);
     }
 }
 
+/// Some runs of a sum, and the lines of a panel that they need; the runs count from the first of these.
+#[derive(Default)]
+struct Block {
+    lines: Range<usize>,
+    runs: Vec<Run>,
+}
+
 /// Cuts the stretches of a sum into blocks of about [`DEPTH`] steps.
-fn blocks_of_runs(stretches: &[(usize, usize)]) -> Vec<Vec<Run>> {
-    let mut blocks: Vec<Vec<Run>> = vec![Vec::new()];
-    let (mut position, mut filled) = (0, 0);
+fn blocks_of_runs(stretches: &[(usize, usize)]) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut block = Block::default();
     for &(offset, length) in stretches {
         let pieces = length.div_ceil(DEPTH);
         for piece in 0..pieces {
             let (from, to) = (piece * length / pieces, (piece + 1) * length / pieces);
-            let run = Run { left: offset + from, right: position * PANEL, count: to - from };
-            if filled > 0 && filled + run.count > DEPTH {
-                blocks.push(Vec::new());
-                filled = 0;
+            let count = to - from;
+            if !block.runs.is_empty() && block.lines.len() + count > DEPTH {
+                let end = block.lines.end;
+                blocks.push(std::mem::replace(&mut block, Block { lines: end..end, runs: Vec::new() }));
             }
-            filled += run.count;
-            position += run.count;
-            if let Some(block) = blocks.last_mut() {
-                block.push(run);
-            }
+            block.runs.push(Run { left: offset + from, right: block.lines.len() * PANEL, count });
+            block.lines.end += count;
         }
     }
+    blocks.push(block);
     blocks
 }
 
@@ -319,39 +383,7 @@ pub(super) fn pack<T: Real>(depth: usize, columns: usize, at: impl Fn(usize, usi
     panels
 }
 
-/// The shape of a matrix of `columns` columns that [`pack`] laid out.
-pub(super) fn packed_shape(depth: usize, columns: usize) -> [usize; 3] {
-    [columns.div_ceil(PANEL), depth, PANEL]
-}
-
-/// Whether a weight of this shape is packed: as it is trained it has two dimensions or four.
-pub(super) fn is_packed(shape: &[usize]) -> bool {
-    shape.len() == 3
-}
-
-/// Where in a packed matrix a value is.
+/// Where in a matrix that [`pack`] laid out a value is.
 pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
     (column / PANEL * depth + k) * PANEL + column % PANEL
-}
-
-/// [`pack`] as an operation on a weight, `[out, in]` or `[out, in, kernel, kernel]`.
-pub(super) struct Pack;
-
-impl CustomOp1 for Pack {
-    fn name(&self) -> &'static str {
-        "pack"
-    }
-
-    fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs, taps) = match *layout.dims() {
-            [outputs, inputs] => (outputs, inputs, 1),
-            [outputs, inputs, height, width] => (outputs, inputs, height * width),
-            _ => candle_core::bail!("pack: a weight has two dimensions or four, not those of {:?}", layout.dims()),
-        };
-        for_real!(weight, self.name(), T => {
-            let weight = contiguous::<T>(weight, layout, self.name())?;
-            let at = |k: usize, out: usize| weight[(out * inputs + k % inputs) * taps + k / inputs];
-            output(pack(taps * inputs, outputs, at), &packed_shape(taps * inputs, outputs)[..])
-        })
-    }
 }

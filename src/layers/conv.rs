@@ -61,14 +61,17 @@ impl Conv2d {
 
     /// `bias`: `[outputs]` or `[batch, outputs]`.
     fn apply(&self, x: &FeatureMap, bias: &Tensor) -> Result<FeatureMap> {
-        let (weight, bias) = (self.weight.to_dtype(x.dtype())?, bias.to_dtype(x.dtype())?);
-        x.map(|x| match self.backend {
-            Backend::Kernels => Ok(kernels::conv2d(x, &weight, &bias, self.geometry)?),
-            Backend::Candle => {
+        let bias = bias.to_dtype(x.dtype())?;
+        x.map(|x| match (&self.weight, self.backend) {
+            (Weight::Packed(weight), _) => Ok(kernels::conv2d_packed(x, weight, &bias, self.geometry)?),
+            (Weight::Plain(weight), Backend::Kernels) => {
+                Ok(kernels::conv2d(x, &weight.to_dtype(x.dtype())?, &bias, self.geometry)?)
+            }
+            (Weight::Plain(weight), Backend::Candle) => {
                 let ConvGeometry { stride, pad_before, pad_after, .. } = self.geometry;
                 let after = pad_after - pad_before.min(pad_after);
                 let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;
-                let y = padded.conv2d(&weight, pad_before, stride, 1, 1)?;
+                let y = padded.conv2d(&weight.to_dtype(x.dtype())?, pad_before, stride, 1, 1)?;
                 let outputs = weight.dim(0)?;
                 Ok(y.broadcast_add(&bias.reshape(((), outputs, 1, 1))?)?)
             }

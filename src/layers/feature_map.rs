@@ -1,6 +1,6 @@
 //! Activations with height and width, which own their memory layout.
 
-use super::{Activation, Backend};
+use super::{Activation, Backend, add_residual};
 use crate::{Result, kernels};
 use candle_core::{DType, Tensor};
 
@@ -92,7 +92,7 @@ impl FeatureMap {
     /// # Errors
     /// If the dimensions differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        self.map(|x| Ok((x + &other.tensor)?))
+        self.map(|x| add_residual(x, &other.tensor))
     }
 
     /// Adds a value per image and channel, `[batch, channels]`, to every pixel.

@@ -45,14 +45,14 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not the layer's input width.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let matrix = self.weight.to_dtype(x.dtype())?;
-        match self.backend {
-            Backend::Kernels => {
-                let bias = self.bias.as_ref().unwrap_or(&self.zeros);
-                Ok(kernels::linear(x, &matrix, &bias.to_dtype(x.dtype())?)?)
+        let bias = || self.bias.as_ref().unwrap_or(&self.zeros).to_dtype(x.dtype());
+        match (&self.weight, self.backend) {
+            (Weight::Packed(matrix), _) => Ok(kernels::linear_packed(x, matrix, &bias()?)?),
+            (Weight::Plain(matrix), Backend::Kernels) => {
+                Ok(kernels::linear(x, &matrix.to_dtype(x.dtype())?, &bias()?)?)
             }
-            Backend::Candle => {
-                let y = x.contiguous()?.broadcast_matmul(&matrix.t()?)?;
+            (Weight::Plain(matrix), Backend::Candle) => {
+                let y = x.contiguous()?.broadcast_matmul(&matrix.to_dtype(x.dtype())?.t()?)?;
                 match &self.bias {
                     Some(bias) => Ok(y.broadcast_add(&bias.to_dtype(y.dtype())?)?),
                     None => Ok(y),

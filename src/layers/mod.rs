@@ -11,15 +11,17 @@ mod embedding;
 mod feature_map;
 mod linear;
 mod norm;
+mod residual;
 mod timestep;
 mod weights;
 
-pub use activation::Activation;
+pub use activation::{Activation, geglu};
 pub use attention::{Attention, AttentionConfig, scaled_dot_product_attention};
 pub use conv::{Conv2d, ConvGeometry};
 pub use embedding::Embedding;
 pub use feature_map::FeatureMap;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
+pub use residual::add_residual;
 pub use timestep::{FourierEmbedding, SinusoidalEmbedding, TimestepEmbedding};
 pub use weights::{Backend, Weight, WeightSource, Weights};

@@ -1,6 +1,7 @@
 //! Where layers get their tensors from, and how they hold them.
 
-use crate::{Result, kernels};
+use crate::Result;
+use crate::kernels::PackedWeight;
 use candle_core::{DType, Device, Tensor};
 
 /// A source of named tensors: a checkpoint, trainable variables, random numbers.
@@ -94,11 +95,14 @@ impl<'a> Weights<'a> {
 
 /// A weight as a layer holds it, `[out, in]` or `[out, in, kernel, kernel]`.
 ///
-/// The element type is that of storage. The CPU multiplies in the type of the activations (f32), so a
-/// weight stored in half precision is widened when it is used.
+/// The element type is that of storage. The CPU computes in the type of the activations (f32), and widens what is stored
+/// in half precision while it multiplies.
 #[derive(Debug, Clone)]
-pub struct Weight {
-    tensor: Tensor,
+pub enum Weight {
+    /// As it is: for candle's operations, and for the kernels where a gradient is asked for.
+    Plain(Tensor),
+    /// Laid out for the kernels.
+    Packed(PackedWeight),
 }
 
 impl Weight {
@@ -108,15 +112,7 @@ impl Weight {
     /// If memory runs out.
     pub fn dense(tensor: Tensor, backend: Backend) -> Result<Self> {
         let fixed = backend == Backend::Kernels && !tensor.track_op();
-        Ok(Self { tensor: if fixed { kernels::pack_weight(&tensor)? } else { tensor } })
-    }
-
-    /// The weight in the given element type, as the backend's product takes it.
-    ///
-    /// # Errors
-    /// If the type cannot be converted.
-    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
-        Ok(self.tensor.to_dtype(dtype)?)
+        Ok(if fixed { Self::Packed(PackedWeight::new(&tensor)?) } else { Self::Plain(tensor) })
     }
 }
 

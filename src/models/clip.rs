@@ -2,7 +2,9 @@
 //! `CLIPTextModelWithProjection` have it.
 
 use crate::config::ConfigFields;
-use crate::layers::{Activation, Backend, Embedding, LayerNorm, Linear, Weights, scaled_dot_product_attention};
+use crate::layers::{
+    Activation, Backend, Embedding, LayerNorm, Linear, Weights, add_residual, scaled_dot_product_attention,
+};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -218,8 +220,8 @@ impl EncoderLayer {
         let h = self.layer_norm1.forward(x)?;
         let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
         let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, true, self.backend)?;
-        let x = (x + self.out_proj.forward(&mixed)?)?;
+        let x = add_residual(x, &self.out_proj.forward(&mixed)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
-        Ok((&x + self.fc2.forward(&self.activation.forward(&h)?)?)?)
+        add_residual(&x, &self.fc2.forward(&self.activation.forward(&h)?)?)
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::Result;
 use crate::layers::{
-    Activation, Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights,
+    Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, add_residual, geglu,
 };
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 /// The sizes of a [`Transformer`].
 #[derive(Debug, Clone, Copy)]
@@ -108,9 +108,9 @@ impl Block {
             0 => self.attn1.forward(&h, &h)?,
             rows => self.attn1.forward_perturbed(&h, rows)?,
         };
-        let x = (x + mixed)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
-        Ok((&x + self.ff.forward(&self.norm3.forward(&x)?)?)?)
+        let x = add_residual(x, &mixed)?;
+        let x = add_residual(&x, &self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
+        add_residual(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
     }
 }
 
@@ -131,8 +131,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let halves = self.proj.forward(x)?.chunk(2, D::Minus1)?;
-        let gate = Activation::Gelu.forward(&halves[1].contiguous()?)?;
-        self.out.forward(&(&halves[0] * gate)?)
+        self.out.forward(&geglu(&self.proj.forward(x)?)?)
     }
 }

@@ -1,0 +1,80 @@
+//! Which instructions the kernels use: the best that the machine has, or the lower ones that `TWEEDIE_ISA` names.
+
+use crate::{Error, Result};
+use std::fmt;
+use std::sync::OnceLock;
+
+/// A level of vector instructions; a higher one has all of the lower ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InstructionSet {
+    /// What the compiler makes of plain loops for any machine of this architecture.
+    Portable,
+    /// AVX2 with fused multiply-add: registers of eight f32.
+    Avx2,
+    /// AVX-512 (F, BW, DQ and VL): registers of sixteen f32.
+    Avx512,
+}
+
+/// Names the highest instruction set to use.
+const VARIABLE: &str = "TWEEDIE_ISA";
+
+impl InstructionSet {
+    /// All, the lowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// As [`VARIABLE`] spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// The best that this machine has.
+    pub fn of_machine() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            macro_rules! has {
+                ($($feature:tt),*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
+            }
+            let avx2 = has!("avx2", "fma");
+            if avx2 && has!("avx512f", "avx512bw", "avx512dq", "avx512vl") {
+                return Self::Avx512;
+            }
+            if avx2 {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// What `TWEEDIE_ISA` asks for, and without it the best of the machine.
+    ///
+    /// # Errors
+    /// If the variable names no instruction set, or one that the machine does not have.
+    pub fn from_environment() -> Result<Self> {
+        let best = Self::of_machine();
+        let Some(asked) = std::env::var_os(VARIABLE) else { return Ok(best) };
+        let asked = asked.to_string_lossy().to_lowercase();
+        let names = || Self::ALL.into_iter().filter(|&set| set <= best).map(Self::name).collect::<Vec<_>>().join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|set| set.name() == asked && *set <= best)
+            .ok_or_else(|| Error::invalid(VARIABLE, &asked, format!("this machine has {}", names())))
+    }
+
+    /// What the kernels use; chosen once. An unusable `TWEEDIE_ISA` counts as none here: whoever starts the
+    /// program asks [`Self::from_environment`] for the error.
+    #[inline]
+    pub fn in_use() -> Self {
+        static IN_USE: OnceLock<InstructionSet> = OnceLock::new();
+        *IN_USE.get_or_init(|| Self::from_environment().unwrap_or_else(|_| Self::of_machine()))
+    }
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

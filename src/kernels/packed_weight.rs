@@ -1,0 +1,234 @@
+//! Weights as the product reads them: panels of sixteen outputs, in any float type.
+
+use super::Real;
+use super::simd::multiversion;
+use super::tile::PANEL;
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
+///
+/// It keeps the tensor's element type. Half precision takes half the memory; the product widens a block of it at a
+/// time, just before it is used, and computes in the type of the activations.
+#[derive(Debug, Clone)]
+pub struct PackedWeight {
+    values: Arc<Values>,
+    shape: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum Values {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl PackedWeight {
+    /// Lays a weight out. Values of half precision must be finite.
+    ///
+    /// # Errors
+    /// If the weight has another rank than 2 or 4, is not on the CPU, or not of floats.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        let shape = weight.dims().to_vec();
+        if !matches!(shape.len(), 2 | 4) {
+            candle_core::bail!("pack: a weight has two dimensions or four, not those of {shape:?}");
+        }
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { candle_core::bail!("pack: the weight is not on the CPU") };
+        let range = layout.start_offset()..layout.start_offset() + weight.elem_count();
+        let values = match storage {
+            CpuStorage::F32(values) => Values::F32(pack_shaped(&values[range], &shape)),
+            CpuStorage::F64(values) => Values::F64(pack_shaped(&values[range], &shape)),
+            CpuStorage::F16(values) => Values::F16(pack_shaped(&values[range], &shape)),
+            CpuStorage::BF16(values) => Values::Bf16(pack_shaped(&values[range], &shape)),
+            _ => candle_core::bail!("pack: a weight is of floats, not of {:?}", weight.dtype()),
+        };
+        Ok(Self { values: Arc::new(values), shape })
+    }
+
+    /// As it was before: `[out, in]` or `[out, in, kernel, kernel]`.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The element type in memory.
+    pub fn dtype(&self) -> DType {
+        match &*self.values {
+            Values::F32(_) => DType::F32,
+            Values::F64(_) => DType::F64,
+            Values::F16(_) => DType::F16,
+            Values::Bf16(_) => DType::BF16,
+        }
+    }
+
+    /// For sums of type `T`.
+    pub(super) fn panels<T: Real>(&self) -> Panels<'_, T> {
+        match &*self.values {
+            Values::F32(values) => T::of_f32(values).map_or(Panels::F32(values), Panels::Wide),
+            Values::F64(values) => T::of_f64(values).map_or(Panels::F64(values), Panels::Wide),
+            Values::F16(values) => Panels::F16(values),
+            Values::Bf16(values) => Panels::Bf16(values),
+        }
+    }
+}
+
+/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output.
+pub(super) fn pack_shaped<E: Copy + Default + Send + Sync>(weight: &[E], shape: &[usize]) -> Vec<E> {
+    /// Channels whose lines in a panel stay in the first cache while all outputs are written to them.
+    const CHANNELS: usize = 32;
+    let (outputs, inputs) = (shape[0], shape[1]);
+    let taps: usize = shape[2..].iter().product();
+    let mut panels = vec![E::default(); outputs.div_ceil(PANEL) * taps * inputs * PANEL];
+    panels.par_chunks_mut((taps * inputs * PANEL).max(1)).enumerate().for_each(|(panel, values)| {
+        let lines = values.as_chunks_mut::<PANEL>().0;
+        for first in (0..inputs).step_by(CHANNELS) {
+            let channels = first..(first + CHANNELS).min(inputs);
+            for (lane, out) in (panel * PANEL..((panel + 1) * PANEL).min(outputs)).enumerate() {
+                let of_output = &weight[(out * inputs + first) * taps..][..channels.len() * taps];
+                for (channel, of_channel) in channels.clone().zip(of_output.chunks_exact(taps)) {
+                    for (tap, &value) in of_channel.iter().enumerate() {
+                        lines[tap * inputs + channel][lane] = value;
+                    }
+                }
+            }
+        }
+    });
+    panels
+}
+
+/// Panels of a matrix, as the product reads them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Panels<'a, T> {
+    /// In the type of the sums already.
+    Wide(&'a [T]),
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+/// Runs `$body` with the slice of values and a function that widens one of them to `$T`.
+macro_rules! with_values {
+    ($panels:expr, $T:ident, |$values:ident, $widen:ident| $body:expr) => {
+        match $panels {
+            Panels::Wide($values) => {
+                let $widen = |value: $T| value;
+                $body
+            }
+            Panels::F32($values) => {
+                let $widen = |value: f32| $T::from_f32(value);
+                $body
+            }
+            Panels::F64($values) => {
+                let $widen = |value: f64| $T::from_f64(value);
+                $body
+            }
+            Panels::F16($values) => {
+                let $widen = |value: f16| $T::from_f32(widen_f16(value));
+                $body
+            }
+            Panels::Bf16($values) => {
+                let $widen = |value: bf16| $T::from_f32(widen_bf16(value));
+                $body
+            }
+        }
+    };
+}
+
+impl<'a, T: Real> Panels<'a, T> {
+    pub fn len(self) -> usize {
+        with_values!(self, T, |values, _widen| values.len())
+    }
+
+    /// A part of the values.
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::Wide(values) => Self::Wide(&values[range]),
+            Self::F32(values) => Self::F32(&values[range]),
+            Self::F64(values) => Self::F64(&values[range]),
+            Self::F16(values) => Self::F16(&values[range]),
+            Self::Bf16(values) => Self::Bf16(&values[range]),
+        }
+    }
+
+    /// From a value on.
+    pub fn from(self, start: usize) -> Self {
+        self.part(start..self.len())
+    }
+
+    /// One value.
+    pub fn at(self, i: usize) -> T {
+        with_values!(self, T, |values, widen| widen(values[i]))
+    }
+
+    /// All values in the type of the sums, in `buffer` unless they have it already.
+    pub fn widened<'b>(self, buffer: &'b mut Vec<T>) -> &'b [T]
+    where
+        'a: 'b,
+    {
+        if let Self::Wide(values) = self {
+            return values;
+        }
+        buffer.resize(self.len(), T::zero());
+        widen_all(self, buffer);
+        buffer
+    }
+
+    /// Sixteen values from a multiple of sixteen.
+    #[inline(always)]
+    pub fn line(self, line: usize) -> [T; PANEL] {
+        let mut lanes = [T::zero(); PANEL];
+        with_values!(self, T, |values, widen| {
+            let values = &values.as_chunks::<PANEL>().0[line];
+            for (lane, &value) in lanes.iter_mut().zip(values) {
+                *lane = widen(value);
+            }
+        });
+        lanes
+    }
+}
+
+multiversion! {
+    fn widen_all<T: Real>(panels: Panels<'_, T>, out: &mut [T]) {
+        with_values!(panels, T, |values, widen| {
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out = widen(value);
+            }
+        });
+    }
+}
+
+/// A bf16 is the upper half of an f32.
+#[inline(always)]
+fn widen_bf16(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
+/// A finite f16 in f32, without a branch: its exponent and fraction are moved to their places, and a product with 2^112
+/// corrects the exponent's bias, for subnormal values too.
+#[inline(always)]
+fn widen_f16(value: f16) -> f32 {
+    const BIAS: f32 = f32::from_bits(0x7780_0000);
+    let bits = u32::from(value.to_bits());
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * BIAS;
+    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::widen_f16;
+    use half::f16;
+
+    #[test]
+    fn every_finite_half_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let value = f16::from_bits(bits);
+            assert!(!value.is_finite() || widen_f16(value).to_bits() == value.to_f32().to_bits(), "{bits:x}");
+        }
+    }
+}
