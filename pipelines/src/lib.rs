@@ -17,6 +17,8 @@ mod device;
 #[cfg(feature = "download")]
 pub mod download;
 mod event;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod image_to_image;
 mod inpaint;
 mod latent_diffusion;
@@ -30,6 +32,7 @@ mod task;
 mod text_to_image;
 mod train;
 mod used_weights;
+pub mod verify;
 mod xl;
 
 pub use bench::{Bench, BenchModel};

@@ -14,7 +14,7 @@ mod tensor_file;
 mod torch_file;
 mod zip_file;
 
-pub use checkpoint::{Checkpoint, Precision};
+pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use family::{Family, Generation};
 pub use files::{ModelFiles, sha256};
 pub use random::RandomWeights;

@@ -1,5 +1,6 @@
 //! Making the pictures of a request and saving them: what txt2img, img2img and inpaint share.
 
+use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
@@ -11,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{encode_animation, encode_png};
-use tweedie_pipelines::{Error, Event, Input, LatentDiffusion, Previews, Record, Seconds, Settings};
+use tweedie_pipelines::{Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -68,6 +69,11 @@ impl Generate {
         }
         let steps = self.save_steps.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
         Ok(Plan { interrupt, output, plot, steps })
+    }
+
+    /// The pipeline that the options ask for; its model is fetched first if it is to be.
+    pub fn build<P: Pipeline>(&self, plan: &Plan) -> anyhow::Result<P> {
+        Ok(self.model.builder(&Fetching { interrupt: &plan.interrupt, quiet: self.quiet })?.build()?)
     }
 
     /// Makes the pictures and writes what was planned.

@@ -17,11 +17,19 @@ pub enum ModelCommand {
         #[arg(long, value_name = "DIR", requires = "model")]
         config: Option<PathBuf>,
     },
+
+    #[cfg(feature = "hub")]
+    #[command(flatten)]
+    Cached(super::cached::CachedCommand),
 }
 
 impl ModelCommand {
     pub fn run(&self) -> anyhow::Result<()> {
-        let Self::Info { model, config } = self;
+        let (model, config) = match self {
+            Self::Info { model, config } => (model, config),
+            #[cfg(feature = "hub")]
+            Self::Cached(command) => return command.run(),
+        };
         let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let mut lines = vec![

@@ -1,0 +1,263 @@
+//! `tweedie verify`.
+
+use super::fetching::Fetching;
+use super::interrupt::Interrupt;
+use super::output::Output;
+use super::progress::Progress;
+use super::{ModelArguments, Part, inputs, print};
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tweedie::images::{Mask, Photo};
+use tweedie_pipelines::verify::{Comparison, Recipe, Verdict, WeightsCheck, check_weights};
+use tweedie_pipelines::{
+    DTypeChoice, Event, ImageToImage, Inpaint, LatentDiffusion, Model, Pipeline, Settings, TextToImage,
+};
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A PNG file that txt2img, img2img or inpaint wrote
+    #[arg(value_name = "PICTURE")]
+    picture: PathBuf,
+
+    /// The picture that it was made from
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+
+    /// The mask that it was made with
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+
+    /// Where it is made again; without --model, the embedded model and the hub's cache are searched for its weights, and
+    /// without --dtype they are held as they were
+    #[command(flatten)]
+    model: ModelArguments,
+
+    /// Also write the new picture to this PNG file
+    #[arg(long, short, value_name = "FILE.png")]
+    output: Option<PathBuf>,
+
+    /// Replace existing files
+    #[arg(long)]
+    force: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// What the picture was made from.
+struct Inputs {
+    image: Option<Photo>,
+    mask: Option<Mask>,
+}
+
+impl Verify {
+    pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        let interrupt = Interrupt::listen()?;
+        let output = self.output.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
+        let read = [Some(&self.picture), self.image.as_ref(), self.mask.as_ref()];
+        let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
+        output.iter().try_for_each(|output| output.spare(&read))?;
+
+        let bytes = std::fs::read(&self.picture).with_context(|| format!("cannot read {}", self.picture.display()))?;
+        let recipe = Recipe::read(&bytes, &self.picture)?;
+        let given = Photo::decode(&bytes, &self.picture)?;
+        let inputs = self.inputs(&recipe)?;
+        if self.model.dtype == DTypeChoice::Auto {
+            self.model.dtype = recipe.dtype()?;
+        }
+        let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
+        let model = self.find(&recipe, &fetching)?;
+        let (model, settings) = self.prepare(&recipe, model, inputs, &fetching)?;
+
+        let record = model.record(&settings);
+        let weights = record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
+        if let Some(other) = recipe.other_weights(weights)? {
+            bail!(
+                "the model has not all weights that the picture was made with: {other}; give it with --model or --vae"
+            );
+        }
+        let again = self.render(model, &settings, &interrupt)?;
+        // As a file has it: numbers through text.
+        let record: Value = serde_json::from_str(&record.json(settings.seed).to_string())?;
+        if let Some(output) = &output {
+            output.write(0, &again.encode_png(&[])?)?;
+        }
+        self.report(&Comparison::of(&given, &again), recipe.differences(&record))
+    }
+
+    /// The files that it was made from, if they are those.
+    fn inputs(&self, recipe: &Recipe) -> anyhow::Result<Inputs> {
+        let needs_image = recipe.kind() != "txt2img";
+        for (role, path) in [("image", &self.image), ("mask", &self.mask)] {
+            let option = format!("--{role}");
+            match (recipe.input(role), path) {
+                (Some(recorded), Some(path)) => {
+                    let found = inputs::input(role, path)?.sha256;
+                    if found != recorded.sha256 {
+                        let (path, was) = (path.display(), recorded.sha256);
+                        bail!("{path} has the SHA-256 {found}, and the picture's {role} had {was}; give that one");
+                    }
+                }
+                (Some(recorded), None) => {
+                    let (name, sum) = (recorded.name, recorded.sha256);
+                    bail!("the picture was made from {name:?} (SHA-256 {sum}), which is missing; give it with {option}")
+                }
+                (None, None) if needs_image && role == "image" => {
+                    bail!("the picture was made from another, which its settings do not name; give it with {option}")
+                }
+                (None, Some(_)) if !needs_image => bail!("{option} is given, and the picture was made from text alone"),
+                (None, _) => {}
+            }
+        }
+        Ok(Inputs {
+            image: self.image.as_deref().map(Photo::read).transpose()?,
+            mask: self.mask.as_deref().map(Mask::read).transpose()?,
+        })
+    }
+
+    /// The model with the picture's weights.
+    fn find(&self, recipe: &Recipe, fetching: &Fetching<'_>) -> anyhow::Result<Model> {
+        match (recipe.vae_name(), &self.model.vae) {
+            (Some(name), None) => bail!("the picture was made with another autoencoder, {name:?}; give it with --vae"),
+            (None, Some(vae)) => bail!("--vae is {}, and the picture was made with its model's own", vae.display()),
+            _ => {}
+        }
+        let weights = recipe.weights()?;
+        if let Some(path) = &self.model.model {
+            let model = self.model.open(path, self.model.config.clone(), Part::Model, fetching)?;
+            return match check_weights(&model, weights)? {
+                WeightsCheck::Same => Ok(model),
+                WeightsCheck::Missing(name) => {
+                    bail!("{} is not the model of the picture: they have no {name} in common", path.display())
+                }
+                WeightsCheck::Other { name, found, expected } => bail!(
+                    "{} is not the model of the picture: its {name} has the SHA-256 {found}, and that of the picture's \
+                     had {expected}",
+                    path.display()
+                ),
+            };
+        }
+        #[cfg(feature = "embedded-model")]
+        if check_weights(&Model::Embedded, weights)? == WeightsCheck::Same {
+            return Ok(Model::Embedded);
+        }
+        #[cfg(feature = "hub")]
+        if let Some(model) = super::fetching::hub(true)?.with_weights(weights)? {
+            return Ok(model);
+        }
+        let (name, sum) = weights.iter().find(|(name, _)| name.starts_with("unet/") || !name.contains('/')).unzip();
+        bail!(
+            "the model of the picture, {:?} ({} with the SHA-256 {}), is neither embedded nor in the hub's cache; give its \
+             folder, its file or its name on the hub with --model",
+            recipe.model_name(),
+            name.map_or("weights", String::as_str),
+            sum.and_then(Value::as_str).unwrap_or("unknown"),
+        )
+    }
+
+    /// The loaded model and its checked request.
+    fn prepare(
+        &self,
+        recipe: &Recipe,
+        model: Model,
+        inputs: Inputs,
+        fetching: &Fetching<'_>,
+    ) -> anyhow::Result<(LatentDiffusion, Settings)> {
+        match (recipe.kind(), inputs.image) {
+            ("img2img", Some(image)) => {
+                let pipeline: ImageToImage = self.build(model, fetching)?;
+                let mut request = recipe.image_request(image)?;
+                let settings = recipe.settle(&mut |size| {
+                    (request.text.width, request.text.height) = size.unzip();
+                    pipeline.settle(&request)
+                })?;
+                Ok((pipeline.into_model(), settings))
+            }
+            ("inpaint", Some(image)) => {
+                let pipeline: Inpaint = self.build(model, fetching)?;
+                let mut request = recipe.inpaint_request(image, inputs.mask)?;
+                let settings = recipe.settle(&mut |size| {
+                    (request.text.width, request.text.height) = size.unzip();
+                    pipeline.settle(&request)
+                })?;
+                Ok((pipeline.into_model(), settings))
+            }
+            _ => {
+                let pipeline: TextToImage = self.build(model, fetching)?;
+                let request = recipe.text_request()?;
+                let settings = recipe.settle(&mut |_| pipeline.settle(&request))?;
+                Ok((pipeline.into_model(), settings))
+            }
+        }
+    }
+
+    fn build<P: Pipeline>(&self, model: Model, fetching: &Fetching<'_>) -> anyhow::Result<P> {
+        Ok(self.model.builder_with::<P>(model, fetching)?.build()?)
+    }
+
+    fn render(&self, model: LatentDiffusion, settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<Photo> {
+        let progress = Progress::new(self.quiet);
+        let mut again = None;
+        let run = model.run_once(settings, &mut |event| {
+            match event {
+                Event::Step { done, steps, .. } => {
+                    progress.stage("denoising");
+                    progress.steps(done, steps);
+                }
+                Event::Decoding => progress.stage("decoding"),
+                Event::Picture { picture, .. } => again = Some(picture.clone()),
+                _ => {}
+            }
+            interrupt.flow()
+        });
+        progress.finish();
+        match again {
+            Some(picture) => Ok(picture),
+            None => Err(run.err().map_or_else(|| anyhow::anyhow!("no picture was made"), Into::into)),
+        }
+    }
+
+    fn report(&self, comparison: &Comparison, mut differences: Vec<String>) -> anyhow::Result<ExitCode> {
+        let verdict = comparison.verdict();
+        let name = match verdict {
+            Verdict::Identical => "identical",
+            Verdict::Close => "close",
+            Verdict::Different => "different",
+        };
+        let (figure, max, psnr) = match comparison {
+            Comparison::Samples { max, .. } if *max == 0.0 => ("every sample is the same".into(), Some(0.0), None),
+            Comparison::Samples { max, psnr } => {
+                (format!("samples differ by up to {max:.3} of 255, PSNR {psnr:.1} dB"), Some(*max), Some(*psnr))
+            }
+            Comparison::Form(was, is) => {
+                let form = |[width, height, channels, bits]: &[usize; 4]| {
+                    format!("{width}x{height} of {channels} x {bits} bits")
+                };
+                (format!("the picture is {}, and the new one {}", form(was), form(is)), None, None)
+            }
+        };
+        if verdict == Verdict::Different && differences.is_empty() {
+            differences.push(
+                "settings and weights are the same: the picture was changed after it was made, or its device computed \
+                 otherwise"
+                    .into(),
+            );
+        }
+        if self.json {
+            let result = json!({"result": name, "max_difference": max, "psnr": psnr, "why": differences});
+            print::result(&serde_json::to_string_pretty(&result)?)?;
+        } else {
+            let lines: Vec<_> = [format!("{name}: {figure}")].into_iter().chain(differences).collect();
+            print::result(&lines.join("\n  "))?;
+        }
+        Ok(if verdict == Verdict::Different { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
