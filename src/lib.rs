@@ -22,12 +22,14 @@
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
+//! | [`adapters`] | LoRA, which changes a model's weights while they are read; textual inversion |
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
 //!
 //! The order in which these run for a request is the crate `tweedie-pipelines`.
 
+pub mod adapters;
 pub mod checkpoints;
 pub mod conditioning;
 pub mod config;

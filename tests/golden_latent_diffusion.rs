@@ -3,11 +3,14 @@
 mod cases;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
+use cases::controls::described_controls;
 use cases::{Case, TestResult, cases, run_all};
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use tweedie::checkpoints::ModelFiles;
+use std::path::{Path, PathBuf};
+use tweedie::checkpoints::{ModelFiles, convert_to_file, convert_to_folder};
 use tweedie::conditioning::{Conditioning, Tokenizer};
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
 use tweedie::images::{Mask, Photo, Picture};
@@ -16,8 +19,9 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Builder, Composite, DTypeChoice, DeviceChoice, ImageToImage, ImageToImageRequest, Inpaint, InpaintRequest,
-    LatentDiffusion, Model, Pipeline, Settings, SizeRequest, TextToImage, TextToImageRequest, XlRequest,
+    Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, ImageToImage,
+    ImageToImageRequest, Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Model, Pipeline, Settings, SizeRequest,
+    TextToImage, TextToImageRequest, XlRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -44,7 +48,7 @@ impl Network for Recorder<'_> {
     }
 }
 
-const KINDS: [&str; 6] = ["txt2img", "img2img", "inpaint", "txt2img-xl", "img2img-xl", "inpaint-xl"];
+const KINDS: [&str; 7] = ["txt2img", "img2img", "inpaint", "txt2img-xl", "img2img-xl", "inpaint-xl", "controlnet"];
 
 fn kind(json: &Value) -> &str {
     json["kind"].as_str().unwrap_or_default()
@@ -53,8 +57,8 @@ fn kind(json: &Value) -> &str {
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
     KINDS.contains(&kind(json))
-        && json.get("lora").is_none()
-        && json.get("embedding").is_none()
+        // Guess mode is not built.
+        && json["guess_mode"] != true
         && json["scheduler"]["name"].as_str().is_some_and(covered)
 }
 
@@ -92,6 +96,7 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         height: number("height"),
         num_images: number("num_images_per_prompt").unwrap_or(1),
         clip_skip: number("clip_skip").unwrap_or(0),
+        controls: controls(case)?.into_iter().map(|(_, image)| image).collect(),
         xl: XlRequest {
             prompt_2: text("prompt_2"),
             negative_prompt_2: text("negative_prompt_2"),
@@ -121,10 +126,36 @@ fn forms(case: &Case) -> Vec<Model> {
     std::iter::once(Model::Folder(case.model())).chain(single).collect()
 }
 
-fn builder<P: Pipeline>(case: &Case, model: &Model, backend: Backend) -> Builder<P> {
-    // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
-    let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
-    Builder::default().model(model.clone()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend)
+fn builder<P: Pipeline>(case: &Case, model: &Model, backend: Backend, dtype: DTypeChoice) -> TestResult<Builder<P>> {
+    let builder = Builder::default().model(model.clone()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend);
+    Ok(builder.adapters(adapters(case)?))
+}
+
+/// What the case puts on top of its model; files are in the folder of models.
+fn adapters(case: &Case) -> TestResult<Adapters> {
+    let file = |json: &Value| case.root.join("models").join(json["file"].as_str().unwrap_or_default());
+    let lora = |json: &Value| LoraChoice { path: file(json), weight: json["scale"].as_f64().unwrap_or(1.0) };
+    let token = |json: &Value| json["token"].as_str().map(Into::into);
+    let embedding = |json: &Value| EmbeddingChoice { path: file(json), token: token(json) };
+    Ok(Adapters {
+        loras: case.one_or_more("lora").map(lora).collect(),
+        embeddings: case.one_or_more("embedding").map(embedding).collect(),
+        controls: controls(case)?.into_iter().map(|(model, _)| model).collect(),
+    })
+}
+
+/// The folders of the case's control models with their pictures.
+fn controls(case: &Case) -> TestResult<Vec<(PathBuf, ControlImage)>> {
+    let described = described_controls(&case.json);
+    let read = |control: &Value| {
+        let number = |field: &str, default| control[field].as_f64().unwrap_or(default);
+        let image = Photo::read(&case.folder.join(control["image"].as_str().ok_or("no picture")?))?;
+        let model = case.root.join("models").join(control["model"].as_str().ok_or("no model")?);
+        let image =
+            ControlImage { image, scale: number("scale", 1.0), start: number("start", 0.0), end: number("end", 1.0) };
+        Ok((model, image))
+    };
+    described.iter().map(read).collect()
 }
 
 /// The case's model and settings, those of the request changed by `change`.
@@ -134,19 +165,31 @@ fn settled(
     backend: Backend,
     change: impl FnOnce(&mut TextToImageRequest),
 ) -> TestResult<(LatentDiffusion, Settings)> {
+    // Rounded to f16 and computed in f32: what the CPU does with weights in f16.
+    let dtype = if case.json["weights"] == "fp16" { DTypeChoice::F16 } else { DTypeChoice::F32 };
+    settled_in(case, model, backend, dtype, change)
+}
+
+fn settled_in(
+    case: &Case,
+    model: &Model,
+    backend: Backend,
+    dtype: DTypeChoice,
+    change: impl FnOnce(&mut TextToImageRequest),
+) -> TestResult<(LatentDiffusion, Settings)> {
     let mut text = request(case)?;
     change(&mut text);
     let strength = case.json["strength"].as_f64();
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
     Ok(match kind(&case.json).trim_end_matches("-xl") {
         "img2img" => {
-            let pipeline = builder::<ImageToImage>(case, model, backend).build()?;
+            let pipeline = builder::<ImageToImage>(case, model, backend, dtype)?.build()?;
             let image = Photo::read(&file("init_image"))?;
             let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
             (pipeline.into_model(), settings)
         }
         "inpaint" => {
-            let pipeline = builder::<Inpaint>(case, model, backend).build()?;
+            let pipeline = builder::<Inpaint>(case, model, backend, dtype)?.build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
             let composite = Composite::Decoded;
             let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
@@ -154,7 +197,7 @@ fn settled(
             (pipeline.into_model(), settings)
         }
         _ => {
-            let pipeline = builder::<TextToImage>(case, model, backend).build()?;
+            let pipeline = builder::<TextToImage>(case, model, backend, dtype)?.build()?;
             let settings = pipeline.settle(&text)?;
             (pipeline.into_model(), settings)
         }
@@ -172,7 +215,13 @@ fn check_token_ids(case: &Case) -> TestResult {
     ] {
         if let Some(ids) = case.stages.get(&format!("{stage}.input_ids")) {
             let text = texts.iter().find_map(|field| case.json[field].as_str()).unwrap_or_default();
-            let got = Tokenizer::from_files(&files, folder)?.encode(text)?.ids;
+            let mut tokenizer = Tokenizer::from_files(&files, folder)?;
+            for choice in adapters(case)?.embeddings {
+                let file = candle_core::safetensors::load(&choice.path, &Device::Cpu)?;
+                let count = file.values().next().ok_or("no vectors")?.dim(0)?;
+                tokenizer.learn(&choice.token.ok_or("no token")?, count)?;
+            }
+            let got = tokenizer.encode(text)?.ids;
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
             assert!(got.iter().map(|&id| i64::from(id)).eq(want.iter().copied()), "{}: {stage}", case.name);
         }
@@ -237,7 +286,8 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let recorder = Recorder::new(model.denoise().unet());
+    let network = model.denoise().network(&settings, &prepared)?;
+    let recorder = Recorder::new(&network);
     let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
     let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
     let guidance = negative.as_ref().map(|negative| {
@@ -265,6 +315,15 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let (unet, guided) = (recorder.calls.borrow(), guided.calls.borrow());
     let last = unet.len() - 1;
     case.check("unet.0.in", &unet[0].0, TOLERANCE)?;
+    if let Some(mid) = case.stages.get("controlnet.0.mid") {
+        let residuals = network.residuals(0, &unet[0].0, unet[0].1, &rows)?.unwrap_or_default();
+        for (i, down) in residuals.down.iter().enumerate() {
+            case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;
+        }
+        case.check_against("controlnet.0.mid", &residuals.mid.ok_or("no residual")?, mid, TOLERANCE)?;
+        let stages = case.stages.keys().filter(|name| name.starts_with("controlnet.0.down.")).count();
+        assert_eq!(residuals.down.len(), stages, "{}", case.name);
+    }
     case.check("unet.0.out", &unet[0].2, TOLERANCE)?;
     case.check("guided.first", &guided[0].2, TOLERANCE)?;
     let timesteps: Vec<f64> = unet.iter().map(|call| call.1).collect();
@@ -331,5 +390,68 @@ fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
 fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     let ddim = |json: &Value| wanted(json) && json["scheduler"]["name"] == "DDIMScheduler";
     run_all(&cases("cases", ddim)?, |case| check_stages(case, &Model::Folder(case.model()), Backend::Candle));
+    Ok(())
+}
+
+/// A model goes to one file, from there to a folder, and both draw what it draws. Stored as f16 it draws what its weights
+/// draw rounded to f16.
+fn check_conversions(case: &Case) -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let at = |name: &str| folder.path().join(name);
+    let original = Model::Folder(case.model());
+    let file = |name: &str| Model::File { path: at(name), config: Some(case.model()) };
+    convert_to_file(&original.files()?, &at("whole.safetensors"), None)?;
+    convert_to_folder(&file("whole.safetensors").files()?, &at("back"), None)?;
+    same_tensors(&case.model(), &at("back"))?;
+    for (i, form) in forms(case).iter().enumerate() {
+        let name = format!("from-{i}");
+        convert_to_folder(&form.files()?, &at(&name), None)?;
+        check_pictures(case, &Model::Folder(at(&name)), 1)?;
+    }
+    check_pictures(case, &file("whole.safetensors"), 1)?;
+    check_pictures(case, &Model::Folder(at("back")), 1)?;
+
+    convert_to_file(&Model::Folder(at("back")).files()?, &at("half.safetensors"), Some(DType::F16))?;
+    convert_to_folder(&original.files()?, &at("half"), Some(DType::F16))?;
+    let picture = |model: &Model, dtype: DTypeChoice| -> TestResult<Vec<Photo>> {
+        let (model, settings) = settled_in(case, model, Backend::Kernels, dtype, |request| request.num_images = 1)?;
+        Ok(model.generate(&settings)?)
+    };
+    let rounded = picture(&original, DTypeChoice::F16)?;
+    assert!(picture(&file("half.safetensors"), DTypeChoice::F32)? == rounded, "{}: one file", case.name);
+    assert!(picture(&Model::Folder(at("half")), DTypeChoice::F32)? == rounded, "{}: a folder", case.name);
+    Ok(())
+}
+
+/// Whether two folders hold the same tensors, bit for bit.
+fn same_tensors(one: &Path, other: &Path) -> TestResult {
+    for name in
+        ["text_encoder/model", "text_encoder_2/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+    {
+        let load =
+            |folder: &Path| candle_core::safetensors::load(folder.join(format!("{name}.safetensors")), &Device::Cpu);
+        if !one.join(format!("{name}.safetensors")).exists() {
+            continue;
+        }
+        let (mut one, other) = (load(one)?, load(other)?);
+        one.retain(|name, _| !name.ends_with("position_ids"));
+        assert_eq!(one.keys().collect::<BTreeSet<_>>(), other.keys().collect::<BTreeSet<_>>());
+        for (name, tensor) in one {
+            assert_eq!(tensor.dims(), other[&name].dims(), "{name}");
+            let bits = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            assert!(bits(&tensor)?.iter().zip(bits(&other[&name])?).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn golden_pictures_survive_conversion() -> TestResult {
+    let mut seen = BTreeSet::new();
+    let mut cases = cases("cases", wanted)?;
+    // One case for each model, one with single files if there is one.
+    cases.sort_by_key(|case| case.json["single_file"].is_null());
+    cases.retain(|case| case.json["weights"] != "fp16" && seen.insert(case.model()));
+    run_all(&cases, check_conversions);
     Ok(())
 }

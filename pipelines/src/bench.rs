@@ -9,7 +9,7 @@ use std::time::Instant;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::kernels::Meter;
+use tweedie::kernels::{InstructionSet, Meter, measured_peak};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -73,7 +73,7 @@ impl Bench {
     /// compared with another program's.
     ///
     /// The result has `text_encoder_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
-    /// conditions.
+    /// conditions; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
     ///
     /// # Errors
     /// If there is nothing to time, or it cannot be loaded.
@@ -116,6 +116,9 @@ impl Bench {
     }
 
     fn time(&self, components: &Components, device: &Device, results: &mut Map<String, Value>) -> Result<()> {
+        let peak = measured_peak();
+        results.insert("instruction_set".into(), InstructionSet::in_use().name().into());
+        results.insert("peak_gflops".into(), json!(peak.round()));
         if let Some(text_encoder) = &components.text_encoder {
             let tokens = text_encoder.config().max_position_embeddings;
             let ids = Tensor::zeros((1, tokens), candle_core::DType::U32, device)?;
@@ -134,7 +137,7 @@ impl Bench {
             let conditioning = Conditioning::text(text);
             let (seconds, out) = self.best(|| unet.forward(&x, &timesteps, &conditioning, None))?;
             results.insert("unet_s".into(), seconds);
-            results.insert("unet_kernels".into(), kernels(|| unet.forward(&x, &timesteps, &conditioning, None))?);
+            results.insert("unet_kernels".into(), kernels(peak, || unet.forward(&x, &timesteps, &conditioning, None))?);
             let first = out.flatten_all()?.i(..4)?.to_vec1::<f32>()?;
             results.insert("unet_first".into(), first.into());
         }
@@ -144,7 +147,7 @@ impl Bench {
             results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
             let latents = wave(&[1, config.latent_channels, side, side], 0.37, f64::sin, device)?;
             results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
-            results.insert("vae_decode_kernels".into(), kernels(|| vae.decode(&latents))?);
+            results.insert("vae_decode_kernels".into(), kernels(peak, || vae.decode(&latents))?);
         }
         Ok(())
     }
@@ -164,23 +167,29 @@ impl Bench {
     }
 }
 
-/// One more run, in which every kernel is timed: per kind the calls, the seconds and the speed, and what lies
-/// between the kernels.
-fn kernels(run: impl Fn() -> Result<Tensor>) -> Result<Value> {
+/// One more run, in which every kernel is timed: per kind the calls, the seconds, the speed and its share of the machine's
+/// `peak`; and what lies between the kernels. Winograd's convolutions may pass the peak, since the direct method's
+/// operations are counted.
+fn kernels(peak: f64, run: impl Fn() -> Result<Tensor>) -> Result<Value> {
     let (meter, start) = (Meter::start(), Instant::now());
     run()?;
-    let whole = start.elapsed();
-    let mut rest = whole;
-    let mut kinds = Map::new();
-    for (kind, tally) in meter.read() {
+    let mut rest = start.elapsed();
+    let mut kinds: Vec<_> = meter.read().into_iter().collect();
+    kinds.sort_by_key(|&(_, tally)| std::cmp::Reverse(tally.time));
+    let mut table = Map::new();
+    for (kind, tally) in kinds {
         rest = rest.saturating_sub(tally.time);
         let seconds = tally.time.as_secs_f64();
-        let speed = tally.operations as f64 / seconds / 1e9;
-        let speed = if tally.operations > 0 { json!((speed * 10.0).round() / 10.0) } else { Value::Null };
-        kinds.insert(kind.into(), json!({"calls": tally.calls, "s": rounded(seconds), "gflops": speed}));
+        let mut row = json!({"calls": tally.calls, "s": rounded(seconds)});
+        if tally.operations > 0 {
+            let speed = tally.operations as f64 / seconds / 1e9;
+            row["gflops"] = json!((speed * 10.0).round() / 10.0);
+            row["of_peak"] = json!((speed / peak * 100.0).round() / 100.0);
+        }
+        table.insert(kind.into(), row);
     }
-    kinds.insert("between".into(), json!({"s": rounded(rest.as_secs_f64())}));
-    Ok(Value::Object(kinds))
+    table.insert("between".into(), json!({"s": rounded(rest.as_secs_f64())}));
+    Ok(Value::Object(table))
 }
 
 fn rounded(seconds: f64) -> Value {
@@ -210,7 +219,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
 
 /// Only the components that are there, so that a folder of a UNet alone can be timed.
 fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
-    let loader = Loader { files, device, format, backend: None };
+    let loader = Loader { files, device, format, backend: None, loras: None };
     let has = |component: &str| files.exists(&format!("{component}/config.json"));
     let components = Components {
         text_encoder: has("text_encoder").then(|| Ok::<_, Error>(loader.text_encoder()?.0)).transpose()?,

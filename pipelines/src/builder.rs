@@ -1,8 +1,10 @@
 //! From a model's files to a pipeline.
 
+use crate::adapters::{Adapters, LoraChoice};
+use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::model::{Defaults, Model, config, model_index};
+use crate::model::{Defaults, Model, config, family, model_index};
 use crate::stages::{Decode, Denoise, Encode, TextEncoder};
 use crate::used_weights::WeightFile;
 use crate::xl::XlFacts;
@@ -10,10 +12,11 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use tweedie::adapters::Loras;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::conditioning::Tokenizer;
 use tweedie::config::ConfigFields;
-use tweedie::layers::{Backend, Weights};
+use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
@@ -28,6 +31,7 @@ pub struct Builder<P> {
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
+    adapters: Adapters,
     pipeline: PhantomData<P>,
 }
 
@@ -39,6 +43,7 @@ impl<P> Default for Builder<P> {
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
+            adapters: Adapters::default(),
             pipeline: PhantomData,
         }
     }
@@ -91,6 +96,27 @@ impl<P> Builder<P> {
         self
     }
 
+    /// Puts adapters on top of the model, in place of those before.
+    #[must_use]
+    pub fn adapters(mut self, adapters: Adapters) -> Self {
+        self.adapters = adapters;
+        self
+    }
+
+    /// Adds a LoRA file, its change multiplied by `weight`.
+    #[must_use]
+    pub fn lora(mut self, path: impl Into<PathBuf>, weight: f64) -> Self {
+        self.adapters.loras.push(LoraChoice { path: path.into(), weight });
+        self
+    }
+
+    /// Adds the folder of a control model; the request has a picture for it.
+    #[must_use]
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.adapters.controls.push(path.into());
+        self
+    }
+
     /// Another way to compute than the device's own: tests run on the CPU what other devices would.
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
@@ -110,9 +136,12 @@ impl<P: Pipeline> Builder<P> {
         let files = self.model.files()?;
         let device = self.device.open()?;
         let format = self.dtype.on(&device);
-        let loader = Loader { files: &files, device: &device, format, backend: self.backend };
+        let loader = Loader { files: &files, device: &device, format, backend: self.backend, loras: None };
 
         let unet_config = loader.unet_config()?;
+        let loras = self.adapters.open_loras(&unet_config)?;
+        let family = family(&unet_config);
+        let loader = Loader { loras: Some(&loras), ..loader };
         let vae_source = self.vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
         let (vae_files, vae_component) = vae_source.as_ref().map_or((&files, "vae"), |(files, name)| (files, name));
         let vae_loader = Loader { files: vae_files, ..loader };
@@ -120,19 +149,28 @@ impl<P: Pipeline> Builder<P> {
         check_channels(&unet_config, &vae_config, P::SHOWS_KNOWN)?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
+        let embeddings = self.adapters.read_embeddings()?;
 
-        let (encoders, text_files) = loader.text_encoders(&unet_config)?;
+        let (mut encoders, text_files) = loader.text_encoders(&unet_config)?;
+        for embedding in &embeddings {
+            let pupils = encoders.iter_mut().map(|encoder| (&mut encoder.tokenizer, &mut encoder.model));
+            embedding.teach(&mut pupils.collect::<Vec<_>>())?;
+        }
         check_width(&encoders, &unet_config)?;
         let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
+        let controls = self.adapters.controls.iter().map(|path| control::load(path, &loader, &unet_config));
+        let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
         let (unet, unet_files) = loader.unet(unet_config)?;
+        loras.finish(family)?;
         Ok(P::over(LatentDiffusion {
             encode: Encode::new(encoders, device.clone()),
-            denoise: Denoise::new(unet, device.clone()),
+            denoise: Denoise::new(unet, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
             scheduler,
             xl,
             defaults,
+            adapters: [self.adapters.used(&embeddings), used_controls].concat(),
             weights: [(&files, text_files), (&files, unet_files), (vae_files, vae_weights)]
                 .into_iter()
                 .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
@@ -153,6 +191,8 @@ pub(crate) struct Loader<'a> {
     pub device: &'a Device,
     pub format: NumberFormat,
     pub backend: Option<Backend>,
+    /// What is merged into the weights.
+    pub loras: Option<&'a Loras>,
 }
 
 impl Loader<'_> {
@@ -223,7 +263,9 @@ impl Loader<'_> {
         let precision = if dtype == DType::F16 { Precision::Half } else { Precision::Full };
         let checkpoint = Checkpoint::open(self.files, component, precision, dtype, self.device)?;
         let names = checkpoint.file_names().to_vec();
-        let weights = Weights::new(&checkpoint);
+        let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
+        let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
+        let weights = Weights::new(source);
         let weights = match self.backend {
             Some(backend) => weights.with_backend(backend),
             None => weights,

@@ -109,6 +109,17 @@ impl Canvas {
         Ok(())
     }
 
+    /// Another photo of what this one shows, cut and sized as the part that is worked on.
+    pub(crate) fn aligned(&self, other: &Photo) -> Result<Picture> {
+        let (width, height) = (self.photo.width(), self.photo.height());
+        let picture = if self.frame == CropBox::whole(width, height) {
+            other.to_picture()
+        } else {
+            other.resized(width, height)?.crop(&self.frame)?.to_picture()
+        };
+        picture.resized(self.working.0, self.working.1)
+    }
+
     /// The width that the model works at.
     pub fn width(&self) -> usize {
         self.working.0

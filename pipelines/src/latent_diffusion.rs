@@ -1,5 +1,6 @@
 //! A latent diffusion model, loaded, and the whole way through it.
 
+use crate::adapters::UsedAdapter;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
 use crate::model::Defaults;
@@ -38,6 +39,7 @@ pub struct LatentDiffusion {
     pub(crate) scheduler: ConfigFields,
     pub(crate) xl: Option<XlFacts>,
     pub(crate) defaults: Defaults,
+    pub(crate) adapters: Vec<UsedAdapter>,
     pub(crate) weights: Vec<WeightFile>,
     /// What its autoencoder is called, if it is another model's.
     pub(crate) vae_name: Option<String>,
@@ -55,6 +57,7 @@ impl LatentDiffusion {
             vae: self.decode.vae().config(),
             scheduler: &self.scheduler,
             defaults: &self.defaults,
+            controls: self.denoise.controls().len(),
             text_layers: self.skippable_layers(),
             xl: self.xl,
         }
@@ -68,8 +71,8 @@ impl LatentDiffusion {
 
     /// What pictures made with these settings will say of how they were made.
     pub fn record(&self, settings: &Settings) -> Record {
-        Record::new(settings, UsedWeights::new(&self.model_name, self.weights.clone(), self.format))
-            .with_vae(self.vae_name.clone())
+        let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
+        Record::new(settings, weights.with_adapters(&self.adapters)).with_vae(self.vae_name.clone())
     }
 
     /// The stage that makes conditioning.

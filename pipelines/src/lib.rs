@@ -9,10 +9,12 @@
 //! builder says with which model, where, and in which number format. Each stage in [`stages`] takes what the one
 //! before it returned. A [`Canvas`] leads from a photo of any size to what the model works on, and back.
 
+mod adapters;
 mod bench;
 mod builder;
 mod canvas;
 mod classifier;
+mod control;
 mod device;
 #[cfg(feature = "download")]
 pub mod download;
@@ -35,10 +37,12 @@ mod used_weights;
 pub mod verify;
 mod xl;
 
+pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
 pub use canvas::{Canvas, NativeSize};
 pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
+pub use control::{ControlImage, ControlSettings};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use image_to_image::{ImageToImage, ImageToImageRequest};

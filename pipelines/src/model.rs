@@ -277,7 +277,7 @@ pub(crate) fn model_index(files: &ModelFiles) -> Result<Value> {
 }
 
 /// The family that a UNet's configuration belongs to.
-fn family(unet: &UNet2DConditionConfig) -> &'static str {
+pub(crate) fn family(unet: &UNet2DConditionConfig) -> &'static str {
     let width = unet.cross_attention_dim[0];
     match (unet.in_channels, width, unet.addition.is_some(), unet.use_linear_projection) {
         (_, _, true, _) => "Stable Diffusion XL",

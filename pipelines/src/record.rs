@@ -23,13 +23,16 @@ pub struct Record {
 /// A file that pictures are made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
-    /// What it is: "image", "mask".
+    /// What it is: "image", "mask", or "control", of which there is one for each control model.
     pub role: &'static str,
     /// Its name, without its folder.
     pub name: String,
     /// The SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
 }
+
+/// The role of a control model's picture.
+const CONTROL: &str = "control";
 
 impl Record {
     pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
@@ -85,6 +88,17 @@ impl Record {
             "model": self.weights.model_name,
             "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
         });
+        for (list, entries) in self.weights.adapters() {
+            json[list] = entries.into();
+        }
+        let images = self.inputs.iter().filter(|input| input.role == CONTROL);
+        for (i, control) in s.controls.iter().enumerate() {
+            let Some(entry) = json["controls"].get_mut(i).and_then(Value::as_object_mut) else { break };
+            entry.extend(control.json());
+            if let Some(Input { name, sha256, .. }) = images.clone().nth(i) {
+                entry.insert("image".into(), json!({"name": name, "sha256": sha256}));
+            }
+        }
         if s.prompt_syntax == PromptSyntax::Weighted {
             json["prompt_syntax"] = "weighted".into();
         }
@@ -109,7 +123,7 @@ impl Record {
         if s.task.canvas().is_some() {
             json["strength"] = s.task.strength().into();
         }
-        for Input { role, name, sha256 } in &self.inputs {
+        for Input { role, name, sha256 } in self.inputs.iter().filter(|input| input.role != CONTROL) {
             json[*role] = json!({"name": name, "sha256": sha256});
         }
         if let Task::Inpaint { resampling, canvas, .. } = &s.task {

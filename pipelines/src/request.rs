@@ -1,6 +1,7 @@
 //! What is wanted, and the only place that checks it.
 
 use crate::canvas::NativeSize;
+use crate::control::{ControlImage, ControlSettings};
 use crate::model::Defaults;
 use crate::task::Task;
 use crate::xl::{XlFacts, XlRequest, XlSettings};
@@ -66,6 +67,8 @@ pub struct TextToImageRequest {
     pub batch_size: usize,
     /// How many of the text encoder's last layers to skip for the prompt.
     pub clip_skip: usize,
+    /// Pictures for the pipeline's control models, one for each.
+    pub controls: Vec<ControlImage>,
     /// What concerns Stable Diffusion XL alone.
     pub xl: XlRequest,
 }
@@ -91,6 +94,7 @@ impl Default for TextToImageRequest {
             num_images: 1,
             batch_size: 1,
             clip_skip: 0,
+            controls: Vec::new(),
             xl: XlRequest::default(),
         }
     }
@@ -105,6 +109,8 @@ pub(crate) struct ModelFacts<'a> {
     pub defaults: &'a Defaults,
     /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
+    /// The number of control models.
+    pub controls: usize,
     pub xl: Option<XlFacts>,
 }
 
@@ -134,6 +140,8 @@ pub struct Settings {
     pub steps: usize,
     /// Guidance scale.
     pub guidance_scale: f64,
+    /// Whether the network takes the guidance scale as an input, so that one branch is enough.
+    pub guidance_is_embedded: bool,
     /// Guidance rescale.
     pub guidance_rescale: f64,
     /// How the guidance scale develops.
@@ -160,6 +168,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// Skipped layers of the text encoder.
     pub clip_skip: usize,
+    /// Pictures that steer the run.
+    pub controls: Vec<ControlSettings>,
     /// What Stable Diffusion XL is told besides, if the model is one.
     pub xl: Option<XlSettings>,
     /// What denoising starts from, and what becomes of its pictures.
@@ -169,9 +179,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Whether there is guidance at all: at a scale of 1 or less one branch is enough.
+    /// Whether there is guidance by two branches: at a scale of 1 or less one is enough.
     pub fn guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        self.guidance_scale > 1.0 && !self.guidance_is_embedded
     }
 
     /// The scheduler, configured.
@@ -217,7 +227,10 @@ impl TextToImageRequest {
         check_side("width", width, native.factor)?;
         check_side("height", height, native.factor)?;
 
-        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(7.5);
+        // Latent consistency models are distilled for a few steps, and have no file that says so.
+        let guidance_is_embedded = facts.unet.time_cond_proj_dim.is_some();
+        let (usual_steps, usual_scale) = if guidance_is_embedded { (4, 8.5) } else { (30, 7.5) };
+        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual_scale);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
@@ -230,16 +243,18 @@ impl TextToImageRequest {
             return Err(Error::invalid("clip-skip", self.clip_skip, fix));
         }
 
+        let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
         let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
-        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(30);
+        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual_steps);
         let settings = Settings {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             prompt_syntax: self.prompt_syntax,
             steps,
             guidance_scale,
+            guidance_is_embedded,
             guidance_rescale,
             guidance_shape: self.guidance_shape,
             guidance_interval: self.guidance_interval,
@@ -253,6 +268,7 @@ impl TextToImageRequest {
             num_images: self.num_images,
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
+            controls,
             xl,
             warnings: [task.warnings(), warnings].concat(),
             task,

@@ -1,10 +1,12 @@
 //! Which weights made a picture.
 
+use crate::adapters::UsedAdapter;
 use crate::device::NumberFormat;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use tweedie::checkpoints::ModelFiles;
-use tweedie::{DType, Result};
+use tweedie::{DType, Error, Result};
 
 /// The weights of a run, with their hashes once somebody has asked for them.
 #[derive(Debug)]
@@ -14,7 +16,17 @@ pub(crate) struct UsedWeights {
     /// The number format that the weights are held in.
     pub dtype: &'static str,
     files: Vec<WeightFile>,
-    hashes: OnceLock<Result<Map<String, Value>, String>>,
+    adapters: Vec<UsedAdapter>,
+    hashes: OnceLock<Result<Hashes, String>>,
+}
+
+/// The SHA-256 of every file, in hexadecimal.
+#[derive(Debug)]
+struct Hashes {
+    /// By the weight files' names in the model's folder.
+    weights: Map<String, Value>,
+    /// In the adapters' order.
+    adapters: Vec<String>,
 }
 
 /// One file of weights.
@@ -51,17 +63,43 @@ impl UsedWeights {
                 _ => "f32",
             },
             files,
+            adapters: Vec::new(),
             hashes: OnceLock::new(),
         }
     }
 
+    /// The same weights with adapters on top.
+    pub fn with_adapters(mut self, adapters: &[UsedAdapter]) -> Self {
+        self.adapters = adapters.to_vec();
+        self
+    }
+
     /// The SHA-256 of each weight file, by its name in the model's folder.
     pub fn hashes(&self) -> Result<&Map<String, Value>, &str> {
-        let hash = || {
-            let each =
-                self.files.iter().map(|WeightFile { files, name }| Ok((name.clone(), files.sha256(name)?.into())));
-            each.collect::<Result<Map<_, _>>>().map_err(|e| e.to_string())
+        self.all_hashes().map(|hashes| &hashes.weights)
+    }
+
+    /// The adapters by kind: for each its settings and the SHA-256 of its file.
+    pub fn adapters(&self) -> BTreeMap<&'static str, Vec<Value>> {
+        let mut lists: BTreeMap<_, Vec<Value>> = BTreeMap::new();
+        for (i, adapter) in self.adapters.iter().enumerate() {
+            let mut fields = adapter.fields.clone();
+            if let Ok(hashes) = self.all_hashes() {
+                fields.insert("sha256".into(), hashes.adapters[i].clone().into());
+            }
+            lists.entry(adapter.list).or_default().push(fields.into());
+        }
+        lists
+    }
+
+    fn all_hashes(&self) -> Result<&Hashes, &str> {
+        let weights = || -> Result<_> {
+            let each = self.files.iter();
+            let each = each.map(|WeightFile { files, name }| Ok((name.clone(), files.sha256(name)?.into())));
+            each.collect()
         };
-        self.hashes.get_or_init(hash).as_ref().map_err(String::as_str)
+        let adapters = || self.adapters.iter().map(UsedAdapter::sha256).collect::<Result<_>>();
+        let hash = || Ok::<_, Error>(Hashes { weights: weights()?, adapters: adapters()? });
+        self.hashes.get_or_init(|| hash().map_err(|e| e.to_string())).as_ref().map_err(String::as_str)
     }
 }

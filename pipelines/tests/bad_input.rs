@@ -139,10 +139,16 @@ fn missing_models_and_files() -> TestResult {
         |m| Ok(std::fs::remove_file(m.join("scheduler/scheduler_config.json"))?),
         &["scheduler_config.json"],
     )?;
-    // A file where a folder belongs.
+    // A file that is no checkpoint, and a folder that is given configurations.
     let tweedie = Tweedie::new()?;
     std::fs::write(tweedie.path("model.safetensors"), b"x")?;
-    tweedie.run(&with(&["--model", "model.safetensors"]))?.fails(1, &["it is a file", "diffusers layout"])
+    tweedie
+        .run(&with(&["--model", "model.safetensors"]))?
+        .fails(1, &["not a usable safetensors file", "get it again"])?;
+    std::fs::create_dir(tweedie.path("folder"))?;
+    tweedie
+        .run(&with(&["--model", "folder", "--config", "folder"]))?
+        .fails(1, &["--config", "a folder's configurations"])
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn damaged_weights() -> TestResult {
         },
         &["unet", "truncated", "get it again"],
     )?;
-    refused_model(|m| Ok(std::fs::write(unet(m), b"")?), &["unet", "not a usable safetensors file"])?;
+    refused_model(|m| Ok(std::fs::write(unet(m), b"")?), &["unet", "is empty", "get it again"])?;
     refused_model(|m| Ok(std::fs::write(unet(m), [0xff; 64])?), &["unet", "not a usable safetensors file"])?;
     refused_model(
         |m| {

@@ -1,7 +1,10 @@
 //! Golden pictures through the program itself.
 
+#[path = "../../tests/cases/controls.rs"]
+mod controls;
 mod tweedie;
 
+use controls::described_controls;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tweedie::{TestResult, Tweedie, check_same_picture, copy_folder, golden, read_json};
@@ -16,6 +19,19 @@ fn first_seed(case: &Value) -> Option<u64> {
         seed if case["num_images_per_prompt"].as_u64().unwrap_or(1) == 1 => seed.as_u64(),
         _ => None,
     }
+}
+
+/// Nothing, one object or a list of them.
+fn one_or_more(value: &Value) -> &[Value] {
+    match value {
+        Value::Null => &[],
+        Value::Array(list) => list,
+        one => std::slice::from_ref(one),
+    }
+}
+
+fn number(json: &Value, field: &str, default: f64) -> f64 {
+    json[field].as_f64().unwrap_or(default)
 }
 
 /// The case with its model as a folder, and as each single file that it names.
@@ -49,8 +65,10 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
         model = copy;
     }
     let output = format!("{name}.png");
-    let command = case["kind"].as_str().filter(|kind| *kind != "txt2img-pag").unwrap_or("txt2img");
-    let command = command.trim_end_matches("-xl");
+    let command = match case["kind"].as_str() {
+        None | Some("txt2img-pag" | "controlnet") => "txt2img",
+        Some(kind) => kind.trim_end_matches("-xl"),
+    };
     let mut arguments: Vec<String> = [command, "--quiet", "--batch-size", "2", "--dtype"].map(Into::into).into();
     arguments.push(if case["weights"] == "fp16" { "f16" } else { "f32" }.into());
     let mut option = |flag: &str, value: &Value| match value {
@@ -68,7 +86,7 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
     }
     option("--output", &output.clone().into());
     for (flag, field) in [("--image", "init_image"), ("--mask", "mask_image")] {
-        if let Some(name) = case[field].as_str() {
+        if let (Some(name), false) = (case[field].as_str(), command == "txt2img") {
             option(flag, &folder.join(name).to_string_lossy().into_owned().into());
         }
     }
@@ -107,6 +125,27 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
     if command == "inpaint" {
         arguments.push("--no-composite".into());
     }
+    let controls = described_controls(case);
+    for control in &controls {
+        let part = |field: &str| control[field].as_str().ok_or("no model or picture");
+        let (model, image) = (root.join("models").join(part("model")?), folder.join(part("image")?));
+        arguments.push(format!("--control={}:{}:{}", model.display(), image.display(), number(control, "scale", 1.0)));
+    }
+    for (flag, field, default) in [("--control-start", "start", 0.0), ("--control-end", "end", 1.0)] {
+        let values: Vec<_> = controls.iter().map(|control| number(control, field, default).to_string()).collect();
+        if !values.is_empty() {
+            arguments.push(format!("{flag}={}", values.join(",")));
+        }
+    }
+    for lora in one_or_more(&case["lora"]) {
+        let file = root.join("models").join(lora["file"].as_str().ok_or("no file")?);
+        arguments.push(format!("--lora={}:{}", file.display(), lora["scale"]));
+    }
+    for embedding in one_or_more(&case["embedding"]) {
+        let file = root.join("models").join(embedding["file"].as_str().ok_or("no file")?);
+        let token = embedding["token"].as_str().map(|token| format!(":{token}")).unwrap_or_default();
+        arguments.push(format!("--embedding={}{token}", file.display()));
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     tweedie.run(&arguments)?.success().map_err(|e| format!("{name}: {e}"))?;
 
@@ -132,9 +171,8 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
         let kind = case["kind"].as_str().unwrap_or_default();
-        let plain = ["txt2img", "txt2img-pag", "img2img", "inpaint"].contains(&kind.trim_end_matches("-xl"))
-            && case.get("lora").is_none()
-            && case.get("embedding").is_none();
+        let kinds = ["txt2img", "txt2img-pag", "img2img", "inpaint", "controlnet"];
+        let plain = kinds.contains(&kind.trim_end_matches("-xl")) && case["guess_mode"] != true;
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;
             failures.extend(run(&Tweedie::new()?, &folder, &case, seed).err().map(|e| e.to_string()));

@@ -20,7 +20,7 @@ fn run(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<tweedie::Outcome> {
 /// Makes `out.png`.
 fn make(tweedie: &Tweedie, command: &str, model_name: &str, more: &[&str]) -> TestResult {
     let model = model(model_name);
-    let first = [command, "--quiet", "--force", "--prompt", "a red fox, Ölfarbe", "--output", "out.png", "--model"];
+    let first = [command, "--quiet", "--force", "--prompt", "a red fox as <word>, Ölfarbe", "--output", "out.png", "--model"];
     run(tweedie, &[&first[..], &[&model], more].concat())?.success()?;
     Ok(())
 }
@@ -209,7 +209,7 @@ fn what_cannot_be_verified_is_named() -> TestResult {
 
     let cases: [(&str, Value, &[&str]); 12] = [
         ("kind", "sample".into(), &["kind", "txt2img"]),
-        ("lora", "x".into(), &["lora", "cannot repeat"]),
+        ("wish", "x".into(), &["wish", "cannot repeat"]),
         ("steps", (-1).into(), &["steps", "whole number"]),
         ("steps", 0.into(), &["steps"]),
         ("width", 1_000_000_000_000_u64.into(), &["width"]),
@@ -227,4 +227,38 @@ fn what_cannot_be_verified_is_named() -> TestResult {
         verify(&tweedie, "sd15", &[])?.fails(1, parts).map_err(|e| format!("{field}: {e}"))?;
     }
     Ok(())
+}
+
+/// LoRAs, learned words and controls are given again; with which weights, the picture knows.
+#[test]
+fn what_was_put_on_top_of_the_model_must_be_the_same() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    scene(&tweedie)?;
+    let file = |folder: &str| -> TestResult<String> {
+        let entries = std::fs::read_dir(golden().join("models").join(folder))?;
+        let files = entries.flatten().map(|entry| entry.path().to_string_lossy().into_owned());
+        Ok(files.filter(|path| path.ends_with(".safetensors")).min().ok_or("no file")?)
+    };
+    let (lora, embedding, control) = (file("lora")?, file("embedding")?, model("controlnet"));
+    let options = [
+        format!("--lora={lora}:0.4"),
+        format!("--embedding={embedding}:<word>"),
+        format!("--control={control}:photo.png:0.6"),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    make(&tweedie, "txt2img", "sd15", &[&options[..], &["--steps", "4", "--control-end", "0.5"]].concat())?;
+
+    let plain =
+        [format!("--lora={lora}"), format!("--embedding={embedding}"), format!("--control={control}:photo.png")];
+    let plain: Vec<&str> = plain.iter().map(String::as_str).collect();
+    check_identical(&tweedie, "sd15", &plain)?;
+    verify(&tweedie, "sd15", &plain[1..])?.fails(1, &["loras", "0", "SHA-256", "give each"])?;
+    let other = [plain[0], plain[1], &format!("--control={control}:mask.png")];
+    verify(&tweedie, "sd15", &other)?.fails(1, &["controlnet", "the picture for"])?;
+    // Another file of the same form.
+    let mut bytes = std::fs::read(&lora)?;
+    *bytes.last_mut().ok_or("empty")? ^= 1;
+    std::fs::write(tweedie.path("other.safetensors"), bytes)?;
+    let other = ["--lora=other.safetensors", plain[1], plain[2]];
+    verify(&tweedie, "sd15", &other)?.fails(1, &["loras had", "and has"])
 }

@@ -122,3 +122,76 @@ fn what_is_no_weight_is_passed_over() -> TestResult {
     std::fs::write(&path, safetensors::serialize(tensors, None)?)?;
     check(&tweedie)
 }
+
+fn run_with(tweedie: &Tweedie, more: &[&str]) -> TestResult {
+    let mut arguments: Vec<&str> = REQUEST.iter().copied().filter(|argument| *argument != "--model=model").collect();
+    arguments.extend(more);
+    tweedie.run(&arguments)?.success()?;
+    check_same_picture(&tweedie.path("x.png"), &golden().join("cases/sd15-ddim/expected.png"))
+}
+
+/// There is nothing to say of a family where the folder of configurations says all.
+#[test]
+fn one_file_and_back_draws_the_same() -> TestResult {
+    let tweedie = model()?;
+    tweedie.run(&["model", "convert", "model", "whole.safetensors"])?.success()?;
+    run_with(&tweedie, &["--model=whole.safetensors", "--config=model"])?;
+    let convert = ["model", "convert", "whole.safetensors", "back", "--config", "model", "--dtype", "f32"];
+    tweedie.run(&convert)?.success()?;
+    run_with(&tweedie, &["--model=back"])?;
+
+    tweedie.run(&convert)?.fails(1, &["the output is back", "--force"])?;
+    tweedie.run(&[&convert[..], &["--force"]].concat())?.success()?;
+    tweedie.run(&["model", "convert", "back", "back", "--force"])?.fails(1, &["the model itself"])?;
+    tweedie.run(&["model", "convert", "back", "x.ckpt"])?.fails(1, &["x.ckpt", "pickles", ".safetensors"])?;
+    tweedie
+        .run(&["model", "convert", "back", "whole.safetensors", "--config", "model"])?
+        .fails(1, &["back is no file"])?;
+    assert!(!tweedie.files()?.iter().any(|name| name.ends_with(".part")));
+
+    let info = tweedie.run(&["model", "info", "whole.safetensors", "--config", "model"])?.success()?.stdout;
+    let own = tweedie.run(&["model", "info", "model"])?.success()?.stdout;
+    let total = |text: &str| text.lines().last().map(str::to_owned);
+    assert_eq!(total(&info), total(&own));
+    // Without configurations the family decides, and a model this small is of none.
+    tweedie.run(&["model", "info", "whole.safetensors"])?.fails(1, &["channels", "--config"])
+}
+
+/// The model's own weights of the autoencoder are gone, so the picture is right only if another's are used.
+#[test]
+fn an_autoencoder_from_any_form() -> TestResult {
+    let tweedie = model()?;
+    copy_folder(&tweedie.path("model"), &tweedie.path("other"))?;
+    tweedie.run(&["model", "convert", "other", "whole.safetensors"])?.success()?;
+    std::fs::remove_file(tweedie.path("model/vae").join(UNET))?;
+    let bytes = std::fs::read(tweedie.path("whole.safetensors"))?;
+    let tensors = safetensors::SafeTensors::deserialize(&bytes)?;
+    let alone = tensors.iter().filter_map(|(name, view)| Some((name.strip_prefix("first_stage_model.")?, view)));
+    std::fs::write(tweedie.path("alone.safetensors"), safetensors::serialize(alone, None)?)?;
+
+    for vae in ["other", "other/vae", &format!("other/vae/{UNET}"), "whole.safetensors", "alone.safetensors"] {
+        run_with(&tweedie, &["--model=model", "--vae", vae]).map_err(|e| format!("{vae}: {e}"))?;
+    }
+    let mut arguments = REQUEST.to_vec();
+    arguments.extend(["--vae=alone.safetensors", "--json"]);
+    let json = tweedie.run(&arguments)?.success()?.json()?;
+    assert_eq!(json["settings"]["vae"], "alone");
+    assert!(json["settings"]["weights_sha256"]["alone.safetensors"].is_string());
+    tweedie.run(&[&REQUEST[..], &["--vae=nowhere"]].concat())?.fails(1, &["nowhere", "no such folder"])
+}
+
+/// Image by image: what a file is called in a picture's settings, and that its hash is that of the file.
+#[test]
+fn a_picture_knows_its_one_file() -> TestResult {
+    let tweedie = model()?;
+    tweedie.run(&["model", "convert", "model", "whole.safetensors"])?.success()?;
+    let arguments: Vec<&str> = REQUEST.iter().copied().filter(|argument| *argument != "--model=model").collect();
+    let more = ["--model=whole.safetensors", "--config=model", "--json"];
+    let settings = tweedie.run(&[&arguments[..], &more[..]].concat())?.success()?.json()?["settings"].clone();
+    assert_eq!(settings["model"], "whole");
+    let hashes = settings["weights_sha256"].as_object().ok_or("no hashes")?;
+    assert_eq!(hashes.len(), 1, "one file is hashed once");
+    let expected = ::tweedie::checkpoints::sha256(std::fs::File::open(tweedie.path("whole.safetensors"))?)?;
+    assert_eq!(hashes["whole.safetensors"], expected.as_str());
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use super::mapped::float_type;
 use super::names::{Names, Part};
-use super::{ModelFiles, StoredTensor, TensorFile, WeightReport};
+use super::{Family, ModelFiles, StoredTensor, TensorFile, WeightReport};
 use crate::layers::WeightSource;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -127,7 +127,8 @@ impl Checkpoint {
                 tensors.extend(Location::new(0, stored.clone(), part).map(|location| (name, location)));
             }
         }
-        let files = file.path().display().to_string();
+        let family = Family::of(file).map_or_else(|_| String::new(), |family| format!(" ({})", family.name()));
+        let files = format!("{}{family}", file.path().display());
         let report = WeightReport { component: component.into(), files, ..WeightReport::default() };
         Self {
             files: vec![file.clone()],
@@ -156,6 +157,11 @@ impl Checkpoint {
         })
     }
 
+    /// Whether a tensor is of the kind that models of this form leave alone.
+    pub(super) fn has_no_use_for(&self, name: &str) -> bool {
+        name.ends_with("position_ids") || self.unused.iter().any(|prefix| name.starts_with(prefix))
+    }
+
     /// What its files call a tensor.
     fn name_in_file(&self, name: &str) -> String {
         self.names.as_ref().map_or_else(|| name.into(), |names| names.in_file(name).0)
@@ -167,13 +173,11 @@ impl Checkpoint {
     /// # Errors
     /// If anything was missing, unexpected, mis-shaped or not finite.
     pub fn finish(self, unused: &[&str]) -> Result<()> {
+        let no_use: BTreeSet<String> = self.tensors.keys().filter(|name| self.has_no_use_for(name)).cloned().collect();
         let mut report = self.report.into_inner();
         let asked = self.asked.into_inner();
         let expected = |name: &String| {
-            asked.contains(name)
-                || name.ends_with("position_ids")
-                || unused.iter().any(|prefix| name.starts_with(prefix))
-                || self.unused.iter().any(|prefix| name.starts_with(prefix))
+            asked.contains(name) || no_use.contains(name) || unused.iter().any(|prefix| name.starts_with(prefix))
         };
         let unexpected: BTreeSet<String> = (self.tensors.into_iter())
             .filter(|(name, _)| !expected(name))

@@ -1,50 +1,68 @@
-//! The bytes of a weight file, mapped into memory or compiled in.
+//! The bytes of a weight file on disk, or compiled in.
 #![allow(unsafe_code)]
 
 use super::ModelFiles;
-use crate::{Error, Result};
+use crate::{Error, Result, kernels};
 use candle_core::{DType, Device, Tensor};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
+use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+#[cfg(unix)]
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 /// Where a file's bytes are.
 #[derive(Debug)]
 pub(super) enum Bytes {
-    Mapped(Mmap),
+    /// A file, mapped for its header. Tensors are read instead: to fault in the pages of gigabytes takes longer.
+    File {
+        map: Mmap,
+        file: File,
+        path: PathBuf,
+    },
     Embedded(&'static [u8]),
 }
 
 impl Bytes {
     /// Those of a file of a model.
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
-        match files.embedded(name) {
-            Some(bytes) => Ok(Self::Embedded(bytes)),
-            None => Ok(Self::Mapped(map(&files.path(name))?)),
+        if let Some(bytes) = files.embedded(name) {
+            return Ok(Self::Embedded(bytes));
         }
+        let path = files.path(name);
+        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        // SAFETY: the map is only read. As with every map of a file, another process that shortens the file while
+        // it is mapped ends this one; the map lives only while weights are being loaded.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
+        Ok(Self::File { map, file, path })
     }
 
     pub fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::File { map, .. } => map,
             Self::Embedded(bytes) => bytes,
         }
     }
 
-    /// Gives the pages of a part back to the system; they are read again if they are needed again.
-    fn release(&self, range: &Range<usize>) {
-        #[cfg(unix)]
-        if let Self::Mapped(map) = self {
-            // SAFETY: the map is a read-only, private view of a file, so dropped pages come back with the same
-            // contents. Advice that is not taken costs memory and nothing else.
-            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+    /// A part of the bytes, in `buffer` unless they are in memory already.
+    fn part<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        match self {
+            #[cfg(unix)]
+            Self::File { file, path, .. } => {
+                buffer.resize(range.len(), 0);
+                file.read_exact_at(buffer, range.start as u64).map_err(Error::io("read", path))?;
+                Ok(buffer)
+            }
+            _ => Ok(&self.as_slice()[range]),
         }
     }
 
-    /// The tensor that a part holds, in an element type, on a device; lets go of the part's pages. `None` if it holds
-    /// values that are not finite. The range lies within the bytes and has the shape's length.
+    /// The tensor that a part holds, in an element type, on a device. `None` if it holds values that are not finite. The
+    /// range lies within the bytes and has the shape's length.
     pub fn tensor(
         &self,
         range: &Range<usize>,
@@ -53,19 +71,76 @@ impl Bytes {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
-        let bytes = &self.as_slice()[range.clone()];
-        let finite = all_finite(bytes, stored);
-        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, &Device::Cpu)?;
-        self.release(range);
-        Ok(if finite { Some(tensor.to_dtype(dtype)?.to_device(device)?) } else { None })
+        let cpu = &Device::Cpu;
+        let tensor = match (stored, dtype) {
+            (DType::F32 | DType::F16 | DType::BF16, DType::F32) => {
+                let values = self.values(range, stored, |bytes, values| widen(bytes, stored, values))?;
+                values.map(|values| Tensor::from_vec(values, shape, cpu))
+            }
+            (DType::F32 | DType::F16 | DType::BF16, DType::F16) => {
+                let values = self.values(range, stored, |bytes, values: &mut [f16]| match stored {
+                    DType::F16 => copy(bytes, values, f16::from_le_bytes),
+                    _ => values.convert_from_f32_slice(&widened(bytes, stored)),
+                })?;
+                values.map(|values| Tensor::from_vec(values, shape, cpu))
+            }
+            (DType::F32 | DType::F16 | DType::BF16, DType::BF16) => {
+                let values = self.values(range, stored, |bytes, values: &mut [bf16]| match stored {
+                    DType::BF16 => copy(bytes, values, bf16::from_le_bytes),
+                    _ => values.convert_from_f32_slice(&widened(bytes, stored)),
+                })?;
+                values.map(|values| Tensor::from_vec(values, shape, cpu))
+            }
+            _ => {
+                let bytes = &self.as_slice()[range.clone()];
+                let tensor = || Tensor::from_raw_buffer(bytes, stored, shape, cpu)?.to_dtype(dtype);
+                all_finite(bytes, stored).then(tensor)
+            }
+        };
+        Ok(tensor.transpose()?.map(|tensor| tensor.to_device(device)).transpose()?)
+    }
+
+    /// The values of a part, read on all cores and filled in by `fill`, if all of them are finite.
+    fn values<E: Copy + Default + Send>(
+        &self,
+        range: &Range<usize>,
+        stored: DType,
+        fill: impl Fn(&[u8], &mut [E]) + Sync,
+    ) -> Result<Option<Vec<E>>> {
+        let size = stored.size_in_bytes();
+        let mut values = vec![E::default(); range.len() / size];
+        let pieces = values.par_chunks_mut(PIECE / size).enumerate();
+        let finite = pieces.map_init(Vec::new, |buffer, (i, values)| {
+            let start = range.start + i * PIECE;
+            let bytes = self.part(start..start + values.len() * size, buffer)?;
+            fill(bytes, values);
+            Ok(all_finite(bytes, stored))
+        });
+        Ok(finite.try_reduce(|| true, |a, b| Ok::<_, Error>(a && b))?.then_some(values))
     }
 }
 
-fn map(path: &Path) -> Result<Mmap> {
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    // SAFETY: the map is only read. As with every map of a file, another process that shortens the file while
-    // it is mapped ends this one; the map lives only while weights are being loaded.
-    unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))
+/// Bytes per task of what runs over all values.
+const PIECE: usize = 1 << 20;
+
+fn widen(bytes: &[u8], stored: DType, values: &mut [f32]) {
+    match stored {
+        DType::F16 => copy(bytes, values, |half| kernels::widen_f16(u16::from_le_bytes(half))),
+        DType::BF16 => copy(bytes, values, |half| kernels::widen_bf16(u16::from_le_bytes(half))),
+        _ => copy(bytes, values, f32::from_le_bytes),
+    }
+}
+
+fn widened(bytes: &[u8], stored: DType) -> Vec<f32> {
+    let mut values = vec![0f32; bytes.len() / stored.size_in_bytes()];
+    widen(bytes, stored, &mut values);
+    values
+}
+
+fn copy<const N: usize, E>(bytes: &[u8], values: &mut [E], value: impl Fn([u8; N]) -> E) {
+    for (to, bytes) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *to = value(*bytes);
+    }
 }
 
 /// candle's element type for a stored one, if it is a float that weights come in.
@@ -80,8 +155,7 @@ pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
 }
 
 /// Whether no value has all bits of its exponent set, which is what infinities and NaN have.
-fn all_finite(bytes: &[u8], dtype: DType) -> bool {
-    const PIECE: usize = 1 << 20;
+pub(super) fn all_finite(bytes: &[u8], dtype: DType) -> bool {
     let pieces = bytes.par_chunks(PIECE);
     match dtype {
         DType::F16 | DType::BF16 => {

@@ -1,6 +1,7 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
 
 mod checkpoint;
+mod convert;
 mod family;
 mod files;
 mod mapped;
@@ -12,9 +13,11 @@ mod safetensors_file;
 mod single_file;
 mod tensor_file;
 mod torch_file;
+mod writer;
 mod zip_file;
 
 pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
+pub use convert::{convert_to_file, convert_to_folder};
 pub use family::{Family, Generation};
 pub use files::{ModelFiles, sha256};
 pub use random::RandomWeights;

@@ -130,7 +130,10 @@ impl SingleFile {
         let projects = component == "text_encoder_2";
         // Stable Diffusion 2.x sees the last layer but one, so its model ends there; the file goes on.
         let last = format!("transformer.resblocks.{}.", config.num_hidden_layers);
-        let unused = [last.as_str(), "text_projection", "logit_scale", "attn_mask"].map(String::from).to_vec();
+        let mut unused = [last.as_str(), "logit_scale", "attn_mask"].map(String::from).to_vec();
+        if !projects {
+            unused.push("text_projection".into());
+        }
         Ok((Names::of_open_clip(&config, projects, prefix), unused))
     }
 }

@@ -28,6 +28,9 @@ pub struct Conditioning {
     /// Original size, crop and target size of models that have them: `[batch, 6]`; the refiner of Stable Diffusion XL has
     /// a score in place of the target size: `[batch, 5]`.
     pub time_ids: Option<Tensor>,
+    /// For networks that were distilled to take the strength of guidance as an input: the guidance scale minus 1,
+    /// `[batch]`.
+    pub guidance: Option<Tensor>,
     /// The class of each image: `[batch]` of u32.
     pub class_labels: Option<Tensor>,
 }
@@ -67,6 +70,7 @@ impl Conditioning {
             text: joined("text", |part| part.text.as_ref())?,
             pooled: joined("pooled text", |part| part.pooled.as_ref())?,
             time_ids: joined("sizes", |part| part.time_ids.as_ref())?,
+            guidance: joined("guidance", |part| part.guidance.as_ref())?,
             class_labels: joined("class", |part| part.class_labels.as_ref())?,
         })
     }

@@ -3,6 +3,7 @@
 use crate::checkpoints::ModelFiles;
 use crate::{Error, Result};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::io::Read;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
@@ -40,6 +41,8 @@ pub struct Tokenizer {
     end: u32,
     pad: u32,
     max_length: usize,
+    /// The tokens that one token of a prompt stands for.
+    learned: HashMap<u32, Vec<u32>>,
 }
 
 impl Tokenizer {
@@ -78,6 +81,7 @@ impl Tokenizer {
             end: id(END)?,
             pad: id(&settings.token("pad_token", END).0)?,
             max_length: settings.max_length(),
+            learned: HashMap::new(),
             inner,
         })
     }
@@ -130,13 +134,40 @@ impl Tokenizer {
         Ok([&[self.start], &ids[..], &[self.end]].concat())
     }
 
+    /// Adds a token that stands for `count` learned vectors, and gives their ids, the next that are free: of the token
+    /// and of `TOKEN_1`, `TOKEN_2`, ... As in diffusers it is found in any letter case, and within words too.
+    ///
+    /// # Errors
+    /// If the vocabulary has one of them already.
+    pub fn learn(&mut self, token: &str, count: usize) -> Result<Vec<u32>> {
+        let names = (0..count).map(|i| if i == 0 { token.to_owned() } else { format!("{token}_{i}") });
+        let names: Vec<String> = names.collect();
+        if let Some(known) = names.iter().find(|name| self.inner.token_to_id(name).is_some()) {
+            let fix = "the tokenizer has it already; give another one after the file, as in FILE:<token>";
+            return Err(Error::invalid("the embedding's token", known, fix));
+        }
+        let cannot = |reason: String| Error::invalid("the embedding's token", token, reason);
+        let added = names.iter().map(|name| AddedToken::from(name.as_str(), false)).collect::<Vec<_>>();
+        self.inner.add_tokens(added).map_err(|e| cannot(e.to_string()))?;
+        let ids = names.iter().map(|name| self.inner.token_to_id(name)).collect::<Option<Vec<_>>>();
+        let ids = ids.filter(|ids| !ids.is_empty()).ok_or_else(|| cannot("it cannot be added; take another".into()))?;
+        self.learned.insert(ids[0], ids.clone());
+        Ok(ids)
+    }
+
     /// The ids of the text alone, and where in it each token starts, in bytes.
     fn tokenize(&self, prompt: &str) -> Result<(Vec<u32>, Vec<usize>)> {
         let encoding = self
             .inner
             .encode(prompt, false)
             .map_err(|e| Error::invalid("the prompt", format!("{prompt:?}"), format!("it cannot be tokenized: {e}")))?;
-        Ok((encoding.get_ids().to_vec(), encoding.get_offsets().iter().map(|&(start, _)| start).collect()))
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        for (id, &(start, _)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            let all = self.learned.get(id).map_or(std::slice::from_ref(id), Vec::as_slice);
+            ids.extend_from_slice(all);
+            starts.extend(all.iter().map(|_| start));
+        }
+        Ok((ids, starts))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rectangles of a picture, and the size to work at.
+//! Rectangles of a picture.
 
 /// A rectangle of pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +53,6 @@ impl CropBox {
         }
     }
 
-    /// Larger until both sides are multiples of `multiple`, or the picture of that size ends; grown as by
-    /// [`with_aspect`](Self::with_aspect).
-    pub fn with_multiple(&self, multiple: usize, width: usize, height: usize) -> Self {
-        let up = |side: usize| side.next_multiple_of(multiple.max(1));
-        self.enlarged(up(self.width), up(self.height), width, height)
-    }
-
     fn enlarged(&self, to_width: usize, to_height: usize, width: usize, height: usize) -> Self {
         let axis = |start: usize, length: usize, to: usize, limit: usize| {
             let to = to.max(length).min(limit);
@@ -81,18 +74,6 @@ impl CropBox {
     }
 }
 
-/// The size at which a model works on a picture: (width, height) of the picture's aspect ratio with an area near `area`
-/// pixels (the model's native one), both multiples of `multiple`.
-///
-/// The picture is then resized to it without regard to the little by which the aspect ratios differ, and the result is
-/// resized back.
-pub fn working_size(width: usize, height: usize, area: usize, multiple: usize) -> (usize, usize) {
-    let aspect = width.max(1) as f64 / height.max(1) as f64;
-    let multiple = multiple.max(1);
-    let side = |length: f64| ((length / multiple as f64).round() as usize).max(1) * multiple;
-    (side((area as f64 * aspect).sqrt()), side((area as f64 / aspect).sqrt()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,15 +88,5 @@ mod tests {
         assert_eq!(small.with_aspect((1, 2), 100, 100), CropBox { left: 10, top: 0, width: 30, height: 60 });
         assert_eq!(small.with_aspect((1, 2), 100, 40), CropBox { left: 10, top: 0, width: 30, height: 40 });
         assert_eq!(small.with_aspect((6, 1), 50, 50), CropBox { left: 0, top: 20, width: 50, height: 10 });
-        assert_eq!(small.with_multiple(8, 100, 100), CropBox { left: 9, top: 17, width: 32, height: 16 });
-        assert_eq!(small.with_multiple(64, 100, 33), CropBox { left: 0, top: 0, width: 64, height: 33 });
-    }
-
-    #[test]
-    fn a_working_size_keeps_area_and_aspect() {
-        assert_eq!(working_size(512, 512, 512 * 512, 8), (512, 512));
-        assert_eq!(working_size(4000, 3000, 512 * 512, 8), (592, 440));
-        assert_eq!(working_size(3000, 4000, 512 * 512, 8), (440, 592));
-        assert_eq!(working_size(1, 1, 64, 64), (64, 64));
     }
 }

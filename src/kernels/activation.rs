@@ -132,63 +132,63 @@ impl Kernel<1> for Elementwise {
 }
 
 #[inline(always)]
-fn sigmoid<T: Real>(x: T) -> T {
-    T::one() / (T::one() + (T::zero() - x).exp_approx())
+fn sigmoid<T: Real, const FUSED: bool>(x: T) -> T {
+    T::one() / (T::one() + (T::zero() - x).exp_approx::<FUSED>())
 }
 
 /// The derivative of `x * sigmoid(x)`.
 #[inline(always)]
-pub(super) fn silu_derivative<T: Real>(x: T) -> T {
-    let s = sigmoid(x);
+pub(super) fn silu_derivative<T: Real, const FUSED: bool>(x: T) -> T {
+    let s = sigmoid::<T, FUSED>(x);
     s * (T::one() + x * (T::one() - s))
 }
 
 /// The normal distribution function.
 #[inline(always)]
-fn normal_cdf<T: Real>(x: T) -> T {
-    T::from_f64(0.5) * (x * T::from_f64(-std::f64::consts::FRAC_1_SQRT_2)).erfc_approx()
+fn normal_cdf<T: Real, const FUSED: bool>(x: T) -> T {
+    T::from_f64(0.5) * (x * T::from_f64(-std::f64::consts::FRAC_1_SQRT_2)).erfc_approx::<FUSED>()
 }
 
 multiversion! {
     /// `x * sigmoid(slope * x)`.
-    fn sigmoid_units<T: Real>(x: &[T], slope: T, y: &mut [T]) {
+    fn sigmoid_units<T: Real, FUSED>(x: &[T], slope: T, y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * sigmoid(slope * x);
+            *y = x * sigmoid::<T, FUSED>(slope * x);
         }
     }
 }
 
 multiversion! {
-    fn sigmoid_unit_gradients<T: Real>(x: &[T], slope: T, grad: &[T], grad_x: &mut [T]) {
+    fn sigmoid_unit_gradients<T: Real, FUSED>(x: &[T], slope: T, grad: &[T], grad_x: &mut [T]) {
         for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
-            *grad_x = grad * silu_derivative(slope * x);
+            *grad_x = grad * silu_derivative::<T, FUSED>(slope * x);
         }
     }
 }
 
 multiversion! {
-    fn gelus<T: Real>(x: &[T], y: &mut [T]) {
+    fn gelus<T: Real, FUSED>(x: &[T], y: &mut [T]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * normal_cdf(x);
+            *y = x * normal_cdf::<T, FUSED>(x);
         }
     }
 }
 
 multiversion! {
     /// `x * gelu(gate)`.
-    fn gated<T: Real>(x: &[T], gate: &[T], y: &mut [T]) {
+    fn gated<T: Real, FUSED>(x: &[T], gate: &[T], y: &mut [T]) {
         for ((y, &x), &gate) in y.iter_mut().zip(x).zip(gate) {
-            *y = x * (gate * normal_cdf(gate));
+            *y = x * (gate * normal_cdf::<T, FUSED>(gate));
         }
     }
 }
 
 multiversion! {
-    fn gelu_gradients<T: Real>(x: &[T], grad: &[T], grad_x: &mut [T]) {
+    fn gelu_gradients<T: Real, FUSED>(x: &[T], grad: &[T], grad_x: &mut [T]) {
         // 1 / sqrt(2 pi).
         let density = T::from_f64(0.398_942_280_401_432_7);
         for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
-            *grad_x = grad * (normal_cdf(x) + x * density * (x * x * T::from_f64(-0.5)).exp_approx());
+            *grad_x = grad * (normal_cdf::<T, FUSED>(x) + x * density * (x * x * T::from_f64(-0.5)).exp_approx::<FUSED>());
         }
     }
 }

@@ -351,7 +351,7 @@ impl<T: Real> RunningSoftmax<T> {
         }
         let largest = max_of(scores);
         let max = if largest > self.max { largest } else { self.max };
-        let factor = if self.sum == T::zero() { T::zero() } else { (self.max - max).exp_approx() };
+        let factor = if self.sum == T::zero() { T::zero() } else { (self.max - max).exp_approx::<false>() };
         self.sum = self.sum * factor + exponentials(scores, max);
         self.max = max;
         factor
@@ -385,17 +385,17 @@ multiversion! {
 
 multiversion! {
     /// `exp(x - max)` in place, and the sum.
-    fn exponentials<T: Real>(row: &mut [T], max: T) -> T {
+    fn exponentials<T: Real, FUSED>(row: &mut [T], max: T) -> T {
         let (chunks, rest) = row.as_chunks_mut::<LANES>();
         let mut sums = [T::zero(); LANES];
         for chunk in chunks {
             for (sum, x) in sums.iter_mut().zip(chunk) {
-                *x = (*x - max).exp_approx();
+                *x = (*x - max).exp_approx::<FUSED>();
                 *sum += *x;
             }
         }
         for (sum, x) in sums.iter_mut().zip(rest) {
-            *x = (*x - max).exp_approx();
+            *x = (*x - max).exp_approx::<FUSED>();
             *sum += *x;
         }
         sums.into_iter().fold(T::zero(), |a, b| a + b)

@@ -18,6 +18,7 @@ mod meter;
 mod norm;
 mod packed_weight;
 mod panel_row;
+mod peak;
 mod recycler;
 mod resample;
 mod simd;
@@ -34,6 +35,8 @@ pub use linear::{linear, linear_packed};
 pub use meter::{Meter, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 pub use packed_weight::PackedWeight;
+pub(crate) use packed_weight::{widen_bf16, widen_f16};
+pub use peak::measured_peak;
 pub use recycler::RecyclingAllocator;
 pub use resample::resize_nearest;
 
@@ -48,10 +51,11 @@ trait Real: WithDType + Default + tile::Product {
 
     /// The exponential; in f32 branch-free, to within 2 units in the last place on `[-87, 88]`, and
     /// saturating outside.
-    fn exp_approx(self) -> Self;
+    /// With `FUSED`, products and sums are in one rounding.
+    fn exp_approx<const FUSED: bool>(self) -> Self;
 
     /// The complementary error function; in f32 to within 2e-7 relative.
-    fn erfc_approx(self) -> Self;
+    fn erfc_approx<const FUSED: bool>(self) -> Self;
 
     /// The nearest value to an f32: itself.
     fn from_f32(value: f32) -> Self;
@@ -70,13 +74,13 @@ impl Real for f32 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
 
     #[inline(always)]
-    fn exp_approx(self) -> Self {
-        simd::exp_f32(self)
+    fn exp_approx<const FUSED: bool>(self) -> Self {
+        simd::exp_f32::<FUSED>(self)
     }
 
     #[inline(always)]
-    fn erfc_approx(self) -> Self {
-        simd::erfc_f32(self)
+    fn erfc_approx<const FUSED: bool>(self) -> Self {
+        simd::erfc_f32::<FUSED>(self)
     }
 
     #[inline(always)]
@@ -102,12 +106,12 @@ impl Real for f64 {
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
 
     #[inline(always)]
-    fn exp_approx(self) -> Self {
+    fn exp_approx<const FUSED: bool>(self) -> Self {
         self.exp()
     }
 
     #[inline(always)]
-    fn erfc_approx(self) -> Self {
+    fn erfc_approx<const FUSED: bool>(self) -> Self {
         candle_core::cpu::erf::erfc_f64(self)
     }
 

@@ -212,11 +212,11 @@ fn from_f64<T: Real>(values: &[f64]) -> Vec<T> {
 
 multiversion! {
     /// Multiplies a gradient by the derivative of SiLU at `x * scale + shift`.
-    fn silu_gradient_rows<T: Real>(x: &[T], scale: &[T], shift: &[T], grad: &mut [T]) {
+    fn silu_gradient_rows<T: Real, FUSED>(x: &[T], scale: &[T], shift: &[T], grad: &mut [T]) {
         let channels = scale.len();
         for (grad, x) in grad.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
             for (((grad, x), scale), shift) in grad.iter_mut().zip(x).zip(scale).zip(shift) {
-                *grad *= silu_derivative(*x * *scale + *shift);
+                *grad *= silu_derivative::<T, FUSED>(*x * *scale + *shift);
             }
         }
     }
@@ -277,7 +277,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn scale_rows<T: Real>(x: &[T], scale: &[T], shift: &[T], silu: bool, y: &mut [T]) {
+    fn scale_rows<T: Real, FUSED>(x: &[T], scale: &[T], shift: &[T], silu: bool, y: &mut [T]) {
         let channels = scale.len();
         for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
             for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
@@ -285,7 +285,7 @@ multiversion! {
             }
             if silu {
                 for y in y.iter_mut() {
-                    *y /= T::one() + (T::zero() - *y).exp_approx();
+                    *y /= T::one() + (T::zero() - *y).exp_approx::<FUSED>();
                 }
             }
         }

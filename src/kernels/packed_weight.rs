@@ -129,11 +129,11 @@ macro_rules! with_values {
                 $body
             }
             Panels::F16($values) => {
-                let $widen = |value: f16| $T::from_f32(widen_f16(value));
+                let $widen = |value: f16| $T::from_f32(widen_f16(value.to_bits()));
                 $body
             }
             Panels::Bf16($values) => {
-                let $widen = |value: bf16| $T::from_f32(widen_bf16(value));
+                let $widen = |value: bf16| $T::from_f32(widen_bf16(value.to_bits()));
                 $body
             }
         }
@@ -203,18 +203,18 @@ multiversion! {
     }
 }
 
-/// A bf16 is the upper half of an f32.
+/// The bits of a bf16 as an f32, of which they are the upper half.
 #[inline(always)]
-fn widen_bf16(value: bf16) -> f32 {
-    f32::from_bits(u32::from(value.to_bits()) << 16)
+pub(crate) fn widen_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
-/// A finite f16 in f32, without a branch: its exponent and fraction are moved to their places, and a product with 2^112
+/// The bits of a finite f16 as an f32, without a branch: its exponent and fraction are moved to their places, and a product with 2^112
 /// corrects the exponent's bias, for subnormal values too.
 #[inline(always)]
-fn widen_f16(value: f16) -> f32 {
+pub(crate) fn widen_f16(bits: u16) -> f32 {
     const BIAS: f32 = f32::from_bits(0x7780_0000);
-    let bits = u32::from(value.to_bits());
+    let bits = u32::from(bits);
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * BIAS;
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
@@ -228,7 +228,7 @@ mod tests {
     fn every_finite_half_is_widened_exactly() {
         for bits in 0..=u16::MAX {
             let value = f16::from_bits(bits);
-            assert!(!value.is_finite() || widen_f16(value).to_bits() == value.to_f32().to_bits(), "{bits:x}");
+            assert!(!value.is_finite() || widen_f16(bits).to_bits() == value.to_f32().to_bits(), "{bits:x}");
         }
     }
 }

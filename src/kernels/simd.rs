@@ -2,33 +2,40 @@
 
 /// Defines a function whose body is compiled for each instruction set and chosen at run time.
 ///
-/// All do the same operations in the same order (Rust never contracts a product and a sum into one
-/// rounding), so the result does not depend on the machine.
+/// The body may ask the constant `FUSED` whether products and sums in one rounding are to be had. What it does without
+/// them does not depend on the machine, since Rust never contracts a product and a sum by itself.
 macro_rules! multiversion {
     ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        multiversion! { $(#[$meta])* fn $name<$T: $bound, _FUSED>($($arg: $ty),*) $(-> $ret)? $body }
+    };
+    (
+        $(#[$meta:meta])*
+        fn $name:ident<$T:ident: $bound:path, $FUSED:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+    ) => {
         $(#[$meta])*
         fn $name<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body<$T: $bound>($($arg: $ty),*) $(-> $ret)? $body
+            fn body<$T: $bound, const $FUSED: bool>($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
+                    body::<$T, true>($($arg),*)
                 }
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
                 fn avx512<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
+                    body::<$T, true>($($arg),*)
                 }
-                // SAFETY: an instruction set is only in use on a machine that has it.
                 match crate::kernels::InstructionSet::in_use() {
+                    // SAFETY: an instruction set is only in use on a machine that has it.
                     crate::kernels::InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
                     crate::kernels::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
                     crate::kernels::InstructionSet::Portable => {}
                 }
             }
-            body($($arg),*)
+            body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }
@@ -39,7 +46,7 @@ pub(super) use multiversion;
 /// The truncation error is below 2^-27 relative; with the roundings of the polynomial the result is within
 /// 2 units in the last place on `[-87, 88]`. Below, it is the value at -87 (1.6e-38); above, at 88.
 #[inline(always)]
-pub(super) fn exp_f32(x: f32) -> f32 {
+pub(super) fn exp_f32<const FUSED: bool>(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts, the first with few bits, so that n * LN2_HIGH is exact.
@@ -47,25 +54,31 @@ pub(super) fn exp_f32(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > -87.0 { x } else { -87.0 };
     let x = if x < 88.0 { x } else { 88.0 };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = multiply_add::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let r = multiply_add::<FUSED>(n, -LN2_LOW, multiply_add::<FUSED>(n, -LN2_HIGH, x));
     let mut p = 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
+    p = multiply_add::<FUSED>(p, r, 1.0 / 720.0);
+    p = multiply_add::<FUSED>(p, r, 1.0 / 120.0);
+    p = multiply_add::<FUSED>(p, r, 1.0 / 24.0);
+    p = multiply_add::<FUSED>(p, r, 1.0 / 6.0);
+    p = multiply_add::<FUSED>(p, r, 0.5);
+    p = multiply_add::<FUSED>(p, r, 1.0);
+    p = multiply_add::<FUSED>(p, r, 1.0);
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     p * f32::from_bits(exponent)
+}
+
+/// `a * b + c`, in one rounding with `FUSED`.
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// `erfc(x)` by the Chebyshev fit of Press et al., Numerical Recipes (2nd ed., section 6.2), whose own error is
 /// below 1.2e-7 relative.
 #[inline(always)]
-pub(super) fn erfc_f32(x: f32) -> f32 {
+pub(super) fn erfc_f32<const FUSED: bool>(x: f32) -> f32 {
     const COEFFICIENTS: [f32; 10] = [
         0.170_872_77,
         -0.822_152_2,
@@ -83,10 +96,10 @@ pub(super) fn erfc_f32(x: f32) -> f32 {
     let mut p = COEFFICIENTS[0];
     let mut i = 1;
     while i < COEFFICIENTS.len() {
-        p = p * t + COEFFICIENTS[i];
+        p = multiply_add::<FUSED>(p, t, COEFFICIENTS[i]);
         i += 1;
     }
-    let tail = t * exp_f32(p - z * z);
+    let tail = t * exp_f32::<FUSED>(multiply_add::<FUSED>(z, -z, p));
     if x < 0.0 { 2.0 - tail } else { tail }
 }
 
@@ -98,30 +111,36 @@ mod tests {
     /// grows where the function vanishes.
     #[test]
     fn error_function_is_as_exact_as_its_use_needs() {
-        let worst = (-60_000..60_000)
-            .map(|i| {
-                let x = i as f32 * 1e-4;
-                (f64::from(erfc_f32(x)) - candle_core::cpu::erf::erfc_f64(f64::from(x))).abs()
-            })
-            .fold(0.0, f64::max);
-        assert!(worst < 5e-7, "{worst}");
+        for erfc in [erfc_f32::<false>, erfc_f32::<true>] {
+            let worst = (-60_000..60_000)
+                .map(|i| {
+                    let x = i as f32 * 1e-4;
+                    (f64::from(erfc(x)) - candle_core::cpu::erf::erfc_f64(f64::from(x))).abs()
+                })
+                .fold(0.0, f64::max);
+            assert!(worst < 5e-7, "{worst}");
+        }
     }
 
     #[test]
     fn exponential_is_within_two_units_in_the_last_place() {
-        let worst = (-870_000..880_000)
-            .map(|i| {
-                let x = i as f32 * 1e-4;
-                let exact = f64::from(x).exp();
-                ((f64::from(exp_f32(x)) - exact) / exact).abs() / f64::from(f32::EPSILON)
-            })
-            .fold(0.0, f64::max);
-        assert!(worst < 2.0, "{worst}");
+        for exp in [exp_f32::<false>, exp_f32::<true>] {
+            let worst = (-870_000..880_000)
+                .map(|i| {
+                    let x = i as f32 * 1e-4;
+                    let exact = f64::from(x).exp();
+                    ((f64::from(exp(x)) - exact) / exact).abs() / f64::from(f32::EPSILON)
+                })
+                .fold(0.0, f64::max);
+            assert!(worst < 2.0, "{worst}");
+        }
     }
 
     #[test]
     fn exponential_saturates() {
-        assert!(exp_f32(-1e9) < 2e-38 && exp_f32(f32::NEG_INFINITY) >= 0.0);
-        assert!(exp_f32(1e9).is_finite());
+        for exp in [exp_f32::<false>, exp_f32::<true>] {
+            assert!(exp(-1e9) < 2e-38 && exp(f32::NEG_INFINITY) >= 0.0);
+            assert!(exp(1e9).is_finite());
+        }
     }
 }

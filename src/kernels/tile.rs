@@ -197,9 +197,10 @@ impl Product for f32 {
                 // SAFETY: this function has the instructions.
                 unsafe { tiles.add::<Avx512Row, 12>() };
             }
-            // SAFETY: an instruction set is only in use on a machine that has it.
             match InstructionSet::in_use() {
+                // SAFETY: an instruction set is only in use on a machine that has it.
                 InstructionSet::Avx512 => return unsafe { avx512(tiles) },
+                // SAFETY: as above.
                 InstructionSet::Avx2 => return unsafe { avx2(tiles) },
                 InstructionSet::Portable => {}
             }

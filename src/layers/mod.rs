@@ -23,5 +23,5 @@ pub use feature_map::FeatureMap;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use residual::add_residual;
-pub use timestep::{FourierEmbedding, SinusoidalEmbedding, TimestepEmbedding};
+pub use timestep::{FourierEmbedding, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding};
 pub use weights::{Backend, Weight, WeightSource, Weights};

@@ -69,6 +69,40 @@ impl FourierEmbedding {
     }
 }
 
+/// The strength of guidance as an input, of networks that were distilled from guided ones (Meng et al. 2023, section 3.1;
+/// Luo et al. 2023, section 4.2): an embedding of its own, projected and added to that of the timestep.
+#[derive(Debug, Clone)]
+pub struct GuidanceEmbedding {
+    cond_proj: Linear,
+    width: usize,
+}
+
+impl GuidanceEmbedding {
+    /// From `cond_proj`; `width`, 4 or more, is that of the sinusoidal embedding, `outputs` that of the timestep's.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, width: usize, outputs: usize) -> Result<Self> {
+        Ok(Self { cond_proj: Linear::with_bias(&weights.at("cond_proj"), width, outputs, false)?, width })
+    }
+
+    /// # Shapes
+    /// `guidance`: `[batch]`, the guidance scale minus 1; the result is `[batch, outputs]`, of type `dtype`.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn forward(&self, guidance: &Tensor, dtype: DType) -> Result<Tensor> {
+        // A thousand times the strength is an angle: what the reference rounds to f32, and when, shows.
+        let half = self.width / 2;
+        let step = -(10_000f32.ln() / (half - 1) as f32);
+        let frequencies: Vec<f32> = (0..half).map(|i| (i as f32 * step).exp()).collect();
+        let frequencies = Tensor::from_vec(frequencies, (1, half), guidance.device())?;
+        let angles = (guidance.to_dtype(DType::F32)? * 1000.0)?.unsqueeze(1)?.broadcast_mul(&frequencies)?;
+        let embedding = Tensor::cat(&[angles.sin()?, angles.cos()?], D::Minus1)?;
+        self.cond_proj.forward(&embedding.pad_with_zeros(D::Minus1, 0, self.width % 2)?.to_dtype(dtype)?)
+    }
+}
+
 /// The two-layer perceptron that follows a sinusoidal embedding.
 #[derive(Debug, Clone)]
 pub struct TimestepEmbedding {

@@ -6,14 +6,20 @@
 mod attention_block;
 pub mod autoencoder;
 pub mod clip;
+mod controlled;
+pub mod controlnet;
 pub mod lenet;
 mod resnet;
+pub mod t2i_adapter;
 pub mod unet;
 pub mod unet2d;
 mod unet_blocks;
 
 pub use autoencoder::{AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use controlled::{Control, ControlModel, ControlledUNet};
+pub use controlnet::{ControlNet, ControlNetConfig};
 pub use lenet::{LeNet, LeNetConfig};
+pub use t2i_adapter::{T2iAdapter, T2iAdapterConfig, T2iAdapterKind};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};
 pub use unet2d::{ClassEmbedding, UNet2DConfig, UNet2DModel};

@@ -53,12 +53,7 @@ impl ResnetBlock {
 
     /// `x`: a map with the block's input channels; `time`: `[batch, time_width]`.
     pub fn forward(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
-        let h = self.norm1.forward(x)?;
-        let h = match (&self.time_emb_proj, time) {
-            (Some(projection), Some(time)) => self.timed(&h, &projection.forward(&Activation::Silu.forward(time)?)?)?,
-            _ => self.norm2.forward(&self.conv1.forward(&h)?)?,
-        };
-        let h = self.conv2.forward(&h)?;
+        let h = self.conv2.forward(&self.conditioned(x, time)?)?;
         let sum = match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x)?.add(&h)?,
             None => x.add(&h)?,
@@ -66,15 +61,31 @@ impl ResnetBlock {
         sum.scale(1.0 / self.output_scale)
     }
 
-    /// The first convolution, the second norm and SiLU, under the projected time embedding: `[batch, outputs]`, or
-    /// twice as many for scale and shift (Dhariwal and Nichol 2021, section 3.1).
-    fn timed(&self, h: &FeatureMap, time: &Tensor) -> Result<FeatureMap> {
-        if !self.time_scale_shift {
-            return self.norm2.forward(&self.conv1.forward_plus(h, time)?);
+    /// All that comes before the second convolution. With time, the projected embedding is `[batch, outputs]`, added
+    /// between, or twice as many for scale and shift (Dhariwal and Nichol 2021, section 3.1).
+    ///
+    /// Each intermediate result is let go of as soon as it was used: at the autoencoder's last resolution they are what
+    /// takes the memory.
+    fn conditioned(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
+        let time = match (&self.time_emb_proj, time) {
+            (Some(projection), Some(time)) => Some(projection.forward(&Activation::Silu.forward(time)?)?),
+            _ => None,
+        };
+        let normed = self.norm1.forward(x)?;
+        let h = match &time {
+            Some(time) if !self.time_scale_shift => self.conv1.forward_plus(&normed, time)?,
+            _ => self.conv1.forward(&normed)?,
+        };
+        drop(normed);
+        let normed = self.norm2.forward(&h)?;
+        match &time {
+            Some(time) if self.time_scale_shift => {
+                let parts = time.chunk(2, 1)?;
+                let scaled = normed.scale_per_channel(&(&parts[0] + 1.0)?)?;
+                scaled.add_per_channel(&parts[1])?.activate(Activation::Silu)
+            }
+            _ => Ok(normed),
         }
-        let parts = time.chunk(2, 1)?;
-        let h = self.norm2.forward(&self.conv1.forward(h)?)?.scale_per_channel(&(&parts[0] + 1.0)?)?;
-        h.add_per_channel(&parts[1])?.activate(Activation::Silu)
     }
 }
 

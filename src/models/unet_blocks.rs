@@ -86,23 +86,40 @@ impl<A> DownBlock<A> {
         })
     }
 
-    /// Every intermediate result is also kept for the way up.
+    /// Every intermediate result is also kept for the way up. What is `added` belongs to the last layer's result if that
+    /// has attention, else, as diffusers does it, to the block's.
     pub fn forward(
         &self,
         mut h: FeatureMap,
         time: &Tensor,
         skips: &mut Vec<FeatureMap>,
         attend: impl Fn(&A, &FeatureMap) -> Result<FeatureMap>,
+        mut added: Option<&FeatureMap>,
     ) -> Result<FeatureMap> {
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
             h = layer.forward(&h, time, &attend)?;
+            let is_last = i + 1 == self.layers.len();
+            if is_last && (layer.attention.is_some() || self.downsample.is_none()) {
+                h = plus(h, added.take())?;
+            }
             skips.push(h.clone());
         }
         if let Some(downsample) = &self.downsample {
-            h = downsample.forward(&h)?;
+            h = plus(downsample.forward(&h)?, added)?;
             skips.push(h.clone());
         }
         Ok(h)
+    }
+}
+
+fn plus(h: FeatureMap, added: Option<&FeatureMap>) -> Result<FeatureMap> {
+    match added {
+        None => Ok(h),
+        Some(added) if added.dims() == h.dims() => h.add(added),
+        Some(added) => {
+            let fix = format!("the UNet's state there is {:?}; take a T2I-Adapter made for this model", h.dims());
+            Err(Error::invalid("the shape of a T2I-Adapter's features", format!("{:?}", added.dims()), fix))
+        }
     }
 }
 

@@ -6,14 +6,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Writes a file and waits until it is on the disk.
-pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }
 
 /// Makes a file's or folder's entry in its folder last.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     // Only Unix lets a folder be opened as a file; elsewhere renaming is all there is.
+    // The folder of a plain name is the one that the program runs in.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     #[cfg(unix)]
     File::open(folder).and_then(|file| file.sync_all()).map_err(Error::io("sync", folder))?;
     #[cfg(not(unix))]
@@ -40,7 +42,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Makes a folder in one step: `fill` writes into a staged one, which then takes its name. A folder that is there
 /// gives way.
-pub(super) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let staged = staged_name(path);
     remove_folder(&staged)?;
     let write = || {
@@ -66,7 +68,7 @@ pub(super) fn remove_folder(path: &Path) -> Result<()> {
 /// The ending of what is not finished.
 pub(super) const STAGED: &str = ".part";
 
-fn staged_name(path: &Path) -> PathBuf {
+pub(crate) fn staged_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(STAGED);
     path.with_file_name(name)

@@ -19,7 +19,7 @@ mod adamw;
 pub mod classification;
 mod classifier_trainer;
 pub mod data;
-mod durable_file;
+pub(crate) mod durable_file;
 mod ema;
 mod gradients;
 mod initialization;

@@ -4,6 +4,8 @@
 //! its cases run too.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod controls;
+
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -62,6 +64,12 @@ impl Case {
     /// The folder of the case's model.
     pub fn model(&self) -> PathBuf {
         self.root.join("models").join(self.json["model"].as_str().unwrap_or_default())
+    }
+
+    /// The entries of a field that is absent, one object, or a list of them.
+    pub fn one_or_more(&self, field: &str) -> impl Iterator<Item = &Value> {
+        let value = self.json.get(field).filter(|value| !value.is_null());
+        value.into_iter().flat_map(|value| value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice))
     }
 
     /// The scheduler's full configuration.

@@ -1,9 +1,11 @@
 //! `tweedie bench`.
 
 use super::{memory, print};
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
+use tweedie::images::{Bar, Bars, Picture, encode_png};
 use tweedie_pipelines::{Bench, BenchModel, DTypeChoice, DeviceChoice, Model};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -42,6 +44,10 @@ pub struct BenchArguments {
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 
+    /// Also draw where the UNet's time goes (without one, the VAE decoder's)
+    #[arg(long, value_name = "FILE.png")]
+    breakdown: Option<PathBuf>,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -57,10 +63,61 @@ impl BenchArguments {
         let (size, batch, runs) = (self.size, self.batch, self.runs);
         let mut results = Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?;
         results.insert("peak_rss_mb".into(), memory::peak_mb().map_or(Value::Null, Value::from));
+        if let Some(path) = &self.breakdown {
+            let picture = breakdown(&results)?;
+            std::fs::write(path, encode_png(&picture, &[])?)
+                .with_context(|| format!("cannot write {}; choose a file in a folder that is there", path.display()))?;
+        }
         if self.json {
             return print::result(&Value::Object(results).to_string());
         }
-        let lines: Vec<String> = results.iter().map(|(name, value)| format!("{name:16} {value}")).collect();
-        print::result(&lines.join("\n"))
+        print::result(&table(&results))
     }
+}
+
+/// A line for each result; kernels in columns of their own.
+fn table(results: &Map<String, Value>) -> String {
+    let mut lines = Vec::new();
+    for (name, value) in results {
+        let Value::Object(kernels) = value else {
+            lines.push(format!("{name:19} {value}"));
+            continue;
+        };
+        let whole: f64 = kernels.values().filter_map(|row| row["s"].as_f64()).sum();
+        lines.push(format!(
+            "\n{name:19} {:>6} {:>9} {:>6} {:>8} {:>8}",
+            "calls", "seconds", "share", "GFLOP/s", "of peak"
+        ));
+        for (kind, row) in kernels {
+            let number = |field: &str, scale: f64, places: usize, unit: &str| {
+                row[field].as_f64().map_or(String::new(), |x| format!("{:.places$}{unit}", x * scale))
+            };
+            lines.push(format!(
+                "  {kind:17} {:>6} {:>9} {:>6} {:>8} {:>8}",
+                number("calls", 1.0, 0, ""),
+                number("s", 1.0, 4, ""),
+                number("s", 100.0 / whole, 1, "%"),
+                number("gflops", 1.0, 1, ""),
+                number("of_peak", 100.0, 0, "%"),
+            ));
+        }
+        lines.push(String::new());
+    }
+    lines.join("\n")
+}
+
+/// A bar for each kind of kernel.
+fn breakdown(results: &Map<String, Value>) -> anyhow::Result<Picture> {
+    let part = ["unet", "vae_decode"].into_iter().find_map(|part| {
+        Some((part, results.get(&format!("{part}_kernels"))?.as_object()?, results.get(&format!("{part}_s"))?))
+    });
+    let (part, kernels, seconds) = part.context("the model has neither a UNet nor a VAE; there is nothing to draw")?;
+    let whole: f64 = kernels.values().filter_map(|row| row["s"].as_f64()).sum();
+    let bars = kernels.iter().filter_map(|(kind, row)| {
+        let value = row["s"].as_f64()?;
+        let speed = row["gflops"].as_f64().map_or(String::new(), |speed| format!(", {speed:.0} GFLOP/s"));
+        Some(Bar { name: kind.clone(), value, note: format!("{:.1} %{speed}", 100.0 * value / whole) })
+    });
+    let title = format!("{part}: {seconds} s, {} threads", results.get("threads").unwrap_or(&Value::Null));
+    Ok(Bars { title, bars: bars.collect() }.draw()?)
 }

@@ -1,6 +1,8 @@
 //! Making the pictures of a request and saving them: what txt2img, img2img and inpaint share.
 
+use super::adapter_options::AdapterOptions;
 use super::fetching::Fetching;
+use super::inputs;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
@@ -12,7 +14,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{encode_animation, encode_png};
-use tweedie_pipelines::{Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings};
+use tweedie_pipelines::{
+    Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings, TextToImageRequest,
+};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -22,6 +26,9 @@ pub struct Generate {
 
     #[command(flatten)]
     pub model: ModelArguments,
+
+    #[command(flatten)]
+    pub adapters: AdapterOptions,
 
     /// Also draw the schedule and the chosen steps into this PNG file
     #[arg(long, value_name = "FILE.png")]
@@ -57,6 +64,11 @@ pub struct Plan {
 }
 
 impl Generate {
+    /// What is wanted, with the pictures of the control models.
+    pub fn text_request(&self) -> anyhow::Result<TextToImageRequest> {
+        Ok(TextToImageRequest { controls: self.adapters.control_images()?, ..self.request.request() })
+    }
+
     /// Plans the files that will be written. None of `inputs` is among them, even with `--force`.
     pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
         let interrupt = Interrupt::listen()?;
@@ -66,14 +78,16 @@ impl Generate {
             self.plot_schedule.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
         for output in plot.iter().chain([&output]) {
             output.spare(inputs)?;
+            output.spare(&self.adapters.control_paths().collect::<Vec<_>>())?;
         }
         let steps = self.save_steps.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
         Ok(Plan { interrupt, output, plot, steps })
     }
 
-    /// The pipeline that the options ask for; its model is fetched first if it is to be.
+    /// The pipeline that the options ask for, with what is put on top of its model; that is fetched first if need be.
     pub fn build<P: Pipeline>(&self, plan: &Plan) -> anyhow::Result<P> {
-        Ok(self.model.builder(&Fetching { interrupt: &plan.interrupt, quiet: self.quiet })?.build()?)
+        let builder = self.model.builder(&Fetching { interrupt: &plan.interrupt, quiet: self.quiet })?;
+        Ok(builder.adapters(self.adapters.adapters()).build()?)
     }
 
     /// Makes the pictures and writes what was planned.
@@ -84,7 +98,9 @@ impl Generate {
         settings: &Settings,
         inputs: Vec<Input>,
     ) -> anyhow::Result<()> {
-        let record = inputs.into_iter().fold(model.record(settings), Record::with_input);
+        let controls = self.adapters.control_paths().map(|path| inputs::input("control", path));
+        let inputs = inputs.into_iter().chain(controls.collect::<anyhow::Result<Vec<_>>>()?);
+        let record = inputs.fold(model.record(settings), Record::with_input);
         if let (Some(output), Some(path)) = (&plan.plot, &self.plot_schedule) {
             output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
             if !self.quiet {

@@ -76,13 +76,13 @@ impl InpaintArguments {
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
         let pipeline = self.generate.build::<Inpaint>(&plan)?;
-        let settings = pipeline.settle(&self.request(image, mask))?;
+        let settings = pipeline.settle(&self.request(image, mask)?)?;
         self.generate.run(plan, pipeline.into_model(), &settings, inputs)
     }
 
-    fn request(&self, image: Photo, mask: Option<Mask>) -> InpaintRequest {
-        InpaintRequest {
-            text: self.generate.request.request(),
+    fn request(&self, image: Photo, mask: Option<Mask>) -> anyhow::Result<InpaintRequest> {
+        Ok(InpaintRequest {
+            text: self.generate.text_request()?,
             image,
             mask,
             shaping: MaskShaping {
@@ -96,7 +96,7 @@ impl InpaintArguments {
             crop_to_mask: self.crop_to_mask,
             outpaint: self.outpaint.unwrap_or_default(),
             composite: if self.no_composite { Composite::Decoded } else { Composite::Blend(self.blend) },
-        }
+        })
     }
 }
 

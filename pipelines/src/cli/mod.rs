@@ -1,5 +1,6 @@
 //! The command line: strings to a request, and results to files and text.
 
+mod adapter_options;
 mod bench;
 #[cfg(feature = "hub")]
 mod cached;
@@ -56,7 +57,7 @@ enum Command {
     Eval(eval::EvalCommand),
     /// Make pictures with a model in pixel space, such as the embedded digits.
     Sample(Box<sample::Sample>),
-    /// Look at models.
+    /// Look at models, and convert them.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Make a picture again from the settings in its file, and compare.

@@ -1,8 +1,10 @@
 //! `tweedie model`.
 
 use super::print;
-use clap::Subcommand;
-use std::path::PathBuf;
+use clap::{Subcommand, builder::PossibleValuesParser};
+use std::path::{Path, PathBuf};
+use tweedie::DType;
+use tweedie::checkpoints::{ModelFiles, convert_to_file, convert_to_folder};
 use tweedie_pipelines::{Model, ModelInfo};
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +19,28 @@ pub enum ModelCommand {
         #[arg(long, value_name = "DIR", requires = "model")]
         config: Option<PathBuf>,
     },
+    /// Write a model in another form: to a name that ends in .safetensors as one file, else as a folder in diffusers layout.
+    Convert {
+        /// A folder in diffusers layout, or one checkpoint file
+        #[arg(value_name = "MODEL")]
+        model: PathBuf,
+
+        /// What to write
+        #[arg(value_name = "OUTPUT")]
+        output: PathBuf,
+
+        /// With a checkpoint file: the folder of its configurations
+        #[arg(long, value_name = "DIR")]
+        config: Option<PathBuf>,
+
+        /// Number format of the weights: f32, f16 or bf16 [default: as they are stored]
+        #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["f32", "f16", "bf16"]))]
+        dtype: Option<String>,
+
+        /// Replace what is there
+        #[arg(long)]
+        force: bool,
+    },
 
     #[cfg(feature = "hub")]
     #[command(flatten)]
@@ -27,6 +51,10 @@ impl ModelCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         let (model, config) = match self {
             Self::Info { model, config } => (model, config),
+            Self::Convert { model, output, config, dtype, force } => {
+                let files = Model::at(model.clone(), config.clone())?.files()?;
+                return convert(&files, model, output, dtype.as_deref(), *force);
+            }
             #[cfg(feature = "hub")]
             Self::Cached(command) => return command.run(),
         };
@@ -55,6 +83,38 @@ impl ModelCommand {
         lines.push(format!("{:16} {:24} {:>14}", "total", "", grouped(total)));
         print::result(&lines.join("\n"))
     }
+}
+
+fn convert(files: &ModelFiles, model: &Path, output: &Path, dtype: Option<&str>, force: bool) -> anyhow::Result<()> {
+    let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
+    if let Some(ending @ ("ckpt" | "pt" | "pth" | "bin")) = ending.as_deref() {
+        anyhow::bail!(
+            "the output is {}; pickles (.{ending}) are not written, give a name that ends in .safetensors",
+            output.display()
+        );
+    }
+    if output.exists() {
+        let same = output.canonicalize()? == model.canonicalize()?;
+        if same || !force {
+            let fix = if same { "it is the model itself; take another name" } else { "it is there; use --force" };
+            anyhow::bail!("the output is {}; {fix}", output.display());
+        }
+        let is_file = ending.as_deref() == Some("safetensors");
+        if is_file != output.is_file() {
+            anyhow::bail!("the output is {}; it is there as something else, take another name", output.display());
+        }
+    }
+    let dtype = dtype.map(|dtype| match dtype {
+        "f16" => DType::F16,
+        "bf16" => DType::BF16,
+        _ => DType::F32,
+    });
+    match ending.as_deref() {
+        Some("safetensors") => convert_to_file(files, output, dtype)?,
+        _ => convert_to_folder(files, output, dtype)?,
+    }
+    print::remark(&format!("saved {}", output.display()));
+    Ok(())
 }
 
 fn model_at(path: Option<&PathBuf>, config: Option<&PathBuf>) -> anyhow::Result<Model> {

@@ -136,6 +136,7 @@ impl RequestOptions {
             batch_size: self.batch_size,
             clip_skip: self.clip_skip,
             xl: self.xl.request(),
+            ..TextToImageRequest::default()
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `tweedie verify`.
 
+use super::adapter_options::AdapterOptions;
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
@@ -13,7 +14,8 @@ use std::process::ExitCode;
 use tweedie::images::{Mask, Photo};
 use tweedie_pipelines::verify::{Comparison, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
-    DTypeChoice, Event, ImageToImage, Inpaint, LatentDiffusion, Model, Pipeline, Settings, TextToImage,
+    Adapters, ControlImage, DTypeChoice, Event, ImageToImage, Inpaint, LatentDiffusion, Model, Pipeline, Record,
+    Settings, TextToImage, TextToImageRequest,
 };
 
 #[derive(Debug, Args)]
@@ -34,6 +36,10 @@ pub struct Verify {
     /// without --dtype they are held as they were
     #[command(flatten)]
     model: ModelArguments,
+
+    /// What was put on top of the model, in its order. Weights, tokens and scales are the picture's own
+    #[command(flatten)]
+    adapters: AdapterOptions,
 
     /// Also write the new picture to this PNG file
     #[arg(long, short, value_name = "FILE.png")]
@@ -56,14 +62,30 @@ pub struct Verify {
 struct Inputs {
     image: Option<Photo>,
     mask: Option<Mask>,
+    adapters: Adapters,
+    controls: Vec<ControlImage>,
+}
+
+/// A model that was found, and what goes on top.
+struct Prepared<'a> {
+    arguments: &'a ModelArguments,
+    model: Model,
+    adapters: Adapters,
+}
+
+impl Prepared<'_> {
+    fn build<P: Pipeline>(self, fetching: &Fetching<'_>) -> anyhow::Result<P> {
+        let builder = self.arguments.builder_with::<P>(self.model, fetching)?;
+        Ok(builder.adapters(self.adapters).build()?)
+    }
 }
 
 impl Verify {
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
         let interrupt = Interrupt::listen()?;
         let output = self.output.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
-        let read = [Some(&self.picture), self.image.as_ref(), self.mask.as_ref()];
-        let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
+        let read = [Some(&self.picture), self.image.as_ref(), self.mask.as_ref()].into_iter().flatten();
+        let read: Vec<&Path> = read.map(PathBuf::as_path).chain(self.adapters.control_paths()).collect();
         output.iter().try_for_each(|output| output.spare(&read))?;
 
         let bytes = std::fs::read(&self.picture).with_context(|| format!("cannot read {}", self.picture.display()))?;
@@ -77,16 +99,21 @@ impl Verify {
         let model = self.find(&recipe, &fetching)?;
         let (model, settings) = self.prepare(&recipe, model, inputs, &fetching)?;
 
-        let record = model.record(&settings);
+        let controls = self.adapters.control_paths().map(|path| inputs::input("control", path));
+        let controls = controls.collect::<anyhow::Result<Vec<_>>>()?;
+        let record = controls.into_iter().fold(model.record(&settings), Record::with_input);
         let weights = record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
         if let Some(other) = recipe.other_weights(weights)? {
             bail!(
                 "the model has not all weights that the picture was made with: {other}; give it with --model or --vae"
             );
         }
-        let again = self.render(model, &settings, &interrupt)?;
         // As a file has it: numbers through text.
         let record: Value = serde_json::from_str(&record.json(settings.seed).to_string())?;
+        if let Some(other) = recipe.other_adapters(&record) {
+            bail!("not all files that the picture was made with are those: {other}");
+        }
+        let again = self.render(model, &settings, &interrupt)?;
         if let Some(output) = &output {
             output.write(0, &again.encode_png(&[])?)?;
         }
@@ -117,7 +144,11 @@ impl Verify {
                 (None, _) => {}
             }
         }
+        let (mut adapters, mut controls) = (self.adapters.adapters(), self.adapters.control_images()?);
+        recipe.apply_adapters(&mut adapters, &mut controls)?;
         Ok(Inputs {
+            adapters,
+            controls,
             image: self.image.as_deref().map(Photo::read).transpose()?,
             mask: self.mask.as_deref().map(Mask::read).transpose()?,
         })
@@ -171,10 +202,13 @@ impl Verify {
         inputs: Inputs,
         fetching: &Fetching<'_>,
     ) -> anyhow::Result<(LatentDiffusion, Settings)> {
-        match (recipe.kind(), inputs.image) {
+        let Inputs { image, mask, adapters, controls } = inputs;
+        let builder = Prepared { arguments: &self.model, model, adapters };
+        match (recipe.kind(), image) {
             ("img2img", Some(image)) => {
-                let pipeline: ImageToImage = self.build(model, fetching)?;
+                let pipeline: ImageToImage = builder.build(fetching)?;
                 let mut request = recipe.image_request(image)?;
+                request.text.controls = controls;
                 let settings = recipe.settle(&mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
                     pipeline.settle(&request)
@@ -182,8 +216,9 @@ impl Verify {
                 Ok((pipeline.into_model(), settings))
             }
             ("inpaint", Some(image)) => {
-                let pipeline: Inpaint = self.build(model, fetching)?;
-                let mut request = recipe.inpaint_request(image, inputs.mask)?;
+                let pipeline: Inpaint = builder.build(fetching)?;
+                let mut request = recipe.inpaint_request(image, mask)?;
+                request.text.controls = controls;
                 let settings = recipe.settle(&mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
                     pipeline.settle(&request)
@@ -191,16 +226,12 @@ impl Verify {
                 Ok((pipeline.into_model(), settings))
             }
             _ => {
-                let pipeline: TextToImage = self.build(model, fetching)?;
-                let request = recipe.text_request()?;
+                let pipeline: TextToImage = builder.build(fetching)?;
+                let request = TextToImageRequest { controls, ..recipe.text_request()? };
                 let settings = recipe.settle(&mut |_| pipeline.settle(&request))?;
                 Ok((pipeline.into_model(), settings))
             }
         }
-    }
-
-    fn build<P: Pipeline>(&self, model: Model, fetching: &Fetching<'_>) -> anyhow::Result<P> {
-        Ok(self.model.builder_with::<P>(model, fetching)?.build()?)
     }
 
     fn render(&self, model: LatentDiffusion, settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<Photo> {

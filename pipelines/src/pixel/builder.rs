@@ -139,12 +139,18 @@ impl PixelBuilder {
         let defaults = Defaults::read(&files)?;
         let pipeline_class = model_index(&files)?["_class_name"].as_str().map(str::to_owned);
 
-        let loader = Loader { files: &files, device: &device, format, backend: self.backend };
+        let loader = Loader { files: &files, device: &device, format, backend: self.backend, loras: None };
         let (unet, weight_files) = loader
             .load("unet", format.weights, &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
         let classifier = self.classifier.as_deref().map(|path| {
             let files = inside(path, "classifier")?;
-            let loader = Loader { files: &files, device: &device, format: NumberFormat::F32, backend: self.backend };
+            let loader = Loader {
+                files: &files,
+                device: &device,
+                format: NumberFormat::F32,
+                backend: self.backend,
+                loras: None,
+            };
             let config = LeNetConfig::from_fields(&config(&files, "classifier", "config.json")?)?;
             Ok::<_, Error>(loader.load("classifier", NumberFormat::F32.weights, &[], |w| LeNet::new(config, w))?.0)
         });

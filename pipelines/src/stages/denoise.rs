@@ -9,22 +9,53 @@ use tweedie::denoising::{
     AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, InpaintingNetwork, Network,
     PerturbedAttentionGuidance, PerturbedNetwork,
 };
-use tweedie::models::UNet2DConditionModel;
+use tweedie::models::{ControlModel, ControlledUNet, UNet2DConditionModel};
 use tweedie::noise::NoiseSource;
-use tweedie::schedulers::{NoiseLevel, Run, Step};
+use tweedie::schedulers::{NoiseLevel, Run, Step, evaluations};
 use tweedie::{Device, Result};
 
 /// The denoising network.
 #[derive(Debug)]
 pub struct Denoise {
     unet: UNet2DConditionModel,
+    controls: Vec<ControlModel>,
     device: Device,
 }
 
 impl Denoise {
     /// From its network.
     pub fn new(unet: UNet2DConditionModel, device: Device) -> Self {
-        Self { unet, device }
+        Self { unet, controls: Vec::new(), device }
+    }
+
+    /// The same with control models.
+    #[must_use]
+    pub fn with_controls(mut self, controls: Vec<ControlModel>) -> Self {
+        self.controls = controls;
+        self
+    }
+
+    /// The control models.
+    pub fn controls(&self) -> &[ControlModel] {
+        &self.controls
+    }
+
+    /// The network of a run, with what the run's pictures add to it.
+    ///
+    /// # Errors
+    /// If a control model does not take the picture that it is given.
+    pub fn network(&self, settings: &Settings, prepared: &Prepared) -> Result<ControlledUNet<'_>> {
+        if self.controls.is_empty() {
+            return Ok(ControlledUNet::new(&self.unet, Vec::new(), 0));
+        }
+        let controls = self.controls.iter().zip(&settings.controls).map(|(model, control)| {
+            let picture = control.picture.to_tensor(&self.device)?.affine(0.5, 0.5)?;
+            model.control(&picture, control.scale, control.window)
+        });
+        let Prepared { scheduler, levels, start, resampling, latents, .. } = prepared;
+        let channels = (latents.dim(1)?, self.unet.config().out_channels);
+        let evaluations = evaluations(scheduler.as_ref(), levels, *start, *resampling, channels)?;
+        Ok(ControlledUNet::new(&self.unet, controls.collect::<Result<_>>()?, evaluations))
     }
 
     /// The network.
@@ -49,15 +80,16 @@ impl Denoise {
         noise: &mut dyn NoiseSource,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor> {
+        let unet = self.network(settings, &prepared)?;
         let Prepared { scheduler, levels, start, latents, known, shown, resampling } = prepared;
         let batch = latents.dim(0)?;
         let positive = encoded.positive.repeat(batch)?;
         let negative = encoded.negative.as_ref().map(|negative| negative.repeat(batch)).transpose()?;
         let schedule = settings.guidance_schedule(scheduler.schedule());
-        let inpainting = shown.as_ref().map(|shown| InpaintingNetwork::new(&self.unet, shown));
+        let inpainting = shown.as_ref().map(|shown| InpaintingNetwork::new(&unet, shown));
         let network: &dyn PerturbedNetwork = match &inpainting {
             Some(inpainting) => inpainting,
-            None => &self.unet,
+            None => &unet,
         };
         let network = guided(network, settings, schedule, negative.as_ref());
         let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization());

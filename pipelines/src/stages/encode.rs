@@ -100,6 +100,10 @@ impl Encode {
             Some(chunks) => Some(self.conditioning(chunks, 0, xl.is_some())?),
             None => settings.guided().then(|| zeros(&positive)).transpose()?,
         };
+        if settings.guidance_is_embedded {
+            let guidance = (settings.guidance_scale - 1.0) as f32;
+            positive.guidance = Some(Tensor::from_slice(&[guidance], 1, &self.device)?);
+        }
         if let Some(xl) = xl {
             positive.time_ids = Some(self.time_ids(&xl.sizes)?);
             if let Some(negative) = &mut negative {

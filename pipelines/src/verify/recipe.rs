@@ -1,5 +1,7 @@
 //! From a picture's record back to the request that made it.
 
+use crate::adapters::Adapters;
+use crate::control::ControlImage;
 use crate::device::DTypeChoice;
 use crate::image_to_image::ImageToImageRequest;
 use crate::inpaint::{Composite, InpaintRequest, MaskShaping};
@@ -13,7 +15,7 @@ use tweedie::schedulers::Resampling;
 use tweedie::{Error, Result};
 
 /// The fields of a record that a picture can be made from again.
-const KNOWN: [&str; 27] = [
+const KNOWN: [&str; 30] = [
     "program",
     "kind",
     "prompt",
@@ -41,10 +43,17 @@ const KNOWN: [&str; 27] = [
     "image",
     "mask",
     "inpaint",
+    "loras",
+    "embeddings",
+    "controls",
 ];
 
+/// The lists of what was put on top of the model.
+const ADAPTERS: [&str; 3] = ["loras", "embeddings", "controls"];
+
 /// Fields that may be others without another picture, or are compared by their sums.
-const IRRELEVANT: [&str; 5] = ["model", "vae", "weights_sha256", "image", "mask"];
+const IRRELEVANT: [&str; 8] =
+    ["model", "vae", "weights_sha256", "image", "mask", ADAPTERS[0], ADAPTERS[1], ADAPTERS[2]];
 
 /// What a picture says of how it was made: what [`crate::Record::json`] wrote.
 #[derive(Debug, Clone)]
@@ -135,7 +144,60 @@ impl Recipe {
         Some(InputRecord { name: text("name"), sha256: text("sha256") })
     }
 
-    /// The part of the request that all commands share; the size only if it is the text's to say.
+    /// What was put on top of the model: "loras", "embeddings" or "controls".
+    pub fn adapters(&self, list: &str) -> &[Value] {
+        self.fields.get(list).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// Gives adapters the weights and tokens that were used, and control pictures their scales and times.
+    ///
+    /// # Errors
+    /// If there are more or fewer than the picture was made with, or its record lacks a number.
+    pub fn apply_adapters(&self, adapters: &mut Adapters, images: &mut [ControlImage]) -> Result<()> {
+        let given = [adapters.loras.len(), adapters.embeddings.len(), adapters.controls.len().max(images.len())];
+        for (list, count) in ADAPTERS.into_iter().zip(given) {
+            let recorded = self.adapters(list);
+            if count != recorded.len() {
+                let named = |entry: &Value| format!("{} (SHA-256 {})", entry["name"], entry["sha256"]);
+                let all: Vec<_> = recorded.iter().map(named).collect();
+                let fix = match all.is_empty() {
+                    true => "the picture was made with none".to_owned(),
+                    false => format!("the picture was made with {}; give each, in this order", all.join(", ")),
+                };
+                return Err(Error::invalid(format!("the number of {list}"), count, fix));
+            }
+        }
+        let number = |list: &str, i: usize, name: &str| {
+            self.adapters(list)[i][name].as_f64().ok_or_else(|| self.wrong(list, format!("each must have its {name}")))
+        };
+        for (i, lora) in adapters.loras.iter_mut().enumerate() {
+            lora.weight = number(ADAPTERS[0], i, "weight")?;
+        }
+        for (embedding, recorded) in adapters.embeddings.iter_mut().zip(self.adapters(ADAPTERS[1])) {
+            embedding.token = recorded["token"].as_str().map(str::to_owned);
+        }
+        for (i, image) in images.iter_mut().enumerate() {
+            image.scale = number(ADAPTERS[2], i, "scale")?;
+            image.start = number(ADAPTERS[2], i, "start")?;
+            image.end = number(ADAPTERS[2], i, "end")?;
+        }
+        Ok(())
+    }
+
+    /// Which file of an adapter, or which control picture, in another record is not what the picture was made with.
+    pub fn other_adapters(&self, other: &Value) -> Option<String> {
+        let of_list = |list: &'static str| self.adapters(list).iter().enumerate().map(move |(i, own)| (list, i, own));
+        let sums = |entry: &Value| [entry["sha256"].clone(), entry["image"]["sha256"].clone()];
+        let differs = |(list, i, own): &(&str, usize, &Value)| sums(own) != sums(&other[*list][*i]);
+        let (list, i, own) = ADAPTERS.into_iter().flat_map(of_list).find(differs)?;
+        let [[was, image_was], [is, image_is]] = [sums(own), sums(&other[list][i])];
+        Some(match was == is {
+            true => format!("the picture for {} had {image_was} and has {image_is}", own["name"]),
+            false => format!("{} of its {list} had {was} and has {is}", own["name"]),
+        })
+    }
+
+    /// The part of the request that all commands share, without control pictures; the size only if it is the text's to say.
     ///
     /// # Errors
     /// If a field is missing or of another type.
@@ -176,6 +238,7 @@ impl Recipe {
             num_images: 1,
             batch_size: 1,
             clip_skip: self.count("clip_skip")?,
+            controls: Vec::new(),
             xl,
         })
     }

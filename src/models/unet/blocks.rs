@@ -12,7 +12,7 @@ pub(super) type DownBlock = unet_blocks::DownBlock<Transformer>;
 pub(super) type UpBlock = unet_blocks::UpBlock<Transformer>;
 
 /// What all blocks of one call see.
-pub(super) struct Step<'a> {
+pub(in crate::models) struct Step<'a> {
     /// `[batch, time_embed_dim]`.
     pub time: &'a Tensor,
     /// `[batch, tokens, cross_attention_dim]`.

@@ -67,6 +67,8 @@ pub struct UNet2DConditionConfig {
     pub addition: Option<AddedConditioning>,
     /// Width of the time embedding, if not four times the first resolution's channels.
     pub time_embedding_dim: Option<usize>,
+    /// Width of the embedding of the guidance's strength, of networks that take it as an input.
+    pub time_cond_proj_dim: Option<usize>,
     /// Size of the first convolution's kernel.
     pub conv_in_kernel: usize,
     /// Size of the last convolution's kernel.
@@ -113,6 +115,7 @@ impl UNet2DConditionConfig {
             use_linear_projection: fields.bool("use_linear_projection", false)?,
             addition: addition(fields)?,
             time_embedding_dim: fields.optional_usize("time_embedding_dim")?,
+            time_cond_proj_dim: fields.optional_usize("time_cond_proj_dim")?,
             conv_in_kernel: odd(fields, "conv_in_kernel")?,
             conv_out_kernel: odd(fields, "conv_out_kernel")?,
             block_out_channels,
@@ -147,6 +150,9 @@ impl UNet2DConditionConfig {
             if layers.iter().any(|&count| count > MOST_LAYERS) {
                 return Err(fields.wrong(name, format!("it must be {MOST_LAYERS} at most")));
             }
+        }
+        if self.time_cond_proj_dim.is_some_and(|width| width < 4) {
+            return Err(fields.wrong("time_cond_proj_dim", "it must be 4 or more"));
         }
         if self.downsample_padding > 1 {
             return Err(fields.wrong("downsample_padding", "it must be 0 or 1"));
@@ -188,7 +194,6 @@ fn reject_unsupported(fields: &ConfigFields) -> Result<()> {
         "num_class_embeds",
         "time_embedding_act_fn",
         "timestep_post_act",
-        "time_cond_proj_dim",
         "cross_attention_norm",
     ] {
         fields.only(name, &[])?;

@@ -145,7 +145,7 @@ impl UNet2DModel {
         let mut h = self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)?;
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {
-            h = block.forward(h, &time, &mut skips, AttentionBlock::forward)?;
+            h = block.forward(h, &time, &mut skips, AttentionBlock::forward, None)?;
         }
         if let Some(mid_block) = &self.mid_block {
             h = mid_block.forward(&h, &time)?;

@@ -1,8 +1,13 @@
-//! Line plots, for schedules, losses and comparisons.
+//! Plots of lines and of bars, for schedules, losses and comparisons.
+
+mod bars;
+mod canvas;
+
+pub use bars::{Bar, Bars};
 
 use super::Picture;
 use crate::{Error, Result};
-use font8x8::UnicodeFonts;
+use canvas::{Canvas, GLYPH, HEIGHT, INK, WIDTH};
 
 /// A line of a plot.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,16 +49,10 @@ pub struct Plot {
     pub series: Vec<Series>,
 }
 
-const WIDTH: usize = 960;
-const HEIGHT: usize = 560;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 200.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 52.0;
-/// Side of a character.
-const GLYPH: f64 = 8.0;
-
-const INK: [f64; 3] = [40.0, 40.0, 40.0];
 const GRID: [f64; 3] = [225.0, 225.0, 225.0];
 
 /// Colours that are told apart, repeated with dashes after the last.
@@ -192,69 +191,6 @@ fn number(value: f64) -> String {
     }
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// Pixels that are drawn on.
-struct Canvas {
-    rgb: Vec<[f64; 3]>,
-}
-
-impl Canvas {
-    fn new() -> Self {
-        Self { rgb: vec![[255.0; 3]; WIDTH * HEIGHT] }
-    }
-
-    fn blend(&mut self, x: usize, y: usize, colour: [f64; 3], share: f64) {
-        let pixel = &mut self.rgb[y * WIDTH + x];
-        pixel.iter_mut().zip(colour).for_each(|(old, new)| *old += share * (new - *old));
-    }
-
-    /// A line of a thickness with smooth edges; of no length it is a dot.
-    fn segment(&mut self, from: (f64, f64), to: (f64, f64), thickness: f64, colour: [f64; 3], dashed: bool) {
-        let (dx, dy) = (to.0 - from.0, to.1 - from.1);
-        let length_squared = dx * dx + dy * dy;
-        let reach = thickness / 2.0 + 1.0;
-        let pixels = |a: f64, b: f64, size: usize| {
-            let low = (a.min(b) - reach).max(0.0) as usize;
-            low..((a.max(b) + reach).max(0.0) as usize + 1).min(size)
-        };
-        for y in pixels(from.1, to.1, HEIGHT) {
-            for x in pixels(from.0, to.0, WIDTH) {
-                let (px, py) = (x as f64 + 0.5 - from.0, y as f64 + 0.5 - from.1);
-                let along =
-                    if length_squared > 0.0 { ((px * dx + py * dy) / length_squared).clamp(0.0, 1.0) } else { 0.0 };
-                let distance = (px - along * dx).hypot(py - along * dy);
-                let gap = dashed && ((x + y) / 5) % 2 == 1;
-                let share = (thickness / 2.0 + 0.5 - distance).clamp(0.0, 1.0);
-                if share > 0.0 && !gap {
-                    self.blend(x, y, colour, share);
-                }
-            }
-        }
-    }
-
-    fn text(&mut self, left: f64, top: f64, text: &str) {
-        for (i, c) in text.chars().enumerate() {
-            let glyph = font8x8::BASIC_FONTS.get(c).unwrap_or([0; 8]);
-            for (row, bits) in glyph.into_iter().enumerate() {
-                for column in (0..8).filter(|column| bits >> column & 1 == 1) {
-                    let (x, y) = (left as usize + 8 * i + column, top as usize + row);
-                    if x < WIDTH && y < HEIGHT {
-                        self.blend(x, y, INK, 1.0);
-                    }
-                }
-            }
-        }
-    }
-
-    fn centred(&mut self, centre: f64, top: f64, text: &str) {
-        self.text((centre - GLYPH * text.chars().count() as f64 / 2.0).max(0.0), top, text);
-    }
-
-    fn into_picture(self) -> Result<Picture> {
-        let bytes = self.rgb.into_iter().flatten().map(|value| value.round() as u8);
-        Picture::new(WIDTH, HEIGHT, bytes.collect())
-    }
 }
 
 #[cfg(test)]

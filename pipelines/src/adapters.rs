@@ -1,0 +1,85 @@
+//! What a user puts on top of a model.
+
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use tweedie::adapters::{Loras, TextualInversion};
+use tweedie::checkpoints::sha256;
+use tweedie::models::UNet2DConditionConfig;
+use tweedie::{Error, Result};
+
+/// The adapters of a pipeline; none by default.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Adapters {
+    /// LoRA files, added in this order.
+    pub loras: Vec<LoraChoice>,
+    /// Learned words.
+    pub embeddings: Vec<EmbeddingChoice>,
+    /// Folders of control models; each takes a picture of the request.
+    pub controls: Vec<PathBuf>,
+}
+
+/// A textual inversion as a user asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingChoice {
+    /// The safetensors file.
+    pub path: PathBuf,
+    /// The word for it in prompts; by default what the file says.
+    pub token: Option<String>,
+}
+
+/// A LoRA as a user asks for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraChoice {
+    /// The safetensors file.
+    pub path: PathBuf,
+    /// What its change is multiplied by; 1 is usual.
+    pub weight: f64,
+}
+
+impl Adapters {
+    pub(crate) fn open_loras(&self, unet: &UNet2DConditionConfig) -> Result<Loras> {
+        let layers = unet.layers_per_block.first().copied().unwrap_or(2);
+        Loras::open(self.loras.iter().map(|lora| (lora.path.as_path(), lora.weight)), layers)
+    }
+
+    pub(crate) fn read_embeddings(&self) -> Result<Vec<TextualInversion>> {
+        self.embeddings.iter().map(|choice| TextualInversion::read(&choice.path, choice.token.as_deref())).collect()
+    }
+
+    /// What pictures say of them, without the hashes of their files. `embeddings` are those that were read.
+    pub(crate) fn used(&self, embeddings: &[TextualInversion]) -> Vec<UsedAdapter> {
+        let loras = self.loras.iter().map(|lora| UsedAdapter::new("loras", &lora.path, json!({"weight": lora.weight})));
+        let embeddings = self.embeddings.iter().zip(embeddings);
+        let embeddings = embeddings
+            .map(|(choice, read)| UsedAdapter::new("embeddings", &choice.path, json!({"token": read.token()})));
+        loras.chain(embeddings).collect()
+    }
+}
+
+/// An adapter's file, and how it was used.
+#[derive(Debug, Clone)]
+pub(crate) struct UsedAdapter {
+    /// The list of the picture's settings that it belongs to.
+    pub list: &'static str,
+    pub path: PathBuf,
+    /// The settings, its name first.
+    pub fields: Map<String, Value>,
+}
+
+impl UsedAdapter {
+    fn new(list: &'static str, path: &Path, settings: Value) -> Self {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut adapter = Self::named(list, name, path.into());
+        adapter.fields.extend(settings.as_object().cloned().unwrap_or_default());
+        adapter
+    }
+
+    pub fn named(list: &'static str, name: String, path: PathBuf) -> Self {
+        Self { list, path, fields: Map::from_iter([("name".to_owned(), Value::from(name))]) }
+    }
+
+    pub fn sha256(&self) -> Result<String> {
+        let file = std::fs::File::open(&self.path).map_err(Error::io("read", &self.path))?;
+        sha256(file).map_err(Error::io("read", &self.path))
+    }
+}

@@ -1,0 +1,145 @@
+//! What is put on top of a model.
+
+use clap::Args;
+use std::path::{Path, PathBuf};
+use tweedie::images::Photo;
+use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, LoraChoice};
+
+/// The options of every command that makes pictures from a text.
+#[derive(Debug, Args)]
+pub struct AdapterOptions {
+    /// Add a LoRA (also LoHa, LoKr, DoRA) in safetensors form, its change times WEIGHT [default: 1]; repeat it for more
+    #[arg(long, value_name = "FILE[:WEIGHT]", value_parser = lora)]
+    lora: Vec<LoraChoice>,
+
+    /// Add a learned word (textual inversion) in safetensors form, TOKEN in prompts [default: the file's]; repeat it for
+    /// more
+    #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding)]
+    embedding: Vec<EmbeddingChoice>,
+
+    /// Steer the run by a picture and a ControlNet or T2I-Adapter (a folder), what it adds times SCALE [default: 1];
+    /// repeat it for more
+    #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control)]
+    control: Vec<Control>,
+
+    /// The share of the run at which controls start, 0 to 1; several, in the order of --control, with commas between
+    /// [default: 0]
+    #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
+    control_start: Vec<f64>,
+
+    /// The share of the run at which controls end, 0 to 1; several as for --control-start [default: 1]
+    #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
+    control_end: Vec<f64>,
+}
+
+/// A control model with its picture.
+#[derive(Debug, Clone, PartialEq)]
+struct Control {
+    model: PathBuf,
+    image: PathBuf,
+    scale: f64,
+}
+
+impl AdapterOptions {
+    /// The adapters that they name.
+    pub fn adapters(&self) -> Adapters {
+        Adapters {
+            loras: self.lora.clone(),
+            embeddings: self.embedding.clone(),
+            controls: self.control.iter().map(|control| control.model.clone()).collect(),
+        }
+    }
+
+    /// The files of the control models' pictures.
+    pub fn control_paths(&self) -> impl Iterator<Item = &Path> {
+        self.control.iter().map(|control| control.image.as_path())
+    }
+
+    /// The pictures, with when and how strongly they act.
+    pub fn control_images(&self) -> anyhow::Result<Vec<ControlImage>> {
+        let starts = for_each_control("--control-start", &self.control_start, self.control.len(), 0.0)?;
+        let ends = for_each_control("--control-end", &self.control_end, self.control.len(), 1.0)?;
+        let images = self.control.iter().zip(starts.into_iter().zip(ends));
+        images
+            .map(|(control, (start, end))| {
+                Ok(ControlImage { image: Photo::read(&control.image)?, scale: control.scale, start, end })
+            })
+            .collect()
+    }
+}
+
+/// One value for all controls, or one for each.
+fn for_each_control(flag: &str, values: &[f64], count: usize, default: f64) -> anyhow::Result<Vec<f64>> {
+    match values {
+        [] => Ok(vec![default; count]),
+        [one] => Ok(vec![*one; count]),
+        values if values.len() == count => Ok(values.to_vec()),
+        values => anyhow::bail!("{flag} has {} values for {count} controls; give one, or one for each", values.len()),
+    }
+}
+
+fn control(text: &str) -> Result<Control, String> {
+    let number = |text: &str| text.parse::<f64>().ok();
+    let scaled = split_last(text).and_then(|(rest, scale)| Some((rest, number(scale)?)));
+    let (rest, scale) = scaled.unwrap_or((text, 1.0));
+    let (model, image) = split_last(rest).ok_or("give a model and its picture, with a colon between")?;
+    // `C:\image.png` has a colon of its own.
+    let (model, image) = match model.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        Some(before) if image.starts_with(['\\', '/']) && before.ends_with(':') => {
+            (&before[..before.len() - 1], &rest[before.len()..])
+        }
+        _ => (model, image),
+    };
+    if model.is_empty() || image.is_empty() {
+        return Err("give a model and its picture, with a colon between".into());
+    }
+    Ok(Control { model: model.into(), image: image.into(), scale })
+}
+
+fn lora(text: &str) -> Result<LoraChoice, String> {
+    let (path, weight) = match split_last(text) {
+        Some((path, weight)) => {
+            let weight =
+                weight.parse().map_err(|_| format!("{weight:?} is not a weight; give a number after the colon"))?;
+            (path, weight)
+        }
+        None => (text, 1.0),
+    };
+    Ok(LoraChoice { path: PathBuf::from(path), weight })
+}
+
+fn embedding(text: &str) -> Result<EmbeddingChoice, String> {
+    let (path, token) = split_last(text).map_or((text, None), |(path, token)| (path, Some(token)));
+    if token.is_some_and(|token| token.trim().is_empty()) {
+        return Err("there is no token after the colon".into());
+    }
+    Ok(EmbeddingChoice { path: PathBuf::from(path), token: token.map(Into::into) })
+}
+
+/// Splits `FILE:VALUE` at the last colon, unless the whole is a file's path or the colon is a Windows drive's.
+fn split_last(text: &str) -> Option<(&str, &str)> {
+    let (path, value) = text.rsplit_once(':')?;
+    let drive = path.len() == 1 && value.starts_with(['\\', '/']);
+    (!path.is_empty() && !drive && !Path::new(text).exists()).then_some((path, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_follows_the_last_colon() {
+        let parsed = |text: &str| lora(text).map(|lora| (lora.path.display().to_string(), lora.weight));
+        assert_eq!(parsed("a.safetensors"), Ok(("a.safetensors".into(), 1.0)));
+        assert_eq!(parsed("a:b.safetensors:-0.5"), Ok(("a:b.safetensors".into(), -0.5)));
+        assert_eq!(parsed("C:\\a.safetensors"), Ok(("C:\\a.safetensors".into(), 1.0)));
+        assert_eq!(parsed("C:\\a.safetensors:2"), Ok(("C:\\a.safetensors".into(), 2.0)));
+        let parsed_control =
+            |text: &str| control(text).map(|c| (c.model.display().to_string(), c.image.display().to_string(), c.scale));
+        assert_eq!(parsed_control("net:a.png"), Ok(("net".into(), "a.png".into(), 1.0)));
+        assert_eq!(parsed_control("net:a.png:0.5"), Ok(("net".into(), "a.png".into(), 0.5)));
+        assert_eq!(parsed_control("C:\\net:D:\\a.png:2"), Ok(("C:\\net".into(), "D:\\a.png".into(), 2.0)));
+        assert!(parsed_control("net").is_err() && parsed_control("net:0.5").is_err());
+        assert!(parsed("a.safetensors:half").is_err_and(|message| message.contains("half")));
+    }
+}

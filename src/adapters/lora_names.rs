@@ -1,0 +1,232 @@
+//! What the tensors of a LoRA file are called, by the programs that write such files.
+//!
+//! | written by | the first factor of `unet` / `down_blocks.0.attentions.0.proj_in` |
+//! |---|---|
+//! | kohya's scripts, A1111, LyCORIS | `lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight` |
+//! | the same for SDXL | `lora_unet_input_blocks_1_1_proj_in.lora_down.weight` |
+//! | PEFT | `unet.down_blocks.0.attentions.0.proj_in.lora_A.weight` |
+//! | diffusers | `unet.down_blocks.0.attentions.0.proj_in.lora.down.weight` |
+//! | diffusers before 0.20 | `down_blocks.0...attn1.processor.to_q_lora.down.weight` |
+//!
+//! Since one of them writes underscores for dots, all are compared in that form.
+
+use super::sgm_names;
+
+/// What a tensor of a file is in the change of its module's weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// The factor that lies at the input, A in the paper.
+    Down,
+    /// The factor that lies at the output, B in the paper.
+    Up,
+    /// The middle factor of a convolution in three parts (LyCORIS).
+    Mid,
+    /// What the product is multiplied by, times the rank.
+    Alpha,
+    /// The length of each row of the sum (DoRA), as PEFT stores it.
+    Magnitude,
+    /// The same as LyCORIS stores it: of each row, or of each column.
+    Scale,
+    /// The change itself.
+    Difference,
+    /// LoHa's factors: first or second product, left or right factor.
+    HadamardLeft1,
+    HadamardRight1,
+    HadamardCore1,
+    HadamardLeft2,
+    HadamardRight2,
+    HadamardCore2,
+    /// LoKr's factors, whole or in two or three parts.
+    Kronecker1,
+    KroneckerLeft1,
+    KroneckerRight1,
+    Kronecker2,
+    KroneckerLeft2,
+    KroneckerRight2,
+    KroneckerCore2,
+}
+
+/// Endings of names, without a final `.weight`.
+const PARTS: [(&str, Part); 27] = [
+    (".lora_down", Part::Down),
+    (".lora_up", Part::Up),
+    (".lora_A", Part::Down),
+    (".lora_B", Part::Up),
+    (".lora.down", Part::Down),
+    (".lora.up", Part::Up),
+    (".lora_linear_layer.down", Part::Down),
+    (".lora_linear_layer.up", Part::Up),
+    ("_lora.down", Part::Down),
+    ("_lora.up", Part::Up),
+    (".lora_mid", Part::Mid),
+    (".alpha", Part::Alpha),
+    (".dora_scale", Part::Scale),
+    (".lora_magnitude_vector", Part::Magnitude),
+    (".diff", Part::Difference),
+    (".hada_w1_a", Part::HadamardLeft1),
+    (".hada_w1_b", Part::HadamardRight1),
+    (".hada_t1", Part::HadamardCore1),
+    (".hada_w2_a", Part::HadamardLeft2),
+    (".hada_w2_b", Part::HadamardRight2),
+    (".hada_t2", Part::HadamardCore2),
+    (".lokr_w1", Part::Kronecker1),
+    (".lokr_w1_a", Part::KroneckerLeft1),
+    (".lokr_w1_b", Part::KroneckerRight1),
+    (".lokr_w2", Part::Kronecker2),
+    (".lokr_w2_a", Part::KroneckerLeft2),
+    (".lokr_w2_b", Part::KroneckerRight2),
+];
+
+/// Which weight of which component a tensor belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Module {
+    /// The component's folder: `unet`, `text_encoder`, `text_encoder_2`.
+    pub component: &'static str,
+    /// The weight's name in diffusers, without `.weight`, with underscores for dots.
+    pub name: String,
+}
+
+impl Module {
+    /// The module that a model's tensor belongs to, if it is a weight.
+    pub fn of_tensor(component: &str, tensor: &str) -> Option<Self> {
+        let component = COMPONENTS.into_iter().find(|known| *known == component)?;
+        let path = tensor.strip_suffix(".weight")?;
+        Some(Self { component, name: without_text_model(&path.replace('.', "_")).into() })
+    }
+}
+
+const COMPONENTS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
+
+/// Takes a tensor's name apart; `None` if its ending is not known. `layers` is the UNet's `layers_per_block`.
+pub(super) fn parse(key: &str, layers: usize) -> Option<(Module, Part)> {
+    let bare = key.strip_suffix(".weight").unwrap_or(key);
+    // PEFT puts the adapter's name before the last dot.
+    let bare = bare.strip_suffix(".default").unwrap_or(bare);
+    let ending = |part: &(&str, Part)| bare.strip_suffix(part.0).map(|path| (path, part.1));
+    let (path, part) = match bare.strip_suffix(".lokr_t2") {
+        Some(path) => (path, Part::KroneckerCore2),
+        None => PARTS.iter().find_map(ending)?,
+    };
+    Some((module(path, layers), part))
+}
+
+fn module(path: &str, layers: usize) -> Module {
+    const KOHYA: [(&str, &str); 4] = [
+        ("lora_unet_", "unet"),
+        ("lora_te_", "text_encoder"),
+        ("lora_te1_", "text_encoder"),
+        ("lora_te2_", "text_encoder_2"),
+    ];
+    const DOTTED: [(&str, &str); 5] = [
+        ("unet.", "unet"),
+        ("text_encoder.", "text_encoder"),
+        ("text_encoder_2.", "text_encoder_2"),
+        ("model.diffusion_model.", "unet"),
+        ("diffusion_model.", "unet"),
+    ];
+    // A PEFT model that was saved by itself.
+    let path = path.strip_prefix("base_model.model.").unwrap_or(path);
+    let stated = KOHYA.into_iter().chain(DOTTED);
+    let mut stated = stated.filter_map(|(prefix, component)| Some((component, path.strip_prefix(prefix)?)));
+    let implied = if path.starts_with("text_model.") { "text_encoder" } else { "unet" };
+    let (component, path) = stated.next().unwrap_or((implied, path));
+    let flat = path.replace(".processor", "").replace('.', "_");
+    let name = match component {
+        "unet" => sgm_names::diffusers_name(&flat, layers).unwrap_or_else(|| {
+            // The old attention processors call it `to_out_lora`.
+            if flat.ends_with("_to_out") { format!("{flat}_0") } else { flat }
+        }),
+        _ => without_text_model(&current_projection(&flat)).into(),
+    };
+    Module { component, name }
+}
+
+/// Text encoders are asked for with and without this prefix.
+fn without_text_model(name: &str) -> &str {
+    name.strip_prefix("text_model_").unwrap_or(name)
+}
+
+/// Old files call a text encoder's projections as the UNet's are called.
+fn current_projection(name: &str) -> String {
+    let renamed = [("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
+    let stem = renamed.into_iter().find_map(|(old, new)| Some((name.strip_suffix(old)?, new)));
+    match stem {
+        Some((stem, new)) if stem.ends_with("self_attn_") => format!("{stem}{new}"),
+        _ => name.into(),
+    }
+}
+
+/// The kind of adapter that an unknown ending belongs to.
+pub(super) fn unsupported_kind(key: &str) -> Option<&'static str> {
+    const KINDS: [(&str, &str); 9] = [
+        (".diff_b", "a changed bias"),
+        (".bias", "a changed bias"),
+        ("norm", "a changed norm"),
+        (".oft_", "OFT"),
+        (".oft_r", "OFT"),
+        (".boft_", "BOFT"),
+        (".on_input", "IA3"),
+        (".ia3_l", "IA3"),
+        (".set_weight", "a replaced weight"),
+    ];
+    if [".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"].iter().any(|glora| key.ends_with(glora)) {
+        return Some("GLoRA");
+    }
+    KINDS.iter().find(|(mark, _)| key.contains(mark)).map(|(_, kind)| *kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_naming_means_the_same_weight() {
+        let weight = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight";
+        let wanted = Module::of_tensor("unet", weight);
+        for key in [
+            "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
+            "lora_unet_input_blocks_2_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
+            "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
+            "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.default.weight",
+            "base_model.model.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
+            "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora.down.weight",
+            "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
+            "down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
+            "diffusion_model.input_blocks.2.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
+        ] {
+            let (module, part) = parse(key, 2).unzip();
+            assert_eq!(module, wanted, "{key}");
+            assert_eq!(part, Some(Part::Down), "{key}");
+        }
+        let out = parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora.up.weight", 2);
+        let wanted = Module::of_tensor("unet", "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0.weight");
+        assert_eq!(out.unzip(), (wanted, Some(Part::Up)));
+    }
+
+    #[test]
+    fn text_encoders_are_told_apart() {
+        for (key, component) in [
+            ("lora_te_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder"),
+            ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder"),
+            ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder_2"),
+            ("text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora.up.weight", "text_encoder"),
+            (
+                "text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj.lora_linear_layer.up.weight",
+                "text_encoder_2",
+            ),
+        ] {
+            let wanted = Module::of_tensor(component, "text_model.encoder.layers.3.self_attn.q_proj.weight");
+            assert_eq!(parse(key, 2).map(|(module, _)| module), wanted, "{key}");
+        }
+        let bare = Module::of_tensor("text_encoder", "encoder.layers.3.self_attn.q_proj.weight");
+        assert_eq!(bare, Module::of_tensor("text_encoder", "text_model.encoder.layers.3.self_attn.q_proj.weight"));
+        assert_eq!(Module::of_tensor("vae", "conv.weight"), None);
+    }
+
+    #[test]
+    fn an_unknown_ending_is_no_part() {
+        assert_eq!(parse("lora_unet_conv_in.oft_blocks", 2), None);
+        assert_eq!(unsupported_kind("lora_unet_conv_in.oft_blocks"), Some("OFT"));
+        assert_eq!(unsupported_kind("first_stage_model.x"), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! Textual inversion (Gal et al. 2023): words that a text encoder has learned from pictures.
+
+use super::lora::open_safetensors;
+use crate::conditioning::Tokenizer;
+use crate::models::ClipTextModel;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use std::path::{Path, PathBuf};
+
+/// A learned word: a token, and for each text encoder the vectors that take its place.
+#[derive(Debug, Clone)]
+pub struct TextualInversion {
+    path: PathBuf,
+    token: String,
+    /// For each text encoder `[vectors, width]` of f32.
+    vectors: Vec<Tensor>,
+}
+
+impl TextualInversion {
+    /// Reads a safetensors file: one tensor under the token's name, as diffusers writes it, one called `emb_params`, as
+    /// A1111's web UI does, or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the tensor's
+    /// name if that is one, else the file's.
+    ///
+    /// # Errors
+    /// If the file is none of these.
+    pub fn read(path: &Path, token: Option<&str>) -> Result<Self> {
+        let file = open_safetensors("embedding", path)?;
+        let stored = file.tensors();
+        let mut names: Vec<&str> = stored.iter().map(|tensor| tensor.name.as_str()).collect();
+        names.sort_unstable();
+        let wrong = |reason: String| Error::malformed("embedding", path, reason);
+        let of_file = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let (own_name, parts) = match names[..] {
+            ["clip_g", "clip_l"] => (of_file(), vec!["clip_l", "clip_g"]),
+            ["emb_params"] => (of_file(), vec!["emb_params"]),
+            [name] => (name.into(), vec![name]),
+            _ => {
+                let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+                return Err(wrong(format!(
+                    "it holds {} tensors ({shown}); an embedding has one, or clip_l and clip_g; a LoRA belongs to --lora",
+                    names.len()
+                )));
+            }
+        };
+        let token = token.map_or(own_name, str::to_owned);
+        if token.trim().is_empty() {
+            return Err(wrong(format!("its token is {token:?}; give one after the file, as in FILE:<token>")));
+        }
+        let vectors = parts.into_iter().map(|name| {
+            let tensor = file.read(name, DType::F32, &Device::Cpu)?;
+            let tensor = tensor.ok_or_else(|| wrong(format!("{name} has values that are not finite")))?;
+            match *tensor.dims() {
+                [width] => Ok(tensor.reshape((1, width))?),
+                [count, _] if count > 0 => Ok(tensor),
+                ref dims => Err(wrong(format!("{name} has shape {dims:?}; a list of vectors is needed"))),
+            }
+        });
+        let vectors: Vec<_> = vectors.collect::<Result<_>>()?;
+        if vectors.iter().any(|each| each.dims()[0] != vectors[0].dims()[0]) {
+            return Err(wrong("clip_l and clip_g have different numbers of vectors".into()));
+        }
+        Ok(Self { path: path.into(), token, vectors })
+    }
+
+    /// The word that stands for it in prompts.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// How many text encoders it was made for.
+    pub fn encoders(&self) -> usize {
+        self.vectors.len()
+    }
+
+    /// Adds the word to each of a model's text encoders, in their order, and to their tokenizers. Several vectors take the
+    /// token and `TOKEN_1`, `TOKEN_2`, ...; the token in a prompt stands for all of them.
+    ///
+    /// # Errors
+    /// If it was made for other encoders, or a tokenizer knows the token already.
+    pub fn teach(&self, encoders: &mut [(&mut Tokenizer, &mut ClipTextModel)]) -> Result<()> {
+        let widths: Vec<usize> = encoders.iter().map(|(_, encoder)| encoder.config().hidden_size).collect();
+        let own: Vec<usize> = self.vectors.iter().map(|vectors| vectors.dims()[1]).collect();
+        if own != widths {
+            let reason = format!(
+                "its vectors are {own:?} wide, those of this model's text encoders {widths:?}; take one that was made for \
+                 this model's family"
+            );
+            return Err(Error::malformed("embedding", &self.path, reason));
+        }
+        for ((tokenizer, encoder), vectors) in encoders.iter_mut().zip(&self.vectors) {
+            let ids = tokenizer.learn(&self.token, vectors.dims()[0])?;
+            encoder.learn(ids[0], vectors)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! The UNet's way down and its middle, which a ControlNet has a copy of.
+
+use super::blocks::{DownBlock, MidBlock, Step};
+use super::config::UNet2DConditionConfig;
+use super::transformer::Transformer;
+use crate::conditioning::Conditioning;
+use crate::layers::{Backend, Conv2d, FeatureMap, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding, Weights};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+
+/// First convolution, timestep embedding, blocks on the way down, block in the middle.
+#[derive(Debug)]
+pub(in crate::models) struct Encoder {
+    conv_in: Conv2d,
+    time_proj: SinusoidalEmbedding,
+    time_embedding: TimestepEmbedding,
+    guidance_embedding: Option<GuidanceEmbedding>,
+    add_time_proj: Option<SinusoidalEmbedding>,
+    add_embedding: Option<TimestepEmbedding>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    center_input_sample: bool,
+    backend: Backend,
+    /// The element type of activations.
+    dtype: DType,
+}
+
+/// What is added to the encoder's states from outside; nothing by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::models) struct Additions<'a> {
+    /// After the first convolution: the picture that a ControlNet is shown.
+    pub first: Option<&'a FeatureMap>,
+    /// At each resolution, and in the middle if one is left: what a T2I-Adapter gives.
+    pub resolutions: &'a [FeatureMap],
+}
+
+impl Encoder {
+    pub fn new(weights: &Weights<'_>, config: &UNet2DConditionConfig, dtype: DType) -> Result<Self> {
+        let channels = &config.block_out_channels;
+        let sinusoidal = |width| SinusoidalEmbedding {
+            width,
+            flip_sin_to_cos: config.flip_sin_to_cos,
+            freq_shift: config.freq_shift,
+        };
+        let time_width = config.time_embed_dim();
+        let sizes = config.block_sizes();
+        let down_blocks = (0..channels.len()).map(|i| {
+            let transformer = |weights: &Weights<'_>| config.transformer(weights, config.down_blocks[i], i);
+            DownBlock::new(&weights.at("down_blocks").at(i), &sizes, i, transformer)
+        });
+        let mid_block = config.mid_block.map(|kind| MidBlock::new(&weights.at("mid_block"), config, kind));
+        let additional = config.addition.map(|addition| {
+            let embedding = TimestepEmbedding::new(&weights.at("add_embedding"), addition.embedding_input, time_width)?;
+            Ok::<_, Error>((sinusoidal(addition.time_width), embedding))
+        });
+        let (add_time_proj, add_embedding) = additional.transpose()?.unzip();
+        let guidance_embedding = config.time_cond_proj_dim.map(|width| {
+            let time_embedding = weights.at("time_embedding");
+            GuidanceEmbedding::new(&time_embedding, width, channels[0])
+        });
+        Ok(Self {
+            conv_in: Conv2d::new(&weights.at("conv_in"), config.in_channels, channels[0], config.conv_in_kernel)?,
+            time_proj: sinusoidal(channels[0]),
+            time_embedding: TimestepEmbedding::new(&weights.at("time_embedding"), channels[0], time_width)?,
+            guidance_embedding: guidance_embedding.transpose()?,
+            add_time_proj,
+            add_embedding,
+            down_blocks: down_blocks.collect::<Result<_>>()?,
+            mid_block: mid_block.transpose()?,
+            center_input_sample: config.center_input_sample,
+            backend: weights.backend(),
+            dtype,
+        })
+    }
+
+    /// The embedding of the timesteps, with those of guidance and of the added conditioning: `[batch, time_embed_dim]`.
+    pub fn embed_time(&self, timesteps: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
+        let mut time = self.time_proj.forward(timesteps)?.to_dtype(self.dtype)?;
+        // Who gives no strength leaves its embedding out, as in diffusers.
+        if let (Some(embedding), Some(guidance)) = (&self.guidance_embedding, &conditioning.guidance) {
+            time = (time + embedding.forward(guidance, self.dtype)?)?;
+        }
+        let time = self.time_embedding.forward(&time)?;
+        let (Some(projection), Some(embedding)) = (&self.add_time_proj, &self.add_embedding) else { return Ok(time) };
+        let (Some(pooled), Some(ids)) = (&conditioning.pooled, &conditioning.time_ids) else {
+            return Err(Error::invalid(
+                "the conditioning",
+                "text alone",
+                "this UNet also takes a pooled text embedding and time_ids",
+            ));
+        };
+        let batch = ids.dim(0)?;
+        let ids = projection.forward(&ids.flatten_all()?)?.reshape((batch, ()))?;
+        let added = Tensor::cat(&[&pooled.to_dtype(self.dtype)?, &ids.to_dtype(self.dtype)?], 1)?;
+        Ok((time + embedding.forward(&added)?)?)
+    }
+
+    /// The text of a conditioning in the type of activations.
+    pub fn text(&self, conditioning: &Conditioning) -> Result<Tensor> {
+        match &conditioning.text {
+            Some(text) => Ok(text.to_dtype(self.dtype)?),
+            None => {
+                Err(Error::invalid("the conditioning", "without a text", "this UNet looks at one; give its embedding"))
+            }
+        }
+    }
+
+    /// `x`: `[batch, in_channels, height, width]`; the state after the middle, and all states on the way there.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        step: &Step<'_>,
+        additions: Additions<'_>,
+    ) -> Result<(FeatureMap, Vec<FeatureMap>)> {
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, step.text, 0);
+        let input = x.to_dtype(self.dtype)?;
+        let input = if self.center_input_sample { input.affine(2.0, -1.0)? } else { input };
+        let mut h = self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)?;
+        if let Some(first) = additions.first {
+            h = h.add(first)?;
+        }
+        let mut skips = vec![h.clone()];
+        let mut resolutions = additions.resolutions.iter();
+        for block in &self.down_blocks {
+            h = block.forward(h, step.time, &mut skips, attend, resolutions.next())?;
+        }
+        if let Some(mid_block) = &self.mid_block {
+            h = mid_block.forward(h, step)?;
+        }
+        match resolutions.next() {
+            Some(rest) if rest.dims() == h.dims() => Ok((h.add(rest)?, skips)),
+            _ => Ok((h, skips)),
+        }
+    }
+
+    /// From `[batch, channels, height, width]`.
+    pub fn map(&self, x: &Tensor) -> Result<FeatureMap> {
+        FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)
+    }
+}

@@ -1,0 +1,240 @@
+//! Adapters: what they make of weights, and files that are damaged or belong elsewhere.
+
+mod cases;
+
+use candle_core::{DType, Device, Tensor};
+use cases::{TestResult, roots};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tweedie::adapters::{Loras, TextualInversion};
+use tweedie::checkpoints::ModelFiles;
+use tweedie::conditioning::{Tokenizer, weighted_chunks};
+use tweedie::layers::WeightSource;
+use tweedie::noise::TorchGenerator;
+
+/// Weights in memory.
+struct Stored {
+    tensors: HashMap<String, Tensor>,
+    dtype: DType,
+}
+
+impl Stored {
+    fn open(path: &Path) -> TestResult<Self> {
+        Ok(Self { tensors: candle_core::safetensors::load(path, &Device::Cpu)?, dtype: DType::F32 })
+    }
+}
+
+impl WeightSource for Stored {
+    fn tensor(&self, name: &str, shape: &[usize]) -> tweedie::Result<Tensor> {
+        Ok(self.tensors[name].reshape(shape)?.to_dtype(self.dtype)?)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+}
+
+/// Every weight of `stored`, through the LoRAs.
+fn merged(loras: Loras, stored: &Stored) -> TestResult<HashMap<String, Tensor>> {
+    let source = loras.over("unet", stored);
+    let through = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), source.tensor(name, tensor.dims())?));
+    let all = stored.tensors.iter().map(through).collect::<TestResult<_>>()?;
+    loras.finish("a test's model")?;
+    Ok(all)
+}
+
+fn largest(x: &Tensor) -> TestResult<f32> {
+    Ok(x.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar()?)
+}
+
+#[test]
+fn golden_weights_with_adapters_in_them() -> TestResult {
+    let mut ran = 0;
+    for root in roots() {
+        let Ok(entries) = std::fs::read_dir(root.join("adapters")) else { continue };
+        for folder in entries.map(|entry| entry.map(|entry| entry.path())) {
+            let folder = folder?;
+            let Ok(text) = std::fs::read_to_string(folder.join("case.json")) else { continue };
+            let json: Value = serde_json::from_str(&text)?;
+            let weights: Vec<f64> =
+                json["weights"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+            let files: Vec<PathBuf> =
+                (0..weights.len()).map(|i| folder.join(format!("lora.{i}.safetensors"))).collect();
+            let loras = Loras::open(files.iter().map(PathBuf::as_path).zip(weights), 2)?;
+            let got = merged(loras, &Stored::open(&root.join("adapters/base.safetensors"))?)?;
+            for (name, want) in candle_core::safetensors::load(folder.join("merged.safetensors"), &Device::Cpu)? {
+                let error = largest(&(&got[&name] - &want)?)? / largest(&want)?;
+                // Sums of tens of products in f32, in another order.
+                assert!(error < 2e-6, "{}: {name} differs by {error:.1e}", folder.display());
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran >= 15, "{ran} cases");
+    Ok(())
+}
+
+fn golden(name: &str) -> PathBuf {
+    roots()[0].join(name)
+}
+
+/// A LoRA of rank 2 for a module of the test's model, in a file of its own.
+fn write_lora(folder: &Path, tensors: &[(&str, &[usize])]) -> TestResult<PathBuf> {
+    let mut generator = TorchGenerator::new(5);
+    let tensors = tensors.iter().map(|(name, shape)| {
+        let values = generator.normal(shape.iter().product());
+        Ok(((*name).to_owned(), Tensor::from_vec(values, *shape, &Device::Cpu)?))
+    });
+    let path = folder.join("test.safetensors");
+    candle_core::safetensors::save(&tensors.collect::<TestResult<HashMap<_, _>>>()?, &path)?;
+    Ok(path)
+}
+
+const DOWN: &str = "lora_unet_down_blocks_0_linear.lora_down.weight";
+const UP: &str = "lora_unet_down_blocks_0_linear.lora_up.weight";
+
+/// The message that a LoRA of these tensors ends in.
+fn refusal(tensors: &[(&str, &[usize])]) -> TestResult<String> {
+    let folder = tempfile::tempdir()?;
+    let path = write_lora(folder.path(), tensors)?;
+    let outcome = Loras::open([(path.as_path(), 1.0)], 2)
+        .map_err(Into::into)
+        .and_then(|loras| merged(loras, &Stored::open(&golden("adapters/base.safetensors"))?));
+    Ok(outcome.err().ok_or("it was taken")?.to_string())
+}
+
+#[test]
+fn what_does_not_fit_is_named() -> TestResult {
+    let says = |tensors: &[(&str, &[usize])], parts: &[&str]| -> TestResult {
+        let message = refusal(tensors)?;
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        Ok(())
+    };
+    says(&[(DOWN, &[2, 11]), (UP, &[12, 2])], &[DOWN, "[2, 11]", "[12, 10]"])?;
+    says(&[(DOWN, &[2, 10]), (UP, &[12, 3])], &[UP, "[12, 3]"])?;
+    says(&[(DOWN, &[2, 10]), (UP, &[12])], &[UP, "[12]"])?;
+    says(&[(DOWN, &[2, 10])], &["Up", "is missing", DOWN])?;
+    let kronecker = "lora_unet_down_blocks_0_linear.lokr_w1_a";
+    says(&[(kronecker, &[5, 1]), ("lora_unet_down_blocks_0_linear.lokr_w1_b", &[1, 5])], &[kronecker, "5x5"])?;
+    says(&[("lora_unet_conv_in.oft_blocks", &[2, 2])], &["OFT", "not supported", "LoHa"])?;
+    says(&[("cond_stage_model.weight", &[2, 2])], &["cond_stage_model.weight", "--model"])?;
+    let elsewhere = "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight";
+    let of_xl = "lora_unet_down_blocks_0_attn2_to_k.lora_down.weight";
+    says(
+        &[(DOWN, &[2, 10]), (UP, &[12, 2]), (elsewhere, &[2, 8]), (of_xl, &[2, 2048])],
+        &["2 of its 3 weights", "a test's model", "Stable Diffusion XL"],
+    )?;
+    let twice = "unet.down_blocks.0.linear.lora_A.weight";
+    says(&[(DOWN, &[2, 10]), (twice, &[2, 10]), (UP, &[12, 2])], &[twice, DOWN, "keep one"])?;
+    Ok(())
+}
+
+/// On the CPU, which computes in f32, rounding a merged weight to half precision would move pictures for nothing.
+#[test]
+fn weights_in_half_precision_are_widened_where_they_are_merged() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
+    let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
+    let rounded = |tensor: &Tensor| tensor.to_dtype(DType::F16)?.to_dtype(DType::F32);
+    let base = rounded(&stored.tensors["down_blocks.0.linear.weight"])?;
+    stored.dtype = DType::F16;
+    let got = merged(Loras::open([(path.as_path(), 0.5)], 2)?, &stored)?;
+    let file = candle_core::safetensors::load(&path, &Device::Cpu)?;
+    let want = (base + (file[UP].matmul(&file[DOWN])? * 0.5)?)?;
+    let linear = &got["down_blocks.0.linear.weight"];
+    assert_eq!(linear.dtype(), DType::F32);
+    assert!(largest(&(linear - &want)?)? < 1e-6);
+    assert_eq!(got["down_blocks.0.conv.weight"].dtype(), DType::F16, "what no LoRA touches stays as it is stored");
+    Ok(())
+}
+
+/// Files that are cut off or changed anywhere give an error or a result, in little memory.
+#[test]
+fn damaged_files_are_survived() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("damaged.safetensors");
+    let stored = Stored::open(&golden("adapters/base.safetensors"))?;
+    let mut generator = TorchGenerator::new(1);
+    let mut random = |below: usize| (generator.normal(1)[0].abs() * 1e6) as usize % below.max(1);
+    let (mut refused, mut taken) = (0, 0);
+    for name in ["lokr-conv/lora.0", "loha-conv/lora.0", "dora/lora.0", "locon-mid/lora.0"] {
+        let whole = std::fs::read(golden(&format!("adapters/{name}.safetensors")))?;
+        let header = u64::from_le_bytes(whole[..8].try_into()?) as usize + 8;
+        for i in 0..400 {
+            let mut bytes = whole.clone();
+            match i % 4 {
+                0 => bytes.truncate(random(whole.len())),
+                // A digit of a shape or an offset, a letter of a name, the length itself.
+                1 | 2 => bytes[random(header)] = b"0123456789ab,]}\"\xff"[random(17)],
+                _ => bytes[random(whole.len())] ^= 1 << random(8),
+            }
+            std::fs::write(&path, &bytes)?;
+            let outcome = Loras::open([(path.as_path(), 1.0)], 2).map_err(Into::into);
+            match outcome.and_then(|loras| merged(loras, &stored)) {
+                Ok(_) => taken += 1,
+                Err(error) => {
+                    assert!(error.to_string().contains("damaged.safetensors"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    // Every truncation is refused, and a change of a value is not noticed.
+    assert!(refused >= 400 && taken > 0, "{refused} {taken}");
+    Ok(())
+}
+
+/// A file of tensors of ones in a folder of its own, read as an embedding.
+fn embedding(tensors: &[(&str, &[usize])], token: Option<&str>) -> TestResult<TextualInversion> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("my word.safetensors");
+    let ones = tensors
+        .iter()
+        .map(|(name, shape)| Ok(((*name).to_owned(), Tensor::ones(*shape, DType::F32, &Device::Cpu)?)))
+        .collect::<TestResult<HashMap<_, _>>>()?;
+    candle_core::safetensors::save(&ones, &path)?;
+    Ok(TextualInversion::read(&path, token)?)
+}
+
+#[test]
+fn an_embedding_is_called_as_asked_or_as_its_file_says() -> TestResult {
+    let token = |tensors: &[(&str, &[usize])], token| -> TestResult<String> {
+        Ok(embedding(tensors, token)?.token().to_owned())
+    };
+    assert_eq!(token(&[("<thing>", &[2, 8])], None)?, "<thing>");
+    assert_eq!(token(&[("<thing>", &[8])], Some("other"))?, "other");
+    assert_eq!(token(&[("emb_params", &[2, 8])], None)?, "my word");
+    let both = embedding(&[("clip_l", &[2, 8]), ("clip_g", &[2, 12])], None)?;
+    assert_eq!((both.token(), both.encoders()), ("my word", 2));
+    let refused = |tensors: &[(&str, &[usize])], part: &str| {
+        let message = embedding(tensors, None).map_err(|e| e.to_string()).err().unwrap_or_default();
+        assert!(message.contains(part) && message.contains("my word.safetensors"), "{part}: {message}");
+    };
+    refused(&[("a", &[2, 8]), ("b", &[2, 8])], "2 tensors (a, b)");
+    refused(&[("clip_l", &[2, 8]), ("clip_g", &[3, 12])], "different numbers");
+    refused(&[("x", &[2, 2, 2])], "[2, 2, 2]");
+    Ok(())
+}
+
+#[test]
+fn a_learned_word_stands_for_all_its_tokens_in_any_syntax() -> TestResult {
+    let mut tokenizer = Tokenizer::from_files(&ModelFiles::folder(&golden("models/sd15"))?, "tokenizer")?;
+    let plain = tokenizer.encode_text("a cat")?;
+    let ids = tokenizer.learn("<thing>", 3)?;
+    assert_eq!(ids, [ids[0], ids[0] + 1, ids[0] + 2], "the next that are free");
+    assert_eq!(tokenizer.encode_text("a cat")?, plain);
+    let with = tokenizer.encode_text("a <Thing> cat")?;
+    assert_eq!(with, [&plain[..1], &ids, &plain[1..]].concat());
+    assert_eq!(tokenizer.encode_text("<thing>_2")?, ids[2..]);
+    let chunks = weighted_chunks(&tokenizer, "a (<thing>:1.5) cat")?;
+    let weights: Vec<f32> = chunks[0].weights[1..].iter().take_while(|&&w| w == 1.5 || w == 1.0).copied().collect();
+    assert_eq!(weights[..5], [1.0, 1.5, 1.5, 1.5, 1.0]);
+    let again = tokenizer.learn("<thing>", 1).map_err(|e| e.to_string());
+    assert!(again.is_err_and(|message| message.contains("<thing>")));
+    Ok(())
+}
