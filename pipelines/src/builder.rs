@@ -291,7 +291,9 @@ fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, Stri
             let weights = SingleFile::open(path)?;
             Ok((ModelFiles::Single { configs: Arc::new(configs), weights }, in_model))
         }
-        Model::Folder(path) if !path.join("vae").is_dir() && path.join("config.json").is_file() => {
+        Model::Folder(path) | Model::Cached { folder: path, .. }
+            if !path.join("vae").is_dir() && path.join("config.json").is_file() =>
+        {
             let whole = path.canonicalize().map_err(Error::io("read", path))?;
             let name = whole.file_name().and_then(|name| name.to_str());
             let (Some(name), Some(parent)) = (name, whole.parent()) else {

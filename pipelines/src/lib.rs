@@ -19,6 +19,8 @@ mod device;
 #[cfg(feature = "download")]
 pub mod download;
 mod event;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod image_to_image;
 mod inpaint;
 mod latent_diffusion;
@@ -32,6 +34,7 @@ mod task;
 mod text_to_image;
 mod train;
 mod used_weights;
+pub mod verify;
 mod xl;
 
 pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};

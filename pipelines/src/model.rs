@@ -16,6 +16,13 @@ pub enum Model {
     Embedded,
     /// A folder in diffusers layout.
     Folder(PathBuf),
+    /// A model of the hub in its cache.
+    Cached {
+        /// Its name there.
+        name: String,
+        /// Its files, in diffusers layout.
+        folder: PathBuf,
+    },
     /// One file with the weights of all components, and the folder of configurations and tokenizer that goes with it;
     /// without one, those of the family that the file belongs to.
     File {
@@ -48,7 +55,7 @@ impl Model {
     /// If the folder does not exist, or this build has no embedded model.
     pub fn files(&self) -> Result<ModelFiles> {
         match self {
-            Self::Folder(path) => ModelFiles::folder(path),
+            Self::Folder(path) | Self::Cached { folder: path, .. } => ModelFiles::folder(path),
             Self::File { path, config } => {
                 let weights = SingleFile::open(path)?;
                 let configs = match config {
@@ -70,6 +77,7 @@ impl Model {
     pub fn name(&self) -> String {
         match self {
             Self::Embedded => "emoji-ldm".into(),
+            Self::Cached { name, .. } => name.clone(),
             Self::File { path, .. } => {
                 path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
             }

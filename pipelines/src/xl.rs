@@ -124,6 +124,17 @@ impl Sizes {
         }
         json
     }
+
+    /// What [`Self::json`] wrote.
+    fn from_json(json: &Value) -> Option<Self> {
+        let pair = |value: &Value| match value.as_array()?.as_slice() {
+            [a, b] => Some((usize::try_from(a.as_u64()?).ok()?, usize::try_from(b.as_u64()?).ok()?)),
+            _ => None,
+        };
+        let score = |value: &Value| Some(LastSize::AestheticScore(value.as_f64()? as f32));
+        let last = pair(&json["target"]).map(LastSize::Target).or_else(|| score(&json["aesthetic_score"]))?;
+        Some(Self { original: pair(&json["original"])?, crop_top_left: pair(&json["crop_top_left"])?, last })
+    }
 }
 
 impl XlSettings {
@@ -134,6 +145,17 @@ impl XlSettings {
             "negative_prompt_2": self.negative_prompt_2,
             "sizes": self.sizes.json(),
             "negative_sizes": self.negative_sizes.json(),
+        })
+    }
+
+    /// The same with what [`Self::json`] wrote; what it does not write follows from request and model.
+    pub(crate) fn with_json(self, json: &Value) -> Option<Self> {
+        Some(Self {
+            prompt_2: json["prompt_2"].as_str()?.into(),
+            negative_prompt_2: json["negative_prompt_2"].as_str()?.into(),
+            sizes: Sizes::from_json(&json["sizes"])?,
+            negative_sizes: Sizes::from_json(&json["negative_sizes"])?,
+            ..self
         })
     }
 }

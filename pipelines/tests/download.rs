@@ -1,86 +1,23 @@
 //! Downloads, from a small server on the loopback address.
 #![cfg(feature = "download")]
 
+mod server;
 mod tweedie;
 
 use ::tweedie::training::data::{Split, read_idx};
 use flate2::{Compression, write::GzEncoder};
+use server::{Answer, Server};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use tweedie::{TestResult, Tweedie};
 use tweedie_pipelines::download::{DownloadEvent, MNIST, RemoteFile, fetch};
 
-/// What the server answers to a path.
-#[derive(Clone)]
-enum Answer {
-    File(Vec<u8>),
-    /// Says that there is more than comes.
-    Cut(Vec<u8>),
-    Elsewhere(String),
-}
-
-/// A server that answers until the test's process ends; paths that it does not know are not found.
-struct Server {
-    base: String,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    fn start(answers: HashMap<String, Answer>) -> TestResult<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let base = format!("http://{}", listener.local_addr()?);
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = asked.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                // A client that goes away is what some tests want.
-                let _ = stream.and_then(|stream| answer(stream, &answers, &log));
-            }
-        });
-        Ok(Self { base, asked })
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().map(|asked| asked.clone()).unwrap_or_default()
-    }
-}
-
-fn answer(
-    mut stream: std::net::TcpStream,
-    answers: &HashMap<String, Answer>,
-    log: &Mutex<Vec<String>>,
-) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().transpose()?.unwrap_or_default();
-    for line in lines {
-        if line?.is_empty() {
-            break;
-        }
-    }
-    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    let head =
-        |status: &str, length: usize| format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close");
-    match answers.get(&path) {
-        Some(Answer::File(bytes)) => {
-            write!(stream, "{}\r\n\r\n", head("200 OK", bytes.len()))?;
-            stream.write_all(bytes)?;
-        }
-        Some(Answer::Cut(bytes)) => {
-            write!(stream, "{}\r\n\r\n", head("200 OK", bytes.len()))?;
-            stream.write_all(&bytes[..bytes.len() / 2])?;
-        }
-        Some(Answer::Elsewhere(url)) => write!(stream, "{}\r\nLocation: {url}\r\n\r\n", head("302 Found", 0))?,
-        None => write!(stream, "{}\r\n\r\n", head("404 Not Found", 0))?,
-    }
-    if let Ok(mut log) = log.lock() {
-        log.push(path);
-    }
-    stream.flush()
+/// A server that has these files; paths that it does not know are not found.
+fn start(answers: HashMap<String, Answer>) -> TestResult<Server> {
+    Server::start(move |request| answers.get(&request.path).cloned().unwrap_or_else(Answer::not_found))
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -115,10 +52,10 @@ fn run(
     let contents = contents();
     let mut answers = HashMap::new();
     for (name, bytes) in &contents {
-        answers.insert(format!("/mnist/{name}"), Answer::File(gzip(bytes)?));
+        answers.insert(format!("/mnist/{name}"), Answer::file(gzip(bytes)?));
     }
     change(&mut answers);
-    let server = Server::start(answers)?;
+    let server = start(answers)?;
     let sums: Vec<String> = contents.iter().map(|(_, bytes)| sha256(bytes)).collect();
     let files: Vec<RemoteFile> =
         contents.iter().zip(&sums).map(|((name, _), sha256)| RemoteFile { name, sha256 }).collect();
@@ -184,9 +121,9 @@ fn a_download_that_fails_leaves_what_was_whole() -> TestResult {
     let cut = gzip(&contents()[1].1)?;
     let changed = gzip(b"something else")?;
     let cases: [(Option<Answer>, &[&str]); 4] = [
-        (Some(Answer::File(changed)), &["SHA-256", "another file", "--mirror"]),
-        (Some(Answer::File(cut[..cut.len() - 3].to_vec())), &["damaged"]),
-        (Some(Answer::Cut(cut.clone())), &["connection", "run it again"]),
+        (Some(Answer::file(changed)), &["SHA-256", "another file", "--mirror"]),
+        (Some(Answer::file(&cut[..cut.len() - 3])), &["damaged"]),
+        (Some(Answer::cut(cut.clone())), &["connection", "run it again"]),
         (None, &["404", "--mirror"]),
     ];
     for (answer, parts) in cases {
@@ -213,9 +150,9 @@ fn a_download_that_fails_leaves_what_was_whole() -> TestResult {
 fn redirects_are_followed() -> TestResult {
     let folder = tempfile::tempdir()?;
     let (name, bytes) = contents().swap_remove(2);
-    let other = Server::start([("/there".to_owned(), Answer::File(gzip(&bytes)?))].into())?;
+    let other = start([("/there".to_owned(), Answer::file(gzip(&bytes)?))].into())?;
     let (_, events) = run(folder.path(), |answers| {
-        answers.insert(format!("/mnist/{name}"), Answer::Elsewhere(format!("{}/there", other.base)));
+        answers.insert(format!("/mnist/{name}"), Answer::elsewhere(format!("{}/there", other.base)));
     })?;
     assert_eq!(events?.len(), 4);
     assert_eq!(other.asked(), ["/there"]);
@@ -227,9 +164,9 @@ fn redirects_are_followed() -> TestResult {
 fn the_program_fetches_from_the_mirror_it_is_given() -> TestResult {
     let mut answers = HashMap::new();
     for (name, bytes) in contents() {
-        answers.insert(format!("/{name}"), Answer::File(gzip(&bytes)?));
+        answers.insert(format!("/{name}"), Answer::file(gzip(&bytes)?));
     }
-    let server = Server::start(answers)?;
+    let server = start(answers)?;
     let program = Tweedie::new()?;
     let arguments = ["train", "classifier", "--data", "d", "--output", "run", "--download", "--quiet"];
     let environment = [("TWEEDIE_MNIST_MIRROR", server.base.as_str())];
@@ -246,9 +183,9 @@ fn real_files_are_known() -> TestResult {
     let Some(mnist) = std::env::var_os("TWEEDIE_MNIST") else { return Ok(()) };
     let mut answers = HashMap::new();
     for file in MNIST {
-        answers.insert(format!("/{}", file.name), Answer::File(std::fs::read(Path::new(&mnist).join(file.name))?));
+        answers.insert(format!("/{}", file.name), Answer::file(std::fs::read(Path::new(&mnist).join(file.name))?));
     }
-    let server = Server::start(answers)?;
+    let server = start(answers)?;
     let folder = tempfile::tempdir()?;
     fetch(&MNIST, &server.base, folder.path(), &mut |_| ControlFlow::Continue(()))?;
     assert_eq!(read_idx(folder.path(), Split::Train)?.len(), 60_000);

@@ -247,34 +247,47 @@ impl WeightSource for Checkpoint {
     }
 }
 
-/// The files that hold a component's weights.
-fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -> Result<Vec<String>> {
-    let stem = if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
+/// The file with a component's weights, or the index of its parts, among those that exist: safetensors before pickles,
+/// and of those the variant of that precision before the other.
+pub fn weight_file(component: &str, precision: Precision, exists: impl Fn(&str) -> bool) -> Option<String> {
+    let stem = weight_stem(component);
     let variants = match precision {
         Precision::Full => ["", ".fp16"],
         Precision::Half => [".fp16", ""],
     };
-    for variant in variants {
-        let single = format!("{component}/{stem}{variant}.safetensors");
-        if files.exists(&single) {
-            return Ok(vec![single]);
-        }
-        let indexes = [
+    let safetensors = variants.iter().flat_map(|variant| {
+        [
+            format!("{component}/{stem}{variant}.safetensors"),
             format!("{component}/{stem}{variant}.safetensors.index.json"),
             format!("{component}/{stem}.safetensors.index{variant}.json"),
-        ];
-        if let Some(index) = indexes.iter().find(|index| files.exists(index)) {
-            return shards(files, component, index);
-        }
-    }
+        ]
+    });
     // What was saved before there was safetensors.
     let pickled = if stem == "model" { "pytorch_model" } else { stem };
-    let pickles = variants.map(|variant| format!("{component}/{pickled}{variant}.bin"));
-    if let Some(pickle) = pickles.into_iter().find(|pickle| files.exists(pickle)) {
-        return Ok(vec![pickle]);
+    let pickles = variants.iter().map(|variant| format!("{component}/{pickled}{variant}.bin"));
+    safetensors.chain(pickles).find(|name| exists(name))
+}
+
+/// The files that hold a component's weights: the one found by [`weight_file`], or those that it names.
+///
+/// # Errors
+/// If there is none, or an index is damaged or leads out of the folder.
+pub fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -> Result<Vec<String>> {
+    match weight_file(component, precision, |name| files.exists(name)) {
+        Some(index) if index.ends_with(".json") => shards(files, component, &index),
+        Some(file) => Ok(vec![file]),
+        None => {
+            let stem = weight_stem(component);
+            let fix =
+                format!("it has no safetensors file; the download may not be complete (expected {stem}.safetensors)");
+            Err(Error::invalid(format!("the folder of the {component}"), files.path(component).display(), fix))
+        }
     }
-    let fix = format!("it has no safetensors file; the download may not be complete (expected {stem}.safetensors)");
-    Err(Error::invalid(format!("the folder of the {component}"), files.path(component).display(), fix))
+}
+
+/// What diffusers and transformers call the files of a component's weights.
+fn weight_stem(component: &str) -> &'static str {
+    if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" }
 }
 
 /// The files that an index names, each once, in order.

@@ -16,7 +16,7 @@ mod torch_file;
 mod writer;
 mod zip_file;
 
-pub use checkpoint::{Checkpoint, Precision};
+pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use convert::{convert_to_file, convert_to_folder};
 pub use family::{Family, Generation};
 pub use files::{ModelFiles, sha256};

@@ -1,6 +1,7 @@
 //! Making the pictures of a request and saving them: what txt2img, img2img and inpaint share.
 
 use super::adapter_options::AdapterOptions;
+use super::fetching::Fetching;
 use super::inputs;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{encode_animation, encode_png};
 use tweedie_pipelines::{
-    Builder, Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings, TextToImageRequest,
+    Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings, TextToImageRequest,
 };
 
 /// The options of every command that makes pictures from a text.
@@ -63,11 +64,6 @@ pub struct Plan {
 }
 
 impl Generate {
-    /// The pipeline's builder, with the model and what is put on top of it.
-    pub fn builder<P: Pipeline>(&self) -> anyhow::Result<Builder<P>> {
-        Ok(self.model.builder()?.adapters(self.adapters.adapters()))
-    }
-
     /// What is wanted, with the pictures of the control models.
     pub fn text_request(&self) -> anyhow::Result<TextToImageRequest> {
         Ok(TextToImageRequest { controls: self.adapters.control_images()?, ..self.request.request() })
@@ -86,6 +82,12 @@ impl Generate {
         }
         let steps = self.save_steps.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
         Ok(Plan { interrupt, output, plot, steps })
+    }
+
+    /// The pipeline that the options ask for, with what is put on top of its model; that is fetched first if need be.
+    pub fn build<P: Pipeline>(&self, plan: &Plan) -> anyhow::Result<P> {
+        let builder = self.model.builder(&Fetching { interrupt: &plan.interrupt, quiet: self.quiet })?;
+        Ok(builder.adapters(self.adapters.adapters()).build()?)
     }
 
     /// Makes the pictures and writes what was planned.

@@ -27,7 +27,7 @@ impl Img2img {
         let plan = self.generate.plan(&[&self.image])?;
         let image = Photo::read(&self.image)?;
         let inputs = vec![inputs::input("image", &self.image)?];
-        let pipeline = self.generate.builder::<ImageToImage>()?.build()?;
+        let pipeline = self.generate.build::<ImageToImage>(&plan)?;
         let request = ImageToImageRequest { text: self.generate.text_request()?, image, strength: self.strength };
         let settings = pipeline.settle(&request)?;
         self.generate.run(plan, pipeline.into_model(), &settings, inputs)

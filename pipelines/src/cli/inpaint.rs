@@ -75,7 +75,7 @@ impl InpaintArguments {
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
-        let pipeline = self.generate.builder::<Inpaint>()?.build()?;
+        let pipeline = self.generate.build::<Inpaint>(&plan)?;
         let settings = pipeline.settle(&self.request(image, mask)?)?;
         self.generate.run(plan, pipeline.into_model(), &settings, inputs)
     }

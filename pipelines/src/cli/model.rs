@@ -41,6 +41,10 @@ pub enum ModelCommand {
         #[arg(long)]
         force: bool,
     },
+
+    #[cfg(feature = "hub")]
+    #[command(flatten)]
+    Cached(super::cached::CachedCommand),
 }
 
 impl ModelCommand {
@@ -51,6 +55,8 @@ impl ModelCommand {
                 let files = Model::at(model.clone(), config.clone())?.files()?;
                 return convert(&files, model, output, dtype.as_deref(), *force);
             }
+            #[cfg(feature = "hub")]
+            Self::Cached(command) => return command.run(),
         };
         let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());

@@ -13,7 +13,7 @@ pub struct Txt2img {
 impl Txt2img {
     pub fn run(&self) -> anyhow::Result<()> {
         let plan = self.generate.plan(&[])?;
-        let pipeline = self.generate.builder::<TextToImage>()?.build()?;
+        let pipeline = self.generate.build::<TextToImage>(&plan)?;
         let settings = pipeline.settle(&self.generate.text_request()?)?;
         self.generate.run(plan, pipeline.into_model(), &settings, Vec::new())
     }

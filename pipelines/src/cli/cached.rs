@@ -1,0 +1,131 @@
+//! `tweedie model fetch|list|remove`: the hub's models on this disk.
+
+use super::fetching::{Fetching, hub};
+use super::interrupt::Interrupt;
+use super::print;
+use clap::{Args, Subcommand};
+use indicatif::BinaryBytes;
+use serde_json::json;
+use tweedie_pipelines::hub::{CachedModel, Hub, HubName, Part, Wanted};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
+
+#[derive(Debug, Subcommand)]
+pub enum CachedCommand {
+    /// Fetch a model from the hub, or what has changed of it, into the cache that it shares with Python.
+    Fetch(Fetch),
+    /// List the hub's models in that cache.
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a model from that cache with all its revisions. It asks nothing.
+    Remove {
+        /// Its exact name
+        #[arg(value_name = "OWNER/NAME", value_parser = without_revision)]
+        model: HubName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// Its name, and its revision if that is not main
+    #[arg(value_name = "OWNER/NAME[@REVISION]")]
+    model: HubName,
+
+    /// The number format that it will run in: f16 takes the smaller files of half precision, if there are any
+    #[arg(long, default_value = "auto")]
+    dtype: DTypeChoice,
+
+    /// Where it will run: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Only the autoencoder, for --vae
+    #[arg(long)]
+    vae: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl CachedCommand {
+    pub fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Fetch(fetch) => fetch.run(),
+            Self::List { json } => list(&hub(true)?, *json),
+            Self::Remove { model } => {
+                let bytes = hub(true)?.remove(model)?;
+                print::result(&format!("removed {model} ({})", BinaryBytes(bytes)))
+            }
+        }
+    }
+}
+
+fn without_revision(text: &str) -> Result<HubName, String> {
+    match text.split_once('@') {
+        Some((id, _)) => Err(format!("that names one revision, and all of them go; give {id}")),
+        None => text.parse(),
+    }
+}
+
+impl Fetch {
+    /// Prints the folder or file that it is in.
+    fn run(&self) -> anyhow::Result<()> {
+        let interrupt = Interrupt::listen()?;
+        let part = if self.vae { Part::Autoencoder } else { Part::Model };
+        let wanted = Wanted::new(part, self.dtype, &self.device.open()?);
+        let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
+        match fetching.fetch(&hub(false)?, &self.model, wanted)? {
+            Model::Cached { folder: path, .. } | Model::File { path, .. } => print::result(&path.display().to_string()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn list(hub: &Hub, json: bool) -> anyhow::Result<()> {
+    let models = hub.list()?;
+    if json {
+        let rows: Vec<_> = models.iter().map(|model| row_json(hub, model)).collect();
+        return print::result(&serde_json::to_string_pretty(&rows)?);
+    }
+    if models.is_empty() {
+        print::remark(&format!("no model in {}; `tweedie model fetch OWNER/NAME` fetches one", hub.cache.display()));
+        return Ok(());
+    }
+    let mut lines = vec![format!("{:44} {:>11}  {:9} revisions", "model", "size", "")];
+    for model in models {
+        let state = if complete(hub, &model) { "complete" } else { "in part" };
+        let revisions = revisions(&model).join(", ");
+        lines.push(format!(
+            "{:44} {:>11}  {state:9} {revisions}",
+            model.name.id(),
+            BinaryBytes(model.bytes).to_string()
+        ));
+    }
+    print::result(&lines.join("\n"))
+}
+
+fn row_json(hub: &Hub, model: &CachedModel) -> serde_json::Value {
+    json!({
+        "model": model.name.id(),
+        "bytes": model.bytes,
+        "complete": complete(hub, model),
+        "revisions": revisions(model),
+        "commits": model.commits,
+    })
+}
+
+/// Branches and tags, and the commits that are neither's.
+fn revisions(model: &CachedModel) -> Vec<String> {
+    let named = |commit: &&String| model.references.iter().any(|(_, at)| at == *commit);
+    let unnamed = model.commits.iter().filter(|commit| !named(commit)).cloned();
+    model.references.iter().map(|(name, _)| name.clone()).chain(unnamed).collect()
+}
+
+/// Whether one of its revisions runs without network.
+fn complete(hub: &Hub, model: &CachedModel) -> bool {
+    let wanted = Wanted::new(Part::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
+    model.commits.iter().any(|commit| hub.cached(&model.at(commit), wanted).is_some())
+}

@@ -1,0 +1,73 @@
+//! Fetching models, with a bar.
+
+use super::interrupt::Interrupt;
+
+/// How a download is shown and stopped.
+pub struct Fetching<'a> {
+    pub interrupt: &'a Interrupt,
+    /// No bar.
+    pub quiet: bool,
+}
+
+#[cfg(feature = "hub")]
+pub use of_hub::hub;
+
+#[cfg(feature = "hub")]
+mod of_hub {
+    use super::Fetching;
+    use crate::cli::print;
+    use indicatif::{ProgressBar, ProgressStyle};
+    use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Wanted};
+    use tweedie_pipelines::{Model, Result};
+
+    /// The hub as the environment says, and offline also if asked for.
+    pub fn hub(offline: bool) -> Result<Hub> {
+        let hub = Hub::from_environment()?;
+        Ok(Hub { offline: offline || hub.offline, ..hub })
+    }
+
+    impl Fetching<'_> {
+        /// A model from the cache, or fetched.
+        pub fn open(&self, hub: &Hub, name: &HubName, wanted: Wanted) -> Result<Model> {
+            match hub.cached(name, wanted) {
+                Some(model) => Ok(model),
+                None => self.fetch(hub, name, wanted),
+            }
+        }
+
+        /// A model as the hub has it now.
+        pub fn fetch(&self, hub: &Hub, name: &HubName, wanted: Wanted) -> Result<Model> {
+            let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+            let template = "{msg} [{bar:24}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.set_style(style.progress_chars("=> "));
+            let (mut shown, mut waiting) = (String::new(), false);
+            let fetched = hub.fetch(name, wanted, &mut |event| {
+                match event {
+                    HubEvent::Progress { name, done, total } => {
+                        if shown != name {
+                            shown = name.to_owned();
+                            bar.reset();
+                            bar.set_message(name.to_owned());
+                            bar.set_length(total);
+                            // What an earlier try fetched says nothing of speed.
+                            bar.set_position(done);
+                            bar.reset_eta();
+                        }
+                        bar.set_position(done);
+                        waiting = false;
+                    }
+                    HubEvent::Saved(name) if !self.quiet => bar.suspend(|| print::remark(&format!("fetched {name}"))),
+                    HubEvent::Waiting(seconds) if !waiting && !self.quiet => {
+                        waiting = true;
+                        bar.suspend(|| print::remark(&format!("waiting for {seconds} s or more, as it is busy")));
+                    }
+                    _ => {}
+                }
+                self.interrupt.flow()
+            });
+            bar.finish_and_clear();
+            fetched
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which files of a repository a pipeline reads.
+
+use super::cache::Snapshot;
+use super::{HubName, Model};
+use crate::device::DTypeChoice;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use tweedie::checkpoints::{ModelFiles, Precision, weight_file, weight_files};
+use tweedie::{DType, Device, Error, Result};
+
+/// What is wanted of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// A whole model or its autoencoder.
+    pub part: Part,
+    /// Which variant of the weights to take, if there are several.
+    pub precision: Precision,
+    /// Whether the other variant in the cache does not do if the hub has this one.
+    pub exact: bool,
+}
+
+impl Wanted {
+    /// What a run in a number format takes: half-precision variants where the weights are held so.
+    pub fn new(part: Part, dtype: DTypeChoice, device: &Device) -> Self {
+        let precision = if dtype.on(device).weights == DType::F16 { Precision::Half } else { Precision::Full };
+        Self { part, precision, exact: dtype == DTypeChoice::F32 }
+    }
+}
+
+/// What a pipeline takes from a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All components.
+    Model,
+    /// The autoencoder, of a model or alone.
+    Autoencoder,
+}
+
+/// The components with weights, in diffusers layout, and whether no model is without.
+const COMPONENTS: [(&str, bool); 4] =
+    [("text_encoder", false), ("text_encoder_2", false), ("unet", true), ("vae", true)];
+
+const INDEX: &str = "model_index.json";
+
+/// What is needed, by its paths in the repository.
+pub(super) struct Needed {
+    pub files: BTreeSet<String>,
+    /// The one that is the whole model, if there is no folder layout.
+    single: Option<String>,
+}
+
+impl Needed {
+    /// The model, once all files are there.
+    pub fn model(&self, name: &HubName, snapshot: &Snapshot) -> Model {
+        match &self.single {
+            Some(file) => Model::File { path: snapshot.folder().join(file), config: None },
+            None => Model::Cached { name: name.to_string(), folder: snapshot.folder() },
+        }
+    }
+}
+
+/// What is needed of a repository with files of these names. `get` sees to it that a file is in the snapshot: some say
+/// which others are needed.
+pub(super) fn needed(
+    name: &HubName,
+    names: &BTreeSet<String>,
+    snapshot: &Snapshot,
+    wanted: Wanted,
+    get: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Needed> {
+    let files = BTreeSet::new();
+    let mut search = Search { name, names, snapshot, wanted, get, files };
+    let autoencoder = wanted.part == Part::Autoencoder;
+    if names.contains(INDEX) {
+        search.layout(autoencoder)?;
+    } else if autoencoder && names.contains("config.json") {
+        // The repository itself is the component's folder.
+        search.files.insert("config.json".into());
+        search.weights("")?;
+    } else {
+        let single = single_file(name, names)?;
+        return Ok(Needed { files: [single.clone()].into(), single: Some(single) });
+    }
+    Ok(Needed { files: search.files, single: None })
+}
+
+struct Search<'a> {
+    name: &'a HubName,
+    names: &'a BTreeSet<String>,
+    snapshot: &'a Snapshot,
+    wanted: Wanted,
+    get: &'a mut dyn FnMut(&str) -> Result<()>,
+    files: BTreeSet<String>,
+}
+
+impl Search<'_> {
+    /// A model in diffusers layout.
+    fn layout(&mut self, autoencoder: bool) -> Result<()> {
+        let index = self.index()?;
+        let has = |name: &str| index[name][1].is_string();
+        for (component, always) in COMPONENTS {
+            if always && !has(component) {
+                let class = index["_class_name"].as_str().unwrap_or("unknown");
+                let fix = format!("it has no {component}; take a model of Stable Diffusion 1.x, 2.x or XL");
+                return Err(Error::invalid(format!("the pipeline of {}", self.name), class, fix));
+            }
+        }
+        for (component, _) in COMPONENTS.into_iter().filter(|(name, _)| has(name)) {
+            if !autoencoder || component == "vae" {
+                self.must(&format!("{component}/config.json"))?;
+                self.weights(component)?;
+            }
+        }
+        if autoencoder {
+            return Ok(());
+        }
+        self.must("scheduler/scheduler_config.json")?;
+        self.may(&[INDEX, "defaults.json"]);
+        for tokenizer in ["tokenizer", "tokenizer_2"].into_iter().filter(|name| has(name)) {
+            let at = |name: &str| format!("{tokenizer}/{name}");
+            if self.names.contains(&at("vocab.json")) && self.names.contains(&at("merges.txt")) {
+                self.may(&[&at("vocab.json"), &at("merges.txt")]);
+            } else {
+                self.must(&at("tokenizer.json"))?;
+            }
+            self.may(&[&at("tokenizer_config.json"), &at("special_tokens_map.json")]);
+        }
+        Ok(())
+    }
+
+    fn index(&mut self) -> Result<Value> {
+        (self.get)(INDEX)?;
+        let files = ModelFiles::Folder(self.snapshot.folder());
+        let path = files.path(INDEX);
+        serde_json::from_str(&files.read_text(INDEX)?).map_err(|e| Error::malformed("JSON file", &path, e))
+    }
+
+    fn must(&mut self, name: &str) -> Result<()> {
+        if !self.names.contains(name) {
+            let fix = "the repository is not a whole model in diffusers layout; choose another";
+            return Err(Error::invalid(format!("the file {name} of {}", self.name), "missing", fix));
+        }
+        self.files.insert(name.into());
+        Ok(())
+    }
+
+    fn may(&mut self, names: &[&str]) {
+        self.files.extend(names.iter().filter(|name| self.names.contains(**name)).map(|name| (*name).to_owned()));
+    }
+
+    /// The files of a component's weights; "" is the repository itself.
+    fn weights(&mut self, component: &str) -> Result<()> {
+        let snapshot = self.snapshot.folder();
+        // The loader's way to look for a component is by its folder's name.
+        let (root, folder) = match component {
+            "" => (snapshot.with_file_name(""), self.snapshot.commit()),
+            _ => (snapshot, component),
+        };
+        let in_repository = |name: &str| match component {
+            "" => name.strip_prefix(folder).and_then(|name| name.strip_prefix('/')).unwrap_or(name).to_owned(),
+            _ => name.to_owned(),
+        };
+        let Wanted { precision, exact, .. } = self.wanted;
+        let found = weight_file(folder, precision, |name| self.names.contains(&in_repository(name)));
+        let Some(found) = found.filter(|name| !exact || !name.contains("fp16")) else {
+            let fix = "the repository has them in no form that is read; choose another";
+            return Err(Error::invalid(
+                format!("the file of weights in {:?} of {}", component, self.name),
+                "missing",
+                fix,
+            ));
+        };
+        let found = in_repository(&found);
+        if !found.ends_with(".json") {
+            self.files.insert(found);
+            return Ok(());
+        }
+        (self.get)(&found)?;
+        self.files.insert(found);
+        let shards = weight_files(&ModelFiles::Folder(root), folder, precision)?;
+        self.files.extend(shards.iter().map(|name| in_repository(name)));
+        Ok(())
+    }
+}
+
+/// The one checkpoint in a repository without folder layout.
+fn single_file(name: &HubName, names: &BTreeSet<String>) -> Result<String> {
+    let is_checkpoint = |name: &&String| {
+        let plain = !name.contains(['/', '\\', ':']) && !name.starts_with('.');
+        plain && (name.ends_with(".safetensors") || name.ends_with(".ckpt"))
+    };
+    let found: Vec<_> = names.iter().filter(is_checkpoint).collect();
+    match found[..] {
+        [file] => Ok(file.clone()),
+        [] => {
+            let fix = "it has neither a model_index.json nor a checkpoint; choose the repository of a diffusion model";
+            Err(Error::invalid(format!("the number of files of {name}"), names.len(), fix))
+        }
+        _ => {
+            let list: Vec<_> = found.iter().take(4).map(|name| name.as_str()).collect();
+            let fix = "it has no model_index.json; download the one you want and give its path";
+            Err(Error::invalid(format!("the checkpoint of {name}"), format!("one of {}", list.join(", ")), fix))
+        }
+    }
+}

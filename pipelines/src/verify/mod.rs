@@ -1,0 +1,10 @@
+//! Whether a picture is what its settings say: they are read from its PNG file, the weights are found by their SHA-256,
+//! and it is made again.
+
+mod compare;
+mod find;
+mod recipe;
+
+pub use compare::{Comparison, Verdict};
+pub use find::{WeightsCheck, check_weights};
+pub use recipe::{InputRecord, Recipe};
