@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tweedie::{TestResult, Tweedie, copy_folder, golden, pixels};
 use tweedie_pipelines::Model;
@@ -33,7 +32,7 @@ fn files_of(folder: &Path) -> TestResult<Files> {
     let mut files = Files::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
             files.extend(files_of(&path)?.into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
         } else {
@@ -121,12 +120,12 @@ impl Cache {
     }
 }
 
-fn name(text: &str) -> HubName {
-    text.parse().unwrap()
+fn some_model() -> Result<HubName, String> {
+    "some/model".parse()
 }
 
 fn fetch(hub: &Hub, wanted: Wanted) -> Result<Model, String> {
-    hub.fetch(&name("some/model"), wanted, &mut |_| ControlFlow::Continue(())).map_err(|e| e.to_string())
+    hub.fetch(&some_model()?, wanted, &mut |_| ControlFlow::Continue(())).map_err(|e| e.to_string())
 }
 
 /// The message with which a fetch fails on a hub with this fault; it must have all these parts.
@@ -136,7 +135,7 @@ fn fails(fault: impl Fn(&Request) -> Option<Answer> + Send + 'static, parts: &[&
     let message = fetch(&cache.hub(&server.base), WHOLE).err().ok_or("it was fetched")?;
     parts.iter().for_each(|part| assert!(message.contains(part), "`{part}` is not in: {message}"));
     assert!(message.contains("some/model"), "{message}");
-    assert!(cache.hub("http://x").cached(&name("some/model"), WHOLE).is_none(), "what failed is not taken for whole");
+    assert!(cache.hub("http://x").cached(&some_model()?, WHOLE).is_none(), "what failed is not taken for whole");
     Ok((cache, server))
 }
 
@@ -194,12 +193,12 @@ fn the_half_precision_variant_is_taken_where_it_serves() -> TestResult {
     };
     assert_eq!(unets(&server), [format!("/some/model/resolve/main/{HALF_UNET}")]);
     // It runs in f32 too, unless that is asked for.
-    assert!(hub.cached(&name("some/model"), WHOLE).is_some());
+    assert!(hub.cached(&some_model()?, WHOLE).is_some());
     let exact = Wanted { exact: true, ..WHOLE };
-    assert!(hub.cached(&name("some/model"), exact).is_none());
-    assert!(Hub { offline: true, ..hub.clone() }.cached(&name("some/model"), exact).is_some());
+    assert!(hub.cached(&some_model()?, exact).is_none());
+    assert!(Hub { offline: true, ..hub.clone() }.cached(&some_model()?, exact).is_some());
     fetch(&hub, exact)?;
-    assert!(hub.cached(&name("some/model"), exact).is_some());
+    assert!(hub.cached(&some_model()?, exact).is_some());
     Ok(())
 }
 
@@ -281,7 +280,7 @@ fn what_is_not_what_was_promised_is_refused() -> TestResult {
         let first = fetch(&cache.hub(&server.base), WHOLE);
         assert_eq!(first.is_err(), length == 10, "a wrong beginning shows in the sum");
         fetch(&cache.hub(&server.base), WHOLE)?;
-        cache.hub("http://x").remove(&name("some/model"))?;
+        cache.hub("http://x").remove(&some_model()?)?;
         std::fs::create_dir_all(cache.model().join("blobs"))?;
     }
     Ok(())
@@ -324,7 +323,7 @@ fn a_busy_server_is_asked_again() -> TestResult {
     };
     let (cache, server) = (Cache::new()?, hub_with(small_model()?, busy)?);
     let (mut waited, start) = (false, std::time::Instant::now());
-    cache.hub(&server.base).fetch(&name("some/model"), WHOLE, &mut |event| {
+    cache.hub(&server.base).fetch(&some_model()?, WHOLE, &mut |event| {
         waited |= event == HubEvent::Waiting(1);
         ControlFlow::Continue(())
     })?;
@@ -373,13 +372,13 @@ fn a_hostile_server_writes_nothing_elsewhere() -> TestResult {
     for etag in ["\"../../x\"", "/x", "", "\"..\""] {
         let named = move |request: &Request| {
             let answer = Answer::file("{}").with("ETag", etag).with("X-Repo-Commit", COMMIT);
-            request.path.contains("/resolve/").then(|| answer)
+            request.path.contains("/resolve/").then_some(answer)
         };
         fails(named, &["does not name its contents"])?;
     }
     let moved = |request: &Request| {
         let answer = Answer::file("{}").with("ETag", "abc").with("X-Repo-Commit", "another");
-        request.path.contains("/resolve/").then(|| answer)
+        request.path.contains("/resolve/").then_some(answer)
     };
     fails(moved, &["changed meanwhile", "run it again"])?;
 
@@ -408,7 +407,7 @@ fn shards_one_file_and_a_lone_autoencoder_come_too() -> TestResult {
     assert_eq!(called, "some/model");
     assert!(folder.join("unet/part-1.safetensors").is_file() && folder.join("unet/part-2.safetensors").is_file());
     std::fs::remove_file(folder.join("unet/part-2.safetensors"))?;
-    assert!(cache.hub(NOBODY).cached(&name("some/model"), WHOLE).is_none(), "a part is missing");
+    assert!(cache.hub(NOBODY).cached(&some_model()?, WHOLE).is_none(), "a part is missing");
 
     let single = Files::from([("README.md".into(), vec![1]), ("model-v1.safetensors".into(), unet.clone())]);
     let (cache, server) = (Cache::new()?, hub_with(single, |_| None)?);
@@ -416,7 +415,7 @@ fn shards_one_file_and_a_lone_autoencoder_come_too() -> TestResult {
         return Err("a file was expected".into());
     };
     assert_eq!(std::fs::read(&path)?, unet);
-    assert!(cache.hub(NOBODY).cached(&name("some/model"), WHOLE).is_some());
+    assert!(cache.hub(NOBODY).cached(&some_model()?, WHOLE).is_some());
 
     let vae = files_of(&golden().join("models/sd15/vae"))?;
     let (cache, server) = (Cache::new()?, hub_with(vae, |_| None)?);
@@ -462,6 +461,10 @@ fn models_are_fetched_listed_and_removed() -> TestResult {
     let table = run(&["model", "list"])?.success()?.stdout;
     assert!(table.contains("some/model") && table.contains("complete") && table.contains("MiB"), "{table}");
 
+    let info = run(&["model", "info", "some/model"])?.success()?.stdout;
+    assert!(info.contains("some/model") && info.contains("unet"), "{info}");
+    run(&["model", "info", "some/mode"])?.fails(1, &["some/mode", "tweedie model fetch some/mode"])?;
+
     run(&["model", "remove", "some/mode"])?.fails(1, &["some/mode", "does not have it", "model list"])?;
     run(&["model", "remove", "some/model@main"])?.fails(2, &["one revision", "give some/model"])?;
     run(&["model", "remove", "../model"])?.fails(2, &["owner/name"])?;
@@ -485,7 +488,7 @@ fn a_picture_of_a_cached_model_is_verified_without_naming_it() -> TestResult {
     cache.run(&tweedie, &server.base, &txt2img(&["--model", "some/model"]))?.success()?;
     let verified = cache.run(&tweedie, NOBODY, &["verify", "out.png", "--quiet"])?.success()?;
     assert!(verified.stdout.starts_with("identical"), "{}", verified.stdout);
-    cache.hub(NOBODY).remove(&name("some/model"))?;
+    cache.hub(NOBODY).remove(&some_model()?)?;
     let parts = ["some/model", "neither embedded nor in the hub's cache", "--model"];
     cache.run(&tweedie, NOBODY, &["verify", "out.png", "--quiet"])?.fails(1, &parts)
 }
@@ -494,16 +497,16 @@ fn a_picture_of_a_cached_model_is_verified_without_naming_it() -> TestResult {
 #[test]
 fn a_download_can_be_stopped() -> TestResult {
     let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
-    let seen = Mutex::new(Vec::new());
-    let stopped = cache.hub(&server.base).fetch(&name("some/model"), WHOLE, &mut |event| match event {
-        HubEvent::Progress { name, done, total } if total > 100_000 => {
-            seen.lock().unwrap().push((name.to_owned(), done));
+    let mut seen = Vec::new();
+    let stopped = cache.hub(&server.base).fetch(&some_model()?, WHOLE, &mut |event| match event {
+        HubEvent::Progress { done, total, .. } if total > 100_000 => {
+            seen.push(done);
             ControlFlow::Break(())
         }
         _ => ControlFlow::Continue(()),
     });
     assert!(matches!(stopped, Err(::tweedie::Error::Cancelled)), "{stopped:?}");
-    let [(_, done)] = seen.lock().unwrap()[..] else { return Err("it went on".into()) };
+    let [done] = seen[..] else { return Err("it went on".into()) };
     assert_eq!(cache.incomplete().first().map(|(_, length)| *length), Some(done));
     fetch(&cache.hub(&server.base), WHOLE)?;
     Ok(())

@@ -20,7 +20,8 @@ fn run(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<tweedie::Outcome> {
 /// Makes `out.png`.
 fn make(tweedie: &Tweedie, command: &str, model_name: &str, more: &[&str]) -> TestResult {
     let model = model(model_name);
-    let first = [command, "--quiet", "--force", "--prompt", "a red fox as <word>, Ölfarbe", "--output", "out.png", "--model"];
+    let first =
+        [command, "--quiet", "--force", "--prompt", "a red fox as <word>, Ölfarbe", "--output", "out.png", "--model"];
     run(tweedie, &[&first[..], &[&model], more].concat())?.success()?;
     Ok(())
 }

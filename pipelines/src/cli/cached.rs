@@ -3,9 +3,11 @@
 use super::fetching::{Fetching, hub};
 use super::interrupt::Interrupt;
 use super::print;
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use indicatif::BinaryBytes;
 use serde_json::json;
+use std::path::Path;
 use tweedie_pipelines::hub::{CachedModel, Hub, HubName, Part, Wanted};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
 
@@ -67,6 +69,18 @@ fn without_revision(text: &str) -> Result<HubName, String> {
     match text.split_once('@') {
         Some((id, _)) => Err(format!("that names one revision, and all of them go; give {id}")),
         None => text.parse(),
+    }
+}
+
+/// The model that a path means which is not there: one in the cache.
+pub fn in_cache(path: &Path) -> anyhow::Result<Option<Model>> {
+    let Some(name) = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse::<HubName>().ok()) else {
+        return Ok(None);
+    };
+    let wanted = Wanted::new(Part::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
+    match hub(true)?.cached(&name, wanted) {
+        Some(model) => Ok(Some(model)),
+        None => bail!("there is no {name} here and none in the hub's cache; `tweedie model fetch {name}` fetches it"),
     }
 }
 

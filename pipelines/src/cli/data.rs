@@ -1,5 +1,6 @@
 //! Which data set, and having it fetched.
 
+#[cfg(feature = "download")]
 use super::print;
 use clap::Args;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 use super::interrupt::Interrupt;
 
 /// How a download is shown and stopped.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 pub struct Fetching<'a> {
     pub interrupt: &'a Interrupt,
     /// No bar.

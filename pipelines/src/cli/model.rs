@@ -11,7 +11,7 @@ use tweedie_pipelines::{Model, ModelInfo};
 pub enum ModelCommand {
     /// Show a model's family, components, parameters and number formats, from its headers alone.
     Info {
-        /// A folder in diffusers layout, or one checkpoint file [default: the embedded model]
+        /// A folder in diffusers layout, one checkpoint file, or owner/name in the hub's cache [default: the embedded model]
         #[arg(value_name = "MODEL")]
         model: Option<PathBuf>,
 
@@ -21,7 +21,7 @@ pub enum ModelCommand {
     },
     /// Write a model in another form: to a name that ends in .safetensors as one file, else as a folder in diffusers layout.
     Convert {
-        /// A folder in diffusers layout, or one checkpoint file
+        /// A folder in diffusers layout, one checkpoint file, or owner/name in the hub's cache
         #[arg(value_name = "MODEL")]
         model: PathBuf,
 
@@ -52,7 +52,7 @@ impl ModelCommand {
         let (model, config) = match self {
             Self::Info { model, config } => (model, config),
             Self::Convert { model, output, config, dtype, force } => {
-                let files = Model::at(model.clone(), config.clone())?.files()?;
+                let files = model_at(Some(model), config.as_ref())?.files()?;
                 return convert(&files, model, output, dtype.as_deref(), *force);
             }
             #[cfg(feature = "hub")]
@@ -118,10 +118,12 @@ fn convert(files: &ModelFiles, model: &Path, output: &Path, dtype: Option<&str>,
 }
 
 fn model_at(path: Option<&PathBuf>, config: Option<&PathBuf>) -> anyhow::Result<Model> {
-    Ok(match path {
-        Some(path) => Model::at(path.clone(), config.cloned())?,
-        None => Model::Embedded,
-    })
+    let Some(path) = path else { return Ok(Model::Embedded) };
+    #[cfg(feature = "hub")]
+    if let Some(model) = super::cached::in_cache(path)? {
+        return Ok(model);
+    }
+    Ok(Model::at(path.clone(), config.cloned())?)
 }
 
 /// Digits in groups of three.

@@ -70,7 +70,7 @@ impl Snapshot {
         }
         // What is there leads nowhere, or the file would not have been fetched.
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail()(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail()(error)),
             _ => link_file(&self.blob(etag), etag, name, &path).map_err(fail()),
         }
     }

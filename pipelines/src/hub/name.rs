@@ -85,14 +85,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_and_written() {
+    fn names_are_read_and_written() -> Result<(), String> {
         for (text, id, revision) in [("a/b", "a/b", "main"), ("Some-One/sd_1.5@fp16", "Some-One/sd_1.5", "fp16")] {
-            let name: HubName = text.parse().unwrap();
+            let name: HubName = text.parse()?;
             assert_eq!((name.id().as_str(), name.revision()), (id, revision));
             assert_eq!(name.to_string(), text);
             assert_eq!(HubName::of_folder(&name.folder()).map(|name| name.id()).as_deref(), Some(id));
         }
-        assert_eq!("a/b@refs/pr/1".parse::<HubName>().unwrap().revision(), "refs/pr/1");
+        assert_eq!("a/b@refs/pr/1".parse::<HubName>()?.revision(), "refs/pr/1");
+        Ok(())
     }
 
     #[test]

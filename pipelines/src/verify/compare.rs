@@ -62,7 +62,7 @@ impl Comparison {
     /// What it means.
     pub fn verdict(&self) -> Verdict {
         match *self {
-            Self::Samples { max, .. } if max == 0.0 => Verdict::Identical,
+            Self::Samples { max: 0.0, .. } => Verdict::Identical,
             Self::Samples { max, .. } if max <= CLOSE => Verdict::Close,
             _ => Verdict::Different,
         }
@@ -72,34 +72,37 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tweedie::Result;
     use tweedie::images::ColorType;
 
-    fn grey(samples: Samples) -> Photo {
-        Photo::new(samples.len(), 1, ColorType::Grey, samples).unwrap()
+    fn grey(samples: Samples) -> Result<Photo> {
+        Photo::new(samples.len(), 1, ColorType::Grey, samples)
     }
 
     #[test]
-    fn figures_are_those_of_the_definition() {
-        let given = grey(Samples::Eight(vec![10, 20, 30, 40]));
+    fn figures_are_those_of_the_definition() -> Result<()> {
+        let given = grey(Samples::Eight(vec![10, 20, 30, 40]))?;
         assert_eq!(Comparison::of(&given, &given).verdict(), Verdict::Identical);
-        let close = Comparison::of(&given, &grey(Samples::Eight(vec![12, 20, 30, 40])));
+        let close = Comparison::of(&given, &grey(Samples::Eight(vec![12, 20, 30, 40]))?);
         assert_eq!(close.verdict(), Verdict::Close);
         let Comparison::Samples { max, psnr } = close else { panic!("{close:?}") };
         // One difference of 2 in four samples: a mean square of 1, and 20 log10(255) = 48.1308 dB.
         assert!(max == 2.0 && (psnr - 48.130_803_608_679_1).abs() < 1e-9, "{psnr}");
-        let other = Comparison::of(&given, &grey(Samples::Eight(vec![13, 20, 30, 40])));
+        let other = Comparison::of(&given, &grey(Samples::Eight(vec![13, 20, 30, 40]))?);
         assert_eq!(other.verdict(), Verdict::Different);
+        Ok(())
     }
 
     #[test]
-    fn sixteen_bits_count_in_the_same_unit_and_other_forms_are_other_pictures() {
-        let given = grey(Samples::Sixteen(vec![0, 65535]));
-        let two = Comparison::of(&given, &grey(Samples::Sixteen(vec![514, 65535])));
+    fn sixteen_bits_count_in_the_same_unit_and_other_forms_are_other_pictures() -> Result<()> {
+        let given = grey(Samples::Sixteen(vec![0, 65535]))?;
+        let two = Comparison::of(&given, &grey(Samples::Sixteen(vec![514, 65535]))?);
         assert_eq!(two.verdict(), Verdict::Close);
-        let more = Comparison::of(&given, &grey(Samples::Sixteen(vec![515, 65535])));
+        let more = Comparison::of(&given, &grey(Samples::Sixteen(vec![515, 65535]))?);
         assert_eq!(more.verdict(), Verdict::Different);
-        let bytes = Comparison::of(&given, &grey(Samples::Eight(vec![0, 255])));
+        let bytes = Comparison::of(&given, &grey(Samples::Eight(vec![0, 255]))?);
         assert_eq!(bytes, Comparison::Form([2, 1, 1, 16], [2, 1, 1, 8]));
         assert_eq!(bytes.verdict(), Verdict::Different);
+        Ok(())
     }
 }
