@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use tweedie::Result;
 use tweedie::adapters::{Loras, TextualInversion};
-use tweedie::checkpoints::sha256;
+use tweedie::checkpoints::file_sha256;
 use tweedie::models::UNet2DConditionConfig;
-use tweedie::{Error, Result};
 
 /// The adapters of a pipeline; none by default.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -79,7 +79,6 @@ impl UsedAdapter {
     }
 
     pub fn sha256(&self) -> Result<String> {
-        let file = std::fs::File::open(&self.path).map_err(Error::io("read", &self.path))?;
-        sha256(file).map_err(Error::io("read", &self.path))
+        file_sha256(&self.path)
     }
 }

@@ -4,7 +4,7 @@ use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::model::{Defaults, Model, config, family, model_index};
+use crate::model::{Defaults, Model, component_alone, config, family, model_index};
 use crate::stages::{Decode, Denoise, Encode, TextEncoder};
 use crate::used_weights::WeightFile;
 use crate::xl::XlFacts;
@@ -294,12 +294,7 @@ fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, Stri
         Model::Folder(path) | Model::Cached { folder: path, .. }
             if !path.join("vae").is_dir() && path.join("config.json").is_file() =>
         {
-            let whole = path.canonicalize().map_err(Error::io("read", path))?;
-            let name = whole.file_name().and_then(|name| name.to_str());
-            let (Some(name), Some(parent)) = (name, whole.parent()) else {
-                return Err(Error::invalid("the folder of the autoencoder", path.display(), "rename it to plain text"));
-            };
-            Ok((ModelFiles::folder(parent)?, name.into()))
+            component_alone(path, "the folder of the autoencoder")
         }
         model => Ok((model.files()?, in_model)),
     }

@@ -3,9 +3,9 @@
 use crate::adapters::UsedAdapter;
 use crate::builder::Loader;
 use crate::canvas::Canvas;
-use crate::model::family;
+use crate::model::{component_alone, family};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::config::ConfigFields;
 use tweedie::images::{Photo, Picture};
@@ -132,11 +132,7 @@ fn find(path: &Path) -> Result<(ModelFiles, String)> {
         let fix = "give the folder of a ControlNet or T2I-Adapter in diffusers layout, with config.json and a safetensors file";
         return Err(Error::invalid(what(), value, fix));
     };
-    let whole: PathBuf = folder.canonicalize().map_err(Error::io("read", &folder))?;
-    match (whole.parent(), whole.file_name().and_then(|name| name.to_str())) {
-        (Some(parent), Some(name)) => Ok((ModelFiles::folder(parent)?, name.into())),
-        _ => Err(Error::invalid(what(), whole.display(), "rename its folder to plain text")),
-    }
+    component_alone(&folder, &what())
 }
 
 /// Whether a ControlNet's states are of the shape of the UNet's. It may have fewer transformers: small ones for SDXL do.

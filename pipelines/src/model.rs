@@ -289,3 +289,12 @@ pub(crate) fn family(unet: &UNet2DConditionConfig) -> &'static str {
         (_, _, _, false) => "latent diffusion, built as Stable Diffusion 1.x",
     }
 }
+
+/// A folder that holds one component alone, as a component of the folder around it; `what` it is for messages.
+pub(crate) fn component_alone(folder: &Path, what: &str) -> Result<(ModelFiles, String)> {
+    let whole = folder.canonicalize().map_err(Error::io("read", folder))?;
+    match (whole.parent(), whole.file_name().and_then(|name| name.to_str())) {
+        (Some(parent), Some(name)) => Ok((ModelFiles::folder(parent)?, name.into())),
+        _ => Err(Error::invalid(what, whole.display(), "rename its folder to plain text")),
+    }
+}

@@ -119,10 +119,17 @@ impl ModelFiles {
         if let Some(bytes) = self.embedded(name) {
             return Ok(hexadecimal(&Sha256::digest(bytes)));
         }
-        let path = self.path(name);
-        let file = std::fs::File::open(&path).map_err(Error::io("read", &path))?;
-        sha256(file).map_err(Error::io("read", &path))
+        file_sha256(&self.path(name))
     }
+}
+
+/// The SHA-256 of a file in hexadecimal, read in pieces.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
+    sha256(file).map_err(Error::io("read", path))
 }
 
 /// The SHA-256 of all that a reader gives, in hexadecimal.

@@ -19,7 +19,7 @@ mod zip_file;
 pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use convert::{convert_to_file, convert_to_folder};
 pub use family::{Family, Generation};
-pub use files::{ModelFiles, sha256};
+pub use files::{ModelFiles, file_sha256, sha256};
 pub use random::RandomWeights;
 pub use report::WeightReport;
 pub use safetensors_file::{SafetensorsFile, StoredTensor};

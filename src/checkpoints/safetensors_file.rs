@@ -98,8 +98,7 @@ impl SafetensorsFile {
         if value.is_finite() { Ok(value) } else { Err(wrong(format!("is {value}, which is not finite"))) }
     }
 
-    /// Reads a tensor in an element type, onto a device, and lets go of the file's pages. `None` if it holds
-    /// values that are not finite.
+    /// Reads a tensor in an element type, onto a device. `None` if it holds values that are not finite.
     ///
     /// # Errors
     /// If there is no such tensor, or it is not of floats.

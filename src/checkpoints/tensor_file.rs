@@ -49,8 +49,7 @@ impl TensorFile {
         }
     }
 
-    /// Reads a tensor in an element type, onto a device, and lets go of the file's pages. `None` if it holds
-    /// values that are not finite.
+    /// Reads a tensor in an element type, onto a device. `None` if it holds values that are not finite.
     ///
     /// # Errors
     /// If it is not of floats.

@@ -5,7 +5,9 @@
 //! so patches are never laid out.
 
 use super::packed_weight::{PackedWeight, Panels, pack_shaped};
-use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack, packed_at};
+use super::tile::{
+    Bias, Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack, packed_at,
+};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
@@ -110,7 +112,7 @@ impl Kernel<3> for Conv2d {
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, shape, _]: [&[usize]; 3]) -> Vec<T> {
         let panels = pack_shaped(weight, shape);
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], Panels::Wide(&panels), Some(bias), shape[0])
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], Panels::Wide(&panels), Bias::new(bias, shape[0]))
     }
 
     fn backward<T: Real>(
@@ -154,8 +156,8 @@ impl Kernel<2> for PackedConv2d {
     }
 
     fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], [x_shape, _]: [&[usize]; 2]) -> Vec<T> {
-        let outputs = self.1.shape()[0];
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.panels(), Some(bias), outputs)
+        let bias = Bias::new(bias, self.1.shape()[0]);
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.panels(), bias)
     }
 
     fn backward<T: Real>(
@@ -277,19 +279,13 @@ impl Grid {
     }
 
     /// The convolution with packed weights.
-    fn convolve<T: Real>(
-        &self,
-        x: &[T],
-        batch: usize,
-        panels: Panels<'_, T>,
-        bias: Option<&[T]>,
-        outputs: usize,
-    ) -> Vec<T> {
+    fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
+        let outputs = bias.outputs;
         if self.geometry.is_pointwise() {
-            return linear::multiply(x, batch, panels, bias, outputs, self.channels);
+            return linear::multiply(x, batch, panels, bias, self.channels);
         }
         if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
-            return winograd.convolve(x, batch, panels, bias, outputs);
+            return winograd.convolve(x, batch, panels, bias);
         }
         let bands = self.bands::<T>();
         let starts = self.patch_starts(bands.iter().map(Range::len).max().unwrap_or(0));
@@ -304,14 +300,11 @@ impl Grid {
                 let first = (image * self.out_height + band.start) * self.out_width;
                 let rows = first..first + band.len() * self.out_width;
                 let starts = &starts[..rows.len()];
-                let bias = bias.map(|bias| {
-                    let row = if bias.len() == outputs { 0 } else { image * outputs };
-                    &bias[row + columns.start..row + columns.end]
-                });
+                let start = bias.of(image, columns);
                 // SAFETY: every task has an image's band and a group of columns to itself.
                 let out = unsafe { whole.part(rows, columns.clone()) };
                 let panels = panels.from(columns.start * self.patch_len());
-                add_product(Rows { values: copy, starts, stretches: &stretches }, panels, Start::bias(bias), out);
+                add_product(Rows { values: copy, starts, stretches: &stretches }, panels, start, out);
             });
         };
         // SAFETY: the tasks' bands cover the images, and a product sets its block.
@@ -343,8 +336,7 @@ impl Grid {
             grad,
             batch,
             Panels::Wide(&panels),
-            None,
-            channels,
+            Bias::none(channels),
         )
     }
 

@@ -2,7 +2,7 @@
 
 use super::packed_weight::{PackedWeight, Panels, pack_shaped};
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack, packed_at};
+use super::tile::{Bias, Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, matrix, pack, packed_at};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -68,7 +68,7 @@ impl Kernel<3> for Linear {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        multiply(x, 1, Panels::Wide(&pack_shaped(weight, shape)), Some(bias), shape[0], shape[1])
+        multiply(x, 1, Panels::Wide(&pack_shaped(weight, shape)), Bias::new(bias, shape[0]), shape[1])
     }
 
     fn backward<T: Real>(
@@ -101,7 +101,7 @@ impl Kernel<2> for PackedLinear {
     }
 
     fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
-        multiply(x, 1, self.0.panels(), Some(bias), bias.len(), self.0.shape()[1])
+        multiply(x, 1, self.0.panels(), Bias::new(bias, bias.len()), self.0.shape()[1])
     }
 
     fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
@@ -121,7 +121,7 @@ fn input_gradient<T: Real>(
     outputs: usize,
     inputs: usize,
 ) -> Vec<T> {
-    multiply(grad, 1, Panels::Wide(&pack(outputs, inputs, weight)), None, inputs, outputs)
+    multiply(grad, 1, Panels::Wide(&pack(outputs, inputs, weight)), Bias::none(inputs), outputs)
 }
 
 /// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image.
@@ -129,14 +129,14 @@ pub(super) fn multiply<T: Real>(
     x: &[T],
     images: usize,
     panels: Panels<'_, T>,
-    bias: Option<&[T]>,
-    outputs: usize,
+    bias: Bias<'_, T>,
     depth: usize,
 ) -> Vec<T> {
+    let outputs = bias.outputs;
     let count = x.len() / depth.max(1);
     let per_image = (count / images.max(1)).max(1);
     // Rows of one task have one bias.
-    let image_rows = if bias.is_some_and(|bias| bias.len() > outputs) { per_image } else { count.max(1) };
+    let image_rows = if bias.differs_by_image() { per_image } else { count.max(1) };
     let blocks_per_image = image_rows.div_ceil(TASK_ROWS);
     let blocks = count / image_rows * blocks_per_image;
     let groups = column_groups(blocks, outputs);
@@ -147,12 +147,11 @@ pub(super) fn multiply<T: Real>(
             let (image, block) = (block / blocks_per_image, block % blocks_per_image);
             let first = image * image_rows + block * TASK_ROWS;
             let rows = first..(first + TASK_ROWS).min((image + 1) * image_rows);
-            let bias = bias.map(|bias| &bias[image * outputs..][columns.clone()]);
             let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
             // SAFETY: every task has a block of rows and a group of columns to itself.
             let out = unsafe { whole.part(rows, columns.clone()) };
             let rows = Rows { values, starts, stretches: &[(0, depth)] };
-            add_product(rows, panels.from(columns.start * depth), Start::bias(bias), out);
+            add_product(rows, panels.from(columns.start * depth), bias.of(image, columns), out);
         });
     };
     // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.

@@ -133,10 +133,33 @@ impl<'a, T> Start<'a, T> {
             other => other,
         }
     }
+}
 
-    /// A bias, if there is one.
-    pub fn bias(bias: Option<&'a [T]>) -> Self {
-        bias.map_or(Self::Zero, Self::Row)
+/// What is added to a product: to all rows the same, to those of each image its own, or nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bias<'a, T> {
+    values: &'a [T],
+    pub outputs: usize,
+}
+
+impl<'a, T: Copy> Bias<'a, T> {
+    /// `values`: `[outputs]`, or `[images, outputs]`.
+    pub fn new(values: &'a [T], outputs: usize) -> Self {
+        Self { values, outputs }
+    }
+
+    pub fn none(outputs: usize) -> Self {
+        Self { values: &[], outputs }
+    }
+
+    pub fn differs_by_image(self) -> bool {
+        self.values.len() > self.outputs
+    }
+
+    /// What the sums of an image's rows begin with in these columns.
+    pub fn of(self, image: usize, columns: &Range<usize>) -> Start<'a, T> {
+        let row = if self.differs_by_image() { image * self.outputs } else { 0 };
+        if self.values.is_empty() { Start::Zero } else { Start::Row(&self.values[row..][columns.clone()]) }
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::packed_weight::Panels;
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Run, Start, Strided, add_tiles, matrix};
+use super::tile::{Bias, Output, PANEL, Run, Start, Strided, add_tiles, matrix};
 use super::{Real, zeros};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -71,14 +71,8 @@ impl Winograd {
     }
 
     /// The convolution with weights packed as for patches: `[panel][tap][channel][16]`.
-    pub fn convolve<T: Real>(
-        &self,
-        x: &[T],
-        batch: usize,
-        panels: Panels<'_, T>,
-        bias: Option<&[T]>,
-        outputs: usize,
-    ) -> Vec<T> {
+    pub fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
+        let outputs = bias.outputs;
         let tiles = batch * self.tiles_per_image();
         let mut transformed = zeros::<T>(TILES.min(tiles) * self.tile_len());
         let compute = |whole: &Output<'_, T>| {
@@ -91,8 +85,7 @@ impl Winograd {
                     let weights = panels.part(panel * weights..(panel + 1) * weights);
                     self.multiply(&transformed, weights, tiles.len(), buffers);
                     let columns = panel * PANEL..((panel + 1) * PANEL).min(outputs);
-                    let bias = Bias { values: bias.unwrap_or(&[]), outputs, columns };
-                    write_tiles(self, &buffers.sums, tiles.clone(), &bias, whole);
+                    write_tiles(self, &buffers.sums, tiles.clone(), bias, columns, whole);
                 });
             }
         };
@@ -153,24 +146,6 @@ struct Buffers<T> {
 impl<T> Default for Buffers<T> {
     fn default() -> Self {
         Self { kernels: Vec::new(), sums: Vec::new() }
-    }
-}
-
-/// Some columns of the bias: of a row for all images, of one for each, or of none.
-struct Bias<'a, T> {
-    values: &'a [T],
-    outputs: usize,
-    columns: Range<usize>,
-}
-
-impl<T: Real> Bias<'_, T> {
-    fn of(&self, image: usize) -> Lanes<T> {
-        let mut lanes = [T::zero(); PANEL];
-        let row = if self.values.len() > self.outputs { image * self.outputs } else { 0 };
-        if !self.values.is_empty() {
-            lanes[..self.columns.len()].copy_from_slice(&self.values[row..][self.columns.clone()]);
-        }
-        lanes
     }
 }
 
@@ -292,28 +267,31 @@ multiversion! {
 multiversion! {
     /// The output pixels of some tiles: `A^T m A` of their sums, plus the bias.
     fn write_tiles<T: Real>(
-        grid: &Winograd, sums: &[T], tiles: Range<usize>, bias: &Bias<'_, T>, whole: &Output<'_, T>,
+        grid: &Winograd, sums: &[T], tiles: Range<usize>, bias: Bias<'_, T>, columns: Range<usize>, whole: &Output<'_, T>,
     ) {
         for tile in tiles.clone() {
             let (image, top, left) = grid.position(tile);
-            let offset = bias.of(image);
-            let mut columns = [[[T::zero(); PANEL]; SEEN]; TILE];
+            let mut offset = [T::zero(); PANEL];
+            if let Start::Row(bias) = bias.of(image, &columns) {
+                offset[..bias.len()].copy_from_slice(bias);
+            }
+            let mut halfway = [[[T::zero(); PANEL]; SEEN]; TILE];
             for i in 0..SEEN {
                 let at = |row: usize| line(sums, (row * SEEN + i) * (tiles.len() + 1) + tile - tiles.start);
                 let values = sums_in_a_line([at(0), at(1), at(2), at(3), at(4), at(5)]);
                 for row in 0..TILE {
-                    columns[row][i] = values[row];
+                    halfway[row][i] = values[row];
                 }
             }
             for y in 0..TILE.min(grid.out_height - top) {
-                let [a, b, c, d, e, f] = &columns[y];
+                let [a, b, c, d, e, f] = &halfway[y];
                 let values = sums_in_a_line([a, b, c, d, e, f]);
                 for x in 0..TILE.min(grid.out_width - left) {
                     let pixel = (image * grid.out_height + top + y) * grid.out_width + left + x;
                     let values = lanes(|i| values[x][i] + offset[i]);
                     // SAFETY: every tile has its own pixels, every task its own columns.
-                    let mut out = unsafe { whole.part(pixel..pixel + 1, bias.columns.clone()) };
-                    out.fill(&values[..bias.columns.len()]);
+                    let mut out = unsafe { whole.part(pixel..pixel + 1, columns.clone()) };
+                    out.fill(&values[..columns.len()]);
                 }
             }
         }

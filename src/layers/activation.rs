@@ -31,7 +31,8 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     Ok((&halves[0] * halves[1].contiguous()?.gelu_erf()?)?)
 }
 
-fn has_kernels(x: &Tensor) -> bool {
+/// Whether the kernels compute with such a tensor.
+pub(super) fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 

@@ -1,9 +1,10 @@
 //! What is put on top of a model.
 
+use super::inputs;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tweedie::images::Photo;
-use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, LoraChoice};
+use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoice};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -53,6 +54,11 @@ impl AdapterOptions {
     /// The files of the control models' pictures.
     pub fn control_paths(&self) -> impl Iterator<Item = &Path> {
         self.control.iter().map(|control| control.image.as_path())
+    }
+
+    /// What a picture says of them.
+    pub fn control_inputs(&self) -> anyhow::Result<Vec<Input>> {
+        self.control_paths().map(|path| inputs::input("control", path)).collect()
     }
 
     /// The pictures, with when and how strongly they act.

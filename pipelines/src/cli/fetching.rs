@@ -18,7 +18,7 @@ mod of_hub {
     use super::Fetching;
     use crate::cli::print;
     use indicatif::{ProgressBar, ProgressStyle};
-    use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Wanted};
+    use tweedie_pipelines::hub::{Hub, HubEvent, HubName, HubObserver, Wanted};
     use tweedie_pipelines::{Model, Result};
 
     /// The hub as the environment says, and offline also if asked for.
@@ -30,20 +30,21 @@ mod of_hub {
     impl Fetching<'_> {
         /// A model from the cache, or fetched.
         pub fn open(&self, hub: &Hub, name: &HubName, wanted: Wanted) -> Result<Model> {
-            match hub.cached(name, wanted) {
-                Some(model) => Ok(model),
-                None => self.fetch(hub, name, wanted),
-            }
+            self.shown(|observer| hub.open(name, wanted, observer))
         }
 
         /// A model as the hub has it now.
         pub fn fetch(&self, hub: &Hub, name: &HubName, wanted: Wanted) -> Result<Model> {
+            self.shown(|observer| hub.fetch(name, wanted, observer))
+        }
+
+        fn shown(&self, fetch: impl FnOnce(&mut HubObserver<'_>) -> Result<Model>) -> Result<Model> {
             let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
             let template = "{msg} [{bar:24}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("=> "));
             let (mut shown, mut waiting) = (String::new(), false);
-            let fetched = hub.fetch(name, wanted, &mut |event| {
+            let fetched = fetch(&mut |event| {
                 match event {
                     HubEvent::Progress { name, done, total } => {
                         if shown != name {

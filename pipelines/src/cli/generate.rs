@@ -2,7 +2,6 @@
 
 use super::adapter_options::AdapterOptions;
 use super::fetching::Fetching;
-use super::inputs;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
@@ -98,8 +97,7 @@ impl Generate {
         settings: &Settings,
         inputs: Vec<Input>,
     ) -> anyhow::Result<()> {
-        let controls = self.adapters.control_paths().map(|path| inputs::input("control", path));
-        let inputs = inputs.into_iter().chain(controls.collect::<anyhow::Result<Vec<_>>>()?);
+        let inputs = inputs.into_iter().chain(self.adapters.control_inputs()?);
         let record = inputs.fold(model.record(settings), Record::with_input);
         if let (Some(output), Some(path)) = (&plan.plot, &self.plot_schedule) {
             output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;

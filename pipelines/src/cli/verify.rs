@@ -99,9 +99,7 @@ impl Verify {
         let model = self.find(&recipe, &fetching)?;
         let (model, settings) = self.prepare(&recipe, model, inputs, &fetching)?;
 
-        let controls = self.adapters.control_paths().map(|path| inputs::input("control", path));
-        let controls = controls.collect::<anyhow::Result<Vec<_>>>()?;
-        let record = controls.into_iter().fold(model.record(&settings), Record::with_input);
+        let record = self.adapters.control_inputs()?.into_iter().fold(model.record(&settings), Record::with_input);
         let weights = record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
         if let Some(other) = recipe.other_weights(weights)? {
             bail!(

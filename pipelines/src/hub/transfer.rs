@@ -7,7 +7,7 @@ use super::{HubEvent, HubObserver};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use tweedie::checkpoints::sha256;
+use tweedie::checkpoints::file_sha256;
 use tweedie::{Error, Result};
 use ureq::http::{StatusCode, header};
 
@@ -152,8 +152,7 @@ impl Client {
     /// Whether what came is what was promised; what is not is taken away, so that the next try starts anew.
     fn check(&self, name: &str, promise: &Promise, partial: &Path) -> Result<()> {
         let Some(expected) = promise.sha256() else { return Ok(()) };
-        let file = File::open(partial).map_err(Error::io("read", partial))?;
-        let found = sha256(file).map_err(Error::io("read", partial))?;
+        let found = file_sha256(partial)?;
         if found.eq_ignore_ascii_case(expected) {
             return Ok(());
         }

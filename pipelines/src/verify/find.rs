@@ -4,7 +4,7 @@ use crate::model::Model;
 use serde_json::{Map, Value};
 use std::path::Path;
 use tweedie::Result;
-use tweedie::checkpoints::ModelFiles;
+use tweedie::checkpoints::file_sha256;
 
 /// Whether a model has the weights that a picture was made with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn check_weights(model: &Model, recorded: &Map<String, Value>) -> Result<Wei
     let sums = || recorded.iter().filter_map(|(name, sum)| Some((name.as_str(), sum.as_str()?)));
     if let Model::File { path, .. } = model {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let found = ModelFiles::Folder(path.with_file_name("")).sha256(&name)?;
+        let found = file_sha256(path)?;
         // Who has one file may have given it another name.
         let whole = sums().filter(|(name, _)| !name.contains('/'));
         let mut other = WeightsCheck::Missing(name.into_owned());
