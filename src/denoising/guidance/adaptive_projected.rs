@@ -1,6 +1,6 @@
 //! Adaptive projected guidance.
 
-use super::{GuidanceSchedule, both_branches};
+use super::{BothBranches, GuidanceSchedule};
 use crate::Result;
 use crate::conditioning::Conditioning;
 use crate::denoising::Network;
@@ -29,8 +29,7 @@ impl Default for Projection {
 ///
 /// One lives for one batch of images, since it remembers the differences of earlier steps.
 pub struct AdaptiveProjectedGuidance<'a> {
-    network: &'a dyn Network,
-    negative: &'a Conditioning,
+    branches: BothBranches<'a>,
     scale: GuidanceSchedule,
     projection: Projection,
     running: RefCell<Option<Tensor>>,
@@ -44,7 +43,12 @@ impl<'a> AdaptiveProjectedGuidance<'a> {
         scale: impl Into<GuidanceSchedule>,
         projection: Projection,
     ) -> Self {
-        Self { network, negative, scale: scale.into(), projection, running: RefCell::new(None) }
+        Self {
+            branches: BothBranches::new(network, negative),
+            scale: scale.into(),
+            projection,
+            running: RefCell::default(),
+        }
     }
 }
 
@@ -52,9 +56,9 @@ impl Network for AdaptiveProjectedGuidance<'_> {
     fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
         let scale = self.scale.at(timestep);
         if scale == 1.0 {
-            return self.network.forward(x, timestep, conditioning);
+            return self.branches.network.forward(x, timestep, conditioning);
         }
-        let (negative, positive) = both_branches(self.network, x, timestep, [self.negative, conditioning])?;
+        let (negative, positive) = self.branches.forward(x, timestep, conditioning)?;
         let mut difference = (&positive - negative)?;
         if let Some(running) = self.running.borrow().as_ref() {
             difference = (difference + (running * self.projection.momentum)?)?;
