@@ -10,6 +10,7 @@ use super::simd::multiversion;
 use super::tile::{Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix, pack};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
+use candle_nn::ops::{softmax, softmax_last_dim};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -71,16 +72,19 @@ pub fn attention_definition(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, ca
         let keys = k.t()?;
         let mut slices = Vec::new();
         for first in (0..n).step_by(rows) {
-            let q = q.narrow(1, first, rows.min(n - first))?.contiguous()?;
-            let mut scores = (q.matmul(&keys)? * scale)?;
+            // Scaled before the product, which may be too large for f16 without.
+            let q = (q.narrow(1, first, rows.min(n - first))? * scale)?;
+            let mut scores = q.matmul(&keys)?;
             if matches!(scores.dtype(), DType::F16 | DType::BF16) {
                 scores = scores.to_dtype(DType::F32)?;
             }
             if causal {
                 scores = scores.broadcast_add(&causal_mask(first, q.dim(1)?, m, &scores)?)?;
             }
-            let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-            slices.push(weights.matmul(&v)?);
+            // The fused one has no gradient.
+            let fused = !scores.track_op();
+            let weights = if fused { softmax_last_dim(&scores)? } else { softmax(&scores, D::Minus1)? };
+            slices.push(weights.to_dtype(v.dtype())?.matmul(&v)?);
         }
         images.push(Tensor::cat(&slices, 1)?.transpose(0, 1)?.contiguous()?.reshape((n, width))?);
     }

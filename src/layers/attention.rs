@@ -1,61 +1,9 @@
-//! Attention layers.
+//! Attention with its projections.
 
-use super::{Backend, Linear, Weights};
+use super::{Backend, Linear, Weights, scaled_dot_product_attention};
 use crate::Result;
-use crate::kernels::{self, Products};
 use candle_core::{Tensor, TensorId};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Multi-head attention of queries to keys and values, without projections. `products` is how the kernels take them.
-///
-/// # Shapes
-/// `q`: `[batch, n, heads * d]`; `k`, `v`: `[batch, m, heads * d]`; the result is as `q`.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn scaled_dot_product_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: usize,
-    causal: bool,
-    products: Products,
-    backend: Backend,
-) -> Result<Tensor> {
-    match backend {
-        Backend::Kernels => Ok(kernels::attention_with(q, k, v, heads, causal, products)?),
-        #[cfg(feature = "flash-attn")]
-        Backend::Candle if flash::serves(q, k, v, heads) => flash::attention(q, k, v, heads, causal),
-        Backend::Candle => Ok(kernels::attention_definition(q, k, v, heads, causal)?),
-    }
-}
-
-/// FlashAttention-2 (Dao 2023), which CUDA has for half precision, without a gradient.
-#[cfg(feature = "flash-attn")]
-mod flash {
-    use crate::Result;
-    use candle_core::{DType, Tensor};
-
-    /// The largest head that its kernels are compiled for.
-    const LARGEST_HEAD: usize = 256;
-
-    pub fn serves(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> bool {
-        let head = q.dims().last().copied().unwrap_or(0) / heads;
-        q.device().is_cuda()
-            && matches!(q.dtype(), DType::F16 | DType::BF16)
-            && head <= LARGEST_HEAD
-            && head.is_multiple_of(8)
-            && ![q, k, v].into_iter().any(Tensor::track_op)
-    }
-
-    pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-        let (batch, n, width) = q.dims3()?;
-        let split = |x: &Tensor| x.contiguous()?.reshape((batch, x.dim(1)?, heads, width / heads));
-        let scale = 1.0 / ((width / heads) as f32).sqrt();
-        let mixed = candle_flash_attn::flash_attn(&split(q)?, &split(k)?, &split(v)?, scale, causal)?;
-        Ok(mixed.reshape((batch, n, width))?)
-    }
-}
 
 /// The sizes of an [`Attention`] layer.
 #[derive(Debug, Clone, Copy)]

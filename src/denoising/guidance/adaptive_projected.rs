@@ -4,7 +4,7 @@ use super::{BothBranches, GuidanceSchedule};
 use crate::Result;
 use crate::conditioning::Conditioning;
 use crate::denoising::Network;
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use std::cell::RefCell;
 
 /// What adaptive projected guidance does to the difference of the two branches.
@@ -69,9 +69,10 @@ impl Network for AdaptiveProjectedGuidance<'_> {
     }
 }
 
-/// The difference limited in length, its part along `direction` scaled by `eta`; in f64, for each image.
+/// The difference limited in length, its part along `direction` scaled by `eta`; in f64, for each image, on the CPU
+/// since Metal has no f64.
 fn project(difference: &Tensor, direction: &Tensor, projection: Projection) -> Result<Tensor> {
-    let rows = |x: &Tensor| x.flatten_from(1)?.to_dtype(DType::F64);
+    let rows = |x: &Tensor| x.flatten_from(1)?.to_device(&Device::Cpu)?.to_dtype(DType::F64);
     let norm = |x: &Tensor| x.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
     let (difference_rows, direction_rows) = (rows(difference)?, rows(direction)?);
     let factor = (norm(&difference_rows)?.clamp(1e-12, f64::MAX)?.recip()? * projection.norm_threshold)?;
@@ -79,7 +80,7 @@ fn project(difference: &Tensor, direction: &Tensor, projection: Projection) -> R
     let unit = direction_rows.broadcast_div(&norm(&direction_rows)?.clamp(1e-12, f64::MAX)?)?;
     let parallel = unit.broadcast_mul(&(&limited * &unit)?.sum_keepdim(D::Minus1)?)?;
     let update = (&limited + (parallel * (projection.eta - 1.0))?)?;
-    Ok(update.to_dtype(difference.dtype())?.reshape(difference.shape())?)
+    Ok(update.to_dtype(difference.dtype())?.reshape(difference.shape())?.to_device(difference.device())?)
 }
 
 #[cfg(test)]
