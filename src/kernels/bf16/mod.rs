@@ -30,9 +30,11 @@ const TILE: usize = super::tile::PANEL;
 /// Values of a tile.
 const TILE_LEN: usize = TILE * STEP;
 
-/// Length of the sums between two visits to the output: two panels of this depth stay in the first cache, and a task's rows in
-/// the second.
+/// Length of the sums between two visits to the output: two panels of this depth stay in the first cache.
 const DEPTH: usize = 512;
+
+/// Rows that are laid out at a time, whole blocks of them: with that depth they stay in the second cache.
+const ROWS: usize = 192;
 
 /// How exactly the factors of products are taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,23 +116,30 @@ pub(super) fn add_product<L: Left>(
     #[cfg(target_arch = "x86_64")]
     let _tiles = (set == InstructionSet::Amx).then(amx::Tiles::configure);
     let mut left = TILES.take();
-    let (mut start, mut done) = (start, 0);
-    for stretch in pieces(rows.stretches) {
-        let steps = stretch.1.div_ceil(STEP);
-        lay_out(rows, stretch, &mut left, set);
-        for first in (0..out.columns()).step_by(BLOCK_COLUMNS) {
-            let columns = first..(first + BLOCK_COLUMNS).min(out.columns());
-            let right = pairs.from(columns.start * depth + done * TILE_LEN).values();
-            // A last panel without a second is its own: nobody looks at what comes of it.
-            let panel = if columns.len() > TILE { depth * TILE } else { 0 };
-            for first in (0..out.rows()).step_by(BLOCK_ROWS) {
-                let rows = first..(first + BLOCK_ROWS).min(out.rows());
-                let left = &left[first * steps * STEP..];
-                Block { left, right, panel, steps }.add(start, out, rows, &columns, set);
+    let pieces = pieces(rows.stretches);
+    for first in (0..out.rows()).step_by(ROWS) {
+        let some = first..(first + ROWS).min(out.rows());
+        let rows = Rows { starts: &rows.starts[some.clone()], ..rows };
+        // SAFETY: a block of the block that this task may write.
+        let out = unsafe { out.part(some, 0..out.columns()) };
+        let (mut start, mut done) = (start, 0);
+        for &piece in &pieces {
+            let steps = piece.1.div_ceil(STEP);
+            lay_out(rows, piece, &mut left, set);
+            for first in (0..out.columns()).step_by(BLOCK_COLUMNS) {
+                let columns = first..(first + BLOCK_COLUMNS).min(out.columns());
+                let right = pairs.from(columns.start * depth + done * TILE_LEN).values();
+                // A last panel without a second is its own: nobody looks at what comes of it.
+                let panel = if columns.len() > TILE { depth * TILE } else { 0 };
+                for first in (0..out.rows()).step_by(BLOCK_ROWS) {
+                    let rows = first..(first + BLOCK_ROWS).min(out.rows());
+                    let left = &left[first * steps * STEP..];
+                    Block { left, right, panel, steps }.add(start, &out, rows, &columns, set);
+                }
             }
+            start = Start::Output;
+            done += steps;
         }
-        start = Start::Output;
-        done += steps;
     }
     TILES.set(left);
 }
@@ -206,13 +215,14 @@ mod tests {
     #[test]
     fn products_are_those_of_the_rounded_factors_on_every_set_of_the_machine() {
         // Rows, stretches of each, columns: whole blocks, remainders of each kind, and sums of several pieces.
-        let cases: [(usize, &[(usize, usize)], usize); 7] = [
+        let cases: [(usize, &[(usize, usize)], usize); 8] = [
             (32, &[(0, 32)], 32),
             (1, &[(3, 7)], 1),
             (33, &[(0, 40)], 48),
             (70, &[(5, 64), (200, 96), (300, 33)], 40),
             (96, &[(0, 1100)], 64),
             (16, &[(0, 512), (600, 544)], 17),
+            (200, &[(0, 640)], 24),
             (5, &[(0, 0)], 20),
         ];
         for (count, stretches, columns) in cases {
