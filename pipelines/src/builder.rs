@@ -207,11 +207,7 @@ impl Loader<'_> {
         EitherAutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
     }
 
-    pub fn text_encoder(&self) -> Result<(ClipTextModel, Vec<String>)> {
-        self.text_encoder_in("text_encoder")
-    }
-
-    fn text_encoder_in(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
+    pub fn text_encoder(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
         let config = ClipTextConfig::from_fields(&config(self.files, component, "config.json")?)?;
         self.load(component, self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
     }
@@ -228,7 +224,7 @@ impl Loader<'_> {
         let (mut encoders, mut names) = (Vec::new(), Vec::new());
         for &(component, folder) in components {
             let tokenizer = Tokenizer::from_files(self.files, folder)?;
-            let (model, files) = self.text_encoder_in(component)?;
+            let (model, files) = self.text_encoder(component)?;
             encoders.push(TextEncoder { tokenizer, model });
             names.extend(files);
         }
