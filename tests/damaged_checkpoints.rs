@@ -174,6 +174,23 @@ fn files_of_other_kinds_say_where_they_belong() -> TestResult {
     other("something", &["of no known kind", "1 tensors: something"])
 }
 
+/// A header of 896 or 19280 bytes has a length that begins as pickles or zip files do.
+#[test]
+fn a_length_that_looks_like_another_form_is_a_length() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    for length in [0x0280u64, 0x0380, 0x4b50] {
+        let json = r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(json.as_bytes());
+        bytes.resize(8 + length as usize, b' ');
+        bytes.extend(1f32.to_le_bytes());
+        std::fs::write(folder.path().join("x"), bytes)?;
+        let file = TensorFile::open(&ModelFiles::folder(folder.path())?, "x")?;
+        assert_eq!(file.tensors()[0].name, "x", "{length}");
+    }
+    Ok(())
+}
+
 #[test]
 fn families_are_told_by_their_shapes() -> TestResult {
     let file = |channels: usize, inputs: usize, width: usize, more: &[(&'static str, &'static [usize])]| {

@@ -21,7 +21,7 @@ pub struct Adapters {
 /// A textual inversion as a user asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddingChoice {
-    /// The safetensors file.
+    /// The file: safetensors, or a pickle of PyTorch's.
     pub path: PathBuf,
     /// The word for it in prompts; by default what the file says.
     pub token: Option<String>,
@@ -30,7 +30,7 @@ pub struct EmbeddingChoice {
 /// A LoRA as a user asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraChoice {
-    /// The safetensors file.
+    /// The file: safetensors, or a pickle of PyTorch's.
     pub path: PathBuf,
     /// What its change is multiplied by; 1 is usual.
     pub weight: f64,
