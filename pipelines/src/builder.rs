@@ -28,6 +28,7 @@ use tweedie::{DType, Device, Error, Result};
 pub struct Builder<P> {
     model: Model,
     vae: Option<Model>,
+    preview_vae: Option<Model>,
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
@@ -40,6 +41,7 @@ impl<P> Default for Builder<P> {
         Self {
             model: Model::default(),
             vae: None,
+            preview_vae: None,
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
@@ -79,6 +81,14 @@ impl<P> Builder<P> {
     #[must_use]
     pub fn vae(mut self, vae: Option<Model>) -> Self {
         self.vae = vae;
+        self
+    }
+
+    /// An autoencoder for previews, a small one as a rule: with it the observer of a run is told of an
+    /// [`Event::Preview`](crate::Event::Preview) after every step. It comes in the forms of [`Self::vae`].
+    #[must_use]
+    pub fn preview_vae(mut self, vae: Option<Model>) -> Self {
+        self.preview_vae = vae;
         self
     }
 
@@ -147,6 +157,14 @@ impl<P: Pipeline> Builder<P> {
         let vae_loader = Loader { files: vae_files, ..loader };
         let vae_config = vae_loader.vae_config(vae_component)?;
         check_channels(&unet_config, vae_config.common(), P::SHOWS_KNOWN)?;
+        let preview_source = self.preview_vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
+        let preview = preview_source.as_ref().map(|(files, component)| {
+            let loader = Loader { files, ..loader };
+            let config = loader.vae_config(component)?;
+            check_preview(config.common(), vae_config.common())?;
+            Ok::<_, Error>((loader, component, config))
+        });
+        let preview = preview.transpose()?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
@@ -161,12 +179,15 @@ impl<P: Pipeline> Builder<P> {
         let controls = self.adapters.controls.iter().map(|path| control::load(path, &loader, &unet_config));
         let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
+        let preview = preview.map(|(loader, component, config)| loader.vae(component, config, Halves::Decoder));
+        let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
         let (unet, unet_files) = loader.unet(unet_config)?;
         loras.finish(family)?;
         Ok(P::over(LatentDiffusion {
             encode: Encode::new(encoders, device.clone()),
             denoise: Denoise::new(unet, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
+            preview,
             scheduler,
             xl,
             defaults,
@@ -202,6 +223,11 @@ impl Loader<'_> {
 
     /// `component` is the folder that it lies in.
     pub fn vae_config(&self, component: &str) -> Result<EitherAutoencoderConfig> {
+        if let ModelFiles::Single { weights, .. } = self.files
+            && let Some(config) = weights.tiny_autoencoder()
+        {
+            return Ok(EitherAutoencoderConfig::Tiny(config));
+        }
         let name = format!("{component}/config.json");
         let text = self.files.read_text(&name)?;
         EitherAutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
@@ -274,7 +300,7 @@ impl Loader<'_> {
 }
 
 /// The files of an autoencoder and its folder among them. A file has the configuration of the autoencoder that it
-/// replaces.
+/// replaces, unless it is a tiny one, whose configuration follows from its tensors.
 fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, String)> {
     let in_model = "vae".to_owned();
     match model {
@@ -309,6 +335,17 @@ fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_k
         return Err(Error::invalid("in_channels of the unet", unet.in_channels, fix));
     }
     Ok(())
+}
+
+/// Whether previews of the model's latents can be drawn by this autoencoder, at the size of its pictures.
+fn check_preview(preview: &AutoencoderConfig, vae: &AutoencoderConfig) -> Result<()> {
+    let form = |vae: &AutoencoderConfig| (vae.latent_channels, vae.factor());
+    let name = |(channels, factor)| format!("{channels} channels at 1/{factor} of the size");
+    if form(preview) == form(vae) {
+        return Ok(());
+    }
+    let fix = format!("the model's have {}; take one made for this model's family", name(form(vae)));
+    Err(Error::invalid("the latents of the autoencoder for previews", name(form(preview)), fix))
 }
 
 /// The network sees the states of all encoders side by side.

@@ -4,6 +4,7 @@ mod checkpoint;
 mod convert;
 mod family;
 mod files;
+mod inferred;
 mod mapped;
 mod names;
 mod pickle;

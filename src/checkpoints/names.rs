@@ -60,7 +60,7 @@ impl Names {
         (format!("{}{file}", self.prefix), part)
     }
 
-    fn pair(&mut self, model: impl Into<String>, file: impl Into<String>) {
+    pub fn pair(&mut self, model: impl Into<String>, file: impl Into<String>) {
         let (model, file) = (model.into(), file.into());
         self.to_file.insert(model.clone(), file.clone());
         self.to_model.insert(file, model);

@@ -1,9 +1,10 @@
 //! A whole model in one file, in the layout of the code base that trained it, or an autoencoder alone.
 
+use super::inferred::TinyLayers;
 use super::names::Names;
 use super::{Checkpoint, Family, ModelFiles, TensorFile};
 use crate::config::ConfigFields;
-use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
+use crate::models::{AutoencoderConfig, AutoencoderTinyConfig, ClipTextConfig, UNet2DConditionConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use std::path::Path;
@@ -68,6 +69,11 @@ impl SingleFile {
         Family::of(&self.file)
     }
 
+    /// The configuration of the tiny autoencoder (TAESD) that the file holds alone, if it does: its tensors tell it.
+    pub fn tiny_autoencoder(&self) -> Option<AutoencoderTinyConfig> {
+        Some(TinyLayers::of(&self.file.tensors())?.config())
+    }
+
     /// Whether there is a tensor whose name starts so.
     fn has(&self, prefix: &str) -> bool {
         self.file.tensors().iter().any(|tensor| tensor.name.starts_with(prefix))
@@ -102,6 +108,9 @@ impl SingleFile {
 
     /// An autoencoder alone has no prefix, and diffusers' names or the original ones.
     fn autoencoder_names(&self, configs: &ModelFiles) -> Result<(Names, Vec<String>)> {
+        if let Some(tiny) = TinyLayers::of(&self.file.tensors()) {
+            return Ok((tiny.names(), vec![]));
+        }
         let config = AutoencoderConfig::from_fields(&fields(configs, "vae")?)?;
         // What its training may have left in the file.
         let unused = ["loss.", "model_ema."].map(String::from).to_vec();
