@@ -163,6 +163,9 @@ fn files_of_other_kinds_say_where_they_belong() -> TestResult {
     other("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &["is a LoRA", "--lora"])?;
     other("unet.down_blocks.0.attentions.0.attn1.to_q.lora_A.weight", &["is a LoRA", "--lora"])?;
     other("controlnet_cond_embedding.conv_in.weight", &["is a ControlNet", "--control"])?;
+    other("input_hint_block.0.weight", &["is a ControlNet", "--control"])?;
+    other("adapter.body.0.resnets.0.block1.weight", &["is a T2I-Adapter", "--control"])?;
+    other("decoder.layers.2.conv.0.weight", &["a tiny autoencoder alone", "--preview-vae"])?;
     other("emb_params", &["is an embedding", "--embedding"])?;
     other("decoder.up.0.block.0.conv1.weight", &["an autoencoder alone", "--vae"])?;
     other("down_blocks.0.resnets.0.conv1.weight", &["UNet of a diffusers folder alone", "give the folder"])?;

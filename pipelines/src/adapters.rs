@@ -1,5 +1,6 @@
 //! What a user puts on top of a model.
 
+use crate::model::Model;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::Result;
@@ -14,8 +15,8 @@ pub struct Adapters {
     pub loras: Vec<LoraChoice>,
     /// Learned words.
     pub embeddings: Vec<EmbeddingChoice>,
-    /// Folders of control models; each takes a picture of the request.
-    pub controls: Vec<PathBuf>,
+    /// Control models, folders or files; each takes a picture of the request.
+    pub controls: Vec<Model>,
 }
 
 /// A textual inversion as a user asks for it.

@@ -120,10 +120,10 @@ impl<P> Builder<P> {
         self
     }
 
-    /// Adds the folder of a control model; the request has a picture for it.
+    /// Adds a control model, a folder or a file; the request has a picture for it.
     #[must_use]
     pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
-        self.adapters.controls.push(path.into());
+        self.adapters.controls.push(path.into().into());
         self
     }
 
@@ -176,7 +176,7 @@ impl<P: Pipeline> Builder<P> {
         }
         check_width(&encoders, &unet_config)?;
         let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
-        let controls = self.adapters.controls.iter().map(|path| control::load(path, &loader, &unet_config));
+        let controls = self.adapters.controls.iter().map(|model| control::load(model, &loader, &unet_config));
         let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
         let preview = preview.map(|(loader, component, config)| loader.vae(component, config, Halves::Decoder));
@@ -284,6 +284,17 @@ impl Loader<'_> {
     ) -> Result<(T, Vec<String>)> {
         let precision = if dtype == DType::F16 { Precision::Half } else { Precision::Full };
         let checkpoint = Checkpoint::open(self.files, component, precision, dtype, self.device)?;
+        self.load_from(checkpoint, component, unused, build)
+    }
+
+    /// Builds a component from weights that were opened otherwise.
+    pub fn load_from<T>(
+        &self,
+        checkpoint: Checkpoint,
+        component: &str,
+        unused: &[&str],
+        build: impl FnOnce(&Weights<'_>) -> Result<T>,
+    ) -> Result<(T, Vec<String>)> {
         let names = checkpoint.file_names().to_vec();
         let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);

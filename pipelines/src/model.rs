@@ -41,7 +41,7 @@ impl Model {
     pub fn at(path: PathBuf, config: Option<PathBuf>) -> Result<Self> {
         match config {
             config if path.is_file() => Ok(Self::File { path, config }),
-            None => Ok(Self::Folder(path)),
+            None => Ok(path.into()),
             Some(config) => {
                 let fix = "it goes with a single file; a folder's configurations are its own";
                 Err(Error::invalid("--config", config.display(), format!("{} is no file, and {fix}", path.display())))
@@ -86,6 +86,13 @@ impl Model {
                 whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
             }
         }
+    }
+}
+
+/// A file if it is one, else a folder.
+impl From<PathBuf> for Model {
+    fn from(path: PathBuf) -> Self {
+        if path.is_file() { Self::File { path, config: None } } else { Self::Folder(path) }
     }
 }
 

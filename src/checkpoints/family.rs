@@ -35,7 +35,7 @@ pub struct Family {
 const STEPS_OF_2_BASE: i64 = 875_000;
 
 /// Tensors by which other kinds of files are known: a part of a name, what the file is, what to do.
-const FOREIGN: [(&str, &str, &str); 15] = [
+const FOREIGN: [(&str, &str, &str); 18] = [
     ("joint_blocks.", "Stable Diffusion 3", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("double_blocks.", "Flux", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("double_layers.", "AuraFlow", "take a model of Stable Diffusion 1.x, 2.x or XL"),
@@ -47,6 +47,13 @@ const FOREIGN: [(&str, &str, &str); 15] = [
     (".lora_A.", "a LoRA", "give it with --lora, and a model with --model"),
     (".lora.down.", "a LoRA", "give it with --lora, and a model with --model"),
     ("control_model.", "a ControlNet", "give it with --control, and a model with --model"),
+    ("input_hint_block.", "a ControlNet", "give it with --control, and a model with --model"),
+    ("adapter.body.", "a T2I-Adapter", "give it with --control, and a model with --model"),
+    (
+        "decoder.layers.2.conv.",
+        "a tiny autoencoder alone",
+        "give it with --vae or --preview-vae, and a model with --model",
+    ),
     ("controlnet_cond_embedding.", "a ControlNet", "give it with --control, and a model with --model"),
     ("emb_params", "an embedding", "give it with --embedding, and a model with --model"),
     ("down_blocks.", "the UNet of a diffusers folder alone", "give the folder that its folder lies in"),

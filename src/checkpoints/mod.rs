@@ -1,6 +1,7 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
 
 mod checkpoint;
+mod control_file;
 mod convert;
 mod family;
 mod files;

@@ -56,6 +56,19 @@ impl SingleFile {
         self.file.path()
     }
 
+    /// A checkpoint of what the file holds under other names.
+    pub(super) fn renamed(
+        &self,
+        component: &str,
+        names: Names,
+        unused: &[&str],
+        dtype: DType,
+        device: &Device,
+    ) -> Checkpoint {
+        let unused = unused.iter().map(|&name| name.into()).collect();
+        Checkpoint::of_part(&self.file, &self.name, component, names, unused, dtype, device)
+    }
+
     /// Its name in the folder that it lies in.
     pub fn name(&self) -> &str {
         &self.name
