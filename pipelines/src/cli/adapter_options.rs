@@ -1,6 +1,7 @@
 //! What is put on top of a model.
 
 use super::inputs;
+use super::source::{Part, Source};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tweedie::images::Photo;
@@ -48,13 +49,18 @@ struct Control {
 }
 
 impl AdapterOptions {
-    /// The adapters that they name.
-    pub fn adapters(&self) -> Adapters {
-        Adapters {
-            loras: self.lora.clone(),
-            embeddings: self.embedding.clone(),
-            controls: self.control.iter().map(|control| control.model.clone().into()).collect(),
-        }
+    /// The adapters that they name, which are fetched first if need be.
+    pub fn adapters(&self, source: &Source<'_>) -> anyhow::Result<Adapters> {
+        let lora = |lora: &LoraChoice| Ok(LoraChoice { path: source.file(&lora.path, Part::Lora)?, ..lora.clone() });
+        let embedding = |embedding: &EmbeddingChoice| {
+            Ok(EmbeddingChoice { path: source.file(&embedding.path, Part::Embedding)?, ..embedding.clone() })
+        };
+        Ok(Adapters {
+            loras: self.lora.iter().map(lora).collect::<anyhow::Result<_>>()?,
+            embeddings: self.embedding.iter().map(embedding).collect::<anyhow::Result<_>>()?,
+            controls: (self.control.iter().map(|control| source.open(&control.model, None, Part::Control)))
+                .collect::<anyhow::Result<_>>()?,
+        })
     }
 
     /// The files of the control models' pictures.

@@ -6,7 +6,8 @@ use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
 use super::request_options::RequestOptions;
-use super::{ModelArguments, Part, memory, print, schedulers};
+use super::source::Part;
+use super::{ModelArguments, memory, print, schedulers};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -92,10 +93,11 @@ impl Generate {
     /// The pipeline that the options ask for, with what is put on top of its model; that is fetched first if need be.
     pub fn build<P: Pipeline>(&self, plan: &Plan) -> anyhow::Result<P> {
         let fetching = Fetching { interrupt: &plan.interrupt, quiet: self.quiet };
+        let source = self.model.source(&fetching);
         let preview = self.preview_vae.as_ref();
-        let preview = preview.map(|path| self.model.open(path, None, Part::Autoencoder, &fetching)).transpose()?;
-        let builder = self.model.builder(&fetching)?.preview_vae(preview);
-        Ok(builder.adapters(self.adapters.adapters()).build()?)
+        let preview = preview.map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
+        let builder = self.model.builder(&source)?.preview_vae(preview);
+        Ok(builder.adapters(self.adapters.adapters(&source)?).build()?)
     }
 
     /// Makes the pictures and writes what was planned.
