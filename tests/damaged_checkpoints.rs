@@ -214,6 +214,21 @@ fn families_are_told_by_their_shapes() -> TestResult {
     assert_eq!(family(file(320, 9, 768, &[]))?, "Stable Diffusion 1.x, inpainting");
     assert_eq!(family(file(320, 4, 1024, &[]))?, "Stable Diffusion 2.x, predicts v");
     assert_eq!(family(file(320, 9, 1024, &[]))?, "Stable Diffusion 2.x, inpainting");
+    // The two kinds of 2.x are told apart by how far the values of one bias spread, as far as they are.
+    let spread = |width: f32| -> TestResult<Vec<u8>> {
+        let mut tensors = BTreeMap::new();
+        for (name, shape) in [("input_blocks.0.0", &[320, 4, 3, 3][..]), ("x.attn2.to_k", &[320, 1024])] {
+            let name = format!("model.diffusion_model.{name}.weight");
+            tensors.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        }
+        // Values of +-width around 3 have that standard deviation.
+        let values: Vec<f32> = (0..320).map(|i| if i % 2 == 0 { 3.0 + width } else { 3.0 - width }).collect();
+        let name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
+        tensors.insert(name.into(), Tensor::from_vec(values, 320, &Device::Cpu)?.to_dtype(DType::F16)?);
+        Ok(safetensors::serialize(&tensors, None)?)
+    };
+    assert_eq!(family(spread(0.1))?, "Stable Diffusion 2.x, predicts v");
+    assert_eq!(family(spread(0.08))?, "Stable Diffusion 2.x");
     assert_eq!(family(file(320, 4, 2048, &[]))?, "Stable Diffusion XL");
     assert_eq!(family(file(320, 9, 2048, &[]))?, "Stable Diffusion XL, inpainting");
     assert_eq!(family(file(320, 4, 2048, &[("v_pred", &[0]), ("ztsnr", &[0])]))?, "Stable Diffusion XL, predicts v");

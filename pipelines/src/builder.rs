@@ -189,6 +189,7 @@ impl<P: Pipeline> Builder<P> {
             decode: Decode::new(vae),
             preview,
             scheduler,
+            guessed_prediction: self.model.guessed_prediction(),
             xl,
             defaults,
             adapters: [self.adapters.used(&embeddings), used_controls].concat(),

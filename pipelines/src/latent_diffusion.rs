@@ -40,6 +40,7 @@ pub struct LatentDiffusion {
     /// Another decoder, for previews.
     pub(crate) preview: Option<Decode>,
     pub(crate) scheduler: ConfigFields,
+    pub(crate) guessed_prediction: Option<&'static str>,
     pub(crate) xl: Option<XlFacts>,
     pub(crate) defaults: Defaults,
     pub(crate) adapters: Vec<UsedAdapter>,
@@ -59,6 +60,7 @@ impl LatentDiffusion {
             unet: self.denoise.unet().config(),
             vae: self.decode.vae().config(),
             scheduler: &self.scheduler,
+            guessed_prediction: self.guessed_prediction,
             defaults: &self.defaults,
             controls: self.denoise.controls().len(),
             text_layers: self.skippable_layers(),

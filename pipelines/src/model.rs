@@ -73,6 +73,15 @@ impl Model {
         }
     }
 
+    /// What the network is taken to predict where its file does not say: "v_prediction" or "epsilon". Configurations that
+    /// were given say it.
+    pub(crate) fn guessed_prediction(&self) -> Option<&'static str> {
+        let Self::File { path, config: None } = self else { return None };
+        let family = SingleFile::open(path).and_then(|file| file.family()).ok()?;
+        let name = if family.v_prediction { "v_prediction" } else { "epsilon" };
+        family.prediction_is_guessed.then_some(name)
+    }
+
     /// What pictures' settings call it.
     pub fn name(&self) -> String {
         match self {
@@ -205,6 +214,10 @@ pub struct ModelInfo {
     pub pipeline: Option<String>,
     /// The scheduler's class.
     pub scheduler: Option<String>,
+    /// What the network predicts, as the scheduler's file has it.
+    pub prediction: Option<String>,
+    /// Whether that is a guess, since the model's one file does not say.
+    pub prediction_is_guessed: bool,
     /// Native size of pictures, width and height.
     pub size: Option<(usize, usize)>,
     /// The components that hold weights.
@@ -267,6 +280,12 @@ impl ModelInfo {
                 None => unet.as_ref().map_or("unknown", family).into(),
             },
             pipeline: index["_class_name"].as_str().map(str::to_owned),
+            // diffusers' default where the file leaves it out.
+            prediction: scheduler.as_ref().map(|fields| {
+                let stated = fields.fields().get("prediction_type").and_then(Value::as_str);
+                stated.unwrap_or("epsilon").to_owned()
+            }),
+            prediction_is_guessed: model.guessed_prediction().is_some(),
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,
