@@ -2,14 +2,14 @@
 
 use crate::builder::Loader;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
-use crate::model::Model;
+use crate::model::{Model, unet_parameters};
 use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::kernels::{InstructionSet, Meter, measured_peak};
+use tweedie::kernels::{InstructionSet, Meter, Products, measured_peak};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -45,6 +45,8 @@ pub struct Bench {
 
 /// Of a batch, of runs and of pixels along a side.
 const MOST: usize = 16_384;
+
+const SD15_UNET_PARAMETERS: usize = 859_520_964;
 
 const SD15_UNET: &str = r#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#;
 
@@ -85,7 +87,13 @@ impl Bench {
             }
         }
         let device = self.device.open()?;
-        let format = self.dtype.on(&device);
+        let format = self.dtype.on(&device, || match &self.model {
+            BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),
+            BenchModel::Model(model) => {
+                let files = model.files()?;
+                if files.exists("unet/config.json") { unet_parameters(&files) } else { Ok(0) }
+            }
+        })?;
         let start = Instant::now();
         let components = self.load(&device, format)?;
         let mut results = Map::new();
@@ -98,7 +106,8 @@ impl Bench {
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
         results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
-        self.time(&components, &device, &mut results)?;
+        let peak = measured_peak(Products::of_weights(format.weights));
+        self.time(&components, &device, peak, &mut results)?;
         Ok(results)
     }
 
@@ -116,8 +125,13 @@ impl Bench {
         }
     }
 
-    fn time(&self, components: &Components, device: &Device, results: &mut Map<String, Value>) -> Result<()> {
-        let peak = measured_peak();
+    fn time(
+        &self,
+        components: &Components,
+        device: &Device,
+        peak: f64,
+        results: &mut Map<String, Value>,
+    ) -> Result<()> {
         results.insert("instruction_set".into(), InstructionSet::in_use().name().into());
         results.insert("peak_gflops".into(), json!(peak.round()));
         let text_encoders =
@@ -240,7 +254,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
 
 /// Only the components that are there, so that a folder of a UNet alone can be timed.
 fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
-    let loader = Loader { files, device, format, backend: None, loras: None };
+    let loader = Loader { files, device, format, backend: None, products: None, loras: None };
     let has = |component: &str| files.exists(&format!("{component}/config.json"));
     let text_encoder =
         |component: &'static str| has(component).then(|| Ok::<_, Error>(loader.text_encoder(component)?.0)).transpose();

@@ -4,7 +4,7 @@ use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::model::{Defaults, Model, component_alone, config, family, model_index};
+use crate::model::{Defaults, Model, component_alone, config, family, model_index, unet_parameters};
 use crate::stages::{Decode, Denoise, Encode, TextEncoder};
 use crate::used_weights::WeightFile;
 use crate::xl::XlFacts;
@@ -16,6 +16,7 @@ use tweedie::adapters::Loras;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::conditioning::Tokenizer;
 use tweedie::config::ConfigFields;
+use tweedie::kernels::Products;
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, AutoencoderConfig, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves,
@@ -32,6 +33,7 @@ pub struct Builder<P> {
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
+    products: Option<Products>,
     adapters: Adapters,
     pipeline: PhantomData<P>,
 }
@@ -45,6 +47,7 @@ impl<P> Default for Builder<P> {
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
+            products: None,
             adapters: Adapters::default(),
             pipeline: PhantomData,
         }
@@ -133,6 +136,13 @@ impl<P> Builder<P> {
         self.backend = Some(backend);
         self
     }
+
+    /// Other products than are fastest here for the number format: tests see on any machine what some would compute.
+    #[must_use]
+    pub fn products(mut self, products: Products) -> Self {
+        self.products = Some(products);
+        self
+    }
 }
 
 impl<P: Pipeline> Builder<P> {
@@ -145,8 +155,9 @@ impl<P: Pipeline> Builder<P> {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device);
-        let loader = Loader { files: &files, device: &device, format, backend: self.backend, loras: None };
+        let format = self.dtype.on(&device, || unet_parameters(&files))?;
+        let Self { backend, products, .. } = self;
+        let loader = Loader { files: &files, device: &device, format, backend, products, loras: None };
 
         let unet_config = loader.unet_config()?;
         let loras = self.adapters.open_loras(&unet_config)?;
@@ -213,6 +224,7 @@ pub(crate) struct Loader<'a> {
     pub device: &'a Device,
     pub format: NumberFormat,
     pub backend: Option<Backend>,
+    pub products: Option<Products>,
     /// What is merged into the weights.
     pub loras: Option<&'a Loras>,
 }
@@ -302,6 +314,10 @@ impl Loader<'_> {
         let weights = Weights::new(source);
         let weights = match self.backend {
             Some(backend) => weights.with_backend(backend),
+            None => weights,
+        };
+        let weights = match self.products {
+            Some(products) => weights.with_products(products),
             None => weights,
         };
         let built = build(&weights);

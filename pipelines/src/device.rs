@@ -63,7 +63,8 @@ impl DeviceChoice {
 /// A number format as a user asks for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DTypeChoice {
-    /// f32 on the CPU, f16 elsewhere.
+    /// f16 on other devices than the CPU. There bf16 for large models, of 200 MB and more in f32, if the machine has
+    /// instructions for its products, and else f32.
     #[default]
     Auto,
     /// 32 bits.
@@ -93,7 +94,7 @@ impl FromStr for DTypeChoice {
 pub(crate) struct NumberFormat {
     /// Of matrices in memory.
     pub weights: DType,
-    /// Of activations. The CPU computes in f32 whatever the weights are stored in.
+    /// Of activations, which are f32 on the CPU whatever the weights are stored in.
     pub activations: DType,
 }
 
@@ -102,12 +103,19 @@ impl NumberFormat {
 }
 
 impl DTypeChoice {
-    pub(crate) fn on(self, device: &Device) -> NumberFormat {
+    /// `parameters` counts those of the denoising network; it is asked only where they matter.
+    ///
+    /// # Errors
+    /// If they cannot be counted.
+    pub(crate) fn on(self, device: &Device, parameters: impl FnOnce() -> Result<usize>) -> Result<NumberFormat> {
+        /// The pictures of smaller models are the same on every machine.
+        const LARGE: usize = 50_000_000;
         let weights = match (self, device.is_cpu()) {
+            (Self::Auto, true) if InstructionSet::in_use().multiplies_bf16() && parameters()? >= LARGE => DType::BF16,
             (Self::Auto, true) | (Self::F32, _) => DType::F32,
             (Self::Auto, false) | (Self::F16, _) => DType::F16,
             (Self::BF16, _) => DType::BF16,
         };
-        NumberFormat { weights, activations: if device.is_cpu() { DType::F32 } else { weights } }
+        Ok(NumberFormat { weights, activations: if device.is_cpu() { DType::F32 } else { weights } })
     }
 }

@@ -224,6 +224,16 @@ pub struct ModelInfo {
     pub components: Vec<ComponentInfo>,
 }
 
+/// How many values a component's tensors have.
+fn parameters(checkpoint: &Checkpoint) -> usize {
+    checkpoint.stored().map(|t| t.shape.iter().product::<usize>()).sum()
+}
+
+/// The same of the denoising network, from its files' headers.
+pub(crate) fn unet_parameters(files: &ModelFiles) -> Result<usize> {
+    Ok(parameters(&Checkpoint::open(files, "unet", Precision::Full, DType::F32, &Device::Cpu)?))
+}
+
 impl ModelInfo {
     /// Reads headers and configurations, no weights.
     ///
@@ -246,7 +256,7 @@ impl ModelInfo {
             components.push(ComponentInfo {
                 name,
                 class_name: class_of(name),
-                parameters: checkpoint.stored().map(|t| t.shape.iter().product::<usize>()).sum(),
+                parameters: parameters(&checkpoint),
                 dtypes,
                 files: checkpoint.file_names().to_vec(),
             });

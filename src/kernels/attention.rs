@@ -4,9 +4,10 @@
 //! block of scores stays in the cache; the gradient makes the probabilities again, block by block (Dao et al.
 //! 2022, section 3).
 
-use super::packed_weight::Panels;
+use super::bf16::{self, Pairs, Products};
+use super::packed_weight::Packed;
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, add_tiles, matrix, pack};
+use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
@@ -30,7 +31,26 @@ const DEFINITION_SCORES: usize = 1 << 24;
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    apply(Attention { heads, causal }, [q, k, v])
+    attention_with(q, k, v, heads, causal, Products::Full)
+}
+
+/// The same with the exactness of its products given. Scores and sums are in the type of the arguments in any case, and so
+/// is all of the gradient.
+///
+/// # Shapes
+/// As [`attention`].
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_with(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    causal: bool,
+    products: Products,
+) -> Result<Tensor> {
+    apply(Attention { heads, causal, products }, [q, k, v])
 }
 
 /// What [`attention`] computes, in candle's own operations; the softmax is in f32 at least.
@@ -77,6 +97,7 @@ fn causal_mask(first: usize, rows: usize, m: usize, like: &Tensor) -> Result<Ten
 struct Attention {
     heads: usize,
     causal: bool,
+    products: Products,
 }
 
 impl Kernel<3> for Attention {
@@ -99,8 +120,8 @@ impl Kernel<3> for Attention {
     fn forward<T: Real>(&self, [q, k, v]: [&[T]; 3], [q_shape, k_shape, _]: [&[usize]; 3]) -> Vec<T> {
         let compute = |whole: &Output<'_, T>| {
             self.for_each_head(q_shape, k_shape, |head| {
-                let keys = head.score_panels(k, head.scale());
-                let values = head.mixing_panels(v, 1.0);
+                let keys = head.score_factor(k, head.scale(), self.products);
+                let values = head.mixing_factor(v, 1.0, self.products);
                 (0..head.n.div_ceil(QUERIES)).into_par_iter().for_each_init(Vec::new, |scores, block| {
                     let queries = block * QUERIES..((block + 1) * QUERIES).min(head.n);
                     // SAFETY: every task has some queries of an image and a head's columns to itself.
@@ -187,16 +208,20 @@ impl Head {
         if self.causal { (query + 1).saturating_sub(keys.start).min(keys.len()) } else { keys.len() }
     }
 
-    /// Panels to multiply rows of this head's columns with: `[m / 16][size][16]`.
-    fn score_panels<T: Real>(&self, x: &[T], scale: f64) -> Vec<T> {
+    /// What rows of this head's columns are multiplied with to give scores.
+    fn score_factor<T: Real>(&self, x: &[T], scale: f64, products: Products) -> Factor<T> {
         let (x, scale) = (&x[self.image * self.m * self.width + self.first..], T::from_f64(scale));
-        pack(self.size, self.m, |column, key| x[key * self.width + column] * scale)
+        Factor::new(self.size, self.m, products, |column, key| x[key * self.width + column] * scale)
     }
 
-    /// Panels to multiply rows of scores with: `[size / 16][m][16]`.
-    fn mixing_panels<T: Real>(&self, x: &[T], scale: f64) -> Vec<T> {
+    /// What rows of scores are multiplied with, for each block of keys.
+    fn mixing_factor<T: Real>(&self, x: &[T], scale: f64, products: Products) -> Vec<Factor<T>> {
         let (x, scale) = (&x[self.image * self.m * self.width + self.first..], T::from_f64(scale));
-        pack(self.m, self.size, |key, column| x[key * self.width + column] * scale)
+        let factor = |first: usize| {
+            let keys = KEYS.min(self.m - first);
+            Factor::new(keys, self.size, products, |key, column| x[(first + key) * self.width + column] * scale)
+        };
+        (0..self.m).step_by(KEYS).map(factor).collect()
     }
 
     /// `softmax(x[queries] . keys) . values`.
@@ -204,8 +229,8 @@ impl Head {
         &self,
         x: &[T],
         queries: &Range<usize>,
-        keys: &[T],
-        values: &[T],
+        keys: &Factor<T>,
+        values: &[Factor<T>],
         scores: &mut Vec<T>,
         out: &mut Output<'_, T>,
     ) {
@@ -222,7 +247,7 @@ impl Head {
                     mixed.iter_mut().for_each(|value| *value *= factor);
                 }
             }
-            add_mixed(scores, stride, values, self.m, &block, Output::new(&mut mixed, width));
+            add_mixed(scores, stride, values, &block, &Output::new(&mut mixed, width));
         }
         for ((mixed, softmax), row) in mixed.chunks_exact_mut(width).zip(&softmax).zip(0..) {
             let mixed = &mut mixed[..self.size];
@@ -233,13 +258,13 @@ impl Head {
         }
     }
 
-    /// `x[queries] . panels` for a block of keys. The result is the distance between the rows of scores: whole panels, in
+    /// `x[queries] . factor` for a block of keys. The result is the distance between the rows of scores: whole panels, in
     /// which nothing is to be looked for after the last key.
     fn scores<T: Real>(
         &self,
         x: &[T],
         queries: &Range<usize>,
-        panels: &[T],
+        factor: &Factor<T>,
         keys: &Range<usize>,
         scores: &mut Vec<T>,
     ) -> usize {
@@ -247,8 +272,7 @@ impl Head {
         scores.resize(queries.len() * stride, T::zero());
         let starts: Vec<usize> = self.query_rows(queries).map(|row| row * self.width + self.first).collect();
         let rows = Rows { values: x, starts: &starts, stretches: &[(0, self.size)] };
-        let panels = Panels::Wide(&panels[keys.start * self.size..]);
-        add_product(rows, panels, Start::Zero, Output::new(scores, stride));
+        add_product(rows, factor.from_column(self.size, keys.start), Start::Zero, &Output::new(scores, stride));
         stride
     }
 
@@ -273,8 +297,9 @@ impl Head {
         grad: &[T],
         [grad_q, grad_k, grad_v]: [Output<'_, T>; 3],
     ) {
-        let (keys, values) = (self.score_panels(k, self.scale()), self.score_panels(v, 1.0));
-        let key_columns = self.mixing_panels(k, self.scale());
+        let [keys, values] =
+            [(k, self.scale()), (v, 1.0)].map(|(x, scale)| self.score_factor(x, scale, Products::Full));
+        let key_columns = self.mixing_factor(k, self.scale(), Products::Full);
         let (scaled_q, grads, outs) = (self.queries(q, self.scale()), self.queries(grad, 1.0), self.queries(out, 1.0));
         let (mut p, mut s) = (Vec::new(), Vec::new());
         for first in (0..self.n).step_by(QUERIES) {
@@ -310,22 +335,41 @@ impl Head {
                 };
                 add_outer_products(of_key(&p), of_query(&grads), 0, &runs, to_v);
                 add_outer_products(of_key(&s), of_query(&scaled_q), 0, &runs, to_k);
-                add_mixed(&s, stride, &key_columns, self.m, &block, to_q);
+                add_mixed(&s, stride, &key_columns, &block, &to_q);
             }
         }
     }
 }
 
-/// `out += weights . panels` for a block of the panels' rows, the rows of weights at a distance of `stride`.
-fn add_mixed<T: Real>(weights: &[T], stride: usize, panels: &[T], m: usize, keys: &Range<usize>, out: Output<'_, T>) {
-    let starts: Vec<usize> = (0..out.rows()).map(|row| row * stride).collect();
-    let (left, right) = (Strided { values: weights, step: 1 }, Strided { values: panels, step: PANEL });
-    let runs = [Run { left: 0, right: keys.start * PANEL, count: keys.len() }];
-    for (panel, first) in (0..out.columns()).step_by(PANEL).enumerate() {
-        // SAFETY: a block of the block that this task may write.
-        let out = unsafe { out.part(0..starts.len(), first..(first + PANEL).min(out.columns())) };
-        add_tiles(left, &starts, right, panel * m * PANEL, &runs, Start::Output, out);
+/// A right factor made for one head.
+#[derive(Debug)]
+enum Factor<T> {
+    Panels(Vec<T>),
+    Pairs(Vec<half::bf16>),
+}
+
+impl<T: Real> Factor<T> {
+    fn new(depth: usize, columns: usize, products: Products, at: impl Fn(usize, usize) -> T + Sync) -> Self {
+        match products {
+            Products::Full => Self::Panels(pack(depth, columns, at)),
+            Products::Bf16 => Self::Pairs(bf16::pack(depth, columns, |k, column| at(k, column).rounded())),
+        }
     }
+
+    /// From a column on, the first of a panel.
+    fn from_column(&self, depth: usize, column: usize) -> Packed<'_, T> {
+        match self {
+            Self::Panels(values) => Packed::wide(&values[column * depth..]),
+            Self::Pairs(values) => Packed::Pairs(Pairs::new(&values[bf16::packed_len(depth, column)..])),
+        }
+    }
+}
+
+/// `out += weights . factors` for a block of keys, the rows of weights at a distance of `stride`.
+fn add_mixed<T: Real>(weights: &[T], stride: usize, factors: &[Factor<T>], keys: &Range<usize>, out: &Output<'_, T>) {
+    let starts: Vec<usize> = (0..out.rows()).map(|row| row * stride).collect();
+    let rows = Rows { values: weights, starts: &starts, stretches: &[(0, keys.len())] };
+    add_product(rows, factors[keys.start / KEYS].from_column(keys.len(), 0), Start::Output, out);
 }
 
 /// A softmax whose values come in blocks.

@@ -4,10 +4,8 @@
 //! multiplies in place: in the padded copy the patch under the kernel is one stretch of memory per kernel row,
 //! so patches are never laid out.
 
-use super::packed_weight::{PackedWeight, Panels, pack_shaped};
-use super::tile::{
-    Bias, Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack, packed_at,
-};
+use super::packed_weight::{Packed, PackedWeight, pack_shaped};
+use super::tile::{Bias, Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
@@ -111,8 +109,8 @@ impl Kernel<3> for Conv2d {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let panels = pack_shaped(weight, shape);
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], Panels::Wide(&panels), Bias::new(bias, shape[0]))
+        let panels = pack_shaped::<_, false>(weight, shape);
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], Packed::wide(&panels), Bias::new(bias, shape[0]))
     }
 
     fn backward<T: Real>(
@@ -157,7 +155,7 @@ impl Kernel<2> for PackedConv2d {
 
     fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], [x_shape, _]: [&[usize]; 2]) -> Vec<T> {
         let bias = Bias::new(bias, self.1.shape()[0]);
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.panels(), bias)
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), bias)
     }
 
     fn backward<T: Real>(
@@ -168,8 +166,8 @@ impl Kernel<2> for PackedConv2d {
         grad: &[T],
         needed: Needed<2>,
     ) -> [Vec<T>; 2] {
-        let (grid, outputs, panels) = (Grid::of(self.0, x_shape), self.1.shape()[0], self.1.panels::<T>());
-        let at = |out, k| panels.at(packed_at(grid.patch_len(), k, out));
+        let (grid, outputs, packed) = (Grid::of(self.0, x_shape), self.1.shape()[0], self.1.packed::<T>());
+        let at = |out, k| packed.at(grid.patch_len(), k, out);
         [
             if needed[0] { grid.input_gradient(x_shape[0], at, outputs, grad) } else { Vec::new() },
             if needed[1] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() },
@@ -279,12 +277,15 @@ impl Grid {
     }
 
     /// The convolution with packed weights.
-    fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
+    fn convolve<T: Real>(&self, x: &[T], batch: usize, weight: Packed<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
         let outputs = bias.outputs;
         if self.geometry.is_pointwise() {
-            return linear::multiply(x, batch, panels, bias, self.channels);
+            return linear::multiply(x, batch, weight, bias, self.channels);
         }
-        if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
+        // Its transforms lose bits that bf16 does not have.
+        if let (Packed::Panels(panels), Some(winograd)) = (weight, self.winograd())
+            && winograd.pays(outputs)
+        {
             return winograd.convolve(x, batch, panels, bias);
         }
         let bands = self.bands::<T>();
@@ -303,8 +304,8 @@ impl Grid {
                 let start = bias.of(image, columns);
                 // SAFETY: every task has an image's band and a group of columns to itself.
                 let out = unsafe { whole.part(rows, columns.clone()) };
-                let panels = panels.from(columns.start * self.patch_len());
-                add_product(Rows { values: copy, starts, stretches: &stretches }, panels, start, out);
+                let weight = weight.from(columns.start * self.patch_len());
+                add_product(Rows { values: copy, starts, stretches: &stretches }, weight, start, &out);
             });
         };
         // SAFETY: the tasks' bands cover the images, and a product sets its block.
@@ -335,7 +336,7 @@ impl Grid {
         Self::new(turned, self.out_height, self.out_width, outputs).convolve(
             grad,
             batch,
-            Panels::Wide(&panels),
+            Packed::wide(&panels),
             Bias::none(channels),
         )
     }
@@ -349,7 +350,7 @@ impl Grid {
     ) -> Vec<T> {
         let depth = self.patch_len();
         let panels = pack(outputs, depth, weight);
-        let panels = Panels::Wide(&panels);
+        let panels = Packed::wide(&panels);
         let mut grad_x = zeros::<T>(batch * self.image_len());
         let image_grads = grad.par_chunks_exact(self.out_pixels() * outputs);
         let starts: Vec<usize> = (0..self.out_width).map(|x| x * outputs).collect();
@@ -357,7 +358,7 @@ impl Grid {
             let mut patches = zeros::<T>(self.out_width * depth);
             for (y, grad) in grad.chunks_exact(self.out_width * outputs).enumerate() {
                 let rows = Rows { values: grad, starts: &starts, stretches: &[(0, outputs)] };
-                add_product(rows, panels, Start::Zero, Output::new(&mut patches, depth));
+                add_product(rows, panels, Start::Zero, &Output::new(&mut patches, depth));
                 self.fold_row(&patches, y, grad_x);
             }
         });

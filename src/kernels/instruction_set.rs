@@ -13,6 +13,10 @@ pub enum InstructionSet {
     Avx2,
     /// AVX-512 (F, BW, DQ and VL): registers of sixteen f32.
     Avx512,
+    /// AVX-512 with products of pairs of bf16.
+    Avx512Bf16,
+    /// And with AMX's products of tiles of bf16.
+    Amx,
 }
 
 /// Names the highest instruction set to use.
@@ -20,7 +24,7 @@ const VARIABLE: &str = "TWEEDIE_ISA";
 
 impl InstructionSet {
     /// All, the lowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// As `TWEEDIE_ISA` spells it.
     pub fn name(self) -> &'static str {
@@ -28,7 +32,14 @@ impl InstructionSet {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
         }
+    }
+
+    /// Whether products of bf16 are faster than those of f32.
+    pub fn multiplies_bf16(self) -> bool {
+        self >= Self::Avx512Bf16
     }
 
     /// The best that this machine has.
@@ -40,7 +51,12 @@ impl InstructionSet {
             }
             let avx2 = has!("avx2", "fma");
             if avx2 && has!("avx512f", "avx512bw", "avx512dq", "avx512vl") {
-                return Self::Avx512;
+                let bf16 = has!("avx512bf16");
+                #[cfg(target_os = "linux")]
+                if bf16 && super::bf16::amx_is_available() {
+                    return Self::Amx;
+                }
+                return if bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
             }
             if avx2 {
                 return Self::Avx2;

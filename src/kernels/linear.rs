@@ -1,8 +1,8 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
-use super::packed_weight::{PackedWeight, Panels, pack_shaped};
+use super::packed_weight::{Packed, PackedWeight, pack_shaped};
 use super::simd::multiversion;
-use super::tile::{Bias, Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, matrix, pack, packed_at};
+use super::tile::{Bias, Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, matrix, pack};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -68,7 +68,7 @@ impl Kernel<3> for Linear {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        multiply(x, 1, Panels::Wide(&pack_shaped(weight, shape)), Bias::new(bias, shape[0]), shape[1])
+        multiply(x, 1, Packed::wide(&pack_shaped::<_, false>(weight, shape)), Bias::new(bias, shape[0]), shape[1])
     }
 
     fn backward<T: Real>(
@@ -101,12 +101,12 @@ impl Kernel<2> for PackedLinear {
     }
 
     fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
-        multiply(x, 1, self.0.panels(), Bias::new(bias, bias.len()), self.0.shape()[1])
+        multiply(x, 1, self.0.packed(), Bias::new(bias, bias.len()), self.0.shape()[1])
     }
 
     fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
-        let (outputs, inputs, panels) = (self.0.shape()[0], self.0.shape()[1], self.0.panels::<T>());
-        let at = |out, input| panels.at(packed_at(inputs, input, out));
+        let (outputs, inputs, packed) = (self.0.shape()[0], self.0.shape()[1], self.0.packed::<T>());
+        let at = |out, input| packed.at(inputs, input, out);
         [
             if needed[0] { input_gradient(at, grad, outputs, inputs) } else { Vec::new() },
             if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
@@ -121,14 +121,14 @@ fn input_gradient<T: Real>(
     outputs: usize,
     inputs: usize,
 ) -> Vec<T> {
-    multiply(grad, 1, Panels::Wide(&pack(outputs, inputs, weight)), Bias::none(inputs), outputs)
+    multiply(grad, 1, Packed::wide(&pack(outputs, inputs, weight)), Bias::none(inputs), outputs)
 }
 
 /// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image.
 pub(super) fn multiply<T: Real>(
     x: &[T],
     images: usize,
-    panels: Panels<'_, T>,
+    weight: Packed<'_, T>,
     bias: Bias<'_, T>,
     depth: usize,
 ) -> Vec<T> {
@@ -151,7 +151,7 @@ pub(super) fn multiply<T: Real>(
             // SAFETY: every task has a block of rows and a group of columns to itself.
             let out = unsafe { whole.part(rows, columns.clone()) };
             let rows = Rows { values, starts, stretches: &[(0, depth)] };
-            add_product(rows, panels.from(columns.start * depth), bias.of(image, columns), out);
+            add_product(rows, weight.from(columns.start * depth), bias.of(image, columns), &out);
         });
     };
     // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.

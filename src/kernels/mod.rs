@@ -10,6 +10,7 @@
 mod activation;
 mod add;
 mod attention;
+mod bf16;
 mod concat;
 mod conv;
 mod instruction_set;
@@ -27,7 +28,8 @@ mod winograd;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use add::add;
-pub use attention::{attention, attention_definition};
+pub use attention::{attention, attention_definition, attention_with};
+pub use bf16::Products;
 pub use concat::concat_channels;
 pub use conv::{ConvGeometry, conv2d, conv2d_packed};
 pub use instruction_set::InstructionSet;
@@ -66,6 +68,9 @@ trait Real: WithDType + Default + tile::Product {
     /// Values of this type, if they are of f64.
     fn of_f64(values: &[f64]) -> Option<&[Self]>;
 
+    /// The nearest bf16.
+    fn rounded(self) -> half::bf16;
+
     /// `self * a + b` in one rounding; only where the machine has an instruction for it.
     fn fused(self, a: Self, b: Self) -> Self;
 }
@@ -86,6 +91,11 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
+    }
+
+    #[inline(always)]
+    fn rounded(self) -> half::bf16 {
+        bf16::rounded(self)
     }
 
     fn of_f32(values: &[f32]) -> Option<&[Self]> {
@@ -118,6 +128,10 @@ impl Real for f64 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value.into()
+    }
+
+    fn rounded(self) -> half::bf16 {
+        half::bf16::from_f64(self)
     }
 
     fn of_f32(_: &[f32]) -> Option<&[Self]> {

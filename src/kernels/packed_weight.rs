@@ -1,8 +1,9 @@
-//! Weights as the product reads them: panels of sixteen outputs, in any float type.
+//! Weights as the product reads them: panels of sixteen outputs, in any float type, or pairs of bf16.
 
 use super::Real;
+use super::bf16::{Pairs, Products, STEP};
 use super::simd::multiversion;
-use super::tile::PANEL;
+use super::tile::{PANEL, packed_at};
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 /// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
 ///
 /// It keeps the tensor's element type. Half precision takes half the memory; the product widens a block of it at a
-/// time, just before it is used, and computes in the type of the activations.
+/// time, just before it is used, and computes in the type of the activations; or it rounds the activations too, where that is
+/// faster ([`Products`]).
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
     values: Arc<Values>,
@@ -25,6 +27,7 @@ enum Values {
     F64(Vec<f64>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
+    Bf16Pairs(Vec<bf16>),
 }
 
 impl PackedWeight {
@@ -33,6 +36,15 @@ impl PackedWeight {
     /// # Errors
     /// If the weight has another rank than 2 or 4, is not on the CPU, or not of floats.
     pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::with_products(weight, Products::of_weights(weight.dtype()))
+    }
+
+    /// The same with the exactness of products given. Those with few inputs or outputs, where a network begins and ends, are
+    /// full in any case.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_products(weight: &Tensor, products: Products) -> Result<Self> {
         let shape = weight.dims().to_vec();
         if !matches!(shape.len(), 2 | 4) {
             candle_core::bail!("pack: a weight has two dimensions or four, not those of {shape:?}");
@@ -41,11 +53,21 @@ impl PackedWeight {
         let (storage, layout) = weight.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { candle_core::bail!("pack: the weight is not on the CPU") };
         let range = layout.start_offset()..layout.start_offset() + weight.elem_count();
+        if products == Products::Bf16 && shape[1].is_multiple_of(STEP) && shape[0] >= PANEL {
+            let weight = weight.to_dtype(DType::BF16)?;
+            let (storage, layout) = weight.storage_and_layout();
+            let Storage::Cpu(CpuStorage::BF16(values)) = &*storage else {
+                candle_core::bail!("pack: the weight is not on the CPU")
+            };
+            let (start, end) = layout.contiguous_offsets().unwrap_or_default();
+            let values = Values::Bf16Pairs(pack_shaped::<_, true>(&values[start..end], &shape));
+            return Ok(Self { values: Arc::new(values), shape });
+        }
         let values = match storage {
-            CpuStorage::F32(values) => Values::F32(pack_shaped(&values[range], &shape)),
-            CpuStorage::F64(values) => Values::F64(pack_shaped(&values[range], &shape)),
-            CpuStorage::F16(values) => Values::F16(pack_shaped(&values[range], &shape)),
-            CpuStorage::BF16(values) => Values::Bf16(pack_shaped(&values[range], &shape)),
+            CpuStorage::F32(values) => Values::F32(pack_shaped::<_, false>(&values[range], &shape)),
+            CpuStorage::F64(values) => Values::F64(pack_shaped::<_, false>(&values[range], &shape)),
+            CpuStorage::F16(values) => Values::F16(pack_shaped::<_, false>(&values[range], &shape)),
+            CpuStorage::BF16(values) => Values::Bf16(pack_shaped::<_, false>(&values[range], &shape)),
             _ => candle_core::bail!("pack: a weight is of floats, not of {:?}", weight.dtype()),
         };
         Ok(Self { values: Arc::new(values), shape })
@@ -62,37 +84,77 @@ impl PackedWeight {
             Values::F32(_) => DType::F32,
             Values::F64(_) => DType::F64,
             Values::F16(_) => DType::F16,
-            Values::Bf16(_) => DType::BF16,
+            Values::Bf16(_) | Values::Bf16Pairs(_) => DType::BF16,
         }
     }
 
+    /// How products with it are taken.
+    pub fn products(&self) -> Products {
+        if matches!(*self.values, Values::Bf16Pairs(_)) { Products::Bf16 } else { Products::Full }
+    }
+
     /// For sums of type `T`.
-    pub(super) fn panels<T: Real>(&self) -> Panels<'_, T> {
-        match &*self.values {
+    pub(super) fn packed<T: Real>(&self) -> Packed<'_, T> {
+        Packed::Panels(match &*self.values {
             Values::F32(values) => T::of_f32(values).map_or(Panels::F32(values), Panels::Wide),
             Values::F64(values) => T::of_f64(values).map_or(Panels::F64(values), Panels::Wide),
             Values::F16(values) => Panels::F16(values),
             Values::Bf16(values) => Panels::Bf16(values),
+            Values::Bf16Pairs(values) => return Packed::Pairs(Pairs::new(values)),
+        })
+    }
+}
+
+/// A right factor, as the product reads it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Packed<'a, T> {
+    /// For sums of type `T`.
+    Panels(Panels<'a, T>),
+    /// For sums in f32 of products of bf16.
+    Pairs(Pairs<'a>),
+}
+
+impl<'a, T: Real> Packed<'a, T> {
+    /// Panels in the type of the sums.
+    pub fn wide(values: &'a [T]) -> Self {
+        Self::Panels(Panels::Wide(values))
+    }
+
+    /// From a panel on, where each has so many values.
+    pub fn from(self, start: usize) -> Self {
+        match self {
+            Self::Panels(panels) => Self::Panels(panels.part(start..panels.len())),
+            Self::Pairs(pairs) => Self::Pairs(pairs.from(start)),
+        }
+    }
+
+    /// One value of a matrix of so many rows.
+    pub fn at(self, depth: usize, k: usize, column: usize) -> T {
+        match self {
+            Self::Panels(panels) => panels.at(packed_at(depth, k, column)),
+            Self::Pairs(pairs) => T::from_f32(pairs.at(depth, k, column).to_f32()),
         }
     }
 }
 
-/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output.
-pub(super) fn pack_shaped<E: Copy + Default + Send + Sync>(weight: &[E], shape: &[usize]) -> Vec<E> {
+/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output; or
+/// [`Pairs`] with the rows in the same order, where the inputs are whole steps.
+pub(super) fn pack_shaped<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], shape: &[usize]) -> Vec<E> {
     /// Channels whose lines in a panel stay in the first cache while all outputs are written to them.
     const CHANNELS: usize = 32;
     let (outputs, inputs) = (shape[0], shape[1]);
     let taps: usize = shape[2..].iter().product();
     let mut panels = vec![E::default(); outputs.div_ceil(PANEL) * taps * inputs * PANEL];
     panels.par_chunks_mut((taps * inputs * PANEL).max(1)).enumerate().for_each(|(panel, values)| {
-        let lines = values.as_chunks_mut::<PANEL>().0;
         for first in (0..inputs).step_by(CHANNELS) {
             let channels = first..(first + CHANNELS).min(inputs);
             for (lane, out) in (panel * PANEL..((panel + 1) * PANEL).min(outputs)).enumerate() {
                 let of_output = &weight[(out * inputs + first) * taps..][..channels.len() * taps];
                 for (channel, of_channel) in channels.clone().zip(of_output.chunks_exact(taps)) {
                     for (tap, &value) in of_channel.iter().enumerate() {
-                        lines[tap * inputs + channel][lane] = value;
+                        let k = tap * inputs + channel;
+                        let place = if PAIRS { k / 2 * (2 * PANEL) + 2 * lane + k % 2 } else { k * PANEL + lane };
+                        values[place] = value;
                     }
                 }
             }
@@ -156,13 +218,8 @@ impl<'a, T: Real> Panels<'a, T> {
         }
     }
 
-    /// From a value on.
-    pub fn from(self, start: usize) -> Self {
-        self.part(start..self.len())
-    }
-
     /// One value.
-    pub fn at(self, i: usize) -> T {
+    fn at(self, i: usize) -> T {
         with_values!(self, T, |values, widen| widen(values[i]))
     }
 

@@ -28,11 +28,11 @@ macro_rules! multiversion {
                     body::<$T, true>($($arg),*)
                 }
                 match crate::kernels::InstructionSet::in_use() {
-                    // SAFETY: an instruction set is only in use on a machine that has it.
-                    crate::kernels::InstructionSet::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: as above.
-                    crate::kernels::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
                     crate::kernels::InstructionSet::Portable => {}
+                    // SAFETY: an instruction set is only in use on a machine that has it.
+                    crate::kernels::InstructionSet::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: as above; those that are higher have these instructions too.
+                    _ => return unsafe { avx512($($arg),*) },
                 }
             }
             body::<$T, { cfg!(target_arch = "aarch64") }>($($arg),*)

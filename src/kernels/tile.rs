@@ -4,7 +4,8 @@
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
 //! are laid out as panels ([`pack`]). Each output value is one sum in one order whatever tile it falls into.
 
-use super::packed_weight::Panels;
+use super::bf16::{self, Pairs};
+use super::packed_weight::{Packed, Panels};
 use super::panel_row::PanelRow;
 use super::{InstructionSet, Real};
 use std::marker::PhantomData;
@@ -96,6 +97,16 @@ impl<'a, T: Real> Output<'a, T> {
         self.columns
     }
 
+    /// Where its first value is.
+    pub fn first(&self) -> *mut T {
+        self.first
+    }
+
+    /// From a row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Sets every row.
     #[inline]
     pub fn fill(&mut self, values: &[T]) {
@@ -131,6 +142,19 @@ impl<'a, T> Start<'a, T> {
         match self {
             Self::Row(row) => Self::Row(&row[column..]),
             other => other,
+        }
+    }
+
+    /// For the first row of an output.
+    pub fn values(self, out: &Output<'_, T>) -> Vec<T>
+    where
+        T: Real,
+    {
+        match self {
+            Self::Zero => vec![T::zero(); out.columns],
+            Self::Row(row) => row[..out.columns].to_vec(),
+            // SAFETY: the output is that of the caller, who has its rows to himself.
+            Self::Output => (0..out.columns).map(|column| unsafe { *out.first.add(column) }).collect(),
         }
     }
 }
@@ -190,12 +214,19 @@ pub(super) fn add_tiles<T: Real>(
     T::add_tiles(&Tiles { left, starts, right, right_start, runs, start, out });
 }
 
-/// The element types' ways to [`add_tiles`].
+/// The element types' ways to [`add_tiles`] and to [`add_product`] with pairs of bf16.
 pub(super) trait Product: Sized {
     fn add_tiles(tiles: &Tiles<'_, Self>);
+
+    /// In f32 with the left factor rounded too.
+    fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>);
 }
 
 impl Product for f64 {
+    fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
+        bf16::add_widened(rows, pairs, start, out);
+    }
+
     fn add_tiles(tiles: &Tiles<'_, Self>) {
         // SAFETY: plain arithmetic needs no special instructions.
         unsafe { tiles.add::<[Self; PANEL], 6>() };
@@ -203,6 +234,10 @@ impl Product for f64 {
 }
 
 impl Product for f32 {
+    fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
+        bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
+    }
+
     fn add_tiles(tiles: &Tiles<'_, Self>) {
         #[cfg(target_arch = "x86_64")]
         {
@@ -221,11 +256,11 @@ impl Product for f32 {
                 unsafe { tiles.add::<Avx512Row, 12>() };
             }
             match InstructionSet::in_use() {
-                // SAFETY: an instruction set is only in use on a machine that has it.
-                InstructionSet::Avx512 => return unsafe { avx512(tiles) },
-                // SAFETY: as above.
-                InstructionSet::Avx2 => return unsafe { avx2(tiles) },
                 InstructionSet::Portable => {}
+                // SAFETY: an instruction set is only in use on a machine that has it.
+                InstructionSet::Avx2 => return unsafe { avx2(tiles) },
+                // SAFETY: as above; those that are higher have these instructions too.
+                _ => return unsafe { avx512(tiles) },
             }
         }
         // SAFETY: plain arithmetic needs no special instructions.
@@ -322,8 +357,16 @@ pub(super) struct Rows<'a, T> {
     pub stretches: &'a [(usize, usize)],
 }
 
-/// `out = start + rows * panels`, the panels as [`pack`] makes them, for the panels that cover `out`'s columns.
-pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_, T>, out: Output<'_, T>) {
+/// `out = start + rows * right`, for the panels that cover `out`'s columns.
+pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, right: Packed<'_, T>, start: Start<'_, T>, out: &Output<'_, T>) {
+    match right {
+        Packed::Panels(panels) => add_panels(rows, panels, start, out),
+        Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
+    }
+}
+
+/// With panels as [`pack`] makes them.
+fn add_panels<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_, T>, out: &Output<'_, T>) {
     let depth: usize = rows.stretches.iter().map(|&(_, length)| length).sum();
     let count = out.columns.div_ceil(PANEL);
     assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());

@@ -1,10 +1,11 @@
 //! Attention layers.
 
 use super::{Backend, Linear, Weights};
-use crate::{Result, kernels};
+use crate::Result;
+use crate::kernels::{self, Products};
 use candle_core::Tensor;
 
-/// Multi-head attention of queries to keys and values, without projections.
+/// Multi-head attention of queries to keys and values, without projections. `products` is how the kernels take them.
 ///
 /// # Shapes
 /// `q`: `[batch, n, heads * d]`; `k`, `v`: `[batch, m, heads * d]`; the result is as `q`.
@@ -17,10 +18,11 @@ pub fn scaled_dot_product_attention(
     v: &Tensor,
     heads: usize,
     causal: bool,
+    products: Products,
     backend: Backend,
 ) -> Result<Tensor> {
     match backend {
-        Backend::Kernels => Ok(kernels::attention(q, k, v, heads, causal)?),
+        Backend::Kernels => Ok(kernels::attention_with(q, k, v, heads, causal, products)?),
         #[cfg(feature = "flash-attn")]
         Backend::Candle if flash::serves(q, k, v, heads) => flash::attention(q, k, v, heads, causal),
         Backend::Candle => Ok(kernels::attention_definition(q, k, v, heads, causal)?),
@@ -101,7 +103,7 @@ impl Attention {
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, self.backend)?;
+        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, self.to_q.products(), self.backend)?;
         self.to_out.forward(&mixed)
     }
 

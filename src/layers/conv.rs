@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use super::weights::{vector, widened};
+use super::weights::vector;
 use super::{Backend, FeatureMap, Weight, Weights};
 use crate::{Result, kernels};
 use candle_core::Tensor;
@@ -33,9 +33,8 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn with_geometry(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
-        let weight = weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?;
         Ok(Self {
-            weight: Weight::dense(weight, weights.backend())?,
+            weight: Weight::new(weights, &[outputs, inputs, geometry.kernel, geometry.kernel])?,
             bias: vector(weights, "bias", outputs)?,
             geometry,
             backend: weights.backend(),
@@ -47,9 +46,8 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn without_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
-        let weight = weights.tensor("weight", &[outputs, inputs, geometry.kernel, geometry.kernel])?;
-        let bias = widened(Tensor::zeros(outputs, weight.dtype(), weight.device())?)?;
-        Ok(Self { weight: Weight::dense(weight, weights.backend())?, bias, geometry, backend: weights.backend() })
+        let weight = Weight::new(weights, &[outputs, inputs, geometry.kernel, geometry.kernel])?;
+        Ok(Self { bias: weight.no_bias()?, weight, geometry, backend: weights.backend() })
     }
 
     /// # Shapes

@@ -2,7 +2,8 @@
 
 use super::weights::vector;
 use super::{Backend, Weight, Weights};
-use crate::{Result, kernels};
+use crate::Result;
+use crate::kernels::{self, Products};
 use candle_core::Tensor;
 
 /// `y = x W^T + b`.
@@ -29,14 +30,15 @@ impl Linear {
     /// # Errors
     /// If the weights cannot be had.
     pub fn with_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
-        let matrix = weights.tensor("weight", &[outputs, inputs])?;
+        let weight = Weight::new(weights, &[outputs, inputs])?;
         let bias = if bias { Some(vector(weights, "bias", outputs)?) } else { None };
-        let zeros = match &bias {
-            Some(bias) => bias.zeros_like()?,
-            None => super::weights::widened(Tensor::zeros(matrix.dim(0)?, matrix.dtype(), matrix.device())?)?,
-        };
-        let weight = Weight::dense(matrix, weights.backend())?;
+        let zeros = weight.no_bias()?;
         Ok(Self { weight, bias, zeros, backend: weights.backend() })
+    }
+
+    /// How its products are taken.
+    pub fn products(&self) -> Products {
+        self.weight.products()
     }
 
     /// # Shapes

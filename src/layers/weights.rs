@@ -1,7 +1,7 @@
 //! Where layers get their tensors from, and how they hold them.
 
 use crate::Result;
-use crate::kernels::PackedWeight;
+use crate::kernels::{PackedWeight, Products};
 use candle_core::{DType, Device, Tensor};
 
 /// A source of named tensors: a checkpoint, trainable variables, random numbers.
@@ -43,19 +43,27 @@ impl Backend {
 pub struct Weights<'a> {
     source: &'a dyn WeightSource,
     backend: Backend,
+    products: Option<Products>,
     path: String,
 }
 
 impl<'a> Weights<'a> {
     /// The root of a source, computed with the backend of its device.
     pub fn new(source: &'a dyn WeightSource) -> Self {
-        Self { source, backend: Backend::for_device(source.device()), path: String::new() }
+        Self { source, backend: Backend::for_device(source.device()), products: None, path: String::new() }
     }
 
     /// The same place, computed in another way.
     #[must_use]
     pub fn with_backend(mut self, backend: Backend) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// The same place, with products taken so by the kernels, instead of as is fastest for the type of each weight.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.products = Some(products);
         self
     }
 
@@ -106,13 +114,34 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// A dense weight. One that no gradient is asked for is laid out for the kernels here, once.
+    /// The tensor `weight` of a place. One that no gradient is asked for is laid out for the kernels here, once.
     ///
     /// # Errors
-    /// If memory runs out.
-    pub fn dense(tensor: Tensor, backend: Backend) -> Result<Self> {
-        let fixed = backend == Backend::Kernels && !tensor.track_op();
-        Ok(if fixed { Self::Packed(PackedWeight::new(&tensor)?) } else { Self::Plain(tensor) })
+    /// If the source cannot give it.
+    pub fn new(weights: &Weights<'_>, shape: &[usize]) -> Result<Self> {
+        let tensor = weights.tensor("weight", shape)?;
+        if weights.backend() != Backend::Kernels || tensor.track_op() {
+            return Ok(Self::Plain(tensor));
+        }
+        let products = weights.products.unwrap_or_else(|| Products::of_weights(tensor.dtype()));
+        Ok(Self::Packed(PackedWeight::with_products(&tensor, products)?))
+    }
+
+    /// How products with it are taken.
+    pub fn products(&self) -> Products {
+        match self {
+            Self::Plain(_) => Products::Full,
+            Self::Packed(weight) => weight.products(),
+        }
+    }
+
+    /// A vector of zeros, `[outputs]`, in the type of the other vectors of its layer.
+    pub(super) fn no_bias(&self) -> Result<Tensor> {
+        let (outputs, dtype, device) = match self {
+            Self::Plain(tensor) => (tensor.dim(0)?, tensor.dtype(), tensor.device()),
+            Self::Packed(weight) => (weight.shape()[0], weight.dtype(), &Device::Cpu),
+        };
+        widened(Tensor::zeros(outputs, dtype, device)?)
     }
 }
 

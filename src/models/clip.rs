@@ -236,7 +236,7 @@ impl EncoderLayer {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.layer_norm1.forward(x)?;
         let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
-        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, true, self.backend)?;
+        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, true, self.q_proj.products(), self.backend)?;
         let x = add_residual(x, &self.out_proj.forward(&mixed)?)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         add_residual(&x, &self.fc2.forward(&self.activation.forward(&h)?)?)

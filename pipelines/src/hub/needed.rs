@@ -7,7 +7,7 @@ use crate::device::DTypeChoice;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tweedie::checkpoints::{ModelFiles, Precision, weight_file, weight_files};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{Device, Error, Result};
 
 /// What is wanted of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,8 @@ pub struct Wanted {
 impl Wanted {
     /// What a run in a number format takes: half-precision variants where the weights are held so.
     pub fn new(part: Part, dtype: DTypeChoice, device: &Device) -> Self {
-        let precision = if dtype.on(device).weights == DType::F16 { Precision::Half } else { Precision::Full };
+        let half = matches!((dtype, device.is_cpu()), (DTypeChoice::F16, _) | (DTypeChoice::Auto, false));
+        let precision = if half { Precision::Half } else { Precision::Full };
         Self { part, precision, exact: dtype == DTypeChoice::F32 }
     }
 }

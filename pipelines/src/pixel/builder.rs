@@ -3,7 +3,7 @@
 use super::PixelPipeline;
 use crate::builder::Loader;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
-use crate::model::{Defaults, config, model_index};
+use crate::model::{Defaults, config, model_index, unet_parameters};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -135,7 +135,7 @@ impl PixelBuilder {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device);
+        let format = self.dtype.on(&device, || unet_parameters(&files))?;
         let fields = config(&files, "unet", "config.json")?;
         if fields.class_name() == Some("UNet2DConditionModel") {
             let fix = "it draws what a text says; use `tweedie txt2img --model` with this folder";
@@ -147,7 +147,8 @@ impl PixelBuilder {
         let defaults = Defaults::read(&files)?;
         let pipeline_class = model_index(&files)?["_class_name"].as_str().map(str::to_owned);
 
-        let loader = Loader { files: &files, device: &device, format, backend: self.backend, loras: None };
+        let loader =
+            Loader { files: &files, device: &device, format, backend: self.backend, products: None, loras: None };
         let (unet, weight_files) = loader
             .load("unet", format.weights, &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
         let classifier = self.classifier.as_deref().map(|path| {
@@ -157,6 +158,7 @@ impl PixelBuilder {
                 device: &device,
                 format: NumberFormat::F32,
                 backend: self.backend,
+                products: None,
                 loras: None,
             };
             let config = LeNetConfig::from_fields(&config(&files, "classifier", "config.json")?)?;
