@@ -475,7 +475,7 @@ fn adapters_and_control_models_come_by_name() -> TestResult {
     let offline = [&named[..], &["--offline".into()]].concat();
     assert!(draw(NOBODY, &offline)? == expected);
     let word = ["--model", &model, "--embedding=some/model/more/word.pt"];
-    let missing = [&word[..], &["--offline"]].concat();
+    let missing = [&word[..], &["--offline", "--force"]].concat();
     cache.run(&tweedie, NOBODY, &txt2img(&missing))?.fails(1, &["some/model/more/word.pt", "--offline"])?;
     cache.run(&tweedie, &server.base, &txt2img(&[&word[..], &["--force"]].concat()))?.success()?;
 
