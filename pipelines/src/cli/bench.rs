@@ -2,7 +2,7 @@
 
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
-use super::source::{Part, Source};
+use super::source::{OfflineOption, Part, Source};
 use super::{memory, print};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -56,10 +56,8 @@ pub struct BenchArguments {
     #[arg(long)]
     json: bool,
 
-    /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
-    #[cfg(feature = "hub")]
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    offline: OfflineOption,
 }
 
 impl BenchArguments {
@@ -67,10 +65,7 @@ impl BenchArguments {
         let model = match (self.preset, &self.model) {
             (Some(Preset::Sd15), _) => BenchModel::Sd15,
             (None, Some(path)) => {
-                #[cfg(feature = "hub")]
-                let offline = self.offline;
-                #[cfg(not(feature = "hub"))]
-                let offline = true;
+                let offline = self.offline.offline();
                 let fetching = Fetching { interrupt: &Interrupt::listen()?, quiet: false };
                 let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
                 BenchModel::Model(source.open(path, None, Part::Model)?)

@@ -28,7 +28,7 @@ mod xl_options;
 
 use clap::{Args, Parser, Subcommand};
 use fetching::Fetching;
-use source::{Part, Source};
+use source::{OfflineOption, Part, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Pipeline};
@@ -116,19 +116,13 @@ struct ModelArguments {
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 
-    /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
-    #[cfg(feature = "hub")]
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    offline: OfflineOption,
 }
 
 impl ModelArguments {
     fn source<'a>(&self, fetching: &'a Fetching<'a>) -> Source<'a> {
-        #[cfg(feature = "hub")]
-        let offline = self.offline;
-        #[cfg(not(feature = "hub"))]
-        let offline = true;
-        Source { dtype: self.dtype, device: self.device, offline, fetching }
+        Source { dtype: self.dtype, device: self.device, offline: self.offline.offline(), fetching }
     }
 
     fn builder<P: Pipeline>(&self, source: &Source<'_>) -> anyhow::Result<Builder<P>> {

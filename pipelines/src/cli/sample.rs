@@ -4,7 +4,7 @@ use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
-use super::source::{Part, Source};
+use super::source::{OfflineOption, Part, Source};
 use super::{memory, print};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Map, Value, json};
@@ -114,10 +114,8 @@ pub struct Sample {
     #[arg(long, short)]
     quiet: bool,
 
-    /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
-    #[cfg(feature = "hub")]
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    offline: OfflineOption,
 }
 
 /// Where everything goes, checked before anything is computed.
@@ -156,11 +154,8 @@ impl Sample {
 
     /// The model at a path, or on the hub.
     fn open(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<PixelModel> {
-        #[cfg(feature = "hub")]
-        let offline = self.offline;
-        #[cfg(not(feature = "hub"))]
-        let offline = true;
         let fetching = Fetching { interrupt, quiet: self.quiet };
+        let offline = self.offline.offline();
         let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
         Ok(match source.open(path, None, Part::Pixel)? {
             Model::Cached { name, folder } => PixelModel::Cached { name, folder },

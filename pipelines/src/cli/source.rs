@@ -3,6 +3,7 @@
 use super::fetching::Fetching;
 #[cfg(feature = "hub")]
 use anyhow::Context;
+use clap::Args;
 use std::path::{Path, PathBuf};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
 
@@ -15,6 +16,25 @@ pub enum Part {
     Lora,
     Embedding,
     Pixel,
+}
+
+/// The option that keeps a run from the network.
+#[derive(Debug, Args)]
+pub struct OfflineOption {
+    /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
+    #[cfg(feature = "hub")]
+    #[arg(long)]
+    offline: bool,
+}
+
+impl OfflineOption {
+    /// Whether the hub is not to be asked.
+    pub fn offline(&self) -> bool {
+        #[cfg(feature = "hub")]
+        return self.offline;
+        #[cfg(not(feature = "hub"))]
+        return true;
+    }
 }
 
 /// Where models come from in one run.

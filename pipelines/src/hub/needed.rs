@@ -246,11 +246,13 @@ fn single_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<S
     if let Some(usual) = part.usual_files().iter().find(|usual| names.contains(**usual)) {
         return Ok((*usual).into());
     }
-    let plain = |name: &&String| !name.contains(['/', '\\', ':']) && !name.starts_with('.');
     let of_other_parts = [Part::Lora, Part::Embedding].map(Part::usual_files).concat();
-    let plain = |name: &&String| plain(name) && !of_other_parts.contains(&name.as_str());
+    let may_be_meant = |name: &&String| {
+        let at_the_top = !name.contains(['/', '\\', ':']) && !name.starts_with('.');
+        at_the_top && is_weights(name) && !of_other_parts.contains(&name.as_str())
+    };
     let (safe, pickled): (Vec<_>, Vec<_>) =
-        names.iter().filter(plain).filter(|name| is_weights(name)).partition(|name| name.ends_with(".safetensors"));
+        names.iter().filter(may_be_meant).partition(|name| name.ends_with(".safetensors"));
     let found = if safe.is_empty() { pickled } else { safe };
     match found[..] {
         [file] => Ok(file.clone()),
