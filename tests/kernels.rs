@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, PackedWeight, add, attention, attention_definition, concat_channels, conv2d,
+    Activation, ConvGeometry, PackedWeight, Products, add, attention, attention_definition, concat_channels, conv2d,
     conv2d_packed, geglu, gelu, group_norm, group_norm_definition, layer_norm, layer_norm_definition, linear,
     linear_packed, quick_gelu, resize_nearest, silu,
 };
@@ -155,7 +155,7 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
         };
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
             let stored = w.to_dtype(dtype)?;
-            let weight = PackedWeight::new(&stored)?;
+            let weight = PackedWeight::with_products(&stored, Products::Full)?;
             assert_eq!((weight.dtype(), weight.shape()), (dtype, w.dims()));
             assert_eq!(run(plain(x, &stored.to_dtype(DType::F32)?)?)?, run(packed(x, &weight)?)?, "{what}, {dtype:?}");
         }

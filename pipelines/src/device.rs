@@ -1,5 +1,7 @@
 //! Where and in which number format to compute.
 
+use candle_core::utils::{cuda_is_available, metal_is_available};
+use std::fmt;
 use std::str::FromStr;
 use tweedie::kernels::InstructionSet;
 use tweedie::{DType, Device, Error, Result};
@@ -35,15 +37,33 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
 impl DeviceChoice {
     /// The device.
     ///
     /// # Errors
     /// If this build or this machine does not have it.
     pub fn open(self) -> Result<Device> {
-        let missing = |name: &str, reason: String| {
-            let fix = format!("{reason}; build with --features {name} on a machine that has it, or use --device cpu");
-            Error::invalid("the device", name, fix)
+        let missing = |name: &str, built: bool, error: candle_core::Error| {
+            // Behind the first line is candle's backtrace, if the environment asks for one.
+            let reason = error.to_string();
+            let reason = reason.lines().next().unwrap_or_default();
+            let fix = match built {
+                true => "this program can use one: look whether the machine has it and its driver sees it".to_owned(),
+                false => format!("build with --features {name} on a machine that has it"),
+            };
+            Error::invalid("the device", self, format!("{reason}; {fix}, or use --device cpu"))
         };
         InstructionSet::from_environment()?;
         match self {
@@ -54,8 +74,8 @@ impl DeviceChoice {
                 Ok(Device::new_metal(0).unwrap_or(Device::Cpu))
             }
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(n) => Device::new_cuda(n).map_err(|e| missing("cuda", e.to_string())),
-            Self::Metal => Device::new_metal(0).map_err(|e| missing("metal", e.to_string())),
+            Self::Cuda(n) => Device::new_cuda(n).map_err(|e| missing("cuda", cuda_is_available(), e)),
+            Self::Metal => Device::new_metal(0).map_err(|e| missing("metal", metal_is_available(), e)),
         }
     }
 }

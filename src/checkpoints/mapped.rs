@@ -4,12 +4,12 @@
 use super::ModelFiles;
 use crate::{Error, Result, kernels};
 use candle_core::{DType, Device, Tensor};
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 #[cfg(unix)]
 use std::os::unix::fs::FileExt;
@@ -19,6 +19,8 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(super) enum Bytes {
     /// A file, mapped for its header. Tensors are read instead: to fault in the pages of gigabytes takes longer.
+    /// Only Unix reads at a position without moving it; elsewhere the pages are faulted in.
+    #[cfg_attr(not(unix), allow(dead_code))]
     File {
         map: Mmap,
         file: File,
@@ -57,7 +59,11 @@ impl Bytes {
                 file.read_exact_at(buffer, range.start as u64).map_err(Error::io("read", path))?;
                 Ok(buffer)
             }
-            _ => Ok(&self.as_slice()[range]),
+            _ => {
+                #[cfg(not(unix))]
+                let _ = buffer;
+                Ok(&self.as_slice()[range])
+            }
         }
     }
 
@@ -78,16 +84,19 @@ impl Bytes {
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
             (DType::F32 | DType::F16 | DType::BF16, DType::F16) => {
-                let values = self.values(range, stored, |bytes, values: &mut [f16]| match stored {
-                    DType::F16 => copy(bytes, values, f16::from_le_bytes),
-                    _ => values.convert_from_f32_slice(&widened(bytes, stored)),
+                let values = self.values(range, stored, |bytes, values| match stored {
+                    DType::F32 => copy(bytes, values, |value| f16::from_f32(f32::from_le_bytes(value))),
+                    DType::BF16 => copy(bytes, values, |value| f16::from_f32(bf16::from_le_bytes(value).to_f32())),
+                    _ => copy(bytes, values, f16::from_le_bytes),
                 })?;
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
             (DType::F32 | DType::F16 | DType::BF16, DType::BF16) => {
-                let values = self.values(range, stored, |bytes, values: &mut [bf16]| match stored {
-                    DType::BF16 => copy(bytes, values, bf16::from_le_bytes),
-                    _ => values.convert_from_f32_slice(&widened(bytes, stored)),
+                let rounded = kernels::round_to_bf16;
+                let values = self.values(range, stored, |bytes, values| match stored {
+                    DType::F32 => copy(bytes, values, |value| rounded(f32::from_le_bytes(value))),
+                    DType::F16 => copy(bytes, values, |half| rounded(kernels::widen_f16(u16::from_le_bytes(half)))),
+                    _ => copy(bytes, values, bf16::from_le_bytes),
                 })?;
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
@@ -100,30 +109,34 @@ impl Bytes {
         Ok(tensor.transpose()?.map(|tensor| tensor.to_device(device)).transpose()?)
     }
 
-    /// The values of a part, read on all cores and filled in by `fill`, if all of them are finite.
-    fn values<E: Copy + Default + Send>(
+    /// The values of a part, read on all cores, if all of them are finite. `fill` makes one of each `stored` value.
+    fn values<E: Send>(
         &self,
         range: &Range<usize>,
         stored: DType,
-        fill: impl Fn(&[u8], &mut [E]) + Sync,
+        fill: impl Fn(&[u8], &mut [MaybeUninit<E>]) + Sync,
     ) -> Result<Option<Vec<E>>> {
         let size = stored.size_in_bytes();
-        let mut values = vec![E::default(); range.len() / size];
-        let pieces = values.par_chunks_mut(PIECE / size).enumerate();
+        let count = range.len() / size;
+        let mut values = Vec::with_capacity(count);
+        let pieces = values.spare_capacity_mut()[..count].par_chunks_mut(PIECE / size).enumerate();
         let finite = pieces.map_init(Vec::new, |buffer, (i, values)| {
             let start = range.start + i * PIECE;
             let bytes = self.part(start..start + values.len() * size, buffer)?;
             fill(bytes, values);
             Ok(all_finite(bytes, stored))
         });
-        Ok(finite.try_reduce(|| true, |a, b| Ok::<_, Error>(a && b))?.then_some(values))
+        let finite = finite.try_reduce(|| true, |a, b| Ok::<_, Error>(a && b))?;
+        // SAFETY: no piece has failed, so `fill` has written as many values as each has bytes for.
+        unsafe { values.set_len(count) };
+        Ok(finite.then_some(values))
     }
 }
 
 /// Bytes per task of what runs over all values.
 const PIECE: usize = 1 << 20;
 
-fn widen(bytes: &[u8], stored: DType, values: &mut [f32]) {
+fn widen(bytes: &[u8], stored: DType, values: &mut [MaybeUninit<f32>]) {
     match stored {
         DType::F16 => copy(bytes, values, |half| kernels::widen_f16(u16::from_le_bytes(half))),
         DType::BF16 => copy(bytes, values, |half| kernels::widen_bf16(u16::from_le_bytes(half))),
@@ -131,15 +144,12 @@ fn widen(bytes: &[u8], stored: DType, values: &mut [f32]) {
     }
 }
 
-fn widened(bytes: &[u8], stored: DType) -> Vec<f32> {
-    let mut values = vec![0f32; bytes.len() / stored.size_in_bytes()];
-    widen(bytes, stored, &mut values);
-    values
-}
-
-fn copy<const N: usize, E>(bytes: &[u8], values: &mut [E], value: impl Fn([u8; N]) -> E) {
-    for (to, bytes) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
-        *to = value(*bytes);
+/// Writes all values; there are `N` bytes for each.
+fn copy<const N: usize, E>(bytes: &[u8], values: &mut [MaybeUninit<E>], value: impl Fn([u8; N]) -> E) {
+    let bytes = bytes.as_chunks::<N>().0;
+    assert!(bytes.len() == values.len());
+    for (to, bytes) in values.iter_mut().zip(bytes) {
+        to.write(value(*bytes));
     }
 }
 

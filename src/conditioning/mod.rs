@@ -50,6 +50,15 @@ impl Conditioning {
         Ok(Self { class_labels: Some(labels), ..Self::default() })
     }
 
+    /// Whether all parts are the same tensors, not only equal ones.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let ids = |conditioning: &Self| {
+            let Self { text, pooled, time_ids, guidance, class_labels } = conditioning;
+            [text, pooled, time_ids, guidance, class_labels].map(|part| part.as_ref().map(Tensor::id))
+        };
+        ids(self) == ids(other)
+    }
+
     /// Several batches after one another.
     ///
     /// # Errors

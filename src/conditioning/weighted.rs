@@ -6,7 +6,7 @@
 
 use super::Tokenizer;
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// What a pair of round brackets is worth; square ones its inverse.
 const BRACKET: f64 = 1.1;
@@ -44,10 +44,13 @@ impl WeightedChunk {
         if self.weights.iter().all(|&weight| weight == 1.0) {
             return Ok(hidden.clone());
         }
-        let weights = Tensor::new(self.weights.as_slice(), hidden.device())?.to_dtype(hidden.dtype())?;
-        let weighted = hidden.broadcast_mul(&weights.reshape((1, self.weights.len(), 1))?)?;
-        let factor = (hidden.mean_all()? / weighted.mean_all()?)?;
-        Ok(weighted.broadcast_mul(&factor)?)
+        // In half precision the sums of the means would be far off.
+        let half = matches!(hidden.dtype(), DType::F16 | DType::BF16);
+        let wide = if half { hidden.to_dtype(DType::F32)? } else { hidden.clone() };
+        let weights = Tensor::new(self.weights.as_slice(), wide.device())?.to_dtype(wide.dtype())?;
+        let weighted = wide.broadcast_mul(&weights.reshape((1, self.weights.len(), 1))?)?;
+        let factor = (wide.mean_all()? / weighted.mean_all()?)?;
+        Ok(weighted.broadcast_mul(&factor)?.to_dtype(hidden.dtype())?)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::config::ConfigFields;
 use crate::schedulers::NoiseLevel;
 use crate::{Error, Result};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 /// The quantity that the network was trained to predict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,7 +247,8 @@ impl Limit {
 
 /// A quantile of all values, linear between neighbours.
 fn quantile(values: &Tensor, ratio: f64) -> Result<f64> {
-    let flat = values.flatten_all()?.to_dtype(DType::F64)?;
+    // Metal has no f64.
+    let flat = values.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
     let mut sorted = flat.to_vec1::<f64>()?;
     sorted.sort_by(f64::total_cmp);
     let position = ratio.clamp(0.0, 1.0) * (flat.dim(D::Minus1)? - 1) as f64;
@@ -259,7 +260,6 @@ fn quantile(values: &Tensor, ratio: f64) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     /// However the network predicts, a perfect prediction gives back the clean sample and the noise, in
     /// variance-preserving and in sigma space.

@@ -7,9 +7,10 @@
 use super::bf16::{self, Pairs, Products};
 use super::packed_weight::Packed;
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack};
+use super::tile::{Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix, pack};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
+use candle_nn::ops::{softmax, softmax_last_dim};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -71,16 +72,19 @@ pub fn attention_definition(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, ca
         let keys = k.t()?;
         let mut slices = Vec::new();
         for first in (0..n).step_by(rows) {
-            let q = q.narrow(1, first, rows.min(n - first))?.contiguous()?;
-            let mut scores = (q.matmul(&keys)? * scale)?;
+            // Scaled before the product, which may be too large for f16 without.
+            let q = (q.narrow(1, first, rows.min(n - first))? * scale)?;
+            let mut scores = q.matmul(&keys)?;
             if matches!(scores.dtype(), DType::F16 | DType::BF16) {
                 scores = scores.to_dtype(DType::F32)?;
             }
             if causal {
                 scores = scores.broadcast_add(&causal_mask(first, q.dim(1)?, m, &scores)?)?;
             }
-            let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-            slices.push(weights.matmul(&v)?);
+            // The fused one has no gradient.
+            let fused = !scores.track_op();
+            let weights = if fused { softmax_last_dim(&scores)? } else { softmax(&scores, D::Minus1)? };
+            slices.push(weights.to_dtype(v.dtype())?.matmul(&v)?);
         }
         images.push(Tensor::cat(&slices, 1)?.transpose(0, 1)?.contiguous()?.reshape((n, width))?);
     }
@@ -272,7 +276,7 @@ impl Head {
         scores.resize(queries.len() * stride, T::zero());
         let starts: Vec<usize> = self.query_rows(queries).map(|row| row * self.width + self.first).collect();
         let rows = Rows { values: x, starts: &starts, stretches: &[(0, self.size)] };
-        add_product(rows, factor.from_column(self.size, keys.start), Start::Zero, &Output::new(scores, stride));
+        add_product(rows, factor.at_column(self.size, keys.start), Start::Zero, &Output::new(scores, stride));
         stride
     }
 
@@ -323,8 +327,7 @@ impl Head {
                     p.iter().zip(s).for_each(|(&p, s)| *s = p * (*s - mean));
                 }
                 let runs = [Run { left: 0, right: queries.start * self.size, count: queries.len() }];
-                let of_key = |values| Strided { values, step: stride };
-                let of_query = |values| Strided { values, step: self.size };
+                let strides = [stride, self.size];
                 // SAFETY: these are the only uses of this task's own outputs, one after the other.
                 let [to_q, to_k, to_v] = unsafe {
                     [
@@ -333,8 +336,8 @@ impl Head {
                         grad_v.part(block.clone(), 0..self.size),
                     ]
                 };
-                add_outer_products(of_key(&p), of_query(&grads), 0, &runs, to_v);
-                add_outer_products(of_key(&s), of_query(&scaled_q), 0, &runs, to_k);
+                add_outer_products([&p, &grads], strides, &runs, to_v);
+                add_outer_products([&s, &scaled_q], strides, &runs, to_k);
                 add_mixed(&s, stride, &key_columns, &block, &to_q);
             }
         }
@@ -357,7 +360,7 @@ impl<T: Real> Factor<T> {
     }
 
     /// From a column on, the first of a panel.
-    fn from_column(&self, depth: usize, column: usize) -> Packed<'_, T> {
+    fn at_column(&self, depth: usize, column: usize) -> Packed<'_, T> {
         match self {
             Self::Panels(values) => Packed::wide(&values[column * depth..]),
             Self::Pairs(values) => Packed::Pairs(Pairs::new(&values[bf16::packed_len(depth, column)..])),
@@ -369,7 +372,7 @@ impl<T: Real> Factor<T> {
 fn add_mixed<T: Real>(weights: &[T], stride: usize, factors: &[Factor<T>], keys: &Range<usize>, out: &Output<'_, T>) {
     let starts: Vec<usize> = (0..out.rows()).map(|row| row * stride).collect();
     let rows = Rows { values: weights, starts: &starts, stretches: &[(0, keys.len())] };
-    add_product(rows, factors[keys.start / KEYS].from_column(keys.len(), 0), Start::Output, out);
+    add_product(rows, factors[keys.start / KEYS].at_column(keys.len(), 0), Start::Output, out);
 }
 
 /// A softmax whose values come in blocks.

@@ -5,7 +5,7 @@
 //! so patches are never laid out.
 
 use super::packed_weight::{Packed, PackedWeight, pack_shaped};
-use super::tile::{Bias, Output, PANEL, Rows, Run, Start, Strided, add_outer_products, add_product, matrix, pack};
+use super::tile::{Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix, pack};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
@@ -405,13 +405,13 @@ impl Grid {
                         count: self.out_width,
                     })
                     .collect();
-                let left = Strided { values: grad, step: outputs };
-                let right = Strided { values: &copy, step: self.geometry.stride * self.channels };
                 let sum = Output::new(sum, depth);
                 for tap_row in 0..self.geometry.kernel {
                     // SAFETY: the sum is this task's own, and this is the only use of it for now.
                     let sum = unsafe { sum.part(0..outputs, tap_row * row_depth..(tap_row + 1) * row_depth) };
-                    add_outer_products(left, right, tap_row * self.padded_row(), &runs, sum);
+                    let copy = &copy[tap_row * self.padded_row()..];
+                    let strides = [outputs, self.geometry.stride * self.channels];
+                    add_outer_products([grad, copy], strides, &runs, sum);
                 }
             }
         })

@@ -2,7 +2,7 @@
 
 use super::packed_weight::{Packed, PackedWeight, pack_shaped};
 use super::simd::multiversion;
-use super::tile::{Bias, Output, PANEL, Rows, Run, Strided, add_outer_products, add_product, matrix, pack};
+use super::tile::{Bias, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix, pack};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -180,10 +180,9 @@ pub(super) fn weight_gradient<T: Real>(x: &[T], inputs: usize, grad: &[T], outpu
                 copy = [values, &[T::zero(); PANEL]].concat();
                 values = &copy;
             }
-            let left = Strided { values: &grad[rows.start * outputs..rows.end * outputs], step: outputs };
-            let right = Strided { values, step: inputs };
+            let grad = &grad[rows.start * outputs..rows.end * outputs];
             let runs = [Run { left: 0, right: 0, count: rows.len() }];
-            add_outer_products(left, right, 0, &runs, Output::new(sum, inputs));
+            add_outer_products([grad, values], [outputs, inputs], &runs, Output::new(sum, inputs));
         }
     })
 }

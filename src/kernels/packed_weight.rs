@@ -4,6 +4,7 @@ use super::Real;
 use super::bf16::{Pairs, Products, STEP};
 use super::simd::multiversion;
 use super::tile::{PANEL, packed_at};
+use super::transpose::{AT_ONCE, across};
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -140,26 +141,38 @@ impl<'a, T: Real> Packed<'a, T> {
 /// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output; or
 /// [`Pairs`] with the rows in the same order, where the inputs are whole steps.
 pub(super) fn pack_shaped<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], shape: &[usize]) -> Vec<E> {
-    /// Channels whose lines in a panel stay in the first cache while all outputs are written to them.
-    const CHANNELS: usize = 32;
     let (outputs, inputs) = (shape[0], shape[1]);
     let taps: usize = shape[2..].iter().product();
-    let mut panels = vec![E::default(); outputs.div_ceil(PANEL) * taps * inputs * PANEL];
-    panels.par_chunks_mut((taps * inputs * PANEL).max(1)).enumerate().for_each(|(panel, values)| {
-        for first in (0..inputs).step_by(CHANNELS) {
-            let channels = first..(first + CHANNELS).min(inputs);
-            for (lane, out) in (panel * PANEL..((panel + 1) * PANEL).min(outputs)).enumerate() {
-                let of_output = &weight[(out * inputs + first) * taps..][..channels.len() * taps];
-                for (channel, of_channel) in channels.clone().zip(of_output.chunks_exact(taps)) {
-                    for (tap, &value) in of_channel.iter().enumerate() {
-                        let k = tap * inputs + channel;
-                        let place = if PAIRS { k / 2 * (2 * PANEL) + 2 * lane + k % 2 } else { k * PANEL + lane };
-                        values[place] = value;
-                    }
+    let depth = taps * inputs;
+    assert!(weight.len() == outputs * depth);
+    let len = outputs.div_ceil(PANEL) * depth * PANEL;
+    let mut panels = Vec::with_capacity(len);
+    let no_output = vec![E::default(); depth];
+    panels.spare_capacity_mut()[..len].par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(
+        |(panel, values)| {
+            let rows: [&[E]; PANEL] = std::array::from_fn(|lane| match panel * PANEL + lane {
+                out if out < outputs => &weight[out * depth..][..depth],
+                _ => &no_output[..],
+            });
+            let mut write = |i: usize, line: [E; PANEL]| {
+                let k = i % taps * inputs + i / taps;
+                if PAIRS {
+                    let pairs = &mut values[k / 2 * (2 * PANEL)..][..2 * PANEL];
+                    pairs.iter_mut().skip(k % 2).step_by(2).zip(line).for_each(|(place, value)| _ = place.write(value));
+                } else {
+                    let places = &mut values[k * PANEL..][..PANEL];
+                    places.iter_mut().zip(line).for_each(|(place, value)| _ = place.write(value));
                 }
+            };
+            let whole = depth - depth % AT_ONCE;
+            for first in (0..whole).step_by(AT_ONCE) {
+                across(&rows, first).into_iter().enumerate().for_each(|(i, line)| write(first + i, line));
             }
-        }
-    });
+            (whole..depth).for_each(|i| write(i, rows.map(|row| row[i])));
+        },
+    );
+    // SAFETY: for each panel the lines of all rows of the matrix are written, and each place belongs to one of them.
+    unsafe { panels.set_len(len) };
     panels
 }
 
@@ -223,17 +236,28 @@ impl<'a, T: Real> Panels<'a, T> {
         with_values!(self, T, |values, widen| widen(values[i]))
     }
 
-    /// All values in the type of the sums, in `buffer` unless they have it already.
-    pub fn widened<'b>(self, buffer: &'b mut Vec<T>) -> &'b [T]
+    /// Some lines of some panels of `depth` lines each, in the type of the sums, in `buffer` unless they have it already; and how
+    /// far the panels are apart.
+    pub fn widened<'b>(
+        self,
+        depth: usize,
+        panels: &Range<usize>,
+        lines: &Range<usize>,
+        buffer: &'b mut Vec<T>,
+    ) -> (&'b [T], usize)
     where
         'a: 'b,
     {
+        let of_panel = |panel: usize| (panel * depth + lines.start) * PANEL..(panel * depth + lines.end) * PANEL;
         if let Self::Wide(values) = self {
-            return values;
+            return (&values[of_panel(panels.start).start..of_panel(panels.end - 1).end], depth * PANEL);
         }
-        buffer.resize(self.len(), T::zero());
-        widen_all(self, buffer);
-        buffer
+        let len = lines.len() * PANEL;
+        buffer.resize(panels.len() * len, T::zero());
+        for (panel, buffer) in panels.clone().zip(buffer.chunks_exact_mut(len.max(1))) {
+            widen_all(self.part(of_panel(panel)), buffer);
+        }
+        (buffer, len)
     }
 
     /// Sixteen values from a multiple of sixteen.

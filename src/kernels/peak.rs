@@ -2,7 +2,7 @@
 
 use super::InstructionSet;
 use super::bf16::{self, Pairs, Products, STEP};
-use super::tile::{Output, PANEL, Rows, Run, Start, Strided, add_tiles};
+use super::tile::{Left, Output, PANEL, Product, Right, Rows, Run, Start, add_tiles};
 use std::time::Instant;
 
 /// The speed of the product in GFLOP/s on all threads, on factors that stay in the first two caches: the most that any
@@ -23,19 +23,21 @@ pub fn measured_peak(products: Products) -> f64 {
 
 /// Products of f32; how many operations they were.
 fn full_products() -> usize {
-    const ROWS: usize = 12;
-    const DEPTH: usize = 200;
-    const REPEATS: usize = 400;
-    let (left, right) = (vec![1f32; ROWS * DEPTH], vec![1f32; DEPTH * PANEL]);
+    const ROWS: usize = 24;
+    const DEPTH: usize = 128;
+    const REPEATS: usize = 300;
+    let columns = f32::panels_at_once() * PANEL;
+    let (left, right) = (vec![1f32; ROWS * DEPTH], vec![1f32; DEPTH * columns]);
     let starts: Vec<usize> = (0..ROWS).map(|row| row * DEPTH).collect();
     let runs = [Run { left: 0, right: 0, count: DEPTH }];
-    let mut sums = vec![0f32; ROWS * PANEL];
+    let mut sums = vec![0f32; ROWS * columns];
     for _ in 0..REPEATS {
-        let (left, right) = (Strided { values: &left, step: 1 }, Strided { values: &right, step: PANEL });
-        add_tiles(left, &starts, right, 0, &runs, Start::Output, Output::new(&mut sums, PANEL));
+        let left = Left { values: &left, starts: &starts, step: 1 };
+        let right = Right { values: &right, step: PANEL, panel: DEPTH * PANEL };
+        add_tiles(left, right, &runs, Start::Output, Output::new(&mut sums, columns));
     }
     std::hint::black_box(sums);
-    2 * ROWS * DEPTH * PANEL * REPEATS
+    2 * ROWS * DEPTH * columns * REPEATS
 }
 
 /// Products of bf16, on so many columns that laying out the rows is of no account.

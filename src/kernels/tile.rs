@@ -14,7 +14,7 @@ use std::ops::Range;
 /// Columns of a tile: two AVX registers of f32, or one of AVX-512.
 pub(super) const PANEL: usize = 16;
 
-/// Length of the sums between two visits to the output: a panel of this many rows stays in the first cache.
+/// Length of the sums between two visits to the output, for one panel: that many rows of it stay in the first cache.
 const DEPTH: usize = 320;
 
 /// Rows that one panel is multiplied with before the next panel is fetched.
@@ -28,14 +28,20 @@ pub(super) struct Run {
     pub count: usize,
 }
 
-/// A matrix in a slice, each row and each step of the sum at a distance of its own.
-///
-/// As the left factor, row `r` at step `i` of a run is `values[starts[r] + run.left + i * step]`; as the right
-/// factor, column `j` is `values[run.right + i * step + j]`.
+/// The left factor: row `r` at step `i` of a run is `values[starts[r] + run.left + i * step]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Strided<'a, T> {
+pub(super) struct Left<'a, T> {
+    pub values: &'a [T],
+    pub starts: &'a [usize],
+    pub step: usize,
+}
+
+/// The right factor: column `j` of panel `p` at step `i` of a run is `values[run.right + p * panel + i * step + j]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Right<'a, T> {
     pub values: &'a [T],
     pub step: usize,
+    pub panel: usize,
 }
 
 /// The rows of a matrix that one task writes; other tasks write other rows or other columns.
@@ -187,35 +193,36 @@ impl<'a, T: Copy> Bias<'a, T> {
     }
 }
 
-/// What [`add_tiles`] does, for one panel of columns.
+/// What [`add_tiles`] does.
 #[derive(Debug)]
 pub(super) struct Tiles<'a, T> {
-    left: Strided<'a, T>,
-    starts: &'a [usize],
-    right: Strided<'a, T>,
-    right_start: usize,
+    left: Left<'a, T>,
+    right: Right<'a, T>,
     runs: &'a [Run],
     start: Start<'a, T>,
     out: Output<'a, T>,
 }
 
-/// `out = start + left * right`, where row `r` of `left` begins at `starts[r]` and the sum goes over `runs`. The
-/// right factor's first column is at the offset of its runs.
+/// `out = start + left * right`, where the sums go over `runs`, for as many panels of columns as [`Product::panels_at_once`]
+/// says, or fewer.
 pub(super) fn add_tiles<T: Real>(
-    left: Strided<'_, T>,
-    starts: &[usize],
-    right: Strided<'_, T>,
-    right_start: usize,
+    left: Left<'_, T>,
+    right: Right<'_, T>,
     runs: &[Run],
     start: Start<'_, T>,
     out: Output<'_, T>,
 ) {
-    assert!(starts.len() == out.rows && out.columns <= PANEL);
-    T::add_tiles(&Tiles { left, starts, right, right_start, runs, start, out });
+    assert!(left.starts.len() == out.rows && out.columns <= T::panels_at_once() * PANEL);
+    T::add_tiles(&Tiles { left, right, runs, start, out });
 }
 
 /// The element types' ways to [`add_tiles`] and to [`add_product`] with pairs of bf16.
 pub(super) trait Product: Sized {
+    /// How many panels share what is read of the left factor.
+    fn panels_at_once() -> usize {
+        1
+    }
+
     fn add_tiles(tiles: &Tiles<'_, Self>);
 
     /// In f32 with the left factor rounded too.
@@ -229,11 +236,15 @@ impl Product for f64 {
 
     fn add_tiles(tiles: &Tiles<'_, Self>) {
         // SAFETY: plain arithmetic needs no special instructions.
-        unsafe { tiles.add::<[Self; PANEL], 6>() };
+        unsafe { tiles.add::<[Self; PANEL], 1, 6>() };
     }
 }
 
 impl Product for f32 {
+    fn panels_at_once() -> usize {
+        if InstructionSet::in_use() >= InstructionSet::Avx512 { 2 } else { 1 }
+    }
+
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
         bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
     }
@@ -247,13 +258,19 @@ impl Product for f32 {
             #[target_feature(enable = "avx2,fma")]
             fn avx2(tiles: &Tiles<'_, f32>) {
                 // SAFETY: this function has the instructions.
-                unsafe { tiles.add::<Avx2Row, 6>() };
+                unsafe { tiles.add::<Avx2Row, 1, 6>() };
             }
-            // With twelve rows there is still a general register for each row's address.
+            // Twelve registers of sums, or sixteen: two panels share what is read of the left factor, since a machine may take
+            // as many products as it can read values.
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
             fn avx512(tiles: &Tiles<'_, f32>) {
                 // SAFETY: this function has the instructions.
-                unsafe { tiles.add::<Avx512Row, 12>() };
+                unsafe {
+                    match tiles.out.columns {
+                        ..=PANEL => tiles.add::<Avx512Row, 1, 12>(),
+                        _ => tiles.add::<Avx512Row, 2, 8>(),
+                    }
+                };
             }
             match InstructionSet::in_use() {
                 InstructionSet::Portable => {}
@@ -264,27 +281,27 @@ impl Product for f32 {
             }
         }
         // SAFETY: plain arithmetic needs no special instructions.
-        unsafe { tiles.add::<[Self; PANEL], 6>() };
+        unsafe { tiles.add::<[Self; PANEL], 1, 6>() };
     }
 }
 
 impl<T: Real> Tiles<'_, T> {
-    /// Tile by tile, of nearly equal heights up to `MOST`.
+    /// Tile by tile, of `P` panels and nearly equal heights up to `MOST`.
     ///
     /// # Safety
     /// The machine has the instructions of `V`.
     #[inline(always)]
-    unsafe fn add<V: PanelRow<T>, const MOST: usize>(&self) {
+    unsafe fn add<V: PanelRow<T>, const P: usize, const MOST: usize>(&self) {
         macro_rules! tile_of {
             ($rows:expr, $($R:literal)*) => {
                 match $rows.len() {
                     // SAFETY: as the caller promises.
-                    $($R if $R <= MOST => unsafe { self.add_tile::<V, $R>($rows.start) },)*
+                    $($R if $R <= MOST => unsafe { self.add_tile::<V, P, $R>($rows.start) },)*
                     _ => {}
                 }
             };
         }
-        let count = self.starts.len();
+        let count = self.left.starts.len();
         let tiles = count.div_ceil(MOST);
         for i in 0..tiles {
             tile_of!((i * count / tiles..(i + 1) * count / tiles), 1 2 3 4 5 6 7 8 9 10 11 12);
@@ -296,52 +313,63 @@ impl<T: Real> Tiles<'_, T> {
     /// # Safety
     /// The machine has the instructions of `V`.
     #[inline(always)]
-    unsafe fn add_tile<V: PanelRow<T>, const R: usize>(&self, first: usize) {
-        let Self { left, right, right_start, ref out, .. } = *self;
-        let Some(&starts) = self.starts[first..].first_chunk::<R>() else { return };
-        assert!(first + R <= out.rows && out.columns <= PANEL);
+    unsafe fn add_tile<V: PanelRow<T>, const P: usize, const R: usize>(&self, first: usize) {
+        let Self { left, right, ref out, .. } = *self;
+        let Some(&starts) = left.starts[first..].first_chunk::<R>() else { return };
+        assert!(first + R <= out.rows && (P - 1) * PANEL < out.columns.max(1) && out.columns <= P * PANEL);
+        // Of the last panel; the others are whole.
+        let columns = out.columns - (P - 1) * PANEL;
+        let is_whole = |panel: usize| panel + 1 < P || columns == PANEL;
         // SAFETY: the block has these rows of `columns` values, `stride` apart, and is this task's own. What is
         // read of the factors lies within them: for each run the furthest index of either is asserted.
         unsafe {
             let to = out.first.add(first * out.stride);
-            let load = |row: *const T| {
-                if out.columns == PANEL {
+            let load = |row: *const T, panel: usize| {
+                let row = row.add(panel * PANEL);
+                if is_whole(panel) {
                     return V::load(row);
                 }
                 let mut values = [T::zero(); PANEL];
-                values.as_mut_ptr().copy_from_nonoverlapping(row, out.columns);
+                values.as_mut_ptr().copy_from_nonoverlapping(row, columns);
                 V::load(values.as_ptr())
             };
-            let mut sums: [V; R] = match self.start {
-                Start::Output => std::array::from_fn(|row| load(to.add(row * out.stride))),
-                Start::Zero => [V::load([T::zero(); PANEL].as_ptr()); R],
-                Start::Row(row) => [load(row[..out.columns].as_ptr()); R],
+            let mut sums: [[V; P]; R] = match self.start {
+                Start::Output => {
+                    std::array::from_fn(|row| std::array::from_fn(|panel| load(to.add(row * out.stride), panel)))
+                }
+                Start::Zero => [[V::load([T::zero(); PANEL].as_ptr()); P]; R],
+                Start::Row(row) => [std::array::from_fn(|panel| load(row[..out.columns].as_ptr(), panel)); R],
             };
             let last_start = starts.into_iter().fold(0, usize::max);
             for run in self.runs.iter().filter(|run| run.count > 0) {
                 let steps = run.count - 1;
                 assert!(last_start + run.left + steps * left.step < left.values.len());
-                assert!(right_start + run.right + steps * right.step + PANEL <= right.values.len());
+                assert!(run.right + (P - 1) * right.panel + steps * right.step + PANEL <= right.values.len());
                 let rows = starts.map(|start| left.values.as_ptr().add(start + run.left));
-                let mut columns = right.values.as_ptr().add(right_start + run.right);
+                let mut columns = right.values.as_ptr().add(run.right);
                 let mut at = 0;
                 for _ in 0..run.count {
-                    let column = V::load(columns);
-                    for (sum, row) in sums.iter_mut().zip(rows) {
-                        *sum = sum.add_product(*row.add(at), column);
+                    let lines: [V; P] = std::array::from_fn(|panel| V::load(columns.wrapping_add(panel * right.panel)));
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        let x = *row.add(at);
+                        for (sum, line) in sums.iter_mut().zip(lines) {
+                            *sum = sum.add_product(x, line);
+                        }
                     }
                     at += left.step;
                     columns = columns.wrapping_add(right.step);
                 }
             }
-            for (row, sum) in sums.into_iter().enumerate() {
-                let row = to.add(row * out.stride);
-                if out.columns == PANEL {
-                    sum.store(row);
-                } else {
-                    let mut values = [T::zero(); PANEL];
-                    sum.store(values.as_mut_ptr());
-                    row.copy_from_nonoverlapping(values.as_ptr(), out.columns);
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (panel, sum) in sums.into_iter().enumerate() {
+                    let to = to.add(row * out.stride + panel * PANEL);
+                    if is_whole(panel) {
+                        sum.store(to);
+                    } else {
+                        let mut values = [T::zero(); PANEL];
+                        sum.store(values.as_mut_ptr());
+                        to.copy_from_nonoverlapping(values.as_ptr(), columns);
+                    }
                 }
             }
         }
@@ -370,40 +398,44 @@ fn add_panels<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_
     let depth: usize = rows.stretches.iter().map(|&(_, length)| length).sum();
     let count = out.columns.div_ceil(PANEL);
     assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());
-    let left = Strided { values: rows.values, step: 1 };
+    let at_once = T::panels_at_once();
     let mut buffer = Vec::new();
-    for (i, Block { lines, runs }) in blocks_of_runs(rows.stretches).into_iter().enumerate() {
+    for (i, Block { lines, runs }) in blocks_of_runs(rows.stretches, DEPTH / at_once).into_iter().enumerate() {
         let start = if i == 0 { start } else { Start::Output };
         for first in (0..out.rows).step_by(BLOCK_ROWS) {
             let block = first..(first + BLOCK_ROWS).min(out.rows);
-            for panel in 0..count {
-                let columns = panel * PANEL..((panel + 1) * PANEL).min(out.columns);
+            let left = Left { values: rows.values, starts: &rows.starts[block.clone()], step: 1 };
+            for first in (0..count).step_by(at_once) {
+                let group = first..(first + at_once).min(count);
+                let columns = group.start * PANEL..(group.end * PANEL).min(out.columns);
                 let start = start.at(columns.start);
-                let lines = panel * depth + lines.start..panel * depth + lines.end;
-                let values = panels.part(lines.start * PANEL..lines.end * PANEL).widened(&mut buffer);
-                let right = Strided { values, step: PANEL };
+                let (values, panel) = panels.widened(depth, &group, &lines, &mut buffer);
+                let right = Right { values, step: PANEL, panel };
                 // SAFETY: a block of the block that this task may write.
                 let out = unsafe { out.part(block.clone(), columns) };
-                add_tiles(left, &rows.starts[block.clone()], right, 0, &runs, start, out);
+                add_tiles(left, right, &runs, start, out);
             }
         }
     }
 }
 
-/// `out += sum over the runs of left^T right`, with the right factor's columns from `right_start`.
+/// `out += sum over the runs of left^T right`, each a matrix whose rows are `strides` apart, the left one from its first column and
+/// the right one from where its runs begin.
 pub(super) fn add_outer_products<T: Real>(
-    left: Strided<'_, T>,
-    right: Strided<'_, T>,
-    right_start: usize,
+    [left, right]: [&[T]; 2],
+    strides: [usize; 2],
     runs: &[Run],
     out: Output<'_, T>,
 ) {
     let starts: Vec<usize> = (0..out.rows()).collect();
-    for first in (0..out.columns()).step_by(PANEL) {
-        let columns = first..(first + PANEL).min(out.columns());
+    let left = Left { values: left, starts: &starts, step: strides[0] };
+    let at_once = T::panels_at_once() * PANEL;
+    for first in (0..out.columns()).step_by(at_once) {
+        let columns = first..(first + at_once).min(out.columns());
+        let right = Right { values: &right[first..], step: strides[1], panel: PANEL };
         // SAFETY: a block of the block that this task may write.
         let out = unsafe { out.part(0..starts.len(), columns) };
-        add_tiles(left, &starts, right, right_start + first, runs, Start::Output, out);
+        add_tiles(left, right, runs, Start::Output, out);
     }
 }
 
@@ -414,16 +446,16 @@ struct Block {
     runs: Vec<Run>,
 }
 
-/// Cuts the stretches of a sum into blocks of about [`DEPTH`] steps.
-fn blocks_of_runs(stretches: &[(usize, usize)]) -> Vec<Block> {
+/// Cuts the stretches of a sum into blocks of about `most` steps.
+fn blocks_of_runs(stretches: &[(usize, usize)], most: usize) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut block = Block::default();
     for &(offset, length) in stretches {
-        let pieces = length.div_ceil(DEPTH);
+        let pieces = length.div_ceil(most);
         for piece in 0..pieces {
             let (from, to) = (piece * length / pieces, (piece + 1) * length / pieces);
             let count = to - from;
-            if !block.runs.is_empty() && block.lines.len() + count > DEPTH {
+            if !block.runs.is_empty() && block.lines.len() + count > most {
                 let end = block.lines.end;
                 blocks.push(std::mem::replace(&mut block, Block { lines: end..end, runs: Vec::new() }));
             }
@@ -459,37 +491,44 @@ pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Tiles of up to twelve rows, which are for registers of sixteen values, give every row what tiles of six give.
+    /// Tiles of more rows or panels, which are for registers of sixteen values, give every row what tiles of six rows give.
     #[test]
-    fn the_height_of_tiles_changes_nothing() {
+    fn the_size_of_tiles_changes_nothing() {
+        const DEPTH: usize = 9;
         let value = |i: usize| (i as f32 * 0.37).sin();
         let (left, right): (Vec<f32>, Vec<f32>) =
-            ((0..40 * 9).map(value).collect(), (5..5 + 9 * PANEL).map(value).collect());
-        let runs = [Run { left: 0, right: 0, count: 9 }];
+            ((0..40 * DEPTH).map(value).collect(), (5..5 + 2 * DEPTH * PANEL).map(value).collect());
+        let runs = [Run { left: 0, right: 0, count: DEPTH }];
         for rows in 1..=40 {
-            let starts: Vec<usize> = (0..rows).map(|row| row * 9).collect();
-            let sums = |most: usize| {
-                let mut sums = vec![f32::NAN; rows * PANEL];
+            let starts: Vec<usize> = (0..rows).map(|row| row * DEPTH).collect();
+            let sums = |first: usize, columns: usize, high: bool| {
+                let mut sums = vec![f32::NAN; rows * columns];
                 let tiles = Tiles {
-                    left: Strided { values: &left, step: 1 },
-                    starts: &starts,
-                    right: Strided { values: &right, step: PANEL },
-                    right_start: 0,
+                    left: Left { values: &left, starts: &starts, step: 1 },
+                    right: Right { values: &right[first * DEPTH..], step: PANEL, panel: DEPTH * PANEL },
                     runs: &runs,
-                    start: Start::Row(&right[..PANEL]),
-                    out: Output::new(&mut sums, PANEL),
+                    start: Start::Row(&right[first..]),
+                    out: Output::new(&mut sums, columns),
                 };
                 // SAFETY: plain arithmetic needs no special instructions.
                 unsafe {
-                    if most == 6 {
-                        tiles.add::<[f32; PANEL], 6>()
-                    } else {
-                        tiles.add::<[f32; PANEL], 12>()
-                    };
+                    match (columns, high) {
+                        (..=PANEL, false) => tiles.add::<[f32; PANEL], 1, 6>(),
+                        (..=PANEL, true) => tiles.add::<[f32; PANEL], 1, 12>(),
+                        _ => tiles.add::<[f32; PANEL], 2, 8>(),
+                    }
                 }
                 sums
             };
-            assert!(sums(6) == sums(12) && sums(6).iter().all(|sum| sum.is_finite()), "{rows} rows");
+            let [low, high] = [false, true].map(|high| sums(0, PANEL, high));
+            assert!(low == high && low.iter().all(|sum| sum.is_finite()), "{rows} rows");
+            for beyond in [1, 9, PANEL] {
+                let (both, second) = (sums(0, PANEL + beyond, true), sums(PANEL, beyond, false));
+                for (i, row) in both.chunks_exact(PANEL + beyond).enumerate() {
+                    assert_eq!(row[..PANEL], low[i * PANEL..][..PANEL]);
+                    assert_eq!(row[PANEL..], second[i * beyond..][..beyond]);
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use super::packed_weight::Panels;
 use super::simd::multiversion;
-use super::tile::{Bias, Output, PANEL, Run, Start, Strided, add_tiles, matrix};
+use super::tile::{Bias, Left, Output, PANEL, Right, Run, Start, add_tiles, matrix};
 use super::{Real, zeros};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -74,18 +74,24 @@ impl Winograd {
     pub fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
         let outputs = bias.outputs;
         let tiles = batch * self.tiles_per_image();
+        let (at_once, all_panels) = (T::panels_at_once(), outputs.div_ceil(PANEL));
+        let groups = all_panels.div_ceil(at_once);
         let mut transformed = zeros::<T>(TILES.min(tiles) * self.tile_len());
         let compute = |whole: &Output<'_, T>| {
             for first in (0..tiles).step_by(TILES) {
                 let tiles = first..(first + TILES).min(tiles);
                 let lines = transformed.par_chunks_exact_mut(self.tile_len());
                 tiles.clone().into_par_iter().zip(lines).for_each(|(tile, out)| transform_tile(self, x, tile, out));
-                (0..outputs.div_ceil(PANEL)).into_par_iter().for_each_init(Buffers::default, |buffers, panel| {
-                    let weights = 9 * self.channels * PANEL;
-                    let weights = panels.part(panel * weights..(panel + 1) * weights);
+                (0..groups).into_par_iter().for_each_init(Buffers::default, |buffers, group| {
+                    let group = group * at_once..((group + 1) * at_once).min(all_panels);
+                    let kernels = 9 * self.channels * PANEL;
+                    let weights = group.clone().map(|panel| panels.part(panel * kernels..(panel + 1) * kernels));
                     self.multiply(&transformed, weights, tiles.len(), buffers);
-                    let columns = panel * PANEL..((panel + 1) * PANEL).min(outputs);
-                    write_tiles(self, &buffers.sums, tiles.clone(), bias, columns, whole);
+                    for (i, panel) in group.clone().enumerate() {
+                        let columns = panel * PANEL..((panel + 1) * PANEL).min(outputs);
+                        let sums = (&buffers.sums[..], group.len(), i);
+                        write_tiles(self, sums, tiles.clone(), bias, columns, whole);
+                    }
                 });
             }
         };
@@ -105,41 +111,51 @@ impl Winograd {
         (image, tile / self.tile_columns() * TILE, tile % self.tile_columns() * TILE)
     }
 
-    /// For each point the sums over the channels, `[point][tile][16]`.
-    fn multiply<T: Real>(&self, x: &[T], weights: Panels<'_, T>, tiles: usize, buffers: &mut Buffers<T>) {
+    /// For each point the sums over the channels, for some panels.
+    fn multiply<'a, T: Real>(
+        &self,
+        x: &[T],
+        panels: impl ExactSizeIterator<Item = Panels<'a, T>> + Clone,
+        tiles: usize,
+        buffers: &mut Buffers<T>,
+    ) {
         let Buffers { kernels, sums } = buffers;
+        let columns = panels.len() * PANEL;
         let starts: Vec<usize> = (0..tiles).map(|tile| tile * self.tile_len()).collect();
-        sums.resize(POINTS * (tiles + 1) * PANEL, T::zero());
-        let sums = Output::new(sums, PANEL);
+        sums.resize(POINTS * (tiles + 1) * columns, T::zero());
+        let sums = Output::new(sums, columns);
         let pieces = self.channels.div_ceil(CHANNELS);
         for piece in 0..pieces {
             let channels = piece * self.channels / pieces..(piece + 1) * self.channels / pieces;
             let count = channels.len();
             let start = if piece == 0 { Start::Zero } else { Start::Output };
-            kernels.resize(POINTS * (count + 1) * PANEL, T::zero());
-            for (i, channel) in channels.clone().enumerate() {
-                transform_kernel(weights, self.channels, channel, kernels, count, i);
+            let panel = POINTS * (count + 1) * PANEL;
+            kernels.resize(panels.len() * panel, T::zero());
+            for (weights, kernels) in panels.clone().zip(kernels.chunks_exact_mut(panel)) {
+                for (i, channel) in channels.clone().enumerate() {
+                    transform_kernel(weights, self.channels, channel, kernels, count, i);
+                }
             }
             for point in 0..POINTS {
                 let rows = point * (tiles + 1)..point * (tiles + 1) + tiles;
                 // SAFETY: the sums are this task's own, and this is the only use of them for now.
-                let out = unsafe { sums.part(rows, 0..PANEL) };
-                let left = Strided { values: x, step: 1 };
-                let right = Strided { values: kernels, step: PANEL };
+                let out = unsafe { sums.part(rows, 0..columns) };
+                let left = Left { values: x, starts: &starts, step: 1 };
+                let right = Right { values: kernels, step: PANEL, panel };
                 let left_start = point * self.channels + channels.start;
                 let run = Run { left: left_start, right: point * (count + 1) * PANEL, count };
-                add_tiles(left, &starts, right, 0, &[run], start, out);
+                add_tiles(left, right, &[run], start, out);
             }
         }
     }
 }
 
-/// What a task keeps from one panel to the next.
+/// What a task keeps from one group of panels to the next.
 #[derive(Debug)]
 struct Buffers<T> {
-    /// Transformed kernels, `[point][channel][16]`, one line more for each point.
+    /// Transformed kernels, `[panel][point][channel][16]`, one line more for each point.
     kernels: Vec<T>,
-    /// `[point][tile][16]`, one line more for each point.
+    /// `[point][tile][panel][16]`, one tile more for each point.
     sums: Vec<T>,
 }
 
@@ -265,10 +281,13 @@ multiversion! {
 }
 
 multiversion! {
-    /// The output pixels of some tiles: `A^T m A` of their sums, plus the bias.
+    /// The output pixels of some tiles: `A^T m A` of their sums, plus the bias. With the sums comes how many panels they are
+    /// of, and which one is written.
     fn write_tiles<T: Real>(
-        grid: &Winograd, sums: &[T], tiles: Range<usize>, bias: Bias<'_, T>, columns: Range<usize>, whole: &Output<'_, T>,
+        grid: &Winograd, sums: (&[T], usize, usize), tiles: Range<usize>, bias: Bias<'_, T>, columns: Range<usize>,
+        whole: &Output<'_, T>,
     ) {
+        let (sums, panels, panel) = sums;
         for tile in tiles.clone() {
             let (image, top, left) = grid.position(tile);
             let mut offset = [T::zero(); PANEL];
@@ -277,7 +296,8 @@ multiversion! {
             }
             let mut halfway = [[[T::zero(); PANEL]; SEEN]; TILE];
             for i in 0..SEEN {
-                let at = |row: usize| line(sums, (row * SEEN + i) * (tiles.len() + 1) + tile - tiles.start);
+                let place = |row: usize| (row * SEEN + i) * (tiles.len() + 1) + tile - tiles.start;
+                let at = |row: usize| line(sums, place(row) * panels + panel);
                 let values = sums_in_a_line([at(0), at(1), at(2), at(3), at(4), at(5)]);
                 for row in 0..TILE {
                     halfway[row][i] = values[row];

@@ -1,60 +1,9 @@
-//! Attention layers.
+//! Attention with its projections.
 
-use super::{Backend, Linear, Weights};
+use super::{Backend, Linear, Weights, scaled_dot_product_attention};
 use crate::Result;
-use crate::kernels::{self, Products};
-use candle_core::Tensor;
-
-/// Multi-head attention of queries to keys and values, without projections. `products` is how the kernels take them.
-///
-/// # Shapes
-/// `q`: `[batch, n, heads * d]`; `k`, `v`: `[batch, m, heads * d]`; the result is as `q`.
-///
-/// # Errors
-/// If the shapes do not fit.
-pub fn scaled_dot_product_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: usize,
-    causal: bool,
-    products: Products,
-    backend: Backend,
-) -> Result<Tensor> {
-    match backend {
-        Backend::Kernels => Ok(kernels::attention_with(q, k, v, heads, causal, products)?),
-        #[cfg(feature = "flash-attn")]
-        Backend::Candle if flash::serves(q, k, v, heads) => flash::attention(q, k, v, heads, causal),
-        Backend::Candle => Ok(kernels::attention_definition(q, k, v, heads, causal)?),
-    }
-}
-
-/// FlashAttention-2 (Dao 2023), which CUDA has for half precision, without a gradient.
-#[cfg(feature = "flash-attn")]
-mod flash {
-    use crate::Result;
-    use candle_core::{DType, Tensor};
-
-    /// The largest head that its kernels are compiled for.
-    const LARGEST_HEAD: usize = 256;
-
-    pub fn serves(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> bool {
-        let head = q.dims().last().copied().unwrap_or(0) / heads;
-        q.device().is_cuda()
-            && matches!(q.dtype(), DType::F16 | DType::BF16)
-            && head <= LARGEST_HEAD
-            && head.is_multiple_of(8)
-            && ![q, k, v].into_iter().any(Tensor::track_op)
-    }
-
-    pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-        let (batch, n, width) = q.dims3()?;
-        let split = |x: &Tensor| x.contiguous()?.reshape((batch, x.dim(1)?, heads, width / heads));
-        let scale = 1.0 / ((width / heads) as f32).sqrt();
-        let mixed = candle_flash_attn::flash_attn(&split(q)?, &split(k)?, &split(v)?, scale, causal)?;
-        Ok(mixed.reshape((batch, n, width))?)
-    }
-}
+use candle_core::{Tensor, TensorId};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The sizes of an [`Attention`] layer.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +27,27 @@ pub struct Attention {
     to_out: Linear,
     heads: usize,
     backend: Backend,
+    last: Arc<LastContext>,
+}
+
+/// Keys and values of the context that was seen last: a request's text is the same in every step.
+#[derive(Debug, Default)]
+struct LastContext(Mutex<Option<(TensorId, [Tensor; 2])>>);
+
+impl LastContext {
+    fn keys_and_values(&self, context: &Tensor, make: impl FnOnce() -> Result<[Tensor; 2]>) -> Result<[Tensor; 2]> {
+        // A panic elsewhere leaves a whole value or none.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, made)) = &*last
+            && *id == context.id()
+        {
+            return Ok(made.clone());
+        }
+        let made = make()?;
+        // What gradients go through changes from step to step.
+        *last = if made.iter().any(Tensor::track_op) { None } else { Some((context.id(), made.clone())) };
+        Ok(made)
+    }
 }
 
 impl Attention {
@@ -92,6 +62,7 @@ impl Attention {
             to_out: Linear::new(&weights.at("to_out.0"), width, width)?,
             heads,
             backend: weights.backend(),
+            last: Arc::default(),
         })
     }
 
@@ -102,8 +73,27 @@ impl Attention {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
-        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, self.to_q.products(), self.backend)?;
+        self.attend(x, self.keys_and_values(context)?)
+    }
+
+    /// The same for a context that is the same tensor in many calls: what depends on it alone is computed in the first.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward_to_fixed(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        self.attend(x, self.last.keys_and_values(context, || self.keys_and_values(context))?)
+    }
+
+    fn keys_and_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
+        Ok([self.to_k.forward(context)?, self.to_v.forward(context)?])
+    }
+
+    fn attend(&self, x: &Tensor, [k, v]: [Tensor; 2]) -> Result<Tensor> {
+        let (q, products) = (self.to_q.forward(x)?, self.to_q.products());
+        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, products, self.backend)?;
         self.to_out.forward(&mixed)
     }
 
@@ -123,5 +113,28 @@ impl Attention {
         }
         let others = x.narrow(0, perturbed, rest)?;
         Ok(Tensor::cat(&[alone, self.forward(&others, &others)?], 0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoints::RandomWeights;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn a_fixed_context_is_told_from_the_next() -> Result<()> {
+        let source = RandomWeights::new(1, DType::F32, &Device::Cpu);
+        let config = AttentionConfig { width: 8, context_width: 6, heads: 2, bias: false };
+        let layer = Attention::new(&Weights::new(&source), config)?;
+        let random = |shape: (usize, usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
+        let (x, contexts) = (random((1, 5, 8))?, [random((1, 3, 6))?, random((1, 4, 6))?]);
+        for i in [0, 0, 1, 1, 0] {
+            let [fixed, fresh] = [layer.forward_to_fixed(&x, &contexts[i])?, layer.forward(&x, &contexts[i])?];
+            assert_eq!(fixed.to_vec3::<f32>()?, fresh.to_vec3::<f32>()?);
+        }
+        let seen = layer.last.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(id, _)| *id);
+        assert_eq!(seen, Some(contexts[0].id()));
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod conv;
+mod dot_product_attention;
 mod embedding;
 mod feature_map;
 mod linear;
@@ -16,8 +17,9 @@ mod timestep;
 mod weights;
 
 pub use activation::{Activation, geglu};
-pub use attention::{Attention, AttentionConfig, scaled_dot_product_attention};
+pub use attention::{Attention, AttentionConfig};
 pub use conv::{Conv2d, ConvGeometry};
+pub use dot_product_attention::scaled_dot_product_attention;
 pub use embedding::Embedding;
 pub use feature_map::FeatureMap;
 pub use linear::Linear;

@@ -1,10 +1,10 @@
 //! Adaptive projected guidance.
 
-use super::{GuidanceSchedule, both_branches};
+use super::{BothBranches, GuidanceSchedule};
 use crate::Result;
 use crate::conditioning::Conditioning;
 use crate::denoising::Network;
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use std::cell::RefCell;
 
 /// What adaptive projected guidance does to the difference of the two branches.
@@ -29,8 +29,7 @@ impl Default for Projection {
 ///
 /// One lives for one batch of images, since it remembers the differences of earlier steps.
 pub struct AdaptiveProjectedGuidance<'a> {
-    network: &'a dyn Network,
-    negative: &'a Conditioning,
+    branches: BothBranches<'a>,
     scale: GuidanceSchedule,
     projection: Projection,
     running: RefCell<Option<Tensor>>,
@@ -44,7 +43,12 @@ impl<'a> AdaptiveProjectedGuidance<'a> {
         scale: impl Into<GuidanceSchedule>,
         projection: Projection,
     ) -> Self {
-        Self { network, negative, scale: scale.into(), projection, running: RefCell::new(None) }
+        Self {
+            branches: BothBranches::new(network, negative),
+            scale: scale.into(),
+            projection,
+            running: RefCell::default(),
+        }
     }
 }
 
@@ -52,9 +56,9 @@ impl Network for AdaptiveProjectedGuidance<'_> {
     fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
         let scale = self.scale.at(timestep);
         if scale == 1.0 {
-            return self.network.forward(x, timestep, conditioning);
+            return self.branches.network.forward(x, timestep, conditioning);
         }
-        let (negative, positive) = both_branches(self.network, x, timestep, [self.negative, conditioning])?;
+        let (negative, positive) = self.branches.forward(x, timestep, conditioning)?;
         let mut difference = (&positive - negative)?;
         if let Some(running) = self.running.borrow().as_ref() {
             difference = (difference + (running * self.projection.momentum)?)?;
@@ -65,9 +69,10 @@ impl Network for AdaptiveProjectedGuidance<'_> {
     }
 }
 
-/// The difference limited in length, its part along `direction` scaled by `eta`; in f64, for each image.
+/// The difference limited in length, its part along `direction` scaled by `eta`; in f64, for each image, on the CPU
+/// since Metal has no f64.
 fn project(difference: &Tensor, direction: &Tensor, projection: Projection) -> Result<Tensor> {
-    let rows = |x: &Tensor| x.flatten_from(1)?.to_dtype(DType::F64);
+    let rows = |x: &Tensor| x.flatten_from(1)?.to_device(&Device::Cpu)?.to_dtype(DType::F64);
     let norm = |x: &Tensor| x.sqr()?.sum_keepdim(D::Minus1)?.sqrt();
     let (difference_rows, direction_rows) = (rows(difference)?, rows(direction)?);
     let factor = (norm(&difference_rows)?.clamp(1e-12, f64::MAX)?.recip()? * projection.norm_threshold)?;
@@ -75,7 +80,7 @@ fn project(difference: &Tensor, direction: &Tensor, projection: Projection) -> R
     let unit = direction_rows.broadcast_div(&norm(&direction_rows)?.clamp(1e-12, f64::MAX)?)?;
     let parallel = unit.broadcast_mul(&(&limited * &unit)?.sum_keepdim(D::Minus1)?)?;
     let update = (&limited + (parallel * (projection.eta - 1.0))?)?;
-    Ok(update.to_dtype(difference.dtype())?.reshape(difference.shape())?)
+    Ok(update.to_dtype(difference.dtype())?.reshape(difference.shape())?.to_device(difference.device())?)
 }
 
 #[cfg(test)]

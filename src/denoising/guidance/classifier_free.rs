@@ -1,6 +1,6 @@
 //! Classifier-free guidance.
 
-use super::{GuidanceSchedule, both_branches};
+use super::{BothBranches, GuidanceSchedule};
 use crate::Result;
 use crate::conditioning::Conditioning;
 use crate::denoising::Network;
@@ -11,8 +11,7 @@ use candle_core::{D, Tensor};
 /// The output is `uncond + scale * (cond - uncond)`, both halves computed in one batch. `uncond` is the
 /// negative prompt's, or the empty prompt's.
 pub struct ClassifierFreeGuidance<'a> {
-    network: &'a dyn Network,
-    negative: &'a Conditioning,
+    branches: BothBranches<'a>,
     scale: GuidanceSchedule,
     rescale: f64,
 }
@@ -28,7 +27,7 @@ impl<'a> ClassifierFreeGuidance<'a> {
         scale: impl Into<GuidanceSchedule>,
         rescale: f64,
     ) -> Self {
-        Self { network, negative, scale: scale.into(), rescale }
+        Self { branches: BothBranches::new(network, negative), scale: scale.into(), rescale }
     }
 }
 
@@ -36,9 +35,9 @@ impl Network for ClassifierFreeGuidance<'_> {
     fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
         let scale = self.scale.at(timestep);
         if scale == 1.0 {
-            return self.network.forward(x, timestep, conditioning);
+            return self.branches.network.forward(x, timestep, conditioning);
         }
-        let (negative, positive) = both_branches(self.network, x, timestep, [self.negative, conditioning])?;
+        let (negative, positive) = self.branches.forward(x, timestep, conditioning)?;
         let guided = (&negative + ((&positive - &negative)? * scale)?)?;
         if self.rescale == 0.0 { Ok(guided) } else { rescaled(&guided, &positive, self.rescale) }
     }

@@ -21,7 +21,7 @@ const PANELS: usize = BLOCK_COLUMNS / TILE;
 pub(super) unsafe fn lay_out(row: &[f32], tiles: &mut [bf16]) {
     for (row, tile) in row.chunks(STEP).zip(tiles.chunks_mut(TILE_LEN)) {
         let mut copy = [0f32; STEP];
-        let values = match row.as_array::<STEP>() {
+        let values = match row.first_chunk::<STEP>() {
             Some(values) => values,
             None => {
                 copy[..row.len()].copy_from_slice(row);

@@ -85,7 +85,7 @@ impl Left for bf16 {
 
 /// The nearest bf16, of two the even one, without a branch; not-a-number stays one.
 #[inline(always)]
-pub(super) fn rounded(value: f32) -> bf16 {
+pub(crate) fn rounded(value: f32) -> bf16 {
     let bits = value.to_bits();
     let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     let quiet = bits >> 16 | 0x40;

@@ -109,7 +109,7 @@ impl Block {
             rows => self.attn1.forward_perturbed(&h, rows)?,
         };
         let x = add_residual(x, &mixed)?;
-        let x = add_residual(&x, &self.attn2.forward(&self.norm2.forward(&x)?, text)?)?;
+        let x = add_residual(&x, &self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, text)?)?;
         add_residual(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
     }
 }
