@@ -8,11 +8,14 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tweedie::adapters::{Loras, TextualInversion};
-use tweedie::checkpoints::ModelFiles;
-use tweedie::conditioning::{Tokenizer, weighted_chunks};
+use tweedie::checkpoints::{ModelFiles, SingleFile};
+use tweedie::conditioning::{Conditioning, Tokenizer, weighted_chunks};
+use tweedie::config::ConfigFields;
+use tweedie::images::Photo;
 use tweedie::layers::WeightSource;
+use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
-use tweedie_pipelines::TextToImage;
+use tweedie_pipelines::{ControlImage, TextToImage, TextToImageRequest};
 
 /// Weights in memory.
 struct Stored {
@@ -64,19 +67,24 @@ fn golden_weights_with_adapters_in_them() -> TestResult {
             let json: Value = serde_json::from_str(&text)?;
             let weights: Vec<f64> =
                 json["weights"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-            let files: Vec<PathBuf> =
-                (0..weights.len()).map(|i| folder.join(format!("lora.{i}.safetensors"))).collect();
-            let loras = Loras::open(files.iter().map(PathBuf::as_path).zip(weights), 2)?;
-            let got = merged(loras, &Stored::open(&root.join("adapters/base.safetensors"))?)?;
-            for (name, want) in candle_core::safetensors::load(folder.join("merged.safetensors"), &Device::Cpu)? {
-                let error = largest(&(&got[&name] - &want)?)? / largest(&want)?;
-                // Sums of tens of products in f32, in another order.
-                assert!(error < 2e-6, "{}: {name} differs by {error:.1e}", folder.display());
+            for form in ["safetensors", "pt"] {
+                let files: Vec<PathBuf> = (0..weights.len()).map(|i| folder.join(format!("lora.{i}.{form}"))).collect();
+                // Some are there as PyTorch's pickles too.
+                if form == "pt" && !files[0].exists() {
+                    continue;
+                }
+                let loras = Loras::open(files.iter().map(PathBuf::as_path).zip(weights.iter().copied()), 2)?;
+                let got = merged(loras, &Stored::open(&root.join("adapters/base.safetensors"))?)?;
+                for (name, want) in candle_core::safetensors::load(folder.join("merged.safetensors"), &Device::Cpu)? {
+                    let error = largest(&(&got[&name] - &want)?)? / largest(&want)?;
+                    // Sums of tens of products in f32, in another order.
+                    assert!(error < 2e-6, "{}: {form}: {name} differs by {error:.1e}", folder.display());
+                }
+                ran += 1;
             }
-            ran += 1;
         }
     }
-    assert!(ran >= 15, "{ran} cases");
+    assert!(ran >= 17, "{ran} cases");
     Ok(())
 }
 
@@ -210,8 +218,15 @@ fn an_embedding_is_called_as_asked_or_as_its_file_says() -> TestResult {
     assert_eq!(token(&[("<thing>", &[2, 8])], None)?, "<thing>");
     assert_eq!(token(&[("<thing>", &[8])], Some("other"))?, "other");
     assert_eq!(token(&[("emb_params", &[2, 8])], None)?, "my word");
-    let both = embedding(&[("clip_l", &[2, 8]), ("clip_g", &[2, 12])], None)?;
-    assert_eq!((both.token(), both.encoders()), ("my word", 2));
+    for [l, g] in [["clip_l", "clip_g"], ["text_encoders_0", "text_encoders_1"]] {
+        let both = embedding(&[(l, &[2, 8]), (g, &[2, 12])], None)?;
+        assert_eq!((both.token(), both.encoders()), ("my word", 2));
+    }
+    // The original code calls every word `*` and has a dictionary around it; diffusers has its token.
+    for (file, token) in [("thing.pt", "thing"), ("thing.ldm.pt", "thing.ldm"), ("thing.bin", "<thing>")] {
+        let word = TextualInversion::read(&golden("models/embedding").join(file), None)?;
+        assert_eq!((word.token(), word.encoders()), (token, 1), "{file}");
+    }
     let refused = |tensors: &[(&str, &[usize])], part: &str| {
         let message = embedding(tensors, None).map_err(|e| e.to_string()).err().unwrap_or_default();
         assert!(message.contains(part) && message.contains("my word.safetensors"), "{part}: {message}");
@@ -290,11 +305,152 @@ fn control_models_that_do_not_fit_are_refused() -> TestResult {
     let folder = changed_control("controlnet", field("conditioning_embedding_out_channels", 7.into()), |_| Ok(()))?;
     says("sd15", folder.path(), &["conditioning_embedding_out_channels", "7"])?;
     let folder = changed_control("t2i-full", field("channels", vec![24, 48].into()), |_| Ok(()))?;
-    says("sd15", folder.path(), &["channels", "[24,48]", "[24, 40]"])?;
+    says("sd15", folder.path(), &["channels", "[24, 48]", "[24, 40]"])?;
     says("inpaint9", &golden("models/controlnet"), &["inpainting"])?;
     says("sd21", &golden("models/controlnet"), &["controlnet", "other sizes"])?;
-    says("sd15", &golden("models/sd15/unet/config.json"), &["a file", "folder"])?;
+    says("sd15", &golden("models/sd15/unet/diffusion_pytorch_model.safetensors"), &["something else", "conv_in"])?;
     says("sd15", &golden("nowhere"), &["nowhere", "missing"])?;
+    Ok(())
+}
+
+/// The picture that a control model makes with the small Stable Diffusion 1.x.
+fn controlled(control: &Path, guess: bool) -> TestResult<Photo> {
+    let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).control(control).build()?;
+    let image = Photo::read(&golden("cases/control-guess/control.0.png"))?;
+    let request = TextToImageRequest {
+        prompt: "a bridge".into(),
+        steps: Some(2),
+        controls: vec![ControlImage { guess, ..ControlImage::new(image) }],
+        ..TextToImageRequest::default()
+    };
+    Ok(pipeline.model().generate(&pipeline.settle(&request)?)?.swap_remove(0))
+}
+
+/// The tensors of a control model's folder in one file, under other names.
+fn renamed_control(folder: &Path, name: &str, rename: impl Fn(&str) -> String) -> TestResult<PathBuf> {
+    let file = golden("models").join(name).join("diffusion_pytorch_model.safetensors");
+    let stored = candle_core::safetensors::load(file, &Device::Cpu)?;
+    let mut renamed: HashMap<_, _> = stored.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect();
+    if renamed.keys().any(|name| name.starts_with("control_model.")) {
+        // The first of these files hold the whole model that was controlled.
+        renamed.insert("model.diffusion_model.out.2.bias".into(), Tensor::zeros(4, DType::F32, &Device::Cpu)?);
+    }
+    let path = folder.join("control.safetensors");
+    candle_core::safetensors::save(&renamed, &path)?;
+    Ok(path)
+}
+
+/// diffusers reads the same tensors out of files with these names: see `generate_control_names.py`.
+#[test]
+fn golden_control_models_in_one_file() -> TestResult {
+    let names = std::fs::read_to_string(golden("models/controlnet/original_names.json"))?;
+    let names: HashMap<String, String> = serde_json::from_str(&names)?;
+    let original: HashMap<&str, &str> = names.iter().map(|(old, new)| (new.as_str(), old.as_str())).collect();
+    let folder = tempfile::tempdir()?;
+    let expected = controlled(&golden("models/controlnet"), false)?;
+    for (form, prefix) in [("diffusers", ""), ("bare", ""), ("prefixed", "control_model.")] {
+        let rename = |name: &str| match form {
+            "diffusers" => name.to_owned(),
+            _ => format!("{prefix}{}", original[name]),
+        };
+        let path = renamed_control(folder.path(), "controlnet", rename)?;
+        assert!(controlled(&path, false)? == expected, "{form}");
+        if form == "bare" {
+            let message = control_refusal("sd21", &path)?;
+            assert!(message.contains("Stable Diffusion") && message.contains("other sizes"), "{message}");
+        }
+    }
+    assert!(controlled(&golden("models/controlnet"), true)? != expected);
+    Ok(())
+}
+
+/// The authors' code numbers the blocks of a full adapter in a row; see diffusers' `convert_original_t2i_adapter.py`.
+#[test]
+fn t2i_adapters_in_one_file() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    for name in ["t2i-full", "t2i-light"] {
+        let expected = controlled(&golden("models").join(name), false)?;
+        let original = |tensor: &str| {
+            let tensor = tensor.trim_start_matches("adapter.");
+            match name {
+                // One residual block at each resolution, so the numbers are those of the resolutions.
+                "t2i-full" => tensor.replace("resnets.0.", ""),
+                _ => tensor.replace("resnets.", "body."),
+            }
+        };
+        let diffusers = renamed_control(folder.path(), name, str::to_owned)?;
+        assert!(controlled(&diffusers, false)? == expected, "{name}");
+        let authors = renamed_control(folder.path(), name, original)?;
+        assert!(controlled(&authors, false)? == expected, "{name}");
+    }
+    Ok(())
+}
+
+/// Whatever the header of such a file says, its configuration follows from it or is refused.
+#[test]
+fn damaged_headers_of_control_models_are_survived() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("damaged.safetensors");
+    let fields = std::fs::read_to_string(golden("models/sd15/unet/config.json"))?;
+    let fields = ConfigFields::from_json("unet", &fields, Path::new("config.json"))?;
+    let unet = UNet2DConditionConfig::from_fields(&fields)?;
+    let mut generator = TorchGenerator::new(4);
+    let mut random = |below: usize| (generator.normal(1)[0].abs() * 1e6) as usize % below;
+    let (mut refused, mut taken) = (0, 0);
+    for name in ["controlnet", "t2i-full", "t2i-light", "taesd"] {
+        let whole = std::fs::read(golden("models").join(name).join("diffusion_pytorch_model.safetensors"))?;
+        let header = u64::from_le_bytes(whole[..8].try_into()?) as usize;
+        // Changed digits alone would no longer fit the lengths, so whole names are exchanged too.
+        let names: Vec<usize> = (8..header).filter(|&at| whole[at..].starts_with(b"_blocks.")).collect();
+        for i in 0..200 {
+            let mut bytes = whole.clone();
+            match (i % 2, names.len()) {
+                (1, count) if count > 0 => bytes[names[random(count)] + 1] = b"abcz"[random(4)],
+                _ => bytes[8 + random(header)] = b"0123456789ab,]}.\"\xff"[random(18)],
+            }
+            std::fs::write(&path, &bytes)?;
+            match SingleFile::open(&path).and_then(|file| Ok((file.tiny_autoencoder(), file.control_config(&unet)?))) {
+                Ok(_) => taken += 1,
+                Err(error) => {
+                    assert!(error.to_string().contains("damaged.safetensors"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    // A tiny autoencoder is no control model.
+    assert!(refused >= 200 && taken > 50, "{refused} {taken}");
+    Ok(())
+}
+
+/// A ControlNet that pools adds the mean over all places of what it would add.
+#[test]
+fn a_control_model_that_pools_adds_means() -> TestResult {
+    let field = |json: &mut Value| json["global_pool_conditions"] = true.into();
+    let pooling = changed_control("controlnet", field, |_| Ok(()))?;
+    let residuals = |path: &Path| -> TestResult<Vec<Tensor>> {
+        let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).control(path).build()?;
+        let ControlModel::ControlNet(model) = &pipeline.model().denoise().controls()[0] else {
+            return Err("no ControlNet".into());
+        };
+        let mut generator = TorchGenerator::new(8);
+        let mut random =
+            |shape: &[usize]| Tensor::from_vec(generator.normal(shape.iter().product()), shape, &Device::Cpu);
+        let (x, picture) = (random(&[1, 4, 8, 8])?, model.embed(&random(&[1, 3, 64, 64])?)?);
+        let width = model.config().encoder.cross_attention_dim[0];
+        let text = Conditioning::text(random(&[1, 7, width])?);
+        let strength = Strength { scale: 0.5, guess: false };
+        let out = model.forward(&x, &Tensor::new(&[400f32], &Device::Cpu)?, &text, &picture, strength)?;
+        Ok(out.down.into_iter().chain(out.mid).collect())
+    };
+    let (plain, pooled) = (residuals(&golden("models/controlnet"))?, residuals(pooling.path())?);
+    for (plain, pooled) in plain.iter().zip(&pooled) {
+        let mean = plain.flatten(2, 3)?.mean(2)?.unsqueeze(2)?.unsqueeze(3)?;
+        let error = largest(&pooled.broadcast_sub(&mean)?)? / largest(&mean)?;
+        // The same sum in another order.
+        assert!(error < 1e-5, "{error}");
+    }
+    assert_eq!(plain.len(), pooled.len());
     Ok(())
 }
 
@@ -303,11 +459,12 @@ fn control_models_that_do_not_fit_are_refused() -> TestResult {
 fn damaged_embeddings_are_survived() -> TestResult {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("damaged.safetensors");
-    let whole = std::fs::read(golden("models/embedding/thing.safetensors"))?;
     let mut generator = TorchGenerator::new(2);
     let mut random = |below: usize| (generator.normal(1)[0].abs() * 1e6) as usize % below;
     let mut refused = 0;
-    for i in 0..400 {
+    for i in 0..1200 {
+        let whole = golden("models/embedding").join(["thing.safetensors", "thing.pt", "thing.ldm.pt"][i % 3]);
+        let whole = std::fs::read(whole)?;
         let mut bytes = whole.clone();
         if i % 2 == 0 {
             bytes.truncate(random(whole.len()));
@@ -320,6 +477,6 @@ fn damaged_embeddings_are_survived() -> TestResult {
             refused += 1;
         }
     }
-    assert!(refused >= 200, "{refused}");
+    assert!(refused >= 600, "{refused}");
     Ok(())
 }

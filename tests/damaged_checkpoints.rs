@@ -163,6 +163,9 @@ fn files_of_other_kinds_say_where_they_belong() -> TestResult {
     other("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &["is a LoRA", "--lora"])?;
     other("unet.down_blocks.0.attentions.0.attn1.to_q.lora_A.weight", &["is a LoRA", "--lora"])?;
     other("controlnet_cond_embedding.conv_in.weight", &["is a ControlNet", "--control"])?;
+    other("input_hint_block.0.weight", &["is a ControlNet", "--control"])?;
+    other("adapter.body.0.resnets.0.block1.weight", &["is a T2I-Adapter", "--control"])?;
+    other("decoder.layers.2.conv.0.weight", &["a tiny autoencoder alone", "--preview-vae"])?;
     other("emb_params", &["is an embedding", "--embedding"])?;
     other("decoder.up.0.block.0.conv1.weight", &["an autoencoder alone", "--vae"])?;
     other("down_blocks.0.resnets.0.conv1.weight", &["UNet of a diffusers folder alone", "give the folder"])?;
@@ -172,6 +175,23 @@ fn files_of_other_kinds_say_where_they_belong() -> TestResult {
     )?;
     other("double_blocks.0.img_attn.qkv.weight", &["is Flux", "1.x, 2.x or XL"])?;
     other("something", &["of no known kind", "1 tensors: something"])
+}
+
+/// A header of 896 or 19280 bytes has a length that begins as pickles or zip files do.
+#[test]
+fn a_length_that_looks_like_another_form_is_a_length() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    for length in [0x0280u64, 0x0380, 0x4b50] {
+        let json = r#"{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(json.as_bytes());
+        bytes.resize(8 + length as usize, b' ');
+        bytes.extend(1f32.to_le_bytes());
+        std::fs::write(folder.path().join("x"), bytes)?;
+        let file = TensorFile::open(&ModelFiles::folder(folder.path())?, "x")?;
+        assert_eq!(file.tensors()[0].name, "x", "{length}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -194,6 +214,21 @@ fn families_are_told_by_their_shapes() -> TestResult {
     assert_eq!(family(file(320, 9, 768, &[]))?, "Stable Diffusion 1.x, inpainting");
     assert_eq!(family(file(320, 4, 1024, &[]))?, "Stable Diffusion 2.x, predicts v");
     assert_eq!(family(file(320, 9, 1024, &[]))?, "Stable Diffusion 2.x, inpainting");
+    // The two kinds of 2.x are told apart by how far the values of one bias spread, as far as they are.
+    let spread = |width: f32| -> TestResult<Vec<u8>> {
+        let mut tensors = BTreeMap::new();
+        for (name, shape) in [("input_blocks.0.0", &[320, 4, 3, 3][..]), ("x.attn2.to_k", &[320, 1024])] {
+            let name = format!("model.diffusion_model.{name}.weight");
+            tensors.insert(name, Tensor::zeros(shape, DType::F32, &Device::Cpu)?);
+        }
+        // Values of +-width around 3 have that standard deviation.
+        let values: Vec<f32> = (0..320).map(|i| if i % 2 == 0 { 3.0 + width } else { 3.0 - width }).collect();
+        let name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
+        tensors.insert(name.into(), Tensor::from_vec(values, 320, &Device::Cpu)?.to_dtype(DType::F16)?);
+        Ok(safetensors::serialize(&tensors, None)?)
+    };
+    assert_eq!(family(spread(0.1))?, "Stable Diffusion 2.x, predicts v");
+    assert_eq!(family(spread(0.08))?, "Stable Diffusion 2.x");
     assert_eq!(family(file(320, 4, 2048, &[]))?, "Stable Diffusion XL");
     assert_eq!(family(file(320, 9, 2048, &[]))?, "Stable Diffusion XL, inpainting");
     assert_eq!(family(file(320, 4, 2048, &[("v_pred", &[0]), ("ztsnr", &[0])]))?, "Stable Diffusion XL, predicts v");

@@ -9,8 +9,9 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use tweedie::checkpoints::{ModelFiles, convert_to_file, convert_to_folder};
+use std::path::Path;
+use tweedie::adapters::TextualInversion;
+use tweedie::checkpoints::{ModelFiles, TensorFile, convert_to_file, convert_to_folder};
 use tweedie::conditioning::{Conditioning, Tokenizer};
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
 use tweedie::images::{Mask, Photo, Picture};
@@ -19,7 +20,7 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, ImageToImage,
+    Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImage,
     ImageToImageRequest, Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Model, Pipeline, Settings, SizeRequest,
     TextToImage, TextToImageRequest, XlRequest,
 };
@@ -56,10 +57,7 @@ fn kind(json: &Value) -> &str {
 
 fn wanted(json: &Value) -> bool {
     let covered = |name: &str| SCHEDULERS.iter().any(|entry| entry.class_name == name);
-    KINDS.contains(&kind(json))
-        // Guess mode is not built.
-        && json["guess_mode"] != true
-        && json["scheduler"]["name"].as_str().is_some_and(covered)
+    KINDS.contains(&kind(json)) && json["scheduler"]["name"].as_str().is_some_and(covered)
 }
 
 /// The seeds: one for each image, or one stream for all of them.
@@ -146,15 +144,15 @@ fn adapters(case: &Case) -> TestResult<Adapters> {
 }
 
 /// The folders of the case's control models with their pictures.
-fn controls(case: &Case) -> TestResult<Vec<(PathBuf, ControlImage)>> {
+fn controls(case: &Case) -> TestResult<Vec<(Model, ControlImage)>> {
     let described = described_controls(&case.json);
     let read = |control: &Value| {
         let number = |field: &str, default| control[field].as_f64().unwrap_or(default);
         let image = Photo::read(&case.folder.join(control["image"].as_str().ok_or("no picture")?))?;
         let model = case.root.join("models").join(control["model"].as_str().ok_or("no model")?);
-        let image =
-            ControlImage { image, scale: number("scale", 1.0), start: number("start", 0.0), end: number("end", 1.0) };
-        Ok((model, image))
+        let (scale, start, end) = (number("scale", 1.0), number("start", 0.0), number("end", 1.0));
+        let guess = case.json["guess_mode"].as_bool().unwrap_or(false);
+        Ok((model.into(), ControlImage { image, scale, start, end, guess }))
     };
     described.iter().map(read).collect()
 }
@@ -218,9 +216,11 @@ fn check_token_ids(case: &Case) -> TestResult {
             let text = texts.iter().find_map(|field| case.json[field].as_str()).unwrap_or_default();
             let mut tokenizer = Tokenizer::from_files(&files, folder)?;
             for choice in adapters(case)?.embeddings {
-                let file = candle_core::safetensors::load(&choice.path, &Device::Cpu)?;
-                let count = file.values().next().ok_or("no vectors")?.dim(0)?;
-                tokenizer.learn(&choice.token.ok_or("no token")?, count)?;
+                let (folder, name) = (choice.path.parent().ok_or("no folder")?, choice.path.file_name());
+                let name = name.and_then(|name| name.to_str()).ok_or("no name")?;
+                let file = TensorFile::open(&ModelFiles::folder(folder)?, name)?;
+                let word = TextualInversion::read(&choice.path, choice.token.as_deref())?;
+                tokenizer.learn(word.token(), file.tensors().first().ok_or("no vectors")?.shape[0])?;
             }
             let got = tokenizer.encode(text)?.ids;
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
@@ -320,7 +320,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let last = unet.len() - 1;
     case.check("unet.0.in", &unet[0].0, TOLERANCE)?;
     if let Some(mid) = case.stages.get("controlnet.0.mid") {
-        let residuals = network.residuals(0, &unet[0].0, unet[0].1, &rows)?.unwrap_or_default();
+        let residuals = network.residuals(0, &unet[0].0, unet[0].1, &rows, 0)?.unwrap_or_default();
         for (i, down) in residuals.down.iter().enumerate() {
             case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;
         }
@@ -394,6 +394,83 @@ fn golden_pictures_of_latent_diffusion_at_any_batch_size() -> TestResult {
 fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     let ddim = |json: &Value| wanted(json) && json["scheduler"]["name"] == "DDIMScheduler";
     run_all(&cases("cases", ddim)?, |case| check_stages(case, &Model::Folder(case.model()), Backend::Candle));
+    Ok(())
+}
+
+/// The learned words of a case, in the other forms that lie beside its file.
+#[test]
+fn golden_pictures_of_words_in_every_form() -> TestResult {
+    let mut ran = 0;
+    for case in cases("cases", |json| wanted(json) && json["embedding"]["file"].is_string())? {
+        let own = case.root.join("models").join(case.json["embedding"]["file"].as_str().unwrap_or_default());
+        let stem = own.file_stem().and_then(|stem| stem.to_str()).ok_or("no name")?;
+        for entry in std::fs::read_dir(own.parent().ok_or("no folder")?)? {
+            let path = entry?.path();
+            if !path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(stem)) {
+                continue;
+            }
+            let Case { name, folder, root, json, .. } = &case;
+            let (name, folder, root, json) = (name.clone(), folder.clone(), root.clone(), json.clone());
+            let mut case = Case { name, folder, root, json, stages: Default::default() };
+            case.json["embedding"]["file"] = path.to_string_lossy().into_owned().into();
+            check_pictures(&case, &Model::Folder(case.model()), 1).map_err(|e| format!("{}: {e}", path.display()))?;
+            ran += 1;
+        }
+    }
+    assert!(ran >= 5, "{ran} files");
+    Ok(())
+}
+
+/// After the first step a preview is Tweedie's formula of what the network said, decoded.
+fn check_previews(case: &Case) -> TestResult {
+    let vae = case.json["vae"].as_str().map(|name| Model::Folder(case.root.join("models").join(name)));
+    let builder = builder::<ImageToImage>(case, &Model::Folder(case.model()), Backend::Kernels, DTypeChoice::F32)?;
+    let pipeline = builder.preview_vae(vae).build()?;
+    let image = Photo::read(&case.folder.join(case.json["init_image"].as_str().unwrap_or_default()))?;
+    let strength = case.json["strength"].as_f64();
+    let seed = case.json["seed"].as_u64().ok_or("no seed")?;
+    let text = TextToImageRequest { seed, ..request(case)? };
+    let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
+    let (mut previews, mut order) = (Vec::new(), Vec::new());
+    pipeline.into_model().run_once(&settings, &mut |event| {
+        match event {
+            Event::Step { done, .. } => order.push(("step", done)),
+            Event::Preview { index: 0, done, picture } => {
+                order.push(("preview", done));
+                previews.push(picture.clone());
+            }
+            Event::Decoding => order.push(("decoding", 0)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    let steps = settings.steps - settings.start();
+    let mut wanted: Vec<_> = (1..=steps).flat_map(|done| [("step", done), ("preview", done)]).collect();
+    wanted.push(("decoding", 0));
+    assert_eq!(order, wanted, "{}", case.name);
+
+    let scheduler = settings.build_scheduler()?;
+    let NoiseLevel { alpha, sigma, .. } = scheduler.levels(settings.steps)?.from(settings.start());
+    let (x, epsilon) = (case.stage("unet.0.in")?.narrow(0, 0, 1)?, case.stage("guided.first")?);
+    let x0 = ((x - (epsilon * sigma)?)? / alpha)?;
+    // The preview's decoder is the one that the golden cases hold to diffusers.
+    let decoder = settled(case, &Model::Folder(case.model()), Backend::Kernels, |_| ())?.0;
+    let expected = decoder.decode().run(&x0)?;
+    let off = previews[0].rgb().iter().zip(expected.rgb()).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(off <= Some(1), "{}: {off:?}", case.name);
+    Ok(())
+}
+
+#[test]
+fn golden_previews_of_a_tiny_autoencoder() -> TestResult {
+    let tiny = |json: &Value| {
+        wanted(json)
+            && json["vae"].is_string()
+            && kind(json) == "img2img"
+            && json["scheduler"]["name"] == "DDIMScheduler"
+            && json["scheduler"]["config"]["prediction_type"] == "epsilon"
+    };
+    run_all(&cases("cases", tiny)?, check_previews);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What a user puts on top of a model.
 
+use crate::model::Model;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::Result;
@@ -14,14 +15,14 @@ pub struct Adapters {
     pub loras: Vec<LoraChoice>,
     /// Learned words.
     pub embeddings: Vec<EmbeddingChoice>,
-    /// Folders of control models; each takes a picture of the request.
-    pub controls: Vec<PathBuf>,
+    /// Control models, folders or files; each takes a picture of the request.
+    pub controls: Vec<Model>,
 }
 
 /// A textual inversion as a user asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddingChoice {
-    /// The safetensors file.
+    /// The file: safetensors, or a pickle of PyTorch's.
     pub path: PathBuf,
     /// The word for it in prompts; by default what the file says.
     pub token: Option<String>,
@@ -30,7 +31,7 @@ pub struct EmbeddingChoice {
 /// A LoRA as a user asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraChoice {
-    /// The safetensors file.
+    /// The file: safetensors, or a pickle of PyTorch's.
     pub path: PathBuf,
     /// What its change is multiplied by; 1 is usual.
     pub weight: f64,

@@ -64,6 +64,7 @@ const SD15_TEXT: &str = r#"{
 /// The components to time and where they come from.
 struct Components {
     text_encoder: Option<ClipTextModel>,
+    text_encoder_2: Option<ClipTextModel>,
     unet: Option<UNet2DConditionModel>,
     vae: Option<Autoencoder>,
 }
@@ -74,7 +75,7 @@ impl Bench {
     /// The UNet's inputs are `sin(0.37 i)` and its text `cos(0.11 i)` at timestep 500, so that its output can be
     /// compared with another program's.
     ///
-    /// The result has `text_encoder_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
+    /// The result has `text_encoder_s`, `text_encoder_2_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
     /// conditions; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
     ///
     /// # Errors
@@ -133,10 +134,13 @@ impl Bench {
     ) -> Result<()> {
         results.insert("instruction_set".into(), InstructionSet::in_use().name().into());
         results.insert("peak_gflops".into(), json!(peak.round()));
-        if let Some(text_encoder) = &components.text_encoder {
+        let text_encoders =
+            [("text_encoder_s", &components.text_encoder), ("text_encoder_2_s", &components.text_encoder_2)];
+        for (name, text_encoder) in text_encoders {
+            let Some(text_encoder) = text_encoder else { continue };
             let tokens = text_encoder.config().max_position_embeddings;
             let ids = Tensor::zeros((1, tokens), candle_core::DType::U32, device)?;
-            results.insert("text_encoder_s".into(), self.best(|| text_encoder.forward(&ids).map(|out| out.pooled))?.0);
+            results.insert(name.into(), self.best(|| text_encoder.forward(&ids).map(|out| out.pooled))?.0);
         }
         let factor = components.vae.as_ref().map_or(8, |vae| vae.config().factor());
         let side = self.size / factor;
@@ -148,7 +152,8 @@ impl Bench {
             let x = wave(&[self.batch, config.in_channels, side, side], 0.37, f64::sin, device)?;
             let text = wave(&[self.batch, 77, config.cross_attention_dim[0]], 0.11, f64::cos, device)?;
             let timesteps = Tensor::full(500f32, self.batch, device)?;
-            let conditioning = Conditioning::text(text);
+            let (pooled, time_ids) = self.added(config, device)?.unzip();
+            let conditioning = Conditioning { pooled, time_ids, ..Conditioning::text(text) };
             let (seconds, out) = self.best(|| unet.forward(&x, &timesteps, &conditioning, None))?;
             results.insert("unet_s".into(), seconds);
             results.insert("unet_kernels".into(), kernels(peak, || unet.forward(&x, &timesteps, &conditioning, None))?);
@@ -164,6 +169,21 @@ impl Bench {
             results.insert("vae_decode_kernels".into(), kernels(peak, || vae.decode(&latents))?);
         }
         Ok(())
+    }
+
+    /// What Stable Diffusion XL is conditioned on besides: a pooled text, `cos(0.11 i)`, and the sizes of a picture that was
+    /// not cropped; of its refiner, whose text is the pooled one's encoder's, a score of 6 in place of the target size.
+    fn added(&self, config: &UNet2DConditionConfig, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(addition) = config.addition else { return Ok(None) };
+        let pooled_width = |numbers: usize| addition.embedding_input.saturating_sub(numbers * addition.time_width);
+        let side = self.size as f32;
+        let mut ids = vec![side, side, 0.0, 0.0, side, side];
+        if pooled_width(5) == config.cross_attention_dim[0] {
+            ids = vec![side, side, 0.0, 0.0, 6.0];
+        }
+        let pooled = wave(&[self.batch, pooled_width(ids.len())], 0.11, f64::cos, device)?;
+        let ids = Tensor::from_slice(&ids, (1, ids.len()), device)?.repeat((self.batch, 1))?;
+        Ok(Some((pooled, ids)))
     }
 
     /// The least seconds of the runs after the first, and a result.
@@ -226,6 +246,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
     let weights = Weights::new(&source as &dyn WeightSource);
     Ok(Components {
         text_encoder: Some(ClipTextModel::new(&weights, text)?),
+        text_encoder_2: None,
         unet: Some(UNet2DConditionModel::new(&weights, unet, format.activations)?),
         vae: Some(Autoencoder::Kl(Box::new(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?))),
     })
@@ -235,14 +256,21 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
 fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
     let loader = Loader { files, device, format, backend: None, products: None, loras: None };
     let has = |component: &str| files.exists(&format!("{component}/config.json"));
+    let text_encoder =
+        |component: &'static str| has(component).then(|| Ok::<_, Error>(loader.text_encoder(component)?.0)).transpose();
     let components = Components {
-        text_encoder: has("text_encoder").then(|| Ok::<_, Error>(loader.text_encoder()?.0)).transpose()?,
+        text_encoder: text_encoder("text_encoder")?,
+        text_encoder_2: text_encoder("text_encoder_2")?,
         unet: has("unet").then(|| Ok::<_, Error>(loader.unet(loader.unet_config()?)?.0)).transpose()?,
         vae: has("vae")
             .then(|| Ok::<_, Error>(loader.vae("vae", loader.vae_config("vae")?, Halves::Both)?.0))
             .transpose()?,
     };
-    if components.text_encoder.is_none() && components.unet.is_none() && components.vae.is_none() {
+    if components.text_encoder.is_none()
+        && components.text_encoder_2.is_none()
+        && components.unet.is_none()
+        && components.vae.is_none()
+    {
         let fix = "it has none of the folders text_encoder, unet, vae with a config.json";
         return Err(Error::invalid("the model", files.path("").display(), fix));
     }

@@ -29,6 +29,7 @@ use tweedie::{DType, Device, Error, Result};
 pub struct Builder<P> {
     model: Model,
     vae: Option<Model>,
+    preview_vae: Option<Model>,
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
@@ -42,6 +43,7 @@ impl<P> Default for Builder<P> {
         Self {
             model: Model::default(),
             vae: None,
+            preview_vae: None,
             device: DeviceChoice::default(),
             dtype: DTypeChoice::default(),
             backend: None,
@@ -85,6 +87,14 @@ impl<P> Builder<P> {
         self
     }
 
+    /// An autoencoder for previews, a small one as a rule: with it the observer of a run is told of an
+    /// [`Event::Preview`](crate::Event::Preview) after every step. It comes in the forms of [`Self::vae`].
+    #[must_use]
+    pub fn preview_vae(mut self, vae: Option<Model>) -> Self {
+        self.preview_vae = vae;
+        self
+    }
+
     /// A device.
     #[must_use]
     pub fn device(mut self, device: DeviceChoice) -> Self {
@@ -113,10 +123,10 @@ impl<P> Builder<P> {
         self
     }
 
-    /// Adds the folder of a control model; the request has a picture for it.
+    /// Adds a control model, a folder or a file; the request has a picture for it.
     #[must_use]
     pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
-        self.adapters.controls.push(path.into());
+        self.adapters.controls.push(path.into().into());
         self
     }
 
@@ -158,6 +168,14 @@ impl<P: Pipeline> Builder<P> {
         let vae_loader = Loader { files: vae_files, ..loader };
         let vae_config = vae_loader.vae_config(vae_component)?;
         check_channels(&unet_config, vae_config.common(), P::SHOWS_KNOWN)?;
+        let preview_source = self.preview_vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
+        let preview = preview_source.as_ref().map(|(files, component)| {
+            let loader = Loader { files, ..loader };
+            let config = loader.vae_config(component)?;
+            check_preview(config.common(), vae_config.common())?;
+            Ok::<_, Error>((loader, component, config))
+        });
+        let preview = preview.transpose()?;
         let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
@@ -169,16 +187,20 @@ impl<P: Pipeline> Builder<P> {
         }
         check_width(&encoders, &unet_config)?;
         let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
-        let controls = self.adapters.controls.iter().map(|path| control::load(path, &loader, &unet_config));
+        let controls = self.adapters.controls.iter().map(|model| control::load(model, &loader, &unet_config));
         let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
+        let preview = preview.map(|(loader, component, config)| loader.vae(component, config, Halves::Decoder));
+        let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
         let (unet, unet_files) = loader.unet(unet_config)?;
         loras.finish(family)?;
         Ok(P::over(LatentDiffusion {
             encode: Encode::new(encoders, device.clone()),
             denoise: Denoise::new(unet, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
+            preview,
             scheduler,
+            guessed_prediction: self.model.guessed_prediction(),
             xl,
             defaults,
             adapters: [self.adapters.used(&embeddings), used_controls].concat(),
@@ -214,16 +236,17 @@ impl Loader<'_> {
 
     /// `component` is the folder that it lies in.
     pub fn vae_config(&self, component: &str) -> Result<EitherAutoencoderConfig> {
+        if let ModelFiles::Single { weights, .. } = self.files
+            && let Some(config) = weights.tiny_autoencoder()
+        {
+            return Ok(EitherAutoencoderConfig::Tiny(config));
+        }
         let name = format!("{component}/config.json");
         let text = self.files.read_text(&name)?;
         EitherAutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
     }
 
-    pub fn text_encoder(&self) -> Result<(ClipTextModel, Vec<String>)> {
-        self.text_encoder_in("text_encoder")
-    }
-
-    fn text_encoder_in(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
+    pub fn text_encoder(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
         let config = ClipTextConfig::from_fields(&config(self.files, component, "config.json")?)?;
         self.load(component, self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
     }
@@ -240,7 +263,7 @@ impl Loader<'_> {
         let (mut encoders, mut names) = (Vec::new(), Vec::new());
         for &(component, folder) in components {
             let tokenizer = Tokenizer::from_files(self.files, folder)?;
-            let (model, files) = self.text_encoder_in(component)?;
+            let (model, files) = self.text_encoder(component)?;
             encoders.push(TextEncoder { tokenizer, model });
             names.extend(files);
         }
@@ -274,6 +297,17 @@ impl Loader<'_> {
     ) -> Result<(T, Vec<String>)> {
         let precision = if dtype == DType::F16 { Precision::Half } else { Precision::Full };
         let checkpoint = Checkpoint::open(self.files, component, precision, dtype, self.device)?;
+        self.load_from(checkpoint, component, unused, build)
+    }
+
+    /// Builds a component from weights that were opened otherwise.
+    pub fn load_from<T>(
+        &self,
+        checkpoint: Checkpoint,
+        component: &str,
+        unused: &[&str],
+        build: impl FnOnce(&Weights<'_>) -> Result<T>,
+    ) -> Result<(T, Vec<String>)> {
         let names = checkpoint.file_names().to_vec();
         let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
@@ -294,7 +328,7 @@ impl Loader<'_> {
 }
 
 /// The files of an autoencoder and its folder among them. A file has the configuration of the autoencoder that it
-/// replaces.
+/// replaces, unless it is a tiny one, whose configuration follows from its tensors.
 fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, String)> {
     let in_model = "vae".to_owned();
     match model {
@@ -329,6 +363,17 @@ fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_k
         return Err(Error::invalid("in_channels of the unet", unet.in_channels, fix));
     }
     Ok(())
+}
+
+/// Whether previews of the model's latents can be drawn by this autoencoder, at the size of its pictures.
+fn check_preview(preview: &AutoencoderConfig, vae: &AutoencoderConfig) -> Result<()> {
+    let form = |vae: &AutoencoderConfig| (vae.latent_channels, vae.factor());
+    let name = |(channels, factor)| format!("{channels} channels at 1/{factor} of the size");
+    if form(preview) == form(vae) {
+        return Ok(());
+    }
+    let fix = format!("the model's have {}; take one made for this model's family", name(form(vae)));
+    Err(Error::invalid("the latents of the autoencoder for previews", name(form(preview)), fix))
 }
 
 /// The network sees the states of all encoders side by side.

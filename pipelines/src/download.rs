@@ -3,10 +3,10 @@
 //! A file is fetched beside its place, compared with its SHA-256 and then renamed, so what is there under its name
 //! is whole. Nothing that is there is overwritten: a file that is right is left alone, one that is not is an error.
 
+use crate::http::agent_config;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
 use tweedie::training::data::{contents_sha256, find_idx};
 use tweedie::{Error, Result};
 
@@ -35,8 +35,6 @@ pub const MNIST: [RemoteFile<'static>; 4] = [
 
 /// Bytes of the largest file that is fetched.
 const LARGEST: u64 = 256 << 20;
-/// Without an answer, or without a byte, for so long a server is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,13 +78,7 @@ pub fn fetch(
         return Err(Error::invalid("the mirror", mirror, "give a URL that starts with https:// or http://"));
     }
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let config = ureq::Agent::config_builder()
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE))
-        .user_agent(concat!("tweedie/", env!("CARGO_PKG_VERSION")))
-        .build();
-    let agent = config.new_agent();
+    let agent = agent_config().build().new_agent();
     for file in files {
         let event = match find_idx(folder, file.name) {
             Some(path) => {

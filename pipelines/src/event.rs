@@ -23,6 +23,15 @@ pub enum Event<'a> {
         /// The clean latents that the network predicted last, `[batch, latent_channels, height, width]`.
         x0: Option<&'a Tensor>,
     },
+    /// What a picture would be after a step, by the pipeline's autoencoder for previews; without one there are none.
+    Preview {
+        /// Which picture of the request, from 0.
+        index: usize,
+        /// Steps done in this batch.
+        done: usize,
+        /// The clean latents that the network predicted last, decoded.
+        picture: &'a Picture,
+    },
     /// The autoencoder starts on a picture.
     Decoding,
     /// A picture is finished.

@@ -14,6 +14,7 @@ use std::time::Instant;
 use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
 use tweedie::noise::TorchNoise;
+use tweedie::schedulers::Step;
 use tweedie::{Device, Error, Result};
 
 /// Seconds that each stage took.
@@ -25,7 +26,7 @@ pub struct Seconds {
     pub encode: f64,
     /// All denoising.
     pub denoise: f64,
-    /// All decoding.
+    /// All decoding, that of previews included.
     pub decode: f64,
 }
 
@@ -36,7 +37,10 @@ pub struct LatentDiffusion {
     pub(crate) encode: Encode,
     pub(crate) denoise: Denoise,
     pub(crate) decode: Decode,
+    /// Another decoder, for previews.
+    pub(crate) preview: Option<Decode>,
     pub(crate) scheduler: ConfigFields,
+    pub(crate) guessed_prediction: Option<&'static str>,
     pub(crate) xl: Option<XlFacts>,
     pub(crate) defaults: Defaults,
     pub(crate) adapters: Vec<UsedAdapter>,
@@ -56,6 +60,7 @@ impl LatentDiffusion {
             unet: self.denoise.unet().config(),
             vae: self.decode.vae().config(),
             scheduler: &self.scheduler,
+            guessed_prediction: self.guessed_prediction,
             defaults: &self.defaults,
             controls: self.denoise.controls().len(),
             text_layers: self.skippable_layers(),
@@ -109,8 +114,8 @@ impl LatentDiffusion {
         let mut seconds = Seconds::default();
         let encoded = self.encode.run(settings)?;
         let reference = reference(&settings.task, self.decode.vae(), self.denoise.unet().config(), &self.device)?;
-        let batches =
-            Batches { settings, encoded: &encoded, reference: &reference, device: &self.device, seconds: &mut seconds };
+        let (preview, device, seconds) = (None, &self.device, &mut seconds);
+        let batches = Batches { settings, encoded: &encoded, reference: &reference, preview, device, seconds };
         batches.run(&mut Some(&self.denoise), &self.decode, &mut collect)?;
         Ok(pictures)
     }
@@ -137,8 +142,14 @@ impl LatentDiffusion {
         }
         let reference = reference(&settings.task, self.decode.vae(), self.denoise.unet().config(), &self.device)?;
         seconds.encode = start.elapsed().as_secs_f64();
-        let batches =
-            Batches { settings, encoded: &encoded, reference: &reference, device: &self.device, seconds: &mut seconds };
+        let batches = Batches {
+            settings,
+            encoded: &encoded,
+            reference: &reference,
+            preview: self.preview.as_ref(),
+            device: &self.device,
+            seconds: &mut seconds,
+        };
         batches.run(&mut Some(self.denoise), &self.decode, observer)?;
         Ok(seconds)
     }
@@ -157,6 +168,7 @@ struct Batches<'a> {
     settings: &'a Settings,
     encoded: &'a Encoded,
     reference: &'a Reference,
+    preview: Option<&'a Decode>,
     device: &'a Device,
     seconds: &'a mut Seconds,
 }
@@ -177,12 +189,25 @@ impl Batches<'_> {
             let mut noise = TorchNoise::per_image(seeds);
             let vae = decode.vae().config();
             let prepared = prepare(self.settings, self.reference, vae, seeds.len(), &mut noise, self.device)?;
-            let mut on_step = |step: &tweedie::schedulers::Step<'_>| {
+            let (mut previewing, mut failure) = (0.0, None);
+            let mut on_step = |step: &Step<'_>| {
                 let (done, steps, x0) = (step.done, step.total, step.x0.as_ref());
-                observer(Event::Step { done, steps, batch, batches: batches.len(), x0 })
+                let told = observer(Event::Step { done, steps, batch, batches: batches.len(), x0 });
+                if told.is_break() {
+                    return told;
+                }
+                let start = Instant::now();
+                let shown = self.show(step, batch, observer);
+                previewing += start.elapsed().as_secs_f64();
+                shown.unwrap_or_else(|error| {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                })
             };
-            let latents = network.borrow().run(self.settings, self.encoded, prepared, &mut noise, &mut on_step)?;
-            self.seconds.denoise += start.elapsed().as_secs_f64();
+            let latents = network.borrow().run(self.settings, self.encoded, prepared, &mut noise, &mut on_step);
+            let latents = failure.map_or(latents, Err)?;
+            self.seconds.denoise += start.elapsed().as_secs_f64() - previewing;
+            self.seconds.decode += previewing;
             if batch + 1 == batches.len() {
                 *denoise = None;
             }
@@ -200,6 +225,20 @@ impl Batches<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Decodes the previews of a step, image by image.
+    fn show(&self, step: &Step<'_>, batch: usize, observer: &mut Observer<'_>) -> Result<ControlFlow<()>> {
+        let (Some(preview), Some(x0)) = (self.preview, &step.x0) else { return Ok(ControlFlow::Continue(())) };
+        for i in 0..x0.dim(0)? {
+            let picture = preview.run(&x0.narrow(0, i, 1)?)?;
+            let index = batch * self.settings.batch_size + i;
+            let told = observer(Event::Preview { index, done: step.done, picture: &picture });
+            if told.is_break() {
+                return Ok(told);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 

@@ -19,6 +19,8 @@ mod device;
 #[cfg(feature = "download")]
 pub mod download;
 mod event;
+#[cfg(any(feature = "download", feature = "hub"))]
+mod http;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod image_to_image;

@@ -41,7 +41,7 @@ impl Model {
     pub fn at(path: PathBuf, config: Option<PathBuf>) -> Result<Self> {
         match config {
             config if path.is_file() => Ok(Self::File { path, config }),
-            None => Ok(Self::Folder(path)),
+            None => Ok(path.into()),
             Some(config) => {
                 let fix = "it goes with a single file; a folder's configurations are its own";
                 Err(Error::invalid("--config", config.display(), format!("{} is no file, and {fix}", path.display())))
@@ -73,6 +73,15 @@ impl Model {
         }
     }
 
+    /// What the network is taken to predict where its file does not say: "v_prediction" or "epsilon". Configurations that
+    /// were given say it.
+    pub(crate) fn guessed_prediction(&self) -> Option<&'static str> {
+        let Self::File { path, config: None } = self else { return None };
+        let family = SingleFile::open(path).and_then(|file| file.family()).ok()?;
+        let name = if family.v_prediction { "v_prediction" } else { "epsilon" };
+        family.prediction_is_guessed.then_some(name)
+    }
+
     /// What pictures' settings call it.
     pub fn name(&self) -> String {
         match self {
@@ -86,6 +95,13 @@ impl Model {
                 whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
             }
         }
+    }
+}
+
+/// A file if it is one, else a folder.
+impl From<PathBuf> for Model {
+    fn from(path: PathBuf) -> Self {
+        if path.is_file() { Self::File { path, config: None } } else { Self::Folder(path) }
     }
 }
 
@@ -198,6 +214,10 @@ pub struct ModelInfo {
     pub pipeline: Option<String>,
     /// The scheduler's class.
     pub scheduler: Option<String>,
+    /// What the network predicts, as the scheduler's file has it.
+    pub prediction: Option<String>,
+    /// Whether that is a guess, since the model's one file does not say.
+    pub prediction_is_guessed: bool,
     /// Native size of pictures, width and height.
     pub size: Option<(usize, usize)>,
     /// The components that hold weights.
@@ -270,6 +290,12 @@ impl ModelInfo {
                 None => unet.as_ref().map_or("unknown", family).into(),
             },
             pipeline: index["_class_name"].as_str().map(str::to_owned),
+            // diffusers' default where the file leaves it out.
+            prediction: scheduler.as_ref().map(|fields| {
+                let stated = fields.fields().get("prediction_type").and_then(Value::as_str);
+                stated.unwrap_or("epsilon").to_owned()
+            }),
+            prediction_is_guessed: model.guessed_prediction().is_some(),
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,

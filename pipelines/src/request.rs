@@ -106,6 +106,8 @@ pub(crate) struct ModelFacts<'a> {
     pub unet: &'a UNet2DConditionConfig,
     pub vae: &'a AutoencoderConfig,
     pub scheduler: &'a ConfigFields,
+    /// What the network is taken to predict where nothing says it.
+    pub guessed_prediction: Option<&'static str>,
     pub defaults: &'a Defaults,
     /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
@@ -245,6 +247,7 @@ impl TextToImageRequest {
 
         let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
         let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
+        warnings.extend(self.guessed_prediction(facts.guessed_prediction));
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
         let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual_steps);
@@ -283,6 +286,19 @@ impl TextToImageRequest {
             return Err(Error::invalid("the strength", settings.task.strength(), fix));
         }
         Ok(settings)
+    }
+
+    /// What the user should know of a prediction type that is a guess and was not overridden.
+    fn guessed_prediction(&self, guessed: Option<&str>) -> Option<String> {
+        let guessed = guessed.filter(|_| !self.scheduler_fields.contains_key("prediction_type"))?;
+        let other = match guessed {
+            "epsilon" => "v_prediction, with --width 768 --height 768",
+            _ => "epsilon, with --width 512 --height 512",
+        };
+        Some(format!(
+            "files of Stable Diffusion 2.x do not say what their network predicts; {guessed} is assumed. If pictures are \
+             noise or stains, try --prediction-type {other}"
+        ))
     }
 
     fn check_guidance(&self, scale: f64, rescale: f64) -> Result<()> {

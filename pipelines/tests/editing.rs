@@ -7,7 +7,7 @@ use ::tweedie::schedulers::SCHEDULERS;
 use ::tweedie_pipelines::{Inpaint, InpaintRequest};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder};
 use std::path::Path;
-use tweedie::{TestResult, Tweedie, golden, pixels};
+use tweedie::{TestResult, Tweedie, check_same_picture, golden, pixels};
 
 /// A stream of numbers that look random (Knuth's multiplier).
 struct Numbers(u64);
@@ -345,6 +345,46 @@ fn steps_are_saved_as_previews_and_an_animation() -> TestResult {
     let mut again = inpaint(&["--save-steps", "steps"]);
     again[11] = "again.png";
     tweedie.run(&again)?.fails(1, &["steps", "not empty", "--force"])
+}
+
+/// The last step of Euler's method ends at what the network predicts, so its preview is the picture that the same
+/// autoencoder makes.
+#[test]
+fn previews_can_have_an_autoencoder_of_their_own() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let model = golden().join("models/sd15").to_string_lossy().into_owned();
+    let taesd = golden().join("models/taesd").to_string_lossy().into_owned();
+    let run = |more: &[&str]| {
+        let common = [
+            "txt2img",
+            "--quiet",
+            "--model",
+            &model,
+            "--prompt=a fox",
+            "--steps=3",
+            "--scheduler=euler",
+            "--num-images=2",
+        ];
+        tweedie.run(&[&common[..], more].concat())
+    };
+    run(&["--batch-size=2", "--output=own.png", "--save-steps=steps", "--preview-vae", &taesd])?.success()?;
+    run(&["--output=tiny.png", "--vae", &taesd])?.success()?;
+    for i in 0..2 {
+        let preview = |step| tweedie.path(&format!("steps/{i}-step-00{step}.png"));
+        check_same_picture(&preview(3), &tweedie.path(&format!("tiny-{i}.png")))?;
+        let [first, second, last] = [pixels(&preview(1))?, pixels(&preview(2))?, pixels(&preview(3))?];
+        assert!(first != second && second != last && first != last, "picture {i}");
+        assert!(tweedie.path(&format!("steps/{i}-steps.png")).is_file());
+    }
+    // Previews change nothing.
+    run(&["--output=again.png"])?.success()?;
+    assert!(pixels(&tweedie.path("again-1.png"))? == pixels(&tweedie.path("own-1.png"))?);
+
+    let other = golden().join("models/xl-small").to_string_lossy().into_owned();
+    let parts = ["latents of the autoencoder for previews", "1/4 of the size", "1/8"];
+    run(&["--output=no.png", "--save-steps=no", "--preview-vae", &other])?.fails(1, &parts)?;
+    assert!(!tweedie.path("no").exists());
+    run(&["--output=no.png", "--preview-vae", &taesd])?.fails(2, &["--save-steps"])
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod tweedie;
 
 use std::path::Path;
-use tweedie::{TestResult, Tweedie, check_same_picture, pixels, read_json};
+use tweedie::{TestResult, Tweedie, check_same_picture, golden, pixels, read_json};
 
 #[test]
 fn reference_pictures_of_diffusers() -> TestResult {
@@ -147,6 +147,26 @@ fn info_and_bench_of_the_embedded_model() -> TestResult {
         assert!(bench[key].is_number() || (key == "peak_rss_mb" && !cfg!(target_os = "linux")), "{key}: {bench}");
     }
     assert_eq!(bench["unet_first"].as_array().map(Vec::len), Some(4));
+    Ok(())
+}
+
+/// Its inputs are those of a formula, so its output is another program's.
+#[test]
+fn golden_bench_of_stable_diffusion_xl() -> TestResult {
+    let rows = read_json(&golden().join("bench.json"))?;
+    for row in rows.as_array().ok_or("no rows")? {
+        let model = golden().join("models").join(row["model"].as_str().ok_or("no model")?);
+        let (model, size, batch) = (model.to_string_lossy(), row["size"].to_string(), row["batch"].to_string());
+        let options = ["--runs=1", "--dtype=f32", "--device=cpu", "--json"];
+        let common = ["bench", "--model", &model, "--size", &size, "--batch", &batch];
+        let bench = Tweedie::new()?.run(&[&common[..], &options].concat())?.success()?.json()?;
+        assert!(bench["text_encoder_2_s"].is_number(), "{bench}");
+        for i in 0..4 {
+            let [got, want] = [&bench, row].map(|row| row["unet_first"][i].as_f64().unwrap_or(f64::NAN));
+            // Within 1e-4 of the largest values, as the UNet's stages.
+            assert!((got - want).abs() < 1e-4, "{}: {got} for {want}", row["model"]);
+        }
+    }
     Ok(())
 }
 

@@ -129,6 +129,9 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
         arguments.push("--no-composite".into());
     }
     let controls = described_controls(case);
+    if case["guess_mode"] == true {
+        arguments.push("--control-guess".into());
+    }
     for control in &controls {
         let part = |field: &str| control[field].as_str().ok_or("no model or picture");
         let (model, image) = (root.join("models").join(part("model")?), folder.join(part("image")?));

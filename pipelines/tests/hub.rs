@@ -429,6 +429,108 @@ fn shards_one_file_and_a_lone_autoencoder_come_too() -> TestResult {
     Ok(())
 }
 
+/// What goes on top of a model, each by the name of a repository, or of one file in it.
+#[test]
+fn adapters_and_control_models_come_by_name() -> TestResult {
+    let models = golden().join("models");
+    let read = |path: &str| std::fs::read(models.join(path));
+    let weights = "diffusion_pytorch_model.safetensors";
+    let files = Files::from([
+        ("config.json".into(), read("controlnet/config.json")?),
+        (weights.into(), read(&format!("controlnet/{weights}"))?),
+        ("pytorch_lora_weights.safetensors".into(), read("lora/kohya.safetensors")?),
+        ("learned_embeds.bin".into(), read("embedding/thing.bin")?),
+        ("more/deep/taesd.safetensors".into(), read(&format!("taesd/{weights}"))?),
+        ("more/word.pt".into(), read("embedding/thing.pt")?),
+    ]);
+    let (cache, server) = (Cache::new()?, hub_with(files, |_| None)?);
+    let tweedie = Tweedie::new()?;
+    image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 90]))
+        .save(tweedie.path("photo.png"))?;
+    let model = models.join("sd15").to_string_lossy().into_owned();
+    let at = |path: &str| models.join(path).to_string_lossy().into_owned();
+    let draw = |base: &str, more: &[String]| -> TestResult<_> {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        cache.run(&tweedie, base, &txt2img(&[&["--force", "--model", &model], &more[..]].concat()))?.success()?;
+        pixels(&tweedie.path("out.png"))
+    };
+    let options = |lora: &str, word: &str, control: &str, vae: &str| {
+        [
+            format!("--lora={lora}:0.4"),
+            format!("--embedding={word}:<word>"),
+            format!("--control={control}:photo.png:0.6"),
+            format!("--vae={vae}"),
+            format!("--preview-vae={vae}"),
+            "--save-steps=steps".into(),
+            "--negative-prompt=a <word>".into(),
+        ]
+    };
+    let local = options(&at("lora/kohya.safetensors"), &at("embedding/thing.pt"), &at("controlnet"), &at("taesd"));
+    let expected = draw(NOBODY, &local)?;
+    let taesd = "some/model/more/deep/taesd.safetensors";
+    let named = options("some/model", "some/model", "some/model", taesd);
+    assert!(draw(&server.base, &named)? == expected);
+    assert!(!server.asked().iter().any(|path| path.ends_with("word.pt")), "what is not asked for stays there");
+    // Then without network; another file of the same repository is not in the cache.
+    let offline = [&named[..], &["--offline".into()]].concat();
+    assert!(draw(NOBODY, &offline)? == expected);
+    let word = ["--model", &model, "--embedding=some/model/more/word.pt"];
+    let missing = [&word[..], &["--offline", "--force"]].concat();
+    cache.run(&tweedie, NOBODY, &txt2img(&missing))?.fails(1, &["some/model/more/word.pt", "--offline"])?;
+    cache.run(&tweedie, &server.base, &txt2img(&[&word[..], &["--force"]].concat()))?.success()?;
+
+    let refused = |option: &str, parts: &[&str]| -> TestResult {
+        cache.run(&tweedie, &server.base, &txt2img(&["--model", &model, "--force", option]))?.fails(1, parts)
+    };
+    refused("--lora=some/model/more/World.pt", &["more/World.pt", "missing", "more/word.pt", "capitals"])?;
+    // A file that is not there is no name.
+    refused("--lora=some/file.safetensors", &["some/file.safetensors", "no such file"])
+}
+
+#[test]
+fn a_repository_with_several_files_asks_which() -> TestResult {
+    let lora = std::fs::read(golden().join("models/lora/kohya.safetensors"))?;
+    let files = ["ink.safetensors", "storm.safetensors", "old.pt"].map(|name| (name.to_owned(), lora.clone()));
+    let (cache, server) = (Cache::new()?, hub_with(Files::from(files), |_| None)?);
+    let tweedie = Tweedie::new()?;
+    let model = golden().join("models/sd15").to_string_lossy().into_owned();
+    let run = |lora: &str| cache.run(&tweedie, &server.base, &txt2img(&["--force", "--model", &model, "--lora", lora]));
+    run("some/model")?
+        .fails(1, &["LoRA of some/model", "ink.safetensors, storm.safetensors", "some/model/ink.safetensors"])?;
+    run("some/model/storm.safetensors:0.5")?.success()?;
+    // That one of them is in the cache now does not make it the one that is meant.
+    run("some/model")?.fails(1, &["ink.safetensors, storm.safetensors"])?;
+    let fetch = |more: &[&str]| cache.run(&tweedie, &server.base, &[&["model", "fetch", "--quiet"], more].concat());
+    let path = fetch(&["some/model/ink.safetensors", "--part=lora"])?.success()?.stdout;
+    assert_eq!(std::fs::read(path.trim())?, lora);
+    cache
+        .run(&tweedie, NOBODY, &["model", "remove", "some/model/ink.safetensors"])?
+        .fails(2, &["one file", "some/model"])
+}
+
+#[test]
+fn models_in_pixel_space_and_benchmarks_take_names() -> TestResult {
+    let (cache, server) = (Cache::new()?, hub_with(files_of(&golden().join("models/pixel28"))?, |_| None)?);
+    let tweedie = Tweedie::new()?;
+    let sample = |base: &str, checkpoint: &str, more: &[&str]| {
+        let common = ["sample", "--quiet", "--steps=2", "--force", "--output=out.png", "--checkpoint", checkpoint];
+        cache.run(&tweedie, base, &[&common[..], more].concat())
+    };
+    sample(&server.base, "some/model", &[])?.success()?;
+    let first = pixels(&tweedie.path("out.png"))?;
+    let json = sample(NOBODY, "some/model", &["--offline", "--json"])?.success()?.json()?;
+    assert_eq!(json["settings"]["model"], "some/model");
+    sample(NOBODY, &golden().join("models/pixel28").to_string_lossy(), &[])?.success()?;
+    assert!(first == pixels(&tweedie.path("out.png"))?);
+
+    let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
+    let bench = ["bench", "--model=some/model", "--size=64", "--runs=1", "--json"];
+    let json = cache.run(&tweedie, &server.base, &bench)?.success()?.json()?;
+    assert!(json["unet_s"].is_number() && json["model"] == "some/model", "{json}");
+    cache.run(&tweedie, NOBODY, &[&bench[..], &["--offline"]].concat())?.success()?;
+    cache.run(&tweedie, NOBODY, &["bench", "--model=other/model", "--offline"])?.fails(1, &["other/model", "--offline"])
+}
+
 #[test]
 fn a_path_that_exists_wins() -> TestResult {
     let tweedie = Tweedie::new()?;

@@ -5,7 +5,7 @@ mod tweedie;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use tweedie::{TestResult, Tweedie, check_same_picture, copy_folder, golden};
+use tweedie::{TestResult, Tweedie, check_same_picture, copy_folder, golden, pixels, read_json};
 
 const UNET: &str = "diffusion_pytorch_model.safetensors";
 
@@ -178,6 +178,71 @@ fn an_autoencoder_from_any_form() -> TestResult {
     assert_eq!(json["settings"]["vae"], "alone");
     assert!(json["settings"]["weights_sha256"]["alone.safetensors"].is_string());
     tweedie.run(&[&REQUEST[..], &["--vae=nowhere"]].concat())?.fails(1, &["nowhere", "no such folder"])
+}
+
+/// An option says what the scheduler's file says wrongly.
+#[test]
+fn what_the_network_predicts_can_be_said() -> TestResult {
+    let tweedie = model()?;
+    let file = tweedie.path("model/scheduler/scheduler_config.json");
+    let mut config = read_json(&file)?;
+    config["prediction_type"] = "v_prediction".into();
+    std::fs::write(&file, config.to_string())?;
+    let draw = |more: &[&str]| -> TestResult<_> {
+        tweedie.run(&[&REQUEST[..], more].concat())?.success()?;
+        pixels(&tweedie.path("x.png"))
+    };
+    let wrong = draw(&[])?;
+    draw(&["--prediction-type=epsilon"])?;
+    check_same_picture(&tweedie.path("x.png"), &golden().join("cases/sd15-ddim/expected.png"))?;
+    assert!(wrong != pixels(&tweedie.path("x.png"))? && wrong == draw(&["--prediction-type=v_prediction"])?);
+    let info = tweedie.run(&["model", "info", "model"])?.success()?.stdout;
+    assert!(info.contains("predicts    v_prediction\n"), "{info}");
+    tweedie.run(&[&REQUEST[..], &["--prediction-type=velocity"]].concat())?.fails(2, &["velocity", "v_prediction"])
+}
+
+/// The tiny autoencoder as one file, whose configuration follows from it: in diffusers' names, in its author's, in those
+/// of programs that put both halves into one file, and the decoder alone.
+#[test]
+fn a_tiny_autoencoder_from_one_file() -> TestResult {
+    let tweedie = model()?;
+    let folder = golden().join("models/taesd");
+    let bytes = std::fs::read(folder.join(UNET))?;
+    let tensors = safetensors::SafeTensors::deserialize(&bytes)?;
+    let write = |name: &str, rename: &dyn Fn(&str) -> Option<String>| -> TestResult {
+        let renamed = tensors.iter().filter_map(|(name, view)| Some((rename(name)?, view)));
+        Ok(std::fs::write(tweedie.path(name), safetensors::serialize(renamed, None)?)?)
+    };
+    // The decoder of the author's code starts with a clamp, which diffusers has outside the list.
+    let shifted = |name: &str| {
+        let (number, rest) = name.strip_prefix("decoder.layers.")?.split_once('.')?;
+        Some(format!("{}.{rest}", number.parse::<usize>().ok()? + 1))
+    };
+    let both = |name: &str, of: &str| match shifted(name) {
+        Some(name) => Some(format!("{of}decoder.{name}")),
+        None => Some(format!("{of}{}", name.replace("encoder.layers.", "encoder."))),
+    };
+    write("diffusers.safetensors", &|name| Some(name.into()))?;
+    write("author.safetensors", &|name| both(name, ""))?;
+    write("taesd.safetensors", &|name| both(name, "taesd_"))?;
+    write("decoder.safetensors", &shifted)?;
+    let draw = |vae: &str| -> TestResult<_> {
+        let mut arguments = REQUEST.to_vec();
+        arguments.extend(["--vae", vae]);
+        tweedie.run(&arguments)?.success().map_err(|e| format!("{vae}: {e}"))?;
+        pixels(&tweedie.path("x.png"))
+    };
+    let expected = draw(&folder.to_string_lossy())?;
+    for file in ["diffusers", "author", "taesd", "decoder"] {
+        assert!(draw(&format!("{file}.safetensors"))? == expected, "{file}");
+    }
+    // Pictures are encoded too where there is an encoder.
+    let arguments: Vec<&str> = REQUEST.iter().map(|a| if *a == "txt2img" { "img2img" } else { a }).collect();
+    std::fs::copy(tweedie.path("x.png"), tweedie.path("photo.png"))?;
+    let with = |vae| tweedie.run(&[&arguments[..], &["--image=photo.png", "--vae", vae]].concat());
+    with("author.safetensors")?.success()?;
+    let alone = with("decoder.safetensors")?;
+    alone.fails(1, &["decoder.safetensors", "missing", "encoder.layers.0.weight"])
 }
 
 /// Image by image: what a file is called in a picture's settings, and that its hash is that of the file.

@@ -2,7 +2,7 @@
 
 use super::lora_delta::{Factors, Failure};
 use super::lora_names::{Module, Part, parse, unsupported_kind};
-use crate::checkpoints::{ModelFiles, SafetensorsFile};
+use crate::checkpoints::{ModelFiles, StoredTensor, TensorFile};
 use crate::layers::WeightSource;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 /// A LoRA file: for some weights of a UNet and its text encoders, factors of a change.
 ///
 /// It may hold LoRA, LoCon, LoHa, LoKr, whole differences, each with or without DoRA, under the names that kohya's
-/// scripts, LyCORIS, PEFT or diffusers write. Only its header is read until a weight is asked for.
+/// scripts, LyCORIS, PEFT or diffusers write, in safetensors or in a pickle of PyTorch's, of which nothing is run. Only
+/// its header is read until a weight is asked for.
 #[derive(Debug)]
 pub struct LoraFile {
     path: PathBuf,
-    file: SafetensorsFile,
-    /// The stored name of each part.
-    modules: BTreeMap<Module, BTreeMap<Part, String>>,
+    file: TensorFile,
+    /// Where each part is stored.
+    modules: BTreeMap<Module, BTreeMap<Part, StoredTensor>>,
     settings: Settings,
 }
 
@@ -29,7 +30,7 @@ pub struct LoraFile {
 struct Settings(BTreeMap<String, Value>);
 
 impl Settings {
-    fn read(file: &SafetensorsFile) -> Self {
+    fn read(file: &TensorFile) -> Self {
         let json = file.metadata("lora_adapter_metadata").and_then(|text| serde_json::from_str(text).ok());
         Self(json.unwrap_or_default())
     }
@@ -52,14 +53,15 @@ impl LoraFile {
     /// Opens a file. `layers` is the UNet's `layers_per_block`, by which the names of the original code are read.
     ///
     /// # Errors
-    /// If it is not a safetensors file, or holds what is not supported; the message names the first such tensor.
+    /// If it is of no form that is read, or holds what is not supported; the message names the first such tensor.
     pub fn open(path: &Path, layers: usize) -> Result<Self> {
-        let file = open_safetensors("LoRA", path)?;
-        let mut modules: BTreeMap<Module, BTreeMap<Part, String>> = BTreeMap::new();
+        let file = open_tensors("LoRA", path)?;
+        let mut modules: BTreeMap<Module, BTreeMap<Part, StoredTensor>> = BTreeMap::new();
         for tensor in file.tensors() {
             let Some((module, part)) = parse(&tensor.name, layers) else { return Err(unknown(path, &tensor.name)) };
-            if let Some(other) = modules.entry(module).or_default().insert(part, tensor.name.clone()) {
-                let reason = format!("{} and {other} are the same part of the same weight; keep one", tensor.name);
+            let name = tensor.name.clone();
+            if let Some(StoredTensor { name: other, .. }) = modules.entry(module).or_default().insert(part, tensor) {
+                let reason = format!("{name} and {other} are the same part of the same weight; keep one");
                 return Err(Error::malformed("LoRA file", path, reason));
             }
         }
@@ -73,8 +75,7 @@ impl LoraFile {
     /// The model family that it was made for, as far as the width of the text in its cross-attention tells.
     pub fn family(&self) -> Option<&'static str> {
         let down = self.modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"))?.1.get(&Part::Down)?;
-        let stored = self.file.tensors().into_iter().find(|tensor| tensor.name == *down)?;
-        match stored.shape.get(1)? {
+        match down.shape.get(1)? {
             768 => Some("Stable Diffusion 1.x"),
             1024 => Some("Stable Diffusion 2.x"),
             2048 => Some("Stable Diffusion XL"),
@@ -82,18 +83,18 @@ impl LoraFile {
         }
     }
 
-    fn factors(&self, module: &Module, parts: &BTreeMap<Part, String>) -> Result<Factors> {
+    fn factors(&self, module: &Module, parts: &BTreeMap<Part, StoredTensor>) -> Result<Factors> {
         let mut factors = Factors {
             alpha: self.settings.alpha(module),
             by_root_of_rank: self.settings.by_root_of_rank(module.component),
             ..Factors::default()
         };
-        for (&part, name) in parts {
+        for (&part, stored) in parts {
             if part == Part::Alpha {
-                factors.alpha = Some(self.file.scalar(name)?);
+                factors.alpha = Some(self.file.scalar(stored)?);
             } else {
-                let tensor = self.file.read(name, DType::F32, &Device::Cpu)?;
-                let tensor = tensor.ok_or_else(|| self.malformed(name, "has values that are not finite"))?;
+                let tensor = self.file.read(stored, DType::F32, &Device::Cpu)?;
+                let tensor = tensor.ok_or_else(|| self.malformed(&stored.name, "has values that are not finite"))?;
                 factors.tensors.insert(part, tensor);
             }
         }
@@ -106,8 +107,9 @@ impl LoraFile {
         self.factors(module, parts)?.merge(sum, base, weight).map_err(|failure| match failure {
             Failure::Tensor(error) => error.into(),
             Failure::Part(part, reason) => {
-                let missing = || format!("the factor {part:?} of {}", parts.values().next().map_or("", String::as_str));
-                let name = parts.get(&part).cloned().unwrap_or_else(missing);
+                let first = || parts.values().next().map_or("", |stored| stored.name.as_str());
+                let missing = || format!("the factor {part:?} of {}", first());
+                let name = parts.get(&part).map_or_else(missing, |stored| stored.name.clone());
                 let made_for = self.family().map(|family| format!(", it was made for {family}")).unwrap_or_default();
                 let shape = base.dims();
                 self.malformed(&name, &format!("{reason} for a weight {shape:?}; take a LoRA for this model{made_for}"))
@@ -120,18 +122,13 @@ impl LoraFile {
     }
 }
 
-/// Opens an adapter's file.
-pub(super) fn open_safetensors(what: &str, path: &Path) -> Result<SafetensorsFile> {
+/// Opens an adapter's file, known by its first bytes and not by its name.
+pub(super) fn open_tensors(what: &str, path: &Path) -> Result<TensorFile> {
     let (Some(name), true) = (path.file_name().and_then(|name| name.to_str()), path.is_file()) else {
         return Err(Error::invalid(format!("the {what}"), path.display(), "there is no such file; give its path"));
     };
-    let pickled = path.extension().is_some_and(|ending| ["pt", "bin", "ckpt", "pth"].iter().any(|p| ending == *p));
-    if pickled {
-        let fix = "PyTorch's pickles are not read here; save it as safetensors";
-        return Err(Error::invalid(format!("the {what}"), path.display(), fix));
-    }
     let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-    SafetensorsFile::open(&ModelFiles::Folder(folder), name)
+    TensorFile::open(&ModelFiles::Folder(folder), name)
 }
 
 fn unknown(path: &Path, name: &str) -> Error {
@@ -184,6 +181,7 @@ impl Loras {
         for (file, _) in &self.files {
             let unused: Vec<_> = file.modules.iter().filter(|(module, _)| !used.contains(module)).collect();
             let Some(first) = unused.first().and_then(|(_, parts)| parts.values().next()) else { continue };
+            let first = &first.name;
             let made_for = file.family().map(|family| format!(" for {family}")).unwrap_or_default();
             let reason = format!(
                 "{} of its {} weights are not in this model, which is {family}: first {first}; take a LoRA for this \

@@ -1,6 +1,6 @@
 //! Textual inversion (Gal et al. 2023): words that a text encoder has learned from pictures.
 
-use super::lora::open_safetensors;
+use super::lora::open_tensors;
 use crate::conditioning::Tokenizer;
 use crate::models::ClipTextModel;
 use crate::{Error, Result};
@@ -17,14 +17,15 @@ pub struct TextualInversion {
 }
 
 impl TextualInversion {
-    /// Reads a safetensors file: one tensor under the token's name, as diffusers writes it, one called `emb_params`, as
-    /// A1111's web UI does, or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the tensor's
-    /// name if that is one, else the file's.
+    /// Reads a file, safetensors or a pickle of PyTorch's, of which nothing is run: one tensor under the token's name, as
+    /// diffusers writes it; one called `emb_params`, or `*` in a dictionary called `string_to_param`, as the original
+    /// code and A1111's web UI do; or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the
+    /// tensor's name if that is one, else the file's, as that program has it.
     ///
     /// # Errors
     /// If the file is none of these.
     pub fn read(path: &Path, token: Option<&str>) -> Result<Self> {
-        let file = open_safetensors("embedding", path)?;
+        let file = open_tensors("embedding", path)?;
         let stored = file.tensors();
         let mut names: Vec<&str> = stored.iter().map(|tensor| tensor.name.as_str()).collect();
         names.sort_unstable();
@@ -32,7 +33,9 @@ impl TextualInversion {
         let of_file = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let (own_name, parts) = match names[..] {
             ["clip_g", "clip_l"] => (of_file(), vec!["clip_l", "clip_g"]),
-            ["emb_params"] => (of_file(), vec!["emb_params"]),
+            // diffusers' training script called them so at first.
+            ["text_encoders_0", "text_encoders_1"] => (of_file(), names.clone()),
+            [name @ ("emb_params" | "*")] => (of_file(), vec![name]),
             [name] => (name.into(), vec![name]),
             _ => {
                 let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
@@ -47,7 +50,8 @@ impl TextualInversion {
             return Err(wrong(format!("its token is {token:?}; give one after the file, as in FILE:<token>")));
         }
         let vectors = parts.into_iter().map(|name| {
-            let tensor = file.read(name, DType::F32, &Device::Cpu)?;
+            let named = stored.iter().find(|tensor| tensor.name == name);
+            let tensor = named.map(|tensor| file.read(tensor, DType::F32, &Device::Cpu)).transpose()?.flatten();
             let tensor = tensor.ok_or_else(|| wrong(format!("{name} has values that are not finite")))?;
             match *tensor.dims() {
                 [width] => Ok(tensor.reshape((1, width))?),

@@ -1,7 +1,9 @@
 //! The family of a checkpoint, from the names and shapes of its tensors.
 
+use super::mapped::float_type;
 use super::{StoredTensor, TensorFile};
 use crate::{Error, Result};
+use candle_core::{DType, Device};
 use std::path::Path;
 
 /// Architectures that share everything but the first convolution and what the network predicts.
@@ -26,6 +28,8 @@ pub struct Family {
     pub inpainting: bool,
     /// Whether it predicts v instead of the noise.
     pub v_prediction: bool,
+    /// Whether that is a guess, since the file does not say.
+    pub prediction_is_guessed: bool,
     /// Whether it was trained with zero terminal signal.
     pub zero_terminal_snr: bool,
 }
@@ -34,8 +38,15 @@ pub struct Family {
 /// predicts v.
 const STEPS_OF_2_BASE: i64 = 875_000;
 
+/// A tensor of 2.x whose values spread further in the models that predict v than in those that predict the noise: the only
+/// trace that is known of the difference (ComfyUI goes by it, `supported_models.py`).
+const TELLING: &str = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias";
+
+/// The least standard deviation of its values in those that predict v.
+const LEAST_OF_V: f64 = 0.09;
+
 /// Tensors by which other kinds of files are known: a part of a name, what the file is, what to do.
-const FOREIGN: [(&str, &str, &str); 15] = [
+const FOREIGN: [(&str, &str, &str); 18] = [
     ("joint_blocks.", "Stable Diffusion 3", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("double_blocks.", "Flux", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("double_layers.", "AuraFlow", "take a model of Stable Diffusion 1.x, 2.x or XL"),
@@ -47,6 +58,13 @@ const FOREIGN: [(&str, &str, &str); 15] = [
     (".lora_A.", "a LoRA", "give it with --lora, and a model with --model"),
     (".lora.down.", "a LoRA", "give it with --lora, and a model with --model"),
     ("control_model.", "a ControlNet", "give it with --control, and a model with --model"),
+    ("input_hint_block.", "a ControlNet", "give it with --control, and a model with --model"),
+    ("adapter.body.", "a T2I-Adapter", "give it with --control, and a model with --model"),
+    (
+        "decoder.layers.2.conv.",
+        "a tiny autoencoder alone",
+        "give it with --vae or --preview-vae, and a model with --model",
+    ),
     ("controlnet_cond_embedding.", "a ControlNet", "give it with --control, and a model with --model"),
     ("emb_params", "an embedding", "give it with --embedding, and a model with --model"),
     ("down_blocks.", "the UNet of a diffusers folder alone", "give the folder that its folder lies in"),
@@ -91,12 +109,15 @@ impl Family {
         }
         let inpainting = inputs == 9;
         let of_2_base = matches!(file, TensorFile::Torch(file) if file.global_step() == Some(STEPS_OF_2_BASE));
-        // Fine-tuned models of XL that predict v carry an empty tensor of this name.
+        let prediction_is_guessed = generation == Generation::Two && !inpainting && !of_2_base;
         let v_prediction = match generation {
-            Generation::Two => !inpainting && !of_2_base,
+            Generation::Two if prediction_is_guessed => spread(file, TELLING)?.is_none_or(|spread| spread > LEAST_OF_V),
+            Generation::Two => false,
+            // Fine-tuned models of XL that predict v carry an empty tensor of this name.
             _ => has("v_pred"),
         };
-        Ok(Self { generation, inpainting, v_prediction, zero_terminal_snr: v_prediction && has("ztsnr") })
+        let zero_terminal_snr = v_prediction && has("ztsnr");
+        Ok(Self { generation, inpainting, v_prediction, prediction_is_guessed, zero_terminal_snr })
     }
 
     /// What messages call it.
@@ -111,6 +132,19 @@ impl Family {
         let prediction = if self.v_prediction { ", predicts v" } else { "" };
         format!("{generation}{inpainting}{prediction}")
     }
+}
+
+/// The standard deviation of a tensor's values; nothing if it is not there or is no list of finite floats.
+fn spread(file: &TensorFile, name: &str) -> Result<Option<f64>> {
+    const MOST: usize = 1 << 16;
+    let tensors = file.tensors();
+    let usable = |tensor: &&StoredTensor| {
+        tensor.name == name && float_type(tensor.dtype).is_some() && matches!(tensor.shape[..], [1..=MOST])
+    };
+    let Some(stored) = tensors.iter().find(usable) else { return Ok(None) };
+    let Some(values) = file.read(stored, DType::F64, &Device::Cpu)? else { return Ok(None) };
+    let mean = values.mean_all()?.to_scalar::<f64>()?;
+    Ok(Some((values - mean)?.sqr()?.mean_all()?.to_scalar::<f64>()?.sqrt()))
 }
 
 /// A message on a file that is no whole model in its original layout.

@@ -1,9 +1,11 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
 
 mod checkpoint;
+mod control_file;
 mod convert;
 mod family;
 mod files;
+mod inferred;
 mod mapped;
 mod names;
 mod pickle;

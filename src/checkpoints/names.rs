@@ -4,7 +4,9 @@
 //! few tensors joined or transposed. The two are related by a table that follows from a component's configuration,
 //! read in one direction to load and in the other to convert.
 
-use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
+use crate::models::{
+    AutoencoderConfig, ClipTextConfig, ControlNetConfig, T2iAdapterConfig, T2iAdapterKind, UNet2DConditionConfig,
+};
 use std::collections::HashMap;
 
 /// Which part of a stored tensor a model's tensor is.
@@ -60,7 +62,7 @@ impl Names {
         (format!("{}{file}", self.prefix), part)
     }
 
-    fn pair(&mut self, model: impl Into<String>, file: impl Into<String>) {
+    pub fn pair(&mut self, model: impl Into<String>, file: impl Into<String>) {
         let (model, file) = (model.into(), file.into());
         self.to_file.insert(model.clone(), file.clone());
         self.to_model.insert(file, model);
@@ -127,6 +129,45 @@ impl Names {
             // Upsampling shares the number of the block's last layer.
             let place = format!("output_blocks.{}.{}.conv.", output - 1, if attends { 2 } else { 1 });
             names.pair(format!("up_blocks.{i}.upsamplers.0.conv."), place);
+        }
+        names
+    }
+
+    /// A ControlNet's: the way down of a UNet, and what is its own.
+    pub fn of_controlnet(config: &ControlNetConfig, prefix: &str) -> Self {
+        let mut names = Self::of_unet(&config.encoder, prefix);
+        // Activations stand between the convolutions of the picture's embedding, two of which are at each resolution.
+        let last = 2 * config.embedding_channels.len() - 1;
+        for i in 0..=last {
+            let model = match i {
+                0 => "conv_in".into(),
+                _ if i == last => "conv_out".into(),
+                _ => format!("blocks.{}", i - 1),
+            };
+            names.pair(format!("controlnet_cond_embedding.{model}."), format!("input_hint_block.{}.", 2 * i));
+        }
+        let states = config.encoder.block_out_channels.len() + config.encoder.layers_per_block.iter().sum::<usize>();
+        for i in 0..states {
+            names.pair(format!("controlnet_down_blocks.{i}."), format!("zero_convs.{i}.0."));
+        }
+        names.pair("controlnet_mid_block.", "middle_block_out.0.");
+        names
+    }
+
+    /// A T2I-Adapter's in its authors' code, which numbers all blocks of a full one in a row.
+    pub fn of_t2i_adapter(config: &T2iAdapterConfig) -> Self {
+        let mut names = Self::plain("");
+        names.pair("adapter.conv_in.", "conv_in.");
+        let (light, blocks) = (config.kind == T2iAdapterKind::Light, config.num_res_blocks);
+        for i in 0..=config.channels.len() {
+            for j in 0..blocks {
+                let file = if light { format!("body.{i}.body.{j}.") } else { format!("body.{}.", i * blocks + j) };
+                names.pair(format!("adapter.body.{i}.resnets.{j}."), file);
+            }
+            for conv in ["in_conv", "out_conv"] {
+                let at = if light { i } else { i * blocks };
+                names.pair(format!("adapter.body.{i}.{conv}."), format!("body.{at}.{conv}."));
+            }
         }
         names
     }

@@ -25,6 +25,8 @@ pub(super) enum Node {
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Function(Function),
+    /// A container of parameters, with its state once that is known.
+    Object(Option<Id>),
     /// Element type, name of the entry that holds the values, and their number.
     Storage(Dtype, String, usize),
     Tensor(PickledTensor),
@@ -46,6 +48,8 @@ pub(super) enum Function {
     RebuildTensor,
     RebuildParameter,
     StorageClass(Dtype),
+    /// PyTorch's dictionary of parameters, which the first learned words were saved in.
+    ParameterDict,
     /// Known from what trainers leave beside the weights; its results are not looked at.
     Inert,
 }
@@ -56,6 +60,7 @@ impl Function {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch.nn.modules.container", "ParameterDict") => Self::ParameterDict,
             ("torch", "DoubleStorage") => Self::StorageClass(Dtype::F64),
             ("torch", "FloatStorage") => Self::StorageClass(Dtype::F32),
             ("torch", "HalfStorage") => Self::StorageClass(Dtype::F16),
@@ -69,6 +74,7 @@ impl Function {
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar")
             | ("numpy", "dtype")
             | ("_codecs", "encode")
+            | ("__builtin__" | "builtins", "set")
             | ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint") => Self::Inert,
             _ => return None,
         })
@@ -96,6 +102,21 @@ impl Pickle {
         Ok(Self { nodes: machine.nodes, root })
     }
 
+    /// The keys and values of a dictionary; of a dictionary of parameters, which is an object, those in its state.
+    pub fn pairs(&self, id: Id) -> Option<&[(Id, Id)]> {
+        let dict = |id: Id| match &self.nodes[id] {
+            Node::Dict(pairs) => Some(pairs.as_slice()),
+            _ => None,
+        };
+        match &self.nodes[id] {
+            Node::Object(Some(state)) => {
+                let (_, parameters) = dict(*state)?.iter().find(|(key, _)| self.text(*key) == Some("_parameters"))?;
+                dict(*parameters)
+            }
+            _ => dict(id),
+        }
+    }
+
     pub fn text(&self, id: Id) -> Option<&str> {
         match &self.nodes[id] {
             Node::Text(text) => Some(text),
@@ -105,7 +126,7 @@ impl Pickle {
 
     /// The value under a text in a dictionary; the last one, as in Python.
     pub fn get(&self, dict: Id, key: &str) -> Option<Id> {
-        let Node::Dict(pairs) = &self.nodes[dict] else { return None };
+        let pairs = self.pairs(dict)?;
         pairs.iter().rev().find(|(k, _)| self.text(*k) == Some(key)).map(|&(_, value)| value)
     }
 }
@@ -172,8 +193,7 @@ impl Machine<'_> {
                 b'c' | 0x93 => self.function(opcode)?,
                 b'R' | 0x81 => self.call()?,
                 b'Q' => self.storage()?,
-                // The state of an object: of dictionaries a note on versions, of others nothing that is looked at.
-                b'b' => drop(self.pop()?),
+                b'b' => self.build()?,
                 other => {
                     return Err(format!(
                         "its pickle has the instruction 0x{other:02x} at byte {}, which no file of weights needs; \
@@ -356,10 +376,20 @@ impl Machine<'_> {
                 Some(Node::Tensor(tensor)) => Node::Tensor(tensor.clone()),
                 _ => return Err("its pickle has a parameter without a tensor; the file is damaged".into()),
             },
+            Function::ParameterDict => Node::Object(None),
             Function::Inert => Node::Opaque,
             Function::StorageClass(_) => return Err("its pickle calls a class of storage; the file is damaged".into()),
         };
         self.push(node);
+        Ok(())
+    }
+
+    /// Gives an object its state: of dictionaries a note on versions, of most others nothing that is looked at.
+    fn build(&mut self) -> Step {
+        let state = self.pop()?;
+        if let Node::Object(slot) = self.top()? {
+            *slot = Some(state);
+        }
         Ok(())
     }
 

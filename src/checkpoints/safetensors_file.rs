@@ -77,27 +77,6 @@ impl SafetensorsFile {
         self.metadata.metadata().as_ref()?.get(name).map(String::as_str)
     }
 
-    /// A tensor of one number, a float or a whole one.
-    ///
-    /// # Errors
-    /// If there is no such tensor, it holds more than one number, or one that is not finite.
-    pub fn scalar(&self, name: &str) -> Result<f64> {
-        let wrong = |what: String| Error::malformed("safetensors file", &self.path, format!("{name} {what}"));
-        let info = self.metadata.info(name).ok_or_else(|| wrong("is missing".into()))?;
-        if info.shape.iter().product::<usize>() != 1 {
-            return Err(wrong(format!("has shape {:?}, and should be one number", info.shape)));
-        }
-        let stored = match info.dtype {
-            Dtype::I64 => DType::I64,
-            Dtype::I32 => DType::I32,
-            other => float_type(other).ok_or_else(|| wrong(format!("has type {other:?}, which is no number")))?,
-        };
-        let bytes = &self.bytes.as_slice()[self.data + info.data_offsets.0..self.data + info.data_offsets.1];
-        let value = Tensor::from_raw_buffer(bytes, stored, &[1], &Device::Cpu)?.to_dtype(DType::F64)?;
-        let value = value.to_vec1::<f64>()?[0];
-        if value.is_finite() { Ok(value) } else { Err(wrong(format!("is {value}, which is not finite"))) }
-    }
-
     /// Reads a tensor in an element type, onto a device. `None` if it holds values that are not finite.
     ///
     /// # Errors

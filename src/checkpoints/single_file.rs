@@ -1,9 +1,10 @@
 //! A whole model in one file, in the layout of the code base that trained it, or an autoencoder alone.
 
+use super::inferred::TinyLayers;
 use super::names::Names;
 use super::{Checkpoint, Family, ModelFiles, TensorFile};
 use crate::config::ConfigFields;
-use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
+use crate::models::{AutoencoderConfig, AutoencoderTinyConfig, ClipTextConfig, UNet2DConditionConfig};
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use std::path::Path;
@@ -55,6 +56,19 @@ impl SingleFile {
         self.file.path()
     }
 
+    /// A checkpoint of what the file holds under other names.
+    pub(super) fn renamed(
+        &self,
+        component: &str,
+        names: Names,
+        unused: &[&str],
+        dtype: DType,
+        device: &Device,
+    ) -> Checkpoint {
+        let unused = unused.iter().map(|&name| name.into()).collect();
+        Checkpoint::of_part(&self.file, &self.name, component, names, unused, dtype, device)
+    }
+
     /// Its name in the folder that it lies in.
     pub fn name(&self) -> &str {
         &self.name
@@ -66,6 +80,11 @@ impl SingleFile {
     /// If it is none that is known.
     pub fn family(&self) -> Result<Family> {
         Family::of(&self.file)
+    }
+
+    /// The configuration of the tiny autoencoder (TAESD) that the file holds alone, if it does: its tensors tell it.
+    pub fn tiny_autoencoder(&self) -> Option<AutoencoderTinyConfig> {
+        Some(TinyLayers::of(&self.file.tensors())?.config())
     }
 
     /// Whether there is a tensor whose name starts so.
@@ -102,6 +121,9 @@ impl SingleFile {
 
     /// An autoencoder alone has no prefix, and diffusers' names or the original ones.
     fn autoencoder_names(&self, configs: &ModelFiles) -> Result<(Names, Vec<String>)> {
+        if let Some(tiny) = TinyLayers::of(&self.file.tensors()) {
+            return Ok((tiny.names(), vec![]));
+        }
         let config = AutoencoderConfig::from_fields(&fields(configs, "vae")?)?;
         // What its training may have left in the file.
         let unused = ["loss.", "model_ema."].map(String::from).to_vec();

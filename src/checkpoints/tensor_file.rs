@@ -1,9 +1,10 @@
 //! A file of weights in any of the forms that are read.
 
-use super::mapped::float_type;
+use super::mapped::{Bytes, float_type};
 use super::{ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Dtype;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -24,6 +25,10 @@ impl TensorFile {
     /// If it cannot be opened, is damaged, or has another form; the message names the form where it is known.
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let start = first_bytes(files, name)?;
+        // The length that stands before a safetensors file's header can look like the beginning of anything.
+        if start.get(8) == Some(&b'{') {
+            return Ok(Self::Safetensors(SafetensorsFile::open(files, name)?));
+        }
         if start.starts_with(b"PK") {
             return Ok(Self::Torch(TorchFile::open(files, name)?));
         }
@@ -49,6 +54,44 @@ impl TensorFile {
         }
     }
 
+    /// What the file says beside the tensors under a name; PyTorch's say nothing.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        match self {
+            Self::Safetensors(file) => file.metadata(name),
+            Self::Torch(_) => None,
+        }
+    }
+
+    /// A tensor of one number, a float or a whole one.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it holds more than one number, or one that is not finite.
+    pub fn scalar(&self, stored: &StoredTensor) -> Result<f64> {
+        let wrong = |what: String| Error::malformed("file of weights", self.path(), format!("{} {what}", stored.name));
+        let (range, bytes) = self.place(stored)?;
+        if stored.shape.iter().product::<usize>() != 1 {
+            return Err(wrong(format!("has shape {:?}, and should be one number", stored.shape)));
+        }
+        let number = match stored.dtype {
+            Dtype::I64 => DType::I64,
+            Dtype::I32 => DType::I32,
+            other => float_type(other).ok_or_else(|| wrong(format!("has type {other:?}, which is no number")))?,
+        };
+        let value = Tensor::from_raw_buffer(&bytes.as_slice()[range], number, &[1], &Device::Cpu)?;
+        let value = value.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
+        if value.is_finite() { Ok(value) } else { Err(wrong(format!("is {value}, which is not finite"))) }
+    }
+
+    /// Where the values of a tensor are.
+    fn place(&self, stored: &StoredTensor) -> Result<(Range<usize>, &Bytes)> {
+        let (range, bytes) = match self {
+            Self::Safetensors(file) => (file.range(&stored.name), file.bytes()),
+            Self::Torch(file) => (file.range(&stored.name), file.bytes()),
+        };
+        let missing = || Error::malformed("file of weights", self.path(), format!("it has no tensor {}", stored.name));
+        Ok((range.ok_or_else(missing)?, bytes))
+    }
+
     /// Reads a tensor in an element type, onto a device. `None` if it holds values that are not finite.
     ///
     /// # Errors
@@ -66,12 +109,8 @@ impl TensorFile {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
-        let (range, bytes) = match self {
-            Self::Safetensors(file) => (file.range(&stored.name), file.bytes()),
-            Self::Torch(file) => (file.range(&stored.name), file.bytes()),
-        };
         let wrong = |reason: String| Error::malformed("file of weights", self.path(), reason);
-        let range = range.ok_or_else(|| wrong(format!("it has no tensor {}", stored.name)))?;
+        let (range, bytes) = self.place(stored)?;
         let float = float_type(stored.dtype)
             .ok_or_else(|| wrong(format!("{} has type {:?}, not a float", stored.name, stored.dtype)))?;
         let (mut shape, all) = (stored.shape.clone(), stored.shape.first().copied().unwrap_or(1));

@@ -18,6 +18,10 @@ pub struct TorchFile {
     global_step: Option<i64>,
 }
 
+/// Where a dictionary has those of its tensors that count, if it has other things too: models, learned words,
+/// T2I-Adapters.
+const TENSORS: [&str; 3] = ["state_dict", "string_to_param", "adapter"];
+
 type Found = BTreeMap<String, (StoredTensor, Range<usize>)>;
 
 impl TorchFile {
@@ -71,9 +75,9 @@ fn read(file: &[u8]) -> Result<(Found, Option<i64>), String> {
         return Err("its values are big-endian; save it again on an ordinary machine".into());
     }
     let pickle = Pickle::read(&file[range.clone()])?;
-    let root = pickle.get(pickle.root, "state_dict").unwrap_or(pickle.root);
-    let Node::Dict(pairs) = &pickle.nodes[root] else {
-        return Err("its pickle is no dictionary of tensors; take the checkpoint of a model".into());
+    let root = TENSORS.into_iter().find_map(|name| pickle.get(pickle.root, name)).unwrap_or(pickle.root);
+    let Some(pairs) = pickle.pairs(root) else {
+        return Err("its pickle is no dictionary of tensors; get it as safetensors".into());
     };
     let mut found = BTreeMap::new();
     for &(key, value) in pairs {

@@ -84,6 +84,21 @@ impl Conditioning {
         })
     }
 
+    /// Some rows of a batch.
+    ///
+    /// # Errors
+    /// If there are not as many.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
+        let some = |x: &Option<Tensor>| x.as_ref().map(|x| x.narrow(0, rows.start, rows.len())).transpose();
+        Ok(Self {
+            text: some(&self.text)?,
+            pooled: some(&self.pooled)?,
+            time_ids: some(&self.time_ids)?,
+            guidance: some(&self.guidance)?,
+            class_labels: some(&self.class_labels)?,
+        })
+    }
+
     /// A batch of one repeated for `batch` images.
     ///
     /// # Errors

@@ -1,13 +1,24 @@
 //! A UNet under the control of pictures.
 
-use super::controlnet::ControlNet;
-use super::t2i_adapter::T2iAdapter;
+use super::controlnet::{ControlNet, ControlNetConfig, Strength};
+use super::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use super::unet::{ControlResiduals, UNet2DConditionModel};
 use crate::conditioning::Conditioning;
 use crate::denoising::{Network, PerturbedNetwork};
+use crate::layers::Weights;
 use crate::{Error, Result};
-use candle_core::Tensor;
-use std::cell::Cell;
+use candle_core::{DType, Tensor};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+/// The configuration of a [`ControlModel`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum ControlConfig {
+    /// A ControlNet's.
+    ControlNet(Box<ControlNetConfig>),
+    /// A T2I-Adapter's.
+    Adapter(T2iAdapterConfig),
+}
 
 /// A network that steers a UNet by a picture.
 #[derive(Debug)]
@@ -19,6 +30,17 @@ pub enum ControlModel {
 }
 
 impl ControlModel {
+    /// Builds the network. Activations have element type `dtype`.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn new(weights: &Weights<'_>, config: ControlConfig, dtype: DType) -> Result<Self> {
+        Ok(match config {
+            ControlConfig::ControlNet(config) => Self::ControlNet(Box::new(ControlNet::new(weights, *config, dtype)?)),
+            ControlConfig::Adapter(config) => Self::Adapter(T2iAdapter::new(weights, config, dtype)?),
+        })
+    }
+
     /// A control by a picture, of which all is computed that no step changes.
     ///
     /// # Shapes
@@ -26,12 +48,15 @@ impl ControlModel {
     ///
     /// # Errors
     /// If the network takes other pictures.
-    pub fn control(&self, picture: &Tensor, scale: f64, window: (f64, f64)) -> Result<Control<'_>> {
+    pub fn control(&self, picture: &Tensor, strength: Strength, window: (f64, f64)) -> Result<Control<'_>> {
         let picture = match self {
             Self::ControlNet(model) => vec![model.embed(picture)?],
-            Self::Adapter(model) => model.features(picture)?,
+            Self::Adapter(model) => {
+                let features = model.features(picture)?.into_iter();
+                features.map(|feature| Ok((feature * strength.scale)?)).collect::<Result<_>>()?
+            }
         };
-        Ok(Control { model: self, picture, scale, window })
+        Ok(Control { model: self, picture: RefCell::new(picture), strength, window })
     }
 }
 
@@ -39,9 +64,10 @@ impl ControlModel {
 #[derive(Debug)]
 pub struct Control<'a> {
     model: &'a ControlModel,
-    /// What the model makes of the picture once.
-    picture: Vec<Tensor>,
-    scale: f64,
+    /// What the model makes of the picture once, an adapter's times the scale; repeated for as many rows as the batch
+    /// before had.
+    picture: RefCell<Vec<Tensor>>,
+    strength: Strength,
     /// The shares of the run at which it starts and ends, 0 to 1.
     window: (f64, f64),
 }
@@ -55,26 +81,59 @@ impl Control<'_> {
         i as f64 / total >= start && (i + 1) as f64 / total <= end
     }
 
-    fn residuals(&self, x: &Tensor, timesteps: &Tensor, conditioning: &Conditioning) -> Result<ControlResiduals> {
-        let rows = x.dim(0)?;
-        let for_each_row = |x: &Tensor| x.repeat((rows, 1, 1, 1));
-        let picture = self.picture.iter().map(for_each_row).collect::<Result<Vec<_>, _>>()?;
-        match self.model {
-            ControlModel::Adapter(_) => {
-                let resolutions = picture.iter().map(|feature| Ok((feature * self.scale)?)).collect::<Result<_>>()?;
-                Ok(ControlResiduals { resolutions, ..ControlResiduals::default() })
-            }
-            ControlModel::ControlNet(model) => {
-                let ((_, _, height, width), (_, _, h, w)) = (x.dims4()?, picture[0].dims4()?);
-                if (height, width) != (h, w) {
-                    let fix = format!("the latents are {width}x{height}; the ControlNet is for another autoencoder");
-                    return Err(Error::invalid("the size of the control picture's embedding", format!("{w}x{h}"), fix));
-                }
-                // An inpainting UNet takes more channels than the state has; a ControlNet sees the state alone.
-                let x = x.narrow(1, 0, model.config().encoder.in_channels.min(x.dim(1)?))?;
-                model.forward(&x, timesteps, conditioning, &picture[0], self.scale)
+    /// What the model makes of the picture, for each row of a batch.
+    fn picture(&self, rows: usize) -> Result<Vec<Tensor>> {
+        let mut picture = self.picture.borrow_mut();
+        for part in picture.iter_mut() {
+            if part.dim(0)? != rows {
+                *part = part.narrow(0, 0, 1)?.repeat((rows, 1, 1, 1))?;
             }
         }
+        Ok(picture.clone())
+    }
+
+    /// What is added to the rows of a batch, of which `prompted` have the prompt.
+    fn residuals(
+        &self,
+        x: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+        prompted: Range<usize>,
+    ) -> Result<ControlResiduals> {
+        let rows = x.dim(0)?;
+        let ControlModel::ControlNet(model) = self.model else {
+            return Ok(ControlResiduals { resolutions: self.picture(rows)?, ..ControlResiduals::default() });
+        };
+        if !(self.strength.guess || model.config().pools) || prompted.len() == rows {
+            return self.of_controlnet(model, x, timesteps, conditioning);
+        }
+        let (start, count) = (prompted.start, prompted.len());
+        let (x, timesteps) = (x.narrow(0, start, count)?, timesteps.narrow(0, start, count)?);
+        let some = self.of_controlnet(model, &x, &timesteps, &conditioning.rows(prompted)?)?;
+        let all = |x: Tensor| x.pad_with_zeros(0, start, rows - start - count);
+        Ok(ControlResiduals {
+            down: some.down.into_iter().map(all).collect::<Result<_, _>>()?,
+            mid: some.mid.map(all).transpose()?,
+            ..ControlResiduals::default()
+        })
+    }
+
+    fn of_controlnet(
+        &self,
+        model: &ControlNet,
+        x: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+    ) -> Result<ControlResiduals> {
+        let picture = &self.picture(x.dim(0)?)?[0];
+        let ((_, _, height, width), (_, _, h, w)) = (x.dims4()?, picture.dims4()?);
+        if (height, width) != (h, w) {
+            let fix = format!("the latents are {width}x{height}; the ControlNet is for another autoencoder");
+            return Err(Error::invalid("the size of the control picture's embedding", format!("{w}x{h}"), fix));
+        }
+        // An inpainting UNet takes more channels than the state has; a ControlNet sees the state alone.
+        let x = x.narrow(1, 0, model.config().encoder.in_channels.min(x.dim(1)?))?;
+        model.forward(&x, timesteps, conditioning, picture, self.strength)
     }
 }
 
@@ -102,20 +161,30 @@ impl ControlResiduals {
 pub struct ControlledUNet<'a> {
     unet: &'a UNet2DConditionModel,
     controls: Vec<Control<'a>>,
+    images: usize,
     evaluations: usize,
     done: Cell<usize>,
 }
 
 impl<'a> ControlledUNet<'a> {
-    /// For a run of so many `evaluations`; without controls it is the UNet.
-    pub fn new(unet: &'a UNet2DConditionModel, controls: Vec<Control<'a>>, evaluations: usize) -> Self {
-        Self { unet, controls, evaluations: evaluations.max(1), done: Cell::new(0) }
+    /// For a run of so many `evaluations` of so many `images` at a time; without controls it is the UNet.
+    pub fn new(unet: &'a UNet2DConditionModel, controls: Vec<Control<'a>>, images: usize, evaluations: usize) -> Self {
+        Self { unet, controls, images, evaluations: evaluations.max(1), done: Cell::new(0) }
+    }
+
+    /// The rows that have the prompt. Guidance puts those without it first, perturbed attention after all others; its
+    /// perturbed rows have it too.
+    fn prompted(&self, rows: usize, perturbed: usize) -> Range<usize> {
+        match perturbed {
+            0 => rows.saturating_sub(self.images)..rows,
+            _ => 0..(perturbed + self.images).min(rows),
+        }
     }
 
     /// What all controls that act at evaluation `i` add together, if any does.
     ///
     /// # Shapes
-    /// As [`Network::forward`].
+    /// As [`PerturbedNetwork::forward_perturbed`].
     ///
     /// # Errors
     /// If a control model does not fit the UNet.
@@ -125,11 +194,13 @@ impl<'a> ControlledUNet<'a> {
         x: &Tensor,
         timestep: f64,
         conditioning: &Conditioning,
+        perturbed: usize,
     ) -> Result<Option<ControlResiduals>> {
+        let prompted = self.prompted(x.dim(0)?, perturbed);
         let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
         let mut sum: Option<ControlResiduals> = None;
         for control in self.controls.iter().filter(|control| control.acts(i, self.evaluations)) {
-            let more = control.residuals(x, &timesteps, conditioning)?;
+            let more = control.residuals(x, &timesteps, conditioning, prompted.clone())?;
             sum = Some(match sum {
                 Some(sum) => sum.plus(more)?,
                 None => more,
@@ -153,7 +224,8 @@ impl PerturbedNetwork for ControlledUNet<'_> {
         conditioning: &Conditioning,
         perturbed: usize,
     ) -> Result<Tensor> {
-        let control = self.residuals(self.done.replace(self.done.get() + 1), x, timestep, conditioning)?;
+        let i = self.done.replace(self.done.get() + 1);
+        let control = self.residuals(i, x, timestep, conditioning, perturbed)?;
         let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
         self.unet.run(x, &timesteps, conditioning, control.as_ref(), perturbed)
     }

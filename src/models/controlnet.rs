@@ -9,7 +9,6 @@ use crate::config::ConfigFields;
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
-use serde_json::json;
 
 /// The configuration of a [`ControlNet`], in diffusers' terms.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +21,9 @@ pub struct ControlNetConfig {
     pub embedding_channels: Vec<usize>,
     /// Whether it was trained with blue before green before red.
     pub bgr: bool,
+    /// Whether it adds the mean over all places, so that the picture says what is drawn and not where. It then speaks to
+    /// the prompt's branch of guidance alone.
+    pub pools: bool,
 }
 
 impl ControlNetConfig {
@@ -30,7 +32,6 @@ impl ControlNetConfig {
     /// # Errors
     /// If a field has an unusable value, or an option is set that is not supported.
     pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
-        fields.only("global_pool_conditions", &[json!(false)])?;
         let conditioning_channels = fields.usize("conditioning_channels", 3)?;
         let embedding_channels = fields.usize_list("conditioning_embedding_out_channels", &[16, 32, 96, 256])?;
         let bgr = fields.choice("controlnet_conditioning_channel_order", &[("rgb", false), ("bgr", true)], false)?;
@@ -39,11 +40,29 @@ impl ControlNetConfig {
                 fields.wrong("conditioning_embedding_out_channels", "at most 16 resolutions of 1 to 64 channels")
             );
         }
+        let pools = fields.bool("global_pool_conditions", false)?;
         // Everything else is the UNet's; of the way up, which a ControlNet's file does not mention, any will do.
         let blocks = fields.usize_list("block_out_channels", &[320, 640, 1280, 1280])?.len();
         let encoder =
             UNet2DConditionConfig::from_fields(&fields.clone().with("up_block_types", vec!["UpBlock2D"; blocks]))?;
-        Ok(Self { encoder, conditioning_channels, embedding_channels, bgr })
+        Ok(Self { encoder, conditioning_channels, embedding_channels, bgr, pools })
+    }
+}
+
+/// How much a control counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Strength {
+    /// What is added is multiplied by this.
+    pub scale: f64,
+    /// Whether the picture is to lead without help from a prompt: guess mode. What is added grows from a tenth at the
+    /// highest resolution to the whole in the middle, and the branch of guidance without the prompt gets none of it.
+    pub guess: bool,
+}
+
+impl Strength {
+    /// The factor of residual `i`; the middle's comes after the `count` others.
+    fn at(self, i: usize, count: usize) -> f64 {
+        if self.guess { self.scale * 10f64.powf(i as f64 / count as f64 - 1.0) } else { self.scale }
     }
 }
 
@@ -104,7 +123,7 @@ impl ControlNet {
         self.embedding.forward(&picture)
     }
 
-    /// What is added to the UNet's states, times `scale`.
+    /// What is added to the UNet's states, times `strength`.
     ///
     /// # Shapes
     /// `x`: `[batch, in_channels, height, width]`; `timesteps`: `[batch]`; the conditioning's text:
@@ -118,18 +137,27 @@ impl ControlNet {
         timesteps: &Tensor,
         conditioning: &Conditioning,
         picture: &Tensor,
-        scale: f64,
+        strength: Strength,
     ) -> Result<ControlResiduals> {
         let time = self.encoder.embed_time(timesteps, conditioning)?;
         let text = self.encoder.text(conditioning)?;
         let step = Step { time: &time, text: &text, perturbed: 0 };
         let picture = self.encoder.map(picture)?;
         let (h, states) = self.encoder.forward(x, &step, Additions { first: Some(&picture), resolutions: &[] })?;
-        let out = |conv: &Conv2d, h: &FeatureMap| conv.forward(h)?.scale(scale)?.to_nchw();
-        let down = self.down.iter().zip(&states).map(|(conv, h)| out(conv, h));
+        let count = self.down.len();
+        let out = |conv: &Conv2d, h: &FeatureMap, i: usize| {
+            let scale = if self.config.pools { strength.scale } else { strength.at(i, count) };
+            let residual = conv.forward(h)?.scale(scale)?.to_nchw()?;
+            if !self.config.pools {
+                return Ok(residual);
+            }
+            let mean = residual.mean_keepdim(3)?.mean_keepdim(2)?;
+            Ok(mean.broadcast_as(residual.shape())?.contiguous()?)
+        };
+        let down = self.down.iter().zip(&states).enumerate().map(|(i, (conv, h))| out(conv, h, i));
         Ok(ControlResiduals {
             down: down.collect::<Result<_>>()?,
-            mid: Some(out(&self.mid, &h)?),
+            mid: Some(out(&self.mid, &h, count)?),
             ..ControlResiduals::default()
         })
     }

@@ -20,8 +20,8 @@ pub use autoencoder::{
     EitherAutoencoderConfig, Halves,
 };
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
-pub use controlled::{Control, ControlModel, ControlledUNet};
-pub use controlnet::{ControlNet, ControlNetConfig};
+pub use controlled::{Control, ControlConfig, ControlModel, ControlledUNet};
+pub use controlnet::{ControlNet, ControlNetConfig, Strength};
 pub use lenet::{LeNet, LeNetConfig};
 pub use t2i_adapter::{T2iAdapter, T2iAdapterConfig, T2iAdapterKind};
 pub use unet::{ControlResiduals, UNet2DConditionConfig, UNet2DConditionModel};

@@ -79,6 +79,8 @@ CASES = [
      "controls": [control("controlnet", "control.0.png", 0.9)]},
 ]
 CASES += [
+    {**BASE, "name": "control-guess", "kind": "txt2img", "prompt": "", "seed": 306, "steps": 4, "scheduler": DDIM,
+     "guidance_scale": 4.0, "guess_mode": True, "controls": [control("controlnet", "control.0.png", 0.9)]},
     {**BASE, "name": "t2i-full", "kind": "txt2img", "prompt": "a mill", "seed": 304, "steps": 4, "scheduler": DDIM,
      "controls": [control("t2i-full", "control.0.png", 0.8)]},
     {**BASE, "name": "t2i-light", "kind": "txt2img", "prompt": "a mill", "seed": 305, "steps": 4, "scheduler": DDIM,

@@ -1,6 +1,7 @@
 //! What is put on top of a model.
 
 use super::inputs;
+use super::source::{Part, Source};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tweedie::images::Photo;
@@ -9,17 +10,18 @@ use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoi
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
 pub struct AdapterOptions {
-    /// Add a LoRA (also LoHa, LoKr, DoRA) in safetensors form, its change times WEIGHT [default: 1]; repeat it for more
+    /// Add a LoRA (also LoHa, LoKr, DoRA), its change times WEIGHT [default: 1]: a .safetensors file, a pickle (.pt,
+    /// .bin, .ckpt), which is never run, or owner/name[/FILE] on the hub; repeat it for more
     #[arg(long, value_name = "FILE[:WEIGHT]", value_parser = lora)]
     lora: Vec<LoraChoice>,
 
-    /// Add a learned word (textual inversion) in safetensors form, TOKEN in prompts [default: the file's]; repeat it for
-    /// more
+    /// Add a learned word (textual inversion), TOKEN in prompts [default: diffusers' token, else the file's name], from
+    /// a .safetensors file, a pickle (.pt, .bin), or owner/name[/FILE] on the hub; repeat it for more
     #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding)]
     embedding: Vec<EmbeddingChoice>,
 
-    /// Steer the run by a picture and a ControlNet or T2I-Adapter (a folder), what it adds times SCALE [default: 1];
-    /// repeat it for more
+    /// Steer the run by a picture and a ControlNet or T2I-Adapter (a folder, one file, or owner/name[/FILE] on the hub),
+    /// what it adds times SCALE [default: 1]; repeat it for more
     #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control)]
     control: Vec<Control>,
 
@@ -31,6 +33,11 @@ pub struct AdapterOptions {
     /// The share of the run at which controls end, 0 to 1; several as for --control-start [default: 1]
     #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
     control_end: Vec<f64>,
+
+    /// Let the pictures of ControlNets lead without help from the prompt, which may be empty; a guidance scale of 3 to 5
+    /// suits that
+    #[arg(long, requires = "control")]
+    control_guess: bool,
 }
 
 /// A control model with its picture.
@@ -42,13 +49,18 @@ struct Control {
 }
 
 impl AdapterOptions {
-    /// The adapters that they name.
-    pub fn adapters(&self) -> Adapters {
-        Adapters {
-            loras: self.lora.clone(),
-            embeddings: self.embedding.clone(),
-            controls: self.control.iter().map(|control| control.model.clone()).collect(),
-        }
+    /// The adapters that they name, which are fetched first if need be.
+    pub fn adapters(&self, source: &Source<'_>) -> anyhow::Result<Adapters> {
+        let lora = |lora: &LoraChoice| Ok(LoraChoice { path: source.file(&lora.path, Part::Lora)?, ..lora.clone() });
+        let embedding = |embedding: &EmbeddingChoice| {
+            Ok(EmbeddingChoice { path: source.file(&embedding.path, Part::Embedding)?, ..embedding.clone() })
+        };
+        Ok(Adapters {
+            loras: self.lora.iter().map(lora).collect::<anyhow::Result<_>>()?,
+            embeddings: self.embedding.iter().map(embedding).collect::<anyhow::Result<_>>()?,
+            controls: (self.control.iter().map(|control| source.open(&control.model, None, Part::Control)))
+                .collect::<anyhow::Result<_>>()?,
+        })
     }
 
     /// The files of the control models' pictures.
@@ -68,7 +80,8 @@ impl AdapterOptions {
         let images = self.control.iter().zip(starts.into_iter().zip(ends));
         images
             .map(|(control, (start, end))| {
-                Ok(ControlImage { image: Photo::read(&control.image)?, scale: control.scale, start, end })
+                let (image, scale, guess) = (Photo::read(&control.image)?, control.scale, self.control_guess);
+                Ok(ControlImage { image, scale, start, end, guess })
             })
             .collect()
     }

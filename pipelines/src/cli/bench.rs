@@ -1,5 +1,8 @@
 //! `tweedie bench`.
 
+use super::fetching::Fetching;
+use super::interrupt::Interrupt;
+use super::source::{OfflineOption, Part, Source};
 use super::{memory, print};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -20,8 +23,9 @@ pub struct BenchArguments {
     #[arg(long, value_enum, conflicts_with = "model")]
     preset: Option<Preset>,
 
-    /// A folder in diffusers layout; those of its components that are there are timed
-    #[arg(long, value_name = "DIR")]
+    /// A folder in diffusers layout, of which those components are timed that are there; one checkpoint file; or
+    /// owner/name[/FILE][@revision] on the hub
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
     /// Side of the pictures in pixels
@@ -51,13 +55,21 @@ pub struct BenchArguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    offline: OfflineOption,
 }
 
 impl BenchArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let model = match (self.preset, &self.model) {
             (Some(Preset::Sd15), _) => BenchModel::Sd15,
-            (None, Some(path)) => BenchModel::Model(Model::at(path.clone(), None)?),
+            (None, Some(path)) => {
+                let offline = self.offline.offline();
+                let fetching = Fetching { interrupt: &Interrupt::listen()?, quiet: false };
+                let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
+                BenchModel::Model(source.open(path, None, Part::Model)?)
+            }
             (None, None) => BenchModel::Model(Model::Embedded),
         };
         let (size, batch, runs) = (self.size, self.batch, self.runs);

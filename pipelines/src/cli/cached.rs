@@ -4,7 +4,7 @@ use super::fetching::{Fetching, hub};
 use super::interrupt::Interrupt;
 use super::print;
 use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 use serde_json::json;
 use std::path::Path;
@@ -29,10 +29,40 @@ pub enum CachedCommand {
     },
 }
 
+/// What can be fetched of a repository.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FetchedPart {
+    /// A whole model, for --model
+    Model,
+    /// The autoencoder, for --vae and --preview-vae
+    Vae,
+    /// A ControlNet or T2I-Adapter, for --control
+    Control,
+    /// For --lora
+    Lora,
+    /// A learned word, for --embedding
+    Embedding,
+    /// A model in pixel space, for `tweedie sample`
+    Pixel,
+}
+
+impl From<FetchedPart> for Part {
+    fn from(part: FetchedPart) -> Self {
+        match part {
+            FetchedPart::Model => Self::Model,
+            FetchedPart::Vae => Self::Autoencoder,
+            FetchedPart::Control => Self::Control,
+            FetchedPart::Lora => Self::Lora,
+            FetchedPart::Embedding => Self::Embedding,
+            FetchedPart::Pixel => Self::Pixel,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// Its name, and its revision if that is not main
-    #[arg(value_name = "OWNER/NAME[@REVISION]")]
+    /// Its name, a file of weights if that alone is wanted, and the revision if that is not main
+    #[arg(value_name = "OWNER/NAME[/FILE][@REVISION]")]
     model: HubName,
 
     /// The number format that it will run in: f16 takes the smaller files of half precision, if there are any
@@ -44,8 +74,12 @@ pub struct Fetch {
     device: DeviceChoice,
 
     /// Only the autoencoder, for --vae
-    #[arg(long)]
+    #[arg(long, conflicts_with = "part")]
     vae: bool,
+
+    /// What it is fetched for
+    #[arg(long, value_enum, value_name = "NAME", default_value = "model")]
+    part: FetchedPart,
 
     /// Show no progress
     #[arg(long, short)]
@@ -66,9 +100,12 @@ impl CachedCommand {
 }
 
 fn without_revision(text: &str) -> Result<HubName, String> {
-    match text.split_once('@') {
-        Some((id, _)) => Err(format!("that names one revision, and all of them go; give {id}")),
-        None => text.parse(),
+    match (text.split_once('@'), text.parse::<HubName>()) {
+        (Some((id, _)), _) => Err(format!("that names one revision, and all of them go; give {id}")),
+        (None, Ok(name)) if name.file().is_some() => {
+            Err(format!("that names one file, and all of them go; give {}", name.id()))
+        }
+        (None, name) => name,
     }
 }
 
@@ -88,7 +125,7 @@ impl Fetch {
     /// Prints the folder or file that it is in.
     fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
-        let part = if self.vae { Part::Autoencoder } else { Part::Model };
+        let part = if self.vae { Part::Autoencoder } else { self.part.into() };
         let wanted = Wanted::new(part, self.dtype, &self.device.open()?);
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
         match fetching.fetch(&hub(false)?, &self.model, wanted)? {

@@ -6,13 +6,15 @@ use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
 use super::request_options::RequestOptions;
+use super::source::Part;
 use super::{ModelArguments, memory, print, schedulers};
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tweedie::images::{encode_animation, encode_png};
+use tweedie::images::{Picture, encode_animation, encode_png};
 use tweedie_pipelines::{
     Error, Event, Input, LatentDiffusion, Pipeline, Previews, Record, Seconds, Settings, TextToImageRequest,
 };
@@ -36,6 +38,11 @@ pub struct Generate {
     /// Save a cheap preview of each step, and an animated one of all, as PNG files in this new folder
     #[arg(long, value_name = "DIR")]
     save_steps: Option<PathBuf>,
+
+    /// Draw the previews by this autoencoder, such as TAESD, in every form that --vae takes; each is then written as
+    /// soon as its step is done [default: a fit of the steps' latents to the finished picture]
+    #[arg(long, value_name = "MODEL", requires = "save_steps")]
+    preview_vae: Option<PathBuf>,
 
     /// The PNG file; several get -0, -1, ... before the extension [default: from prompt and seed]
     #[arg(long, short, value_name = "PATH")]
@@ -85,8 +92,12 @@ impl Generate {
 
     /// The pipeline that the options ask for, with what is put on top of its model; that is fetched first if need be.
     pub fn build<P: Pipeline>(&self, plan: &Plan) -> anyhow::Result<P> {
-        let builder = self.model.builder(&Fetching { interrupt: &plan.interrupt, quiet: self.quiet })?;
-        Ok(builder.adapters(self.adapters.adapters()).build()?)
+        let fetching = Fetching { interrupt: &plan.interrupt, quiet: self.quiet };
+        let source = self.model.source(&fetching);
+        let preview = self.preview_vae.as_ref();
+        let preview = preview.map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
+        let builder = self.model.builder(&source)?.preview_vae(preview);
+        Ok(builder.adapters(self.adapters.adapters(&source)?).build()?)
     }
 
     /// Makes the pictures and writes what was planned.
@@ -112,6 +123,7 @@ impl Generate {
             plan: &plan,
             progress: Progress::new(self.quiet),
             previews: Previews::default(),
+            shown: BTreeMap::new(),
             saved: 0,
             failure: None,
         };
@@ -132,6 +144,8 @@ struct Work<'a> {
     plan: &'a Plan,
     progress: Progress,
     previews: Previews,
+    /// Of pictures that are not finished, what was drawn and written by an autoencoder for previews.
+    shown: BTreeMap<usize, Vec<Picture>>,
     saved: usize,
     failure: Option<anyhow::Error>,
 }
@@ -168,6 +182,12 @@ impl Work<'_> {
                     self.previews.push(x0);
                 }
             }
+            Event::Preview { index, done, picture } => {
+                if let Err(error) = self.preview(index, done, picture) {
+                    self.failure = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
             Event::Decoding => self.progress.stage("decoding"),
             Event::Picture { .. } => {
                 if let Err(error) = self.save(&event) {
@@ -188,11 +208,17 @@ impl Work<'_> {
         self.progress.line(&format!("saved {} (seed {seed})", path.display()));
         let (Some(folder), Some((latents, decoded))) = (&self.plan.steps, decoded) else { return Ok(()) };
 
-        let previews = self.previews.pictures(index % self.settings.batch_size, latents, decoded)?;
-        let prefix = if self.settings.num_images > 1 { format!("{index}-") } else { String::new() };
-        for (i, preview) in previews.iter().enumerate() {
-            folder.write(&format!("{prefix}step-{:03}.png", i + 1), &encode_png(preview, &[])?)?;
-        }
+        let prefix = self.prefix(*index);
+        let previews = match self.shown.remove(index) {
+            Some(shown) => shown,
+            None => {
+                let previews = self.previews.pictures(index % self.settings.batch_size, latents, decoded)?;
+                for (i, preview) in previews.iter().enumerate() {
+                    folder.write(&format!("{prefix}step-{:03}.png", i + 1), &encode_png(preview, &[])?)?;
+                }
+                previews
+            }
+        };
         // The finished picture stays for a moment before the animation starts again.
         let mut frames: Vec<_> = previews.iter().collect();
         frames.extend([*decoded; LAST_FRAME_TIMES]);
@@ -200,6 +226,19 @@ impl Work<'_> {
         folder.write(&format!("{prefix}steps.png"), &encode_animation(&frames, FRAME_MILLISECONDS)?)?;
         self.progress.line(&format!("saved {} previews in {}", previews.len(), folder.path().display()));
         Ok(())
+    }
+
+    /// Writes a preview while the picture is being made.
+    fn preview(&mut self, index: usize, done: usize, picture: &Picture) -> anyhow::Result<()> {
+        let Some(folder) = &self.plan.steps else { return Ok(()) };
+        folder.write(&format!("{}step-{done:03}.png", self.prefix(index)), &encode_png(picture, &[])?)?;
+        self.shown.entry(index).or_default().push(picture.clone());
+        Ok(())
+    }
+
+    /// What the names of a picture's previews start with.
+    fn prefix(&self, index: usize) -> String {
+        if self.settings.num_images > 1 { format!("{index}-") } else { String::new() }
     }
 }
 

@@ -20,16 +20,16 @@ mod progress;
 mod request_options;
 mod sample;
 mod schedulers;
+mod source;
 mod train;
 mod txt2img;
 mod verify;
 mod xl_options;
 
-#[cfg(feature = "hub")]
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use fetching::Fetching;
-use std::path::{Path, PathBuf};
+use source::{OfflineOption, Part, Source};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Pipeline};
 
@@ -93,8 +93,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// Which model, where, in which number format.
 #[derive(Debug, Args)]
 struct ModelArguments {
-    /// A folder in diffusers layout, one checkpoint file (.safetensors, .ckpt), or owner/name[@revision] on the hub
-    /// [default: the embedded model]
+    /// A folder in diffusers layout, one checkpoint file (.safetensors, .ckpt), or owner/name[/FILE][@revision] on the
+    /// hub [default: the embedded model]
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
@@ -103,7 +103,8 @@ struct ModelArguments {
     #[arg(long, value_name = "DIR", requires = "model")]
     config: Option<PathBuf>,
 
-    /// Another autoencoder: a file, its folder, or the folder or owner/name of a model that has it [default: the model's]
+    /// Another autoencoder: a file, its folder, the folder of a model that has it, or owner/name[/FILE] on the hub
+    /// [default: the model's]
     #[arg(long, value_name = "MODEL")]
     vae: Option<PathBuf>,
 
@@ -116,55 +117,26 @@ struct ModelArguments {
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 
-    /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
-    #[cfg(feature = "hub")]
-    #[arg(long)]
-    offline: bool,
-}
-
-/// What a name on the hub stands for.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Model,
-    Autoencoder,
+    #[command(flatten)]
+    offline: OfflineOption,
 }
 
 impl ModelArguments {
-    fn builder<P: Pipeline>(&self, fetching: &Fetching<'_>) -> anyhow::Result<Builder<P>> {
+    fn source<'a>(&self, fetching: &'a Fetching<'a>) -> Source<'a> {
+        Source { dtype: self.dtype, device: self.device, offline: self.offline.offline(), fetching }
+    }
+
+    fn builder<P: Pipeline>(&self, source: &Source<'_>) -> anyhow::Result<Builder<P>> {
         let model = match &self.model {
-            Some(path) => self.open(path, self.config.clone(), Part::Model, fetching)?,
+            Some(path) => source.open(path, self.config.clone(), Part::Model)?,
             None => Model::Embedded,
         };
-        self.builder_with(model, fetching)
+        self.builder_with(model, source)
     }
 
     /// With a model that was found otherwise.
-    fn builder_with<P: Pipeline>(&self, model: Model, fetching: &Fetching<'_>) -> anyhow::Result<Builder<P>> {
-        let vae = self.vae.as_ref().map(|path| self.open(path, None, Part::Autoencoder, fetching)).transpose()?;
+    fn builder_with<P: Pipeline>(&self, model: Model, source: &Source<'_>) -> anyhow::Result<Builder<P>> {
+        let vae = self.vae.as_ref().map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
         Ok(Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype))
-    }
-
-    /// What is there under a path; else, what the hub has under that name.
-    #[cfg(feature = "hub")]
-    fn open(&self, path: &Path, config: Option<PathBuf>, part: Part, fetching: &Fetching<'_>) -> anyhow::Result<Model> {
-        use tweedie_pipelines::hub;
-        let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
-        let Some(name) = name else { return Ok(Model::at(path.into(), config)?) };
-        let part = match part {
-            Part::Model => hub::Part::Model,
-            Part::Autoencoder => hub::Part::Autoencoder,
-        };
-        let wanted = hub::Wanted::new(part, self.dtype, &self.device.open()?);
-        let model = fetching.open(&fetching::hub(self.offline)?, &name, wanted);
-        match model.with_context(|| format!("nothing here is called {name}, so it is looked for on the hub"))? {
-            Model::File { path, .. } => Ok(Model::at(path, config)?),
-            Model::Cached { folder, .. } if config.is_some() => Ok(Model::at(folder, config)?),
-            model => Ok(model),
-        }
-    }
-
-    #[cfg(not(feature = "hub"))]
-    fn open(&self, path: &Path, config: Option<PathBuf>, _: Part, _: &Fetching<'_>) -> anyhow::Result<Model> {
-        Ok(Model::at(path.into(), config)?)
     }
 }

@@ -60,11 +60,16 @@ impl ModelCommand {
         };
         let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        let guessed = match info.prediction_is_guessed {
+            true => " (a guess, as the file does not say; --prediction-type overrides it)",
+            false => "",
+        };
         let mut lines = vec![
             format!("model       {}", info.name),
             format!("family      {}", info.family),
             format!("pipeline    {}", or_dash(info.pipeline)),
             format!("scheduler   {}", or_dash(info.scheduler)),
+            format!("predicts    {}{guessed}", or_dash(info.prediction)),
             format!("size        {}", or_dash(info.size.map(|(width, height)| format!("{width}x{height}")))),
             String::new(),
             format!("{:16} {:24} {:>14}  {:10} files", "component", "class", "parameters", "types"),

@@ -57,6 +57,10 @@ pub struct RequestOptions {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["leading", "trailing", "linspace"]))]
     timestep_spacing: Option<String>,
 
+    /// What the network predicts, where the model's files say something wrong or nothing [default: the model's]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["epsilon", "v_prediction", "sample"]))]
+    prediction_type: Option<String>,
+
     /// The timesteps at which steps start, noisiest first, in place of --steps
     #[arg(long, value_name = "T,T,...", value_delimiter = ',', conflicts_with = "sigmas")]
     timesteps: Option<Vec<f64>>,
@@ -103,6 +107,9 @@ impl RequestOptions {
         let mut scheduler_fields = Map::new();
         if let Some(spacing) = &self.timestep_spacing {
             scheduler_fields.insert("timestep_spacing".into(), spacing.clone().into());
+        }
+        if let Some(prediction) = &self.prediction_type {
+            scheduler_fields.insert("prediction_type".into(), prediction.clone().into());
         }
         for (name, list) in [("timesteps", &self.timesteps), ("sigmas", &self.sigmas)] {
             if let Some(list) = list {

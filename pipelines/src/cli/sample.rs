@@ -1,17 +1,19 @@
 //! `tweedie sample`.
 
+use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
+use super::source::{OfflineOption, Part, Source};
 use super::{memory, print};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Photo, Picture, encode_png};
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, Error, Event, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds,
+    DTypeChoice, DeviceChoice, Error, Event, Model, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds,
     PixelSettings, Trajectory,
 };
 
@@ -32,8 +34,8 @@ pub struct Sample {
     #[arg(value_enum, value_name = "MODEL", group = "source")]
     model: Option<EmbeddedModel>,
 
-    /// A model in pixel space: a folder in diffusers layout, or a finished training run
-    #[arg(long, value_name = "DIR", group = "source")]
+    /// A model in pixel space: a folder in diffusers layout, a finished training run, or owner/name[@revision] on the hub
+    #[arg(long, value_name = "MODEL", group = "source")]
     checkpoint: Option<PathBuf>,
 
     /// The classes of the pictures in turn [default: all classes of the model in turn]
@@ -111,6 +113,9 @@ pub struct Sample {
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
+
+    #[command(flatten)]
+    offline: OfflineOption,
 }
 
 /// Where everything goes, checked before anything is computed.
@@ -123,8 +128,12 @@ struct Outputs {
 impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
-        let model = self.checkpoint.clone().map_or(PixelModel::Mnist, PixelModel::Folder);
-        let outputs = self.outputs(&model.name())?;
+        let named = self.checkpoint.clone().map_or(PixelModel::Mnist, PixelModel::Folder);
+        let outputs = self.outputs(&named.name())?;
+        let model = match &self.checkpoint {
+            Some(path) => self.open(path, &interrupt)?,
+            None => named,
+        };
         let mut builder = PixelPipeline::builder().model(model).device(self.device).dtype(self.dtype);
         if let Some(classifier) = &self.classifier {
             builder = builder.classifier(classifier);
@@ -141,6 +150,17 @@ impl Sample {
             print::result(&serde_json::to_string_pretty(&summary)?)?;
         }
         Ok(())
+    }
+
+    /// The model at a path, or on the hub.
+    fn open(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<PixelModel> {
+        let fetching = Fetching { interrupt, quiet: self.quiet };
+        let offline = self.offline.offline();
+        let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
+        Ok(match source.open(path, None, Part::Pixel)? {
+            Model::Cached { name, folder } => PixelModel::Cached { name, folder },
+            _ => PixelModel::Folder(path.into()),
+        })
     }
 
     fn num_images(&self) -> usize {

@@ -5,7 +5,8 @@ use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
-use super::{ModelArguments, Part, inputs, print};
+use super::source::{Part, Source};
+use super::{ModelArguments, inputs, print};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
@@ -74,8 +75,8 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn build<P: Pipeline>(self, fetching: &Fetching<'_>) -> anyhow::Result<P> {
-        let builder = self.arguments.builder_with::<P>(self.model, fetching)?;
+    fn build<P: Pipeline>(self, source: &Source<'_>) -> anyhow::Result<P> {
+        let builder = self.arguments.builder_with::<P>(self.model, source)?;
         Ok(builder.adapters(self.adapters).build()?)
     }
 }
@@ -91,13 +92,14 @@ impl Verify {
         let bytes = std::fs::read(&self.picture).with_context(|| format!("cannot read {}", self.picture.display()))?;
         let recipe = Recipe::read(&bytes, &self.picture)?;
         let given = Photo::decode(&bytes, &self.picture)?;
-        let inputs = self.inputs(&recipe)?;
         if self.model.dtype == DTypeChoice::Auto {
             self.model.dtype = recipe.dtype()?;
         }
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
-        let model = self.find(&recipe, &fetching)?;
-        let (model, settings) = self.prepare(&recipe, model, inputs, &fetching)?;
+        let source = self.model.source(&fetching);
+        let inputs = self.inputs(&recipe, &source)?;
+        let model = self.find(&recipe, &source)?;
+        let (model, settings) = self.prepare(&recipe, model, inputs, &source)?;
 
         let record = self.adapters.control_inputs()?.into_iter().fold(model.record(&settings), Record::with_input);
         let weights = record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
@@ -119,7 +121,7 @@ impl Verify {
     }
 
     /// The files that it was made from, if they are those.
-    fn inputs(&self, recipe: &Recipe) -> anyhow::Result<Inputs> {
+    fn inputs(&self, recipe: &Recipe, source: &Source<'_>) -> anyhow::Result<Inputs> {
         let needs_image = recipe.kind() != "txt2img";
         for (role, path) in [("image", &self.image), ("mask", &self.mask)] {
             let option = format!("--{role}");
@@ -142,7 +144,7 @@ impl Verify {
                 (None, _) => {}
             }
         }
-        let (mut adapters, mut controls) = (self.adapters.adapters(), self.adapters.control_images()?);
+        let (mut adapters, mut controls) = (self.adapters.adapters(source)?, self.adapters.control_images()?);
         recipe.apply_adapters(&mut adapters, &mut controls)?;
         Ok(Inputs {
             adapters,
@@ -153,7 +155,7 @@ impl Verify {
     }
 
     /// The model with the picture's weights.
-    fn find(&self, recipe: &Recipe, fetching: &Fetching<'_>) -> anyhow::Result<Model> {
+    fn find(&self, recipe: &Recipe, source: &Source<'_>) -> anyhow::Result<Model> {
         match (recipe.vae_name(), &self.model.vae) {
             (Some(name), None) => bail!("the picture was made with another autoencoder, {name:?}; give it with --vae"),
             (None, Some(vae)) => bail!("--vae is {}, and the picture was made with its model's own", vae.display()),
@@ -161,7 +163,7 @@ impl Verify {
         }
         let weights = recipe.weights()?;
         if let Some(path) = &self.model.model {
-            let model = self.model.open(path, self.model.config.clone(), Part::Model, fetching)?;
+            let model = source.open(path, self.model.config.clone(), Part::Model)?;
             return match check_weights(&model, weights)? {
                 WeightsCheck::Same => Ok(model),
                 WeightsCheck::Missing(name) => {
@@ -198,13 +200,13 @@ impl Verify {
         recipe: &Recipe,
         model: Model,
         inputs: Inputs,
-        fetching: &Fetching<'_>,
+        source: &Source<'_>,
     ) -> anyhow::Result<(LatentDiffusion, Settings)> {
         let Inputs { image, mask, adapters, controls } = inputs;
         let builder = Prepared { arguments: &self.model, model, adapters };
         match (recipe.kind(), image) {
             ("img2img", Some(image)) => {
-                let pipeline: ImageToImage = builder.build(fetching)?;
+                let pipeline: ImageToImage = builder.build(source)?;
                 let mut request = recipe.image_request(image)?;
                 request.text.controls = controls;
                 let settings = recipe.settle(&mut |size| {
@@ -214,7 +216,7 @@ impl Verify {
                 Ok((pipeline.into_model(), settings))
             }
             ("inpaint", Some(image)) => {
-                let pipeline: Inpaint = builder.build(fetching)?;
+                let pipeline: Inpaint = builder.build(source)?;
                 let mut request = recipe.inpaint_request(image, mask)?;
                 request.text.controls = controls;
                 let settings = recipe.settle(&mut |size| {
@@ -224,7 +226,7 @@ impl Verify {
                 Ok((pipeline.into_model(), settings))
             }
             _ => {
-                let pipeline: TextToImage = builder.build(fetching)?;
+                let pipeline: TextToImage = builder.build(source)?;
                 let request = TextToImageRequest { controls, ..recipe.text_request()? };
                 let settings = recipe.settle(&mut |_| pipeline.settle(&request))?;
                 Ok((pipeline.into_model(), settings))

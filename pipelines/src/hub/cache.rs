@@ -38,16 +38,7 @@ impl Snapshot {
 
     /// The files that are there, and those of its sub-folders.
     pub fn names(&self) -> BTreeSet<String> {
-        let mut names = BTreeSet::new();
-        for (name, path) in entries(&self.folder()) {
-            if path.is_file() {
-                names.insert(name);
-            } else if path.is_dir() {
-                let inner = entries(&path).into_iter().filter(|(_, path)| path.is_file());
-                names.extend(inner.map(|(file, _)| format!("{name}/{file}")));
-            }
-        }
-        names
+        names_below(&self.folder(), DEEPEST)
     }
 
     /// Where a file of such a sum is.
@@ -74,6 +65,22 @@ impl Snapshot {
             _ => link_file(&self.blob(etag), etag, name, &path).map_err(fail()),
         }
     }
+}
+
+/// How many folders deep a file can be.
+const DEEPEST: usize = 6;
+
+/// The paths of the files below a folder.
+fn names_below(folder: &Path, depth: usize) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (name, path) in entries(folder) {
+        if path.is_file() {
+            names.insert(name);
+        } else if depth > 1 && path.is_dir() {
+            names.extend(names_below(&path, depth - 1).into_iter().map(|inner| format!("{name}/{inner}")));
+        }
+    }
+    names
 }
 
 /// A relative link, so that the cache can be moved.

@@ -2,6 +2,7 @@
 
 use super::name::is_file_name;
 use super::{Hub, HubEvent, HubName, HubObserver};
+use crate::http::{PATIENCE, agent_config};
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, CacheRepo};
 use serde_json::Value;
@@ -11,8 +12,6 @@ use tweedie::{Error, Result};
 use ureq::http::{HeaderMap, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
-/// Without an answer, or without a byte, for so long the hub is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A busy server is asked again if it wants no longer than this many seconds, so many times.
 const LONGEST_WAIT: u64 = 60;
 const TRIES: usize = 4;
@@ -72,15 +71,7 @@ impl Client {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
         }
         let api = builder.build().map_err(|e| Error::invalid("the client of the hub", "not usable", e.to_string()))?;
-        let agent = Agent::config_builder()
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
-            .timeout_per_read(Some(PATIENCE))
-            .user_agent(concat!("tweedie/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        let agent = agent_config().max_redirects(0).http_status_as_error(false).build().new_agent();
         Ok(Self {
             repository: api.repo(repository.clone()),
             cache: cache.repo(repository),

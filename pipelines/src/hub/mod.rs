@@ -1,4 +1,4 @@
-//! Models by their names on the hub: `owner/name`, or `owner/name@revision`.
+//! Models by their names on the hub: `owner/name`, or `owner/name/FILE` for one file of weights, and `@revision` after it.
 //!
 //! They lie in the cache that Python's `huggingface_hub` and this program share:
 //!
@@ -116,7 +116,9 @@ impl Hub {
         // Offline, other numbers than were asked for are better than none.
         let wanted = Wanted { exact: wanted.exact && !self.offline, ..wanted };
         let needed = needed::needed(name, &snapshot.names(), &snapshot, wanted, &mut |_| Ok(())).ok()?;
-        let complete = needed.files.iter().all(|file| snapshot.has(file));
+        // Which file of several a repository's name means, the hub alone knows. Most models are alone.
+        let unsure = needed.only && wanted.part != Part::Model && !self.offline;
+        let complete = !unsure && needed.files.iter().all(|file| snapshot.has(file));
         complete.then(|| needed.model(name, &snapshot))
     }
 

@@ -1,4 +1,4 @@
-//! How a model on the hub is called.
+//! How a model on the hub, or a file of it, is called.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,11 +9,16 @@ const MAIN: &str = "main";
 /// The longest part of a name.
 const LONGEST: usize = 96;
 
-/// `owner/name` or `owner/name@revision`; a revision is a branch, a tag or a commit.
+/// What the names of files with weights end in: these and no others can be named alone.
+const WEIGHTS: [&str; 5] = [".safetensors", ".ckpt", ".pt", ".pth", ".bin"];
+
+/// `owner/name` or `owner/name/FILE`, where a file of weights is meant alone, and `@revision` after it if that is not
+/// `main`; a revision is a branch, a tag or a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HubName {
     owner: String,
     name: String,
+    file: Option<String>,
     revision: String,
 }
 
@@ -21,6 +26,11 @@ impl HubName {
     /// `owner/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.owner, self.name)
+    }
+
+    /// The path of the file that is meant alone.
+    pub fn file(&self) -> Option<&str> {
+        self.file.as_deref()
     }
 
     /// The branch, tag or commit.
@@ -54,6 +64,9 @@ impl HubName {
 impl fmt::Display for HubName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.owner, self.name)?;
+        if let Some(file) = &self.file {
+            write!(f, "/{file}")?;
+        }
         if self.revision != MAIN { write!(f, "@{}", self.revision) } else { Ok(()) }
     }
 }
@@ -62,16 +75,28 @@ impl FromStr for HubName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fail = || format!("{text:?} is not owner/name or owner/name@revision");
+        let fail = || format!("{text:?} is not owner/name or owner/name/FILE.safetensors, with or without @revision");
         let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
-        let (owner, name) = id.split_once('/').ok_or_else(fail)?;
+        let (owner, rest) = id.split_once('/').ok_or_else(fail)?;
+        let (name, file) = rest.split_once('/').map_or((rest, None), |(name, file)| (name, Some(file)));
         // The hub has no name with two hyphens or dots in a row; in the cache two hyphens separate owner and name.
         let is_part = |part: &str| is_file_name(part) && !part.contains("--") && !part.contains("..");
-        if !is_part(owner) || !is_part(name) || !revision.split('/').all(is_file_name) {
+        let is_file = |file: &str| is_weights(file) && file.split('/').all(is_file_name);
+        // What ends as files do is a file that is not there.
+        if !is_part(owner) || !is_part(name) || is_weights(name) || !file.is_none_or(is_file) {
             return Err(fail());
         }
-        Ok(Self { owner: owner.into(), name: name.into(), revision: revision.into() })
+        if !revision.split('/').all(is_file_name) {
+            return Err(fail());
+        }
+        let file = file.map(str::to_owned);
+        Ok(Self { owner: owner.into(), name: name.into(), file, revision: revision.into() })
     }
+}
+
+/// Whether a name ends as those of files with weights do.
+pub(super) fn is_weights(name: &str) -> bool {
+    WEIGHTS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Whether a text can be one step of a path that stays in its folder, on every system.
@@ -93,6 +118,11 @@ mod tests {
             assert_eq!(HubName::of_folder(&name.folder()).map(|name| name.id()).as_deref(), Some(id));
         }
         assert_eq!("a/b@refs/pr/1".parse::<HubName>()?.revision(), "refs/pr/1");
+        for (text, file) in [("a/b/c.safetensors", "c.safetensors"), ("a/b/c/d_1.5.pt@refs/pr/1", "c/d_1.5.pt")] {
+            let name: HubName = text.parse()?;
+            assert_eq!((name.id().as_str(), name.file()), ("a/b", Some(file)));
+            assert_eq!(name.to_string(), text);
+        }
         Ok(())
     }
 
@@ -118,6 +148,12 @@ mod tests {
             "a/b@-x",
             "C:/x",
             "a/b\0",
+            "a/b.safetensors",
+            "a/b/c.json",
+            "a/b/../c.safetensors",
+            "a/b//c.safetensors",
+            "a/b/.safetensors",
+            "a/b/c.safetensors@../x",
         ];
         for text in wrong {
             assert!(text.parse::<HubName>().is_err(), "{text:?}");

@@ -1,6 +1,7 @@
 //! Which files of a repository a pipeline reads.
 
 use super::cache::Snapshot;
+use super::name::is_weights;
 use super::{HubName, Model};
 use crate::device::DTypeChoice;
 use serde_json::Value;
@@ -11,7 +12,7 @@ use tweedie::{Device, Error, Result};
 /// What is wanted of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// A whole model or its autoencoder.
+    /// What it is taken for.
     pub part: Part,
     /// Which variant of the weights to take, if there are several.
     pub precision: Precision,
@@ -35,6 +36,36 @@ pub enum Part {
     Model,
     /// The autoencoder, of a model or alone.
     Autoencoder,
+    /// A ControlNet or a T2I-Adapter.
+    Control,
+    /// A LoRA.
+    Lora,
+    /// A learned word.
+    Embedding,
+    /// A model in pixel space.
+    Pixel,
+}
+
+impl Part {
+    /// What messages call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Model | Self::Pixel => "checkpoint",
+            Self::Autoencoder => "autoencoder",
+            Self::Control => "control model",
+            Self::Lora => "LoRA",
+            Self::Embedding => "learned word",
+        }
+    }
+
+    /// What diffusers' programs call the one file of an adapter.
+    fn usual_files(self) -> &'static [&'static str] {
+        match self {
+            Self::Lora => &["pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"],
+            Self::Embedding => &["learned_embeds.safetensors", "learned_embeds.bin"],
+            _ => &[],
+        }
+    }
 }
 
 /// The components with weights, in diffusers layout, and whether no model is without.
@@ -48,6 +79,8 @@ pub(super) struct Needed {
     pub files: BTreeSet<String>,
     /// The one that is the whole model, if there is no folder layout.
     single: Option<String>,
+    /// Whether that one is taken because there is no other: in the cache, others may only not have been fetched.
+    pub only: bool,
 }
 
 impl Needed {
@@ -71,18 +104,23 @@ pub(super) fn needed(
 ) -> Result<Needed> {
     let files = BTreeSet::new();
     let mut search = Search { name, names, snapshot, wanted, get, files };
-    let autoencoder = wanted.part == Part::Autoencoder;
-    if names.contains(INDEX) {
-        search.layout(autoencoder)?;
-    } else if autoencoder && names.contains("config.json") {
-        // The repository itself is the component's folder.
-        search.files.insert("config.json".into());
-        search.weights("")?;
-    } else {
-        let single = single_file(name, names)?;
-        return Ok(Needed { files: [single.clone()].into(), single: Some(single) });
+    match (wanted.part, name.file()) {
+        (Part::Model | Part::Autoencoder | Part::Pixel, None) if names.contains(INDEX) => search.layout()?,
+        (Part::Autoencoder | Part::Control, None) if names.contains("config.json") => {
+            // The repository itself is the component's folder.
+            search.files.insert("config.json".into());
+            search.weights("")?;
+        }
+        (part, file) => {
+            let single = match file {
+                Some(file) => named_file(name, file, names)?,
+                None => single_file(name, part, names)?,
+            };
+            let only = file.is_none() && !part.usual_files().contains(&single.as_str());
+            return Ok(Needed { files: [single.clone()].into(), single: Some(single), only });
+        }
     }
-    Ok(Needed { files: search.files, single: None })
+    Ok(Needed { files: search.files, single: None, only: false })
 }
 
 struct Search<'a> {
@@ -96,23 +134,28 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// A model in diffusers layout.
-    fn layout(&mut self, autoencoder: bool) -> Result<()> {
+    fn layout(&mut self) -> Result<()> {
         let index = self.index()?;
         let has = |name: &str| index[name][1].is_string();
+        let part = self.wanted.part;
+        let (of_pixels, kind) = match part {
+            Part::Pixel => (true, "in pixel space"),
+            _ => (false, "of Stable Diffusion 1.x, 2.x or XL"),
+        };
         for (component, always) in COMPONENTS {
-            if always && !has(component) {
+            if always && !has(component) && !(of_pixels && component == "vae") {
                 let class = index["_class_name"].as_str().unwrap_or("unknown");
-                let fix = format!("it has no {component}; take a model of Stable Diffusion 1.x, 2.x or XL");
+                let fix = format!("it has no {component}; take a model {kind}");
                 return Err(Error::invalid(format!("the pipeline of {}", self.name), class, fix));
             }
         }
         for (component, _) in COMPONENTS.into_iter().filter(|(name, _)| has(name)) {
-            if !autoencoder || component == "vae" {
+            if part != Part::Autoencoder || component == "vae" {
                 self.must(&format!("{component}/config.json"))?;
                 self.weights(component)?;
             }
         }
-        if autoencoder {
+        if part == Part::Autoencoder {
             return Ok(());
         }
         self.must("scheduler/scheduler_config.json")?;
@@ -184,23 +227,49 @@ impl Search<'_> {
     }
 }
 
-/// The one checkpoint in a repository without folder layout.
-fn single_file(name: &HubName, names: &BTreeSet<String>) -> Result<String> {
-    let is_checkpoint = |name: &&String| {
-        let plain = !name.contains(['/', '\\', ':']) && !name.starts_with('.');
-        plain && (name.ends_with(".safetensors") || name.ends_with(".ckpt"))
+/// The file that is meant alone.
+fn named_file(name: &HubName, file: &str, names: &BTreeSet<String>) -> Result<String> {
+    if names.contains(file) {
+        return Ok(file.into());
+    }
+    let others: Vec<_> = names.iter().filter(|name| is_weights(name)).take(4).map(String::as_str).collect();
+    let fix = match others[..] {
+        [] => "it has no files of weights; check the name".into(),
+        _ => format!("it has {}; check the spelling (capitals count)", others.join(", ")),
     };
-    let found: Vec<_> = names.iter().filter(is_checkpoint).collect();
+    Err(Error::invalid(format!("the file {file} of {}", name.id()), "missing", fix))
+}
+
+/// The one file of weights in a repository without folder layout: the one with the usual name, or else the only one;
+/// safetensors before pickles.
+fn single_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<String> {
+    if let Some(usual) = part.usual_files().iter().find(|usual| names.contains(**usual)) {
+        return Ok((*usual).into());
+    }
+    let of_other_parts = [Part::Lora, Part::Embedding].map(Part::usual_files).concat();
+    let may_be_meant = |name: &&String| {
+        let at_the_top = !name.contains(['/', '\\', ':']) && !name.starts_with('.');
+        at_the_top && is_weights(name) && !of_other_parts.contains(&name.as_str())
+    };
+    let (safe, pickled): (Vec<_>, Vec<_>) =
+        names.iter().filter(may_be_meant).partition(|name| name.ends_with(".safetensors"));
+    let found = if safe.is_empty() { pickled } else { safe };
     match found[..] {
         [file] => Ok(file.clone()),
         [] => {
-            let fix = "it has neither a model_index.json nor a checkpoint; choose the repository of a diffusion model";
+            let fix = match part {
+                Part::Model | Part::Pixel => {
+                    "it has neither a model_index.json nor a checkpoint; choose the repository of a diffusion model"
+                        .into()
+                }
+                _ => format!("there is no {} at its top; give a file's whole name, as owner/name/FILE", part.name()),
+            };
             Err(Error::invalid(format!("the number of files of {name}"), names.len(), fix))
         }
         _ => {
             let list: Vec<_> = found.iter().take(4).map(|name| name.as_str()).collect();
-            let fix = "it has no model_index.json; download the one you want and give its path";
-            Err(Error::invalid(format!("the checkpoint of {name}"), format!("one of {}", list.join(", ")), fix))
+            let fix = format!("name the one you want, as in {}/{}", name.id(), list[0]);
+            Err(Error::invalid(format!("the {} of {name}", part.name()), format!("one of {}", list.join(", ")), fix))
         }
     }
 }

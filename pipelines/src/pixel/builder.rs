@@ -20,6 +20,13 @@ pub enum PixelModel {
     Mnist,
     /// A folder in diffusers layout, or a run of `tweedie train` with one in `model/`.
     Folder(PathBuf),
+    /// A model of the hub in its cache.
+    Cached {
+        /// Its name there.
+        name: String,
+        /// Its files, in diffusers layout.
+        folder: PathBuf,
+    },
 }
 
 impl PixelModel {
@@ -29,7 +36,7 @@ impl PixelModel {
     /// If the folder does not exist or holds no model, or this build has no embedded one.
     pub fn files(&self) -> Result<ModelFiles> {
         match self {
-            Self::Folder(path) => {
+            Self::Folder(path) | Self::Cached { folder: path, .. } => {
                 let files = inside(path, "unet")?;
                 if files.exists("unet/config.json") {
                     return Ok(files);
@@ -53,6 +60,7 @@ impl PixelModel {
     pub fn name(&self) -> String {
         match self {
             Self::Mnist => "mnist-ddpm".into(),
+            Self::Cached { name, .. } => name.clone(),
             Self::Folder(path) => {
                 let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
                 whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())

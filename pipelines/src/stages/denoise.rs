@@ -46,16 +46,16 @@ impl Denoise {
     /// If a control model does not take the picture that it is given.
     pub fn network(&self, settings: &Settings, prepared: &Prepared) -> Result<ControlledUNet<'_>> {
         if self.controls.is_empty() {
-            return Ok(ControlledUNet::new(&self.unet, Vec::new(), 0));
+            return Ok(ControlledUNet::new(&self.unet, Vec::new(), 0, 0));
         }
         let controls = self.controls.iter().zip(&settings.controls).map(|(model, control)| {
             let picture = control.picture.to_tensor(&self.device)?.affine(0.5, 0.5)?;
-            model.control(&picture, control.scale, control.window)
+            model.control(&picture, control.strength, control.window)
         });
         let Prepared { scheduler, levels, start, resampling, latents, .. } = prepared;
         let channels = (latents.dim(1)?, self.unet.config().out_channels);
         let evaluations = evaluations(scheduler.as_ref(), levels, *start, *resampling, channels)?;
-        Ok(ControlledUNet::new(&self.unet, controls.collect::<Result<_>>()?, evaluations))
+        Ok(ControlledUNet::new(&self.unet, controls.collect::<Result<_>>()?, latents.dim(0)?, evaluations))
     }
 
     /// The network.

@@ -180,6 +180,7 @@ impl Recipe {
             image.scale = number(ADAPTERS[2], i, "scale")?;
             image.start = number(ADAPTERS[2], i, "start")?;
             image.end = number(ADAPTERS[2], i, "end")?;
+            image.guess = self.adapters(ADAPTERS[2])[i]["guess"].as_bool().unwrap_or(false);
         }
         Ok(())
     }

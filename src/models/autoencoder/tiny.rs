@@ -21,6 +21,31 @@ pub struct AutoencoderTinyConfig {
     pub decoder_blocks: Vec<usize>,
 }
 
+/// TAESD's, which are diffusers' defaults.
+impl Default for AutoencoderTinyConfig {
+    fn default() -> Self {
+        Self {
+            decoder_channels: vec![64; 4],
+            encoder_blocks: vec![1, 3, 3, 3],
+            decoder_blocks: vec![3, 3, 3, 1],
+            common: AutoencoderConfig {
+                in_channels: 3,
+                out_channels: 3,
+                latent_channels: 4,
+                scaling_factor: 1.0,
+                shift_factor: 0.0,
+                force_upcast: false,
+                block_out_channels: vec![64; 4],
+                layers_per_block: 0,
+                norm_num_groups: 1,
+                use_quant_conv: false,
+                use_post_quant_conv: false,
+                mid_block_add_attention: false,
+            },
+        }
+    }
+}
+
 impl AutoencoderTinyConfig {
     /// From the fields of a `config.json`, with diffusers' defaults for those that are absent.
     ///
@@ -32,24 +57,20 @@ impl AutoencoderTinyConfig {
         fields.only("act_fn", &[json!("relu")])?;
         fields.only("upsample_fn", &[json!("nearest")])?;
         fields.only("upsampling_scaling_factor", &[json!(2)])?;
-        let encoder_channels = fields.usize_list("encoder_block_out_channels", &[64; 4])?;
+        let Self { decoder_channels, encoder_blocks, decoder_blocks, common } = Self::default();
         let config = Self {
-            decoder_channels: fields.usize_list("decoder_block_out_channels", &[64; 4])?,
-            encoder_blocks: fields.usize_list("num_encoder_blocks", &[1, 3, 3, 3])?,
-            decoder_blocks: fields.usize_list("num_decoder_blocks", &[3, 3, 3, 1])?,
+            decoder_channels: fields.usize_list("decoder_block_out_channels", &decoder_channels)?,
+            encoder_blocks: fields.usize_list("num_encoder_blocks", &encoder_blocks)?,
+            decoder_blocks: fields.usize_list("num_decoder_blocks", &decoder_blocks)?,
             common: AutoencoderConfig {
-                in_channels: fields.usize("in_channels", 3)?,
-                out_channels: fields.usize("out_channels", 3)?,
-                latent_channels: fields.usize("latent_channels", 4)?,
-                scaling_factor: fields.f64("scaling_factor", 1.0)?,
-                shift_factor: fields.f64("shift_factor", 0.0)?,
-                force_upcast: fields.bool("force_upcast", false)?,
-                block_out_channels: encoder_channels,
-                layers_per_block: 0,
-                norm_num_groups: 1,
-                use_quant_conv: false,
-                use_post_quant_conv: false,
-                mid_block_add_attention: false,
+                in_channels: fields.usize("in_channels", common.in_channels)?,
+                out_channels: fields.usize("out_channels", common.out_channels)?,
+                latent_channels: fields.usize("latent_channels", common.latent_channels)?,
+                scaling_factor: fields.f64("scaling_factor", common.scaling_factor)?,
+                shift_factor: fields.f64("shift_factor", common.shift_factor)?,
+                force_upcast: fields.bool("force_upcast", common.force_upcast)?,
+                block_out_channels: fields.usize_list("encoder_block_out_channels", &common.block_out_channels)?,
+                ..common
             },
         };
         fields.reject_unread()?;

@@ -5,7 +5,7 @@ mod config;
 pub(in crate::models) mod encoder;
 mod transformer;
 
-pub use config::UNet2DConditionConfig;
+pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
 
 use crate::conditioning::Conditioning;
 use crate::denoising::{Network, PerturbedNetwork};

@@ -1,0 +1,88 @@
+//! What a path, or a name on the hub, stands for.
+
+use super::fetching::Fetching;
+#[cfg(feature = "hub")]
+use anyhow::Context;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
+
+/// What something is opened for, by which a repository's files are chosen.
+#[derive(Debug, Clone, Copy)]
+pub enum Part {
+    Model,
+    Autoencoder,
+    Control,
+    Lora,
+    Embedding,
+    Pixel,
+}
+
+/// The option that keeps a run from the network.
+#[derive(Debug, Args)]
+pub struct OfflineOption {
+    /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
+    #[cfg(feature = "hub")]
+    #[arg(long)]
+    offline: bool,
+}
+
+impl OfflineOption {
+    /// Whether the hub is not to be asked.
+    pub fn offline(&self) -> bool {
+        #[cfg(feature = "hub")]
+        return self.offline;
+        #[cfg(not(feature = "hub"))]
+        return true;
+    }
+}
+
+/// Where models come from in one run.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
+pub struct Source<'a> {
+    pub dtype: DTypeChoice,
+    pub device: DeviceChoice,
+    /// Whether the hub is not to be asked.
+    pub offline: bool,
+    pub fetching: &'a Fetching<'a>,
+}
+
+impl Source<'_> {
+    /// What is there under a path; else, what the hub has under that name. `config` goes with a single file.
+    #[cfg(feature = "hub")]
+    pub fn open(&self, path: &Path, config: Option<PathBuf>, part: Part) -> anyhow::Result<Model> {
+        use tweedie_pipelines::hub;
+        let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
+        let Some(name) = name else { return Ok(Model::at(path.into(), config)?) };
+        let part = match part {
+            Part::Model => hub::Part::Model,
+            Part::Autoencoder => hub::Part::Autoencoder,
+            Part::Control => hub::Part::Control,
+            Part::Lora => hub::Part::Lora,
+            Part::Embedding => hub::Part::Embedding,
+            Part::Pixel => hub::Part::Pixel,
+        };
+        let wanted = hub::Wanted::new(part, self.dtype, &self.device.open()?);
+        let model = self.fetching.open(&super::fetching::hub(self.offline)?, &name, wanted);
+        match model.with_context(|| format!("nothing here is called {name}, so it is looked for on the hub"))? {
+            Model::File { path, .. } => Ok(Model::at(path, config)?),
+            Model::Cached { folder, .. } if config.is_some() => Ok(Model::at(folder, config)?),
+            model => Ok(model),
+        }
+    }
+
+    /// What is there under a path. `config` goes with a single file.
+    #[cfg(not(feature = "hub"))]
+    pub fn open(&self, path: &Path, config: Option<PathBuf>, _: Part) -> anyhow::Result<Model> {
+        Ok(Model::at(path.into(), config)?)
+    }
+
+    /// The same for what is one file.
+    pub fn file(&self, path: &Path, part: Part) -> anyhow::Result<PathBuf> {
+        match self.open(path, None, part)? {
+            Model::File { path, .. } => Ok(path),
+            // What is there and is no file is named as it was given.
+            _ => Ok(path.into()),
+        }
+    }
+}
