@@ -106,7 +106,7 @@ impl Bench {
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
         results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
-        let peak = measured_peak(Products::of_weights(format.weights));
+        let peak = device.is_cpu().then(|| measured_peak(Products::of_weights(format.weights)));
         self.time(&components, &device, peak, &mut results)?;
         Ok(results)
     }
@@ -129,11 +129,13 @@ impl Bench {
         &self,
         components: &Components,
         device: &Device,
-        peak: f64,
+        peak: Option<f64>,
         results: &mut Map<String, Value>,
     ) -> Result<()> {
-        results.insert("instruction_set".into(), InstructionSet::in_use().name().into());
-        results.insert("peak_gflops".into(), json!(peak.round()));
+        if let Some(peak) = peak {
+            results.insert("instruction_set".into(), InstructionSet::in_use().name().into());
+            results.insert("peak_gflops".into(), json!(peak.round()));
+        }
         let text_encoders =
             [("text_encoder_s", &components.text_encoder), ("text_encoder_2_s", &components.text_encoder_2)];
         for (name, text_encoder) in text_encoders {
@@ -156,7 +158,10 @@ impl Bench {
             let conditioning = Conditioning { pooled, time_ids, ..Conditioning::text(text) };
             let (seconds, out) = self.best(|| unet.forward(&x, &timesteps, &conditioning, None))?;
             results.insert("unet_s".into(), seconds);
-            results.insert("unet_kernels".into(), kernels(peak, || unet.forward(&x, &timesteps, &conditioning, None))?);
+            if let Some(peak) = peak {
+                let call = || unet.forward(&x, &timesteps, &conditioning, None);
+                results.insert("unet_kernels".into(), kernels(peak, call)?);
+            }
             let first = out.flatten_all()?.i(..4)?.to_vec1::<f32>()?;
             results.insert("unet_first".into(), first.into());
         }
@@ -166,7 +171,9 @@ impl Bench {
             results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
             let latents = wave(&[1, config.latent_channels, side, side], 0.37, f64::sin, device)?;
             results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
-            results.insert("vae_decode_kernels".into(), kernels(peak, || vae.decode(&latents))?);
+            if let Some(peak) = peak {
+                results.insert("vae_decode_kernels".into(), kernels(peak, || vae.decode(&latents))?);
+            }
         }
         Ok(())
     }
