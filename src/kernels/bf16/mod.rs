@@ -194,6 +194,8 @@ pub(super) fn add_widened<T: Real>(rows: Rows<'_, T>, pairs: Pairs<'_>, start: S
 mod tests {
     use super::*;
 
+    type Stretches = &'static [(usize, usize)];
+
     fn wave(count: usize, frequency: f32) -> Vec<f32> {
         (0..count).map(|i| (i as f32 * frequency).sin()).collect()
     }
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn products_are_those_of_the_rounded_factors_on_every_set_of_the_machine() {
         // Rows, stretches of each, columns: whole blocks, remainders of each kind, and sums of several pieces.
-        let cases: [(usize, &[(usize, usize)], usize); 8] = [
+        let cases: [(usize, Stretches, usize); 8] = [
             (32, &[(0, 32)], 32),
             (1, &[(3, 7)], 1),
             (33, &[(0, 40)], 48),
