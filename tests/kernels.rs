@@ -8,7 +8,7 @@ use tweedie::kernels::{
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
-type TestResult = Result<(), Box<dyn std::error::Error>>;
+type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// Of the largest value: sums of a few thousand f32 products in another order.
 const TOLERANCE: f64 = 1e-5;
@@ -173,6 +173,43 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
         let (w, bias) = (random(1, &[outputs, inputs])?, random(2, &[outputs])?);
         let x = x(&[2, 9, inputs])?;
         compare("linear", &x, &w, &|x, w| linear(x, w, &bias), &|x, w| linear_packed(x, w, &bias))?;
+    }
+    Ok(())
+}
+
+/// In f64 products with pairs of bf16 round the weight alone, so they are those of the rounded weight. The gradient is that in f32
+/// too.
+#[test]
+fn rounded_weights_in_f64_give_the_products_of_the_rounded_weights() -> TestResult {
+    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let random = |seed: u64, shape: &[usize]| -> TestResult<Tensor> { Ok(random(seed, shape)?.to_dtype(DType::F64)?) };
+    let (w, bias) = (random(1, &[20, 32, 3, 3])?, random(2, &[20])?);
+    let (matrix, image) = (w.narrow(2, 0, 1)?.narrow(3, 0, 1)?.reshape((20, 32))?.contiguous()?, [2, 5, 6, 32]);
+    for dtype in [DType::F64, DType::F32] {
+        let x = Var::from_tensor(&random(3, &image)?.to_dtype(dtype)?)?;
+        let bias = bias.to_dtype(dtype)?;
+        for weight in [&w, &matrix] {
+            let packed = PackedWeight::with_products(weight, Products::Bf16)?;
+            assert_eq!((packed.products(), packed.dtype()), (Products::Bf16, DType::BF16));
+            let rounded = weight.to_dtype(DType::BF16)?.to_dtype(dtype)?;
+            let [got, want] = match weight.rank() {
+                4 => [conv2d_packed(&x, &packed, &bias, geometry)?, conv2d(&x, &rounded, &bias, geometry)?],
+                _ => {
+                    let x = x.reshape((2, 30, 32))?;
+                    [linear_packed(&x, &packed, &bias)?, linear(&x, &rounded, &bias)?]
+                }
+            };
+            if dtype == DType::F64 {
+                check("result", &got, &want)?;
+            }
+            // Of a function whose gradient does not depend on its value, which in f32 is of rounded activations.
+            let factors = random(4, got.dims())?.to_dtype(dtype)?;
+            let gradient = |y: &Tensor| -> TestResult<Tensor> {
+                let gradients = (y * &factors)?.sum_all()?.backward()?;
+                Ok(gradients.get(&x).ok_or("no gradient")?.clone())
+            };
+            check("gradient", &gradient(&got)?, &gradient(&want)?)?;
+        }
     }
     Ok(())
 }

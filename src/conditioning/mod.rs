@@ -17,6 +17,7 @@ pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use std::cell::RefCell;
 
 /// What a network is conditioned on, one row per image; nothing by default.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +52,7 @@ impl Conditioning {
     }
 
     /// Whether all parts are the same tensors, not only equal ones.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    fn is(&self, other: &Self) -> bool {
         let ids = |conditioning: &Self| {
             let Self { text, pooled, time_ids, guidance, class_labels } = conditioning;
             [text, pooled, time_ids, guidance, class_labels].map(|part| part.as_ref().map(Tensor::id))
@@ -106,5 +107,24 @@ impl Conditioning {
     pub fn repeat(&self, batch: usize) -> Result<Self> {
         let each = vec![self; batch];
         Self::cat(&each)
+    }
+}
+
+/// A conditioning that is made of another, kept while that one is the same: in every step the network then sees the same
+/// tensors, and can keep what it makes of them.
+#[derive(Debug, Default)]
+pub(crate) struct Derived(RefCell<Option<(Conditioning, Conditioning)>>);
+
+impl Derived {
+    /// What `make` makes, or made, of `source`.
+    pub fn of(&self, source: &Conditioning, make: impl FnOnce() -> Result<Conditioning>) -> Result<Conditioning> {
+        if let Some((last, made)) = &*self.0.borrow()
+            && last.is(source)
+        {
+            return Ok(made.clone());
+        }
+        let made = make()?;
+        self.0.replace(Some((source.clone(), made.clone())));
+        Ok(made)
     }
 }

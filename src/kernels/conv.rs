@@ -75,7 +75,7 @@ impl ConvGeometry {
         let grid = Grid::new(*self, height, width, channels);
         let smallest = self.kernel.saturating_sub(self.pad_before + self.pad_after);
         let fits = height.min(width) >= smallest.max(1) && weight == [outputs, channels, self.kernel, self.kernel];
-        (fits && (bias == [outputs] || bias == [batch, outputs]))
+        (fits && outputs > 0 && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
@@ -109,7 +109,7 @@ impl Kernel<3> for Conv2d {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let panels = pack_shaped::<_, false>(weight, shape);
+        let panels = pack_shaped(weight, shape);
         Grid::of(self.0, x_shape).convolve(x, x_shape[0], Packed::wide(&panels), Bias::new(bias, shape[0]))
     }
 

@@ -49,7 +49,7 @@ struct PackedLinear(PackedWeight);
 fn output_shape(x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
     let (&inputs, leading) = x.split_last()?;
     let &[outputs] = bias else { return None };
-    (weight == [outputs, inputs] && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
+    (weight == [outputs, inputs] && outputs > 0 && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
 }
 
 fn operations(x: &[usize], result: &[usize]) -> u64 {
@@ -68,7 +68,7 @@ impl Kernel<3> for Linear {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        multiply(x, 1, Packed::wide(&pack_shaped::<_, false>(weight, shape)), Bias::new(bias, shape[0]), shape[1])
+        multiply(x, 1, Packed::wide(&pack_shaped(weight, shape)), Bias::new(bias, shape[0]), shape[1])
     }
 
     fn backward<T: Real>(

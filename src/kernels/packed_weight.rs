@@ -1,7 +1,7 @@
 //! Weights as the product reads them: panels of sixteen outputs, in any float type, or pairs of bf16.
 
 use super::Real;
-use super::bf16::{Pairs, Products, STEP};
+use super::bf16::{Pairs, Products, STEP, index};
 use super::simd::multiversion;
 use super::tile::{PANEL, packed_at};
 use super::transpose::{AT_ONCE, across};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
 ///
-/// It keeps the tensor's element type. Half precision takes half the memory; the product widens a block of it at a
+/// It keeps the tensor's element type, except for [`Products::Bf16`]. Half precision takes half the memory; the product widens a block of it at a
 /// time, just before it is used, and computes in the type of the activations; or it rounds the activations too, where that is
 /// faster ([`Products`]).
 #[derive(Debug, Clone)]
@@ -40,8 +40,8 @@ impl PackedWeight {
         Self::with_products(weight, Products::of_weights(weight.dtype()))
     }
 
-    /// The same with the exactness of products given. Those with few inputs or outputs, where a network begins and ends, are
-    /// full in any case.
+    /// The same with the exactness of products given. Where the inputs are no multiple of 32 or the outputs fewer than 16, as
+    /// where a network begins and ends, products are full in any case.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -61,14 +61,14 @@ impl PackedWeight {
                 candle_core::bail!("pack: the weight is not on the CPU")
             };
             let (start, end) = layout.contiguous_offsets().unwrap_or_default();
-            let values = Values::Bf16Pairs(pack_shaped::<_, true>(&values[start..end], &shape));
+            let values = Values::Bf16Pairs(pair_shaped(&values[start..end], &shape));
             return Ok(Self { values: Arc::new(values), shape });
         }
         let values = match storage {
-            CpuStorage::F32(values) => Values::F32(pack_shaped::<_, false>(&values[range], &shape)),
-            CpuStorage::F64(values) => Values::F64(pack_shaped::<_, false>(&values[range], &shape)),
-            CpuStorage::F16(values) => Values::F16(pack_shaped::<_, false>(&values[range], &shape)),
-            CpuStorage::BF16(values) => Values::Bf16(pack_shaped::<_, false>(&values[range], &shape)),
+            CpuStorage::F32(values) => Values::F32(pack_shaped(&values[range], &shape)),
+            CpuStorage::F64(values) => Values::F64(pack_shaped(&values[range], &shape)),
+            CpuStorage::F16(values) => Values::F16(pack_shaped(&values[range], &shape)),
+            CpuStorage::BF16(values) => Values::Bf16(pack_shaped(&values[range], &shape)),
             _ => candle_core::bail!("pack: a weight is of floats, not of {:?}", weight.dtype()),
         };
         Ok(Self { values: Arc::new(values), shape })
@@ -138,9 +138,18 @@ impl<'a, T: Real> Packed<'a, T> {
     }
 }
 
-/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output; or
-/// [`Pairs`] with the rows in the same order, where the inputs are whole steps.
-pub(super) fn pack_shaped<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], shape: &[usize]) -> Vec<E> {
+/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output.
+pub(super) fn pack_shaped<E: Copy + Default + Send + Sync>(weight: &[E], shape: &[usize]) -> Vec<E> {
+    lay_out::<E, false>(weight, shape)
+}
+
+/// [`Pairs`] of it, the rows in the same order. The inputs are whole steps.
+fn pair_shaped(weight: &[bf16], shape: &[usize]) -> Vec<bf16> {
+    assert!(shape[1].is_multiple_of(STEP));
+    lay_out::<_, true>(weight, shape)
+}
+
+fn lay_out<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], shape: &[usize]) -> Vec<E> {
     let (outputs, inputs) = (shape[0], shape[1]);
     let taps: usize = shape[2..].iter().product();
     let depth = taps * inputs;
@@ -157,8 +166,8 @@ pub(super) fn pack_shaped<E: Copy + Default + Send + Sync, const PAIRS: bool>(we
             let mut write = |i: usize, line: [E; PANEL]| {
                 let k = i % taps * inputs + i / taps;
                 if PAIRS {
-                    let pairs = &mut values[k / 2 * (2 * PANEL)..][..2 * PANEL];
-                    pairs.iter_mut().skip(k % 2).step_by(2).zip(line).for_each(|(place, value)| _ = place.write(value));
+                    let places = values[index(depth, k, 0)..].iter_mut().step_by(2);
+                    places.zip(line).for_each(|(place, value)| _ = place.write(value));
                 } else {
                     let places = &mut values[k * PANEL..][..PANEL];
                     places.iter_mut().zip(line).for_each(|(place, value)| _ = place.write(value));
@@ -302,8 +311,24 @@ pub(crate) fn widen_f16(bits: u16) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::widen_f16;
-    use half::f16;
+    use super::*;
+    use crate::kernels::{bf16 as rounded, tile::pack};
+
+    /// As the layouts' own functions have it, which take a matrix value by value.
+    #[test]
+    fn weights_lie_as_matrices_of_taps_and_channels_do() {
+        for (outputs, inputs, kernel) in [(20, 32, 3), (16, 64, 1), (33, 32, 1)] {
+            let taps = kernel * kernel;
+            let weight: Vec<bf16> = (0..outputs * inputs * taps).map(|i| bf16::from_bits(i as u16)).collect();
+            let at = |k: usize, out: usize| weight[(out * inputs + k % inputs) * taps + k / inputs];
+            let shape = [outputs, inputs, kernel, kernel];
+            let bits = |values: Vec<bf16>| -> Vec<u16> { values.into_iter().map(bf16::to_bits).collect() };
+            assert!(bits(pair_shaped(&weight, &shape)) == bits(rounded::pack(inputs * taps, outputs, at)));
+            let wide: Vec<f32> = weight.iter().map(|value| value.to_bits().into()).collect();
+            let at = |k: usize, out: usize| f32::from(at(k, out).to_bits());
+            assert!(pack_shaped(&wide, &shape) == pack(inputs * taps, outputs, at));
+        }
+    }
 
     #[test]
     fn every_finite_half_is_widened_exactly() {

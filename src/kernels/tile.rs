@@ -1,4 +1,5 @@
-//! The product that every other kernel is made of: a few rows times sixteen columns, summed in registers.
+//! The product that every other kernel is made of: a few rows times sixteen columns, or twice as many, summed in registers.
+//! Products of bf16 alone have tiles of their own ([`super::bf16`]).
 //!
 //! Neither factor is copied for it. The left one is a set of rows anywhere in memory, so the patches under a
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
@@ -400,7 +401,7 @@ fn add_panels<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_
     assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());
     let at_once = T::panels_at_once();
     let mut buffer = Vec::new();
-    for (i, Block { lines, runs }) in blocks_of_runs(rows.stretches, DEPTH / at_once).into_iter().enumerate() {
+    for (i, RunBlock { lines, runs }) in blocks_of_runs(rows.stretches, DEPTH / at_once).into_iter().enumerate() {
         let start = if i == 0 { start } else { Start::Output };
         for first in (0..out.rows).step_by(BLOCK_ROWS) {
             let block = first..(first + BLOCK_ROWS).min(out.rows);
@@ -441,15 +442,15 @@ pub(super) fn add_outer_products<T: Real>(
 
 /// Some runs of a sum, and the lines of a panel that they need; the runs count from the first of these.
 #[derive(Default)]
-struct Block {
+struct RunBlock {
     lines: Range<usize>,
     runs: Vec<Run>,
 }
 
 /// Cuts the stretches of a sum into blocks of about `most` steps.
-fn blocks_of_runs(stretches: &[(usize, usize)], most: usize) -> Vec<Block> {
+fn blocks_of_runs(stretches: &[(usize, usize)], most: usize) -> Vec<RunBlock> {
     let mut blocks = Vec::new();
-    let mut block = Block::default();
+    let mut block = RunBlock::default();
     for &(offset, length) in stretches {
         let pieces = length.div_ceil(most);
         for piece in 0..pieces {
@@ -457,7 +458,7 @@ fn blocks_of_runs(stretches: &[(usize, usize)], most: usize) -> Vec<Block> {
             let count = to - from;
             if !block.runs.is_empty() && block.lines.len() + count > most {
                 let end = block.lines.end;
-                blocks.push(std::mem::replace(&mut block, Block { lines: end..end, runs: Vec::new() }));
+                blocks.push(std::mem::replace(&mut block, RunBlock { lines: end..end, runs: Vec::new() }));
             }
             block.runs.push(Run { left: offset + from, right: block.lines.len() * PANEL, count });
             block.lines.end += count;

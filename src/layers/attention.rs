@@ -37,15 +37,16 @@ struct LastContext(Mutex<Option<(TensorId, [Tensor; 2])>>);
 impl LastContext {
     fn keys_and_values(&self, context: &Tensor, make: impl FnOnce() -> Result<[Tensor; 2]>) -> Result<[Tensor; 2]> {
         // A panic elsewhere leaves a whole value or none.
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, made)) = &*last
+        let last = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, made)) = &*last()
             && *id == context.id()
         {
             return Ok(made.clone());
         }
+        // Not under the lock: while it waits for its own tasks, this thread may be given another caller's.
         let made = make()?;
         // What gradients go through changes from step to step.
-        *last = if made.iter().any(Tensor::track_op) { None } else { Some((context.id(), made.clone())) };
+        *last() = if made.iter().any(Tensor::track_op) { None } else { Some((context.id(), made.clone())) };
         Ok(made)
     }
 }

@@ -103,8 +103,8 @@ impl<'a> Weights<'a> {
 
 /// A weight as a layer holds it, `[out, in]` or `[out, in, kernel, kernel]`.
 ///
-/// The element type is that of storage. The CPU computes in the type of the activations (f32), and widens what is stored
-/// in half precision while it multiplies.
+/// The element type is that of storage. The CPU's activations are f32; it widens what is stored in half precision while it
+/// multiplies, or rounds the activations too ([`Products`]).
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// As it is: for candle's operations, and for the kernels where a gradient is asked for.

@@ -3,7 +3,7 @@
 use super::controlnet::{ControlNet, ControlNetConfig, Strength};
 use super::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use super::unet::{ControlResiduals, UNet2DConditionModel};
-use crate::conditioning::Conditioning;
+use crate::conditioning::{Conditioning, Derived};
 use crate::denoising::{Network, PerturbedNetwork};
 use crate::layers::Weights;
 use crate::{Error, Result};
@@ -56,7 +56,7 @@ impl ControlModel {
                 features.map(|feature| Ok((feature * strength.scale)?)).collect::<Result<_>>()?
             }
         };
-        Ok(Control { model: self, picture: RefCell::new(picture), strength, window })
+        Ok(Control { model: self, picture: RefCell::new(picture), prompted: Derived::default(), strength, window })
     }
 }
 
@@ -67,6 +67,8 @@ pub struct Control<'a> {
     /// What the model makes of the picture once, an adapter's times the scale; repeated for as many rows as the batch
     /// before had.
     picture: RefCell<Vec<Tensor>>,
+    /// The prompted rows of the conditioning, where it sees those alone.
+    prompted: Derived,
     strength: Strength,
     /// The shares of the run at which it starts and ends, 0 to 1.
     window: (f64, f64),
@@ -109,7 +111,8 @@ impl Control<'_> {
         }
         let (start, count) = (prompted.start, prompted.len());
         let (x, timesteps) = (x.narrow(0, start, count)?, timesteps.narrow(0, start, count)?);
-        let some = self.of_controlnet(model, &x, &timesteps, &conditioning.rows(prompted)?)?;
+        let prompted = self.prompted.of(conditioning, || conditioning.rows(prompted))?;
+        let some = self.of_controlnet(model, &x, &timesteps, &prompted)?;
         let all = |x: Tensor| x.pad_with_zeros(0, start, rows - start - count);
         Ok(ControlResiduals {
             down: some.down.into_iter().map(all).collect::<Result<_, _>>()?,

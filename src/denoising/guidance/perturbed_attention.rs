@@ -2,7 +2,7 @@
 
 use super::GuidanceSchedule;
 use crate::Result;
-use crate::conditioning::Conditioning;
+use crate::conditioning::{Conditioning, Derived};
 use crate::denoising::Network;
 use candle_core::Tensor;
 
@@ -31,6 +31,8 @@ pub struct PerturbedAttentionGuidance<'a> {
     negative: Option<&'a Conditioning>,
     scale: GuidanceSchedule,
     pag_scale: f64,
+    /// What is asked for in one batch, without the negative conditioning and with it.
+    joined: [Derived; 2],
 }
 
 impl<'a> PerturbedAttentionGuidance<'a> {
@@ -41,7 +43,7 @@ impl<'a> PerturbedAttentionGuidance<'a> {
         scale: impl Into<GuidanceSchedule>,
         pag_scale: f64,
     ) -> Self {
-        Self { network, negative, scale: scale.into(), pag_scale }
+        Self { network, negative, scale: scale.into(), pag_scale, joined: Default::default() }
     }
 }
 
@@ -54,8 +56,8 @@ impl Network for PerturbedAttentionGuidance<'_> {
         let mut parts = vec![conditioning, conditioning];
         parts.extend(negative);
         let rows = vec![x; parts.len()];
-        let raw =
-            self.network.forward_perturbed(&Tensor::cat(&rows, 0)?, timestep, &Conditioning::cat(&parts)?, batch)?;
+        let joined = self.joined[usize::from(negative.is_some())].of(conditioning, || Conditioning::cat(&parts))?;
+        let raw = self.network.forward_perturbed(&Tensor::cat(&rows, 0)?, timestep, &joined, batch)?;
         let part = |i: usize| raw.narrow(0, i * batch, batch);
         let (perturbed, positive) = (part(0)?, part(1)?);
         let mut guided = (&positive + ((&positive - perturbed)? * self.pag_scale)?)?;

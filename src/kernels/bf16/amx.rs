@@ -22,7 +22,7 @@ pub(in super::super) fn is_available() -> bool {
     const AMX_TILE: u32 = 1 << 24;
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
-        let [highest, _, features] = [0, 1, 7].map(std::arch::x86_64::__cpuid);
+        let [highest, features] = [0, 7].map(std::arch::x86_64::__cpuid);
         let has = highest.eax >= 7 && features.edx & AMX_BF16 != 0 && features.edx & AMX_TILE != 0;
         // SAFETY: the call changes nothing but what this process may use.
         has && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0

@@ -13,7 +13,7 @@ mod pairs;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) use amx::is_available as amx_is_available;
-pub(super) use pairs::{Pairs, pack, packed_len};
+pub(super) use pairs::{Pairs, index, pack, packed_len};
 
 use super::tile::{Output, Rows, Start};
 use super::{InstructionSet, Real};
@@ -54,13 +54,13 @@ impl Products {
     }
 }
 
-/// Values of a left factor.
-pub(super) trait Left: Copy {
+/// Values of a left factor, which are bf16 or become so.
+pub(super) trait Roundable: Copy {
     /// Writes a row's values to its places in a row of tiles, with zeros after the last. `tiles` begins with the row's first place.
     fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet);
 }
 
-impl Left for f32 {
+impl Roundable for f32 {
     fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet) {
         #[cfg(target_arch = "x86_64")]
         if set.multiplies_bf16() {
@@ -76,7 +76,7 @@ impl Left for f32 {
     }
 }
 
-impl Left for bf16 {
+impl Roundable for bf16 {
     fn lay_out(row: &[Self], tiles: &mut [bf16], _: InstructionSet) {
         for (row, tile) in row.chunks(STEP).zip(tiles.chunks_mut(TILE_LEN)) {
             tile[row.len()..STEP].fill(Self::ZERO);
@@ -98,7 +98,7 @@ pub(crate) fn rounded(value: f32) -> bf16 {
 ///
 /// The pairs are those of the panels that cover `out`'s columns, and as deep as the rows; all stretches of a row but the
 /// last are whole steps.
-pub(super) fn add_product<L: Left>(
+pub(super) fn add_product<L: Roundable>(
     rows: Rows<'_, L>,
     pairs: Pairs<'_>,
     start: Start<'_, f32>,
@@ -160,7 +160,12 @@ fn pieces(stretches: &[(usize, usize)]) -> Vec<(usize, usize)> {
 
 /// A stretch of each row in tiles `[row / 16][step][row % 16][STEP]`, for whole blocks of rows; what is in rows after the last
 /// is of no account.
-fn lay_out<L: Left>(rows: Rows<'_, L>, (offset, length): (usize, usize), tiles: &mut Vec<bf16>, set: InstructionSet) {
+fn lay_out<L: Roundable>(
+    rows: Rows<'_, L>,
+    (offset, length): (usize, usize),
+    tiles: &mut Vec<bf16>,
+    set: InstructionSet,
+) {
     let strip = length.div_ceil(STEP) * TILE_LEN;
     let len = rows.starts.len().next_multiple_of(BLOCK_ROWS) / TILE * strip;
     if tiles.len() < len {
