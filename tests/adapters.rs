@@ -5,7 +5,7 @@ mod cases;
 use candle_core::{DType, Device, Tensor};
 use cases::{TestResult, roots};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{ModelFiles, SingleFile};
@@ -15,7 +15,7 @@ use tweedie::images::Photo;
 use tweedie::layers::WeightSource;
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
-use tweedie_pipelines::{ControlImage, TextToImage, TextToImageRequest};
+use tweedie_pipelines::{ControlImage, Model, TextToImage, TextToImageRequest};
 
 /// Weights in memory.
 struct Stored {
@@ -409,7 +409,7 @@ fn damaged_headers_of_control_models_are_survived() -> TestResult {
                 _ => bytes[8 + random(header)] = b"0123456789ab,]}.\"\xff"[random(18)],
             }
             std::fs::write(&path, &bytes)?;
-            match SingleFile::open(&path).and_then(|file| Ok((file.tiny_autoencoder(), file.control_config(&unet)?))) {
+            match SingleFile::open(&path).and_then(|file| Ok((file.tiny_autoencoder()?, file.control_config(&unet)?))) {
                 Ok(_) => taken += 1,
                 Err(error) => {
                     assert!(error.to_string().contains("damaged.safetensors"), "{error}");
@@ -420,6 +420,67 @@ fn damaged_headers_of_control_models_are_survived() -> TestResult {
     }
     // A tiny autoencoder is no control model.
     assert!(refused >= 200 && taken > 50, "{refused} {taken}");
+    Ok(())
+}
+
+/// Layers of no channels: as many tensors as there should be, of shapes that fit each other, and no numbers in them.
+#[test]
+fn models_of_no_channels_are_refused() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("empty.safetensors");
+    for name in ["controlnet", "t2i-full", "t2i-light", "taesd"] {
+        let file = golden("models").join(name).join("diffusion_pytorch_model.safetensors");
+        let whole = candle_core::safetensors::load(file, &Device::Cpu)?;
+        let widths: BTreeSet<usize> = whole.values().flat_map(|tensor| tensor.dims().to_vec()).collect();
+        for width in widths {
+            let empty = whole.iter().map(|(name, tensor)| {
+                let dims: Vec<usize> = tensor.dims().iter().map(|&n| if n == width { 0 } else { n }).collect();
+                Ok((name.clone(), Tensor::zeros(dims, DType::F32, &Device::Cpu)?))
+            });
+            candle_core::safetensors::save(&empty.collect::<TestResult<HashMap<_, _>>>()?, &path)?;
+            let made = if name == "taesd" { decoded(&path).map(drop) } else { controlled(&path, false).map(drop) };
+            let message = made.err().ok_or_else(|| format!("{name} of no {width} made a picture"))?.to_string();
+            assert!(message.contains("empty.safetensors"), "{name} of no {width}: {message}");
+        }
+    }
+    Ok(())
+}
+
+/// The picture that an autoencoder makes of the small Stable Diffusion 1.x's latents.
+fn decoded(vae: &Path) -> TestResult<Photo> {
+    let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).vae(Some(Model::at(vae.into(), None)?));
+    let request = TextToImageRequest { prompt: "a bridge".into(), steps: Some(1), ..TextToImageRequest::default() };
+    let pipeline = pipeline.build()?;
+    Ok(pipeline.model().generate(&pipeline.settle(&request)?)?.swap_remove(0))
+}
+
+/// A tiny autoencoder whose encoder ends early has another number of resolutions than its decoder.
+#[test]
+fn halves_of_different_depth_are_refused() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("halves.safetensors");
+    let whole =
+        candle_core::safetensors::load(golden("models/taesd/diffusion_pytorch_model.safetensors"), &Device::Cpu)?;
+    let number = |name: &str| name.strip_prefix("encoder.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let last = whole.keys().filter_map(|name| number(name)).max().ok_or("no encoder")?;
+    let (mut refused, mut taken) = (0, 0);
+    for end in 0..=last {
+        let kept = whole.iter().filter(|(name, _)| number(name).is_none_or(|number| number <= end));
+        let kept: HashMap<_, _> = kept.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        candle_core::safetensors::save(&kept, &path)?;
+        match SingleFile::open(&path)?.tiny_autoencoder() {
+            Ok(config) => {
+                let config = config.ok_or("no tiny autoencoder")?;
+                assert_eq!(config.encoder_blocks.len(), config.decoder_blocks.len());
+                taken += 1;
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("halves.safetensors"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && taken > 0, "{refused} {taken}");
     Ok(())
 }
 

@@ -510,7 +510,9 @@ fn a_repository_with_several_files_asks_which() -> TestResult {
     with_lora(NOBODY, "some/model", &[])?.success()?;
     with_lora(NOBODY, "some/model", &["--offline"])?.success()?;
     let sample = ["sample", "--output=out.png", "--force", "--checkpoint"];
-    for (checkpoint, value) in [("some/model", "without a model_index.json"), ("some/model/ink.safetensors", "one file")] {
+    for (checkpoint, value) in
+        [("some/model", "without a model_index.json"), ("some/model/ink.safetensors", "one file")]
+    {
         let outcome = cache.run(&tweedie, &server.base, &[&sample[..], &[checkpoint]].concat())?;
         outcome.fails(1, &[checkpoint, value, "pixel space", "owner/name"])?;
     }

@@ -129,8 +129,8 @@ pub(super) fn needed(
 
 /// The one file of a repository that is meant, by its own name or because there is no folder.
 fn lone_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<Option<String>> {
-    let in_folder = part.is_in_layout(names)
-        || matches!(part, Part::Autoencoder | Part::Control) && names.contains("config.json");
+    let in_folder =
+        part.is_in_layout(names) || matches!(part, Part::Autoencoder | Part::Control) && names.contains("config.json");
     match name.file() {
         None if in_folder => Ok(None),
         _ if part == Part::Pixel => {
