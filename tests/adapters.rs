@@ -12,6 +12,7 @@ use tweedie::checkpoints::{ModelFiles, SingleFile};
 use tweedie::conditioning::{Conditioning, Tokenizer, weighted_chunks};
 use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
+use tweedie::kernels::InstructionSet;
 use tweedie::layers::WeightSource;
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
@@ -138,12 +139,34 @@ fn what_does_not_fit_is_named() -> TestResult {
         &[(DOWN, &[2, 10]), (UP, &[12, 2]), (elsewhere, &[2, 8]), (of_xl, &[2, 2048])],
         &["2 of its 3 weights", "a test's model", "Stable Diffusion XL"],
     )?;
+    let folder = Loras::open([(golden("adapters").as_path(), 1.0)], 2).err().ok_or("a folder")?.to_string();
+    assert!(folder.contains("is a folder; give the file in it"), "{folder}");
     let twice = "unet.down_blocks.0.linear.lora_A.weight";
     says(&[(DOWN, &[2, 10]), (twice, &[2, 10]), (UP, &[12, 2])], &[twice, DOWN, "keep one"])?;
     Ok(())
 }
 
-/// On the CPU, which computes in f32, rounding a merged weight to half precision would move pictures for nothing.
+/// A sum is rounded to bf16 where the CPU rounds products with it anyway.
+#[test]
+fn merged_weights_in_bf16_stay_so_where_it_is_multiplied() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
+    let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
+    let base = stored.tensors["down_blocks.0.linear.weight"].to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    stored.dtype = DType::BF16;
+    let got = merged(Loras::open([(path.as_path(), 0.5)], 2)?, &stored)?;
+    let file = candle_core::safetensors::load(&path, &Device::Cpu)?;
+    let want = (base + (file[UP].matmul(&file[DOWN])? * 0.5)?)?;
+    let linear = &got["down_blocks.0.linear.weight"];
+    let multiplied = InstructionSet::in_use().multiplies_bf16();
+    assert_eq!(linear.dtype(), if multiplied { DType::BF16 } else { DType::F32 });
+    // Eight bits of a bf16 number are kept, so half of the ninth is lost at most.
+    let tolerance = if multiplied { largest(&want)? / 256.0 } else { 1e-6 };
+    assert!(largest(&(linear.to_dtype(DType::F32)? - &want)?)? <= tolerance);
+    Ok(())
+}
+
+/// Where the CPU computes in f32, rounding a merged weight to half precision would move pictures for nothing.
 #[test]
 fn weights_in_half_precision_are_widened_where_they_are_merged() -> TestResult {
     let folder = tempfile::tempdir()?;
@@ -452,6 +475,25 @@ fn decoded(vae: &Path) -> TestResult<Photo> {
     let request = TextToImageRequest { prompt: "a bridge".into(), steps: Some(1), ..TextToImageRequest::default() };
     let pipeline = pipeline.build()?;
     Ok(pipeline.model().generate(&pipeline.settle(&request)?)?.swap_remove(0))
+}
+
+/// Guess mode is told by ControlNets alone; that it does nothing else is said, and not written into pictures.
+#[test]
+fn guess_mode_without_a_control_net_is_warned_of() -> TestResult {
+    let settled = |models: &[&str]| -> TestResult<_> {
+        let builder = TextToImage::builder().model_folder(golden("models/sd15"));
+        let builder = models.iter().fold(builder, |builder, name| builder.control(golden("models").join(name)));
+        let image = Photo::read(&golden("cases/control-guess/control.0.png"))?;
+        let control = ControlImage { guess: true, ..ControlImage::new(image) };
+        let controls = vec![control; models.len()];
+        let request = TextToImageRequest { prompt: "a bridge".into(), controls, ..TextToImageRequest::default() };
+        let settings = builder.build()?.settle(&request)?;
+        let guesses: Vec<bool> = settings.controls.iter().map(|control| control.strength.guess).collect();
+        Ok((guesses, settings.warnings.iter().any(|warning| warning.contains("guess"))))
+    };
+    assert_eq!(settled(&["t2i-full"])?, (vec![false], true));
+    assert_eq!(settled(&["t2i-full", "controlnet"])?, (vec![false, true], false));
+    Ok(())
 }
 
 /// A tiny autoencoder whose encoder ends early has another number of resolutions than its decoder.
