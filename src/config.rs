@@ -9,6 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// No size or count of a real model is larger.
 const LARGEST: usize = 1_000_000;
 
+/// What is wrong with a configuration: the name of the field, and what it may be. Those who know the file make an error
+/// of it, with [`ConfigFields::wrong`] if it has fields.
+pub(crate) type Flaw = (&'static str, String);
+
+/// Whether each of these can be a number of channels.
+pub(crate) fn are_widths<'a>(numbers: impl IntoIterator<Item = &'a usize>) -> bool {
+    numbers.into_iter().all(|number| (1..=LARGEST).contains(number))
+}
+
 /// The fields of a `config.json` or `scheduler_config.json`.
 ///
 /// Whoever builds a component asks for the fields that it knows. A field that is absent or null takes the

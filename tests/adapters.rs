@@ -5,17 +5,18 @@ mod cases;
 use candle_core::{DType, Device, Tensor};
 use cases::{TestResult, roots};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{ModelFiles, SingleFile};
 use tweedie::conditioning::{Conditioning, Tokenizer, weighted_chunks};
 use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
+use tweedie::kernels::InstructionSet;
 use tweedie::layers::WeightSource;
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
-use tweedie_pipelines::{ControlImage, TextToImage, TextToImageRequest};
+use tweedie_pipelines::{ControlImage, Model, TextToImage, TextToImageRequest};
 
 /// Weights in memory.
 struct Stored {
@@ -138,12 +139,34 @@ fn what_does_not_fit_is_named() -> TestResult {
         &[(DOWN, &[2, 10]), (UP, &[12, 2]), (elsewhere, &[2, 8]), (of_xl, &[2, 2048])],
         &["2 of its 3 weights", "a test's model", "Stable Diffusion XL"],
     )?;
+    let folder = Loras::open([(golden("adapters").as_path(), 1.0)], 2).err().ok_or("a folder")?.to_string();
+    assert!(folder.contains("is a folder; give the file in it"), "{folder}");
     let twice = "unet.down_blocks.0.linear.lora_A.weight";
     says(&[(DOWN, &[2, 10]), (twice, &[2, 10]), (UP, &[12, 2])], &[twice, DOWN, "keep one"])?;
     Ok(())
 }
 
-/// On the CPU, which computes in f32, rounding a merged weight to half precision would move pictures for nothing.
+/// A sum is rounded to bf16 where the CPU rounds products with it anyway.
+#[test]
+fn merged_weights_in_bf16_stay_so_where_it_is_multiplied() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
+    let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
+    let base = stored.tensors["down_blocks.0.linear.weight"].to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    stored.dtype = DType::BF16;
+    let got = merged(Loras::open([(path.as_path(), 0.5)], 2)?, &stored)?;
+    let file = candle_core::safetensors::load(&path, &Device::Cpu)?;
+    let want = (base + (file[UP].matmul(&file[DOWN])? * 0.5)?)?;
+    let linear = &got["down_blocks.0.linear.weight"];
+    let multiplied = InstructionSet::in_use().multiplies_bf16();
+    assert_eq!(linear.dtype(), if multiplied { DType::BF16 } else { DType::F32 });
+    // Eight bits of a bf16 number are kept, so half of the ninth is lost at most.
+    let tolerance = if multiplied { largest(&want)? / 256.0 } else { 1e-6 };
+    assert!(largest(&(linear.to_dtype(DType::F32)? - &want)?)? <= tolerance);
+    Ok(())
+}
+
+/// Where the CPU computes in f32, rounding a merged weight to half precision would move pictures for nothing.
 #[test]
 fn weights_in_half_precision_are_widened_where_they_are_merged() -> TestResult {
     let folder = tempfile::tempdir()?;
@@ -409,7 +432,7 @@ fn damaged_headers_of_control_models_are_survived() -> TestResult {
                 _ => bytes[8 + random(header)] = b"0123456789ab,]}.\"\xff"[random(18)],
             }
             std::fs::write(&path, &bytes)?;
-            match SingleFile::open(&path).and_then(|file| Ok((file.tiny_autoencoder(), file.control_config(&unet)?))) {
+            match SingleFile::open(&path).and_then(|file| Ok((file.tiny_autoencoder()?, file.control_config(&unet)?))) {
                 Ok(_) => taken += 1,
                 Err(error) => {
                     assert!(error.to_string().contains("damaged.safetensors"), "{error}");
@@ -420,6 +443,86 @@ fn damaged_headers_of_control_models_are_survived() -> TestResult {
     }
     // A tiny autoencoder is no control model.
     assert!(refused >= 200 && taken > 50, "{refused} {taken}");
+    Ok(())
+}
+
+/// Layers of no channels: as many tensors as there should be, of shapes that fit each other, and no numbers in them.
+#[test]
+fn models_of_no_channels_are_refused() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("empty.safetensors");
+    for name in ["controlnet", "t2i-full", "t2i-light", "taesd"] {
+        let file = golden("models").join(name).join("diffusion_pytorch_model.safetensors");
+        let whole = candle_core::safetensors::load(file, &Device::Cpu)?;
+        let widths: BTreeSet<usize> = whole.values().flat_map(|tensor| tensor.dims().to_vec()).collect();
+        for width in widths {
+            let empty = whole.iter().map(|(name, tensor)| {
+                let dims: Vec<usize> = tensor.dims().iter().map(|&n| if n == width { 0 } else { n }).collect();
+                Ok((name.clone(), Tensor::zeros(dims, DType::F32, &Device::Cpu)?))
+            });
+            candle_core::safetensors::save(&empty.collect::<TestResult<HashMap<_, _>>>()?, &path)?;
+            let made = if name == "taesd" { decoded(&path).map(drop) } else { controlled(&path, false).map(drop) };
+            let message = made.err().ok_or_else(|| format!("{name} of no {width} made a picture"))?.to_string();
+            assert!(message.contains("empty.safetensors"), "{name} of no {width}: {message}");
+        }
+    }
+    Ok(())
+}
+
+/// The picture that an autoencoder makes of the small Stable Diffusion 1.x's latents.
+fn decoded(vae: &Path) -> TestResult<Photo> {
+    let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).vae(Some(Model::at(vae.into(), None)?));
+    let request = TextToImageRequest { prompt: "a bridge".into(), steps: Some(1), ..TextToImageRequest::default() };
+    let pipeline = pipeline.build()?;
+    Ok(pipeline.model().generate(&pipeline.settle(&request)?)?.swap_remove(0))
+}
+
+/// Guess mode is told by ControlNets alone; that it does nothing else is said, and not written into pictures.
+#[test]
+fn guess_mode_without_a_control_net_is_warned_of() -> TestResult {
+    let settled = |models: &[&str]| -> TestResult<_> {
+        let builder = TextToImage::builder().model_folder(golden("models/sd15"));
+        let builder = models.iter().fold(builder, |builder, name| builder.control(golden("models").join(name)));
+        let image = Photo::read(&golden("cases/control-guess/control.0.png"))?;
+        let control = ControlImage { guess: true, ..ControlImage::new(image) };
+        let controls = vec![control; models.len()];
+        let request = TextToImageRequest { prompt: "a bridge".into(), controls, ..TextToImageRequest::default() };
+        let settings = builder.build()?.settle(&request)?;
+        let guesses: Vec<bool> = settings.controls.iter().map(|control| control.strength.guess).collect();
+        Ok((guesses, settings.warnings.iter().any(|warning| warning.contains("guess"))))
+    };
+    assert_eq!(settled(&["t2i-full"])?, (vec![false], true));
+    assert_eq!(settled(&["t2i-full", "controlnet"])?, (vec![false, true], false));
+    Ok(())
+}
+
+/// A tiny autoencoder whose encoder ends early has another number of resolutions than its decoder.
+#[test]
+fn halves_of_different_depth_are_refused() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("halves.safetensors");
+    let whole =
+        candle_core::safetensors::load(golden("models/taesd/diffusion_pytorch_model.safetensors"), &Device::Cpu)?;
+    let number = |name: &str| name.strip_prefix("encoder.layers.")?.split('.').next()?.parse::<usize>().ok();
+    let last = whole.keys().filter_map(|name| number(name)).max().ok_or("no encoder")?;
+    let (mut refused, mut taken) = (0, 0);
+    for end in 0..=last {
+        let kept = whole.iter().filter(|(name, _)| number(name).is_none_or(|number| number <= end));
+        let kept: HashMap<_, _> = kept.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        candle_core::safetensors::save(&kept, &path)?;
+        match SingleFile::open(&path)?.tiny_autoencoder() {
+            Ok(config) => {
+                let config = config.ok_or("no tiny autoencoder")?;
+                assert_eq!(config.encoder_blocks.len(), config.decoder_blocks.len());
+                taken += 1;
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("halves.safetensors"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && taken > 0, "{refused} {taken}");
     Ok(())
 }
 

@@ -237,7 +237,7 @@ impl Loader<'_> {
     /// `component` is the folder that it lies in.
     pub fn vae_config(&self, component: &str) -> Result<EitherAutoencoderConfig> {
         if let ModelFiles::Single { weights, .. } = self.files
-            && let Some(config) = weights.tiny_autoencoder()
+            && let Some(config) = weights.tiny_autoencoder()?
         {
             return Ok(EitherAutoencoderConfig::Tiny(config));
         }

@@ -50,18 +50,19 @@ pub struct ControlSettings {
 }
 
 impl ControlSettings {
-    /// Checks what is asked for against the number of models, and fits pictures to the run's `size` and canvas.
+    /// Checks what is asked for against the models, and fits pictures to the run's `size` and canvas. Guess mode is a
+    /// ControlNet's alone.
     pub(crate) fn settle(
         images: &[ControlImage],
-        models: usize,
+        models: &[ControlModel],
         canvas: Option<&Canvas>,
         (width, height): (usize, usize),
     ) -> Result<Vec<Self>> {
-        if images.len() != models {
-            let fix = format!("the pipeline has {models} control models; give each of them one");
+        if images.len() != models.len() {
+            let fix = format!("the pipeline has {} control models; give each of them one", models.len());
             return Err(Error::invalid("the number of control pictures", images.len(), fix));
         }
-        let settle = |control: &ControlImage| {
+        let settle = |(control, model): (&ControlImage, &ControlModel)| {
             let &ControlImage { ref image, scale, start, end, guess } = control;
             if !scale.is_finite() {
                 return Err(Error::invalid("the scale of a control", scale, "take a number; 1 is usual, 0 is none"));
@@ -74,9 +75,10 @@ impl ControlSettings {
                 Some(canvas) => canvas.aligned(image)?,
                 None => image.to_picture().resized(width, height)?,
             };
+            let guess = guess && matches!(model, ControlModel::ControlNet(_));
             Ok(Self { picture, strength: Strength { scale, guess }, window: (start, end) })
         };
-        images.iter().map(settle).collect()
+        images.iter().zip(models).map(settle).collect()
     }
 
     /// What a picture's settings say of it.

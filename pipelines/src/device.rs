@@ -130,12 +130,21 @@ impl DTypeChoice {
     pub(crate) fn on(self, device: &Device, parameters: impl FnOnce() -> Result<usize>) -> Result<NumberFormat> {
         /// The pictures of smaller models are the same on every machine.
         const LARGE: usize = 50_000_000;
-        let weights = match (self, device.is_cpu()) {
-            (Self::Auto, true) if InstructionSet::in_use().multiplies_bf16() && parameters()? >= LARGE => DType::BF16,
-            (Self::Auto, true) | (Self::F32, _) => DType::F32,
-            (Self::Auto, false) | (Self::F16, _) => DType::F16,
-            (Self::BF16, _) => DType::BF16,
+        let weights = match self.of_any_model(device) {
+            Some(dtype) => dtype,
+            None if InstructionSet::in_use().multiplies_bf16() && parameters()? >= LARGE => DType::BF16,
+            None => DType::F32,
         };
         Ok(NumberFormat { weights, activations: if device.is_cpu() { DType::F32 } else { weights } })
+    }
+
+    /// The format of weights, where it does not depend on the model.
+    pub(crate) fn of_any_model(self, device: &Device) -> Option<DType> {
+        match (self, device.is_cpu()) {
+            (Self::Auto, true) => None,
+            (Self::Auto, false) | (Self::F16, _) => Some(DType::F16),
+            (Self::F32, _) => Some(DType::F32),
+            (Self::BF16, _) => Some(DType::BF16),
+        }
     }
 }

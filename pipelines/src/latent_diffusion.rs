@@ -62,7 +62,7 @@ impl LatentDiffusion {
             scheduler: &self.scheduler,
             guessed_prediction: self.guessed_prediction,
             defaults: &self.defaults,
-            controls: self.denoise.controls().len(),
+            controls: self.denoise.controls(),
             text_layers: self.skippable_layers(),
             xl: self.xl,
         }

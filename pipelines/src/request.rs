@@ -8,7 +8,7 @@ use crate::xl::{XlFacts, XlRequest, XlSettings};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
-use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
+use tweedie::models::{AutoencoderConfig, ControlModel, UNet2DConditionConfig};
 use tweedie::schedulers::{self, GivenLevels, NoiseSchedule, Scheduler, SchedulerChoice};
 use tweedie::{Error, Result};
 
@@ -111,8 +111,7 @@ pub(crate) struct ModelFacts<'a> {
     pub defaults: &'a Defaults,
     /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
-    /// The number of control models.
-    pub controls: usize,
+    pub controls: &'a [ControlModel],
     pub xl: Option<XlFacts>,
 }
 
@@ -247,6 +246,10 @@ impl TextToImageRequest {
 
         let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
         let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
+        if self.controls.iter().any(|control| control.guess) && !controls.iter().any(|control| control.strength.guess) {
+            let warning = "guess mode (--control-guess) has no effect, as no control model is a ControlNet";
+            warnings.push(warning.into());
+        }
         warnings.extend(self.guessed_prediction(facts.guessed_prediction));
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;

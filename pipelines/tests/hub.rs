@@ -494,18 +494,54 @@ fn a_repository_with_several_files_asks_which() -> TestResult {
     let (cache, server) = (Cache::new()?, hub_with(Files::from(files), |_| None)?);
     let tweedie = Tweedie::new()?;
     let model = golden().join("models/sd15").to_string_lossy().into_owned();
-    let run = |lora: &str| cache.run(&tweedie, &server.base, &txt2img(&["--force", "--model", &model, "--lora", lora]));
+    let with_lora = |base: &str, lora: &str, more: &[&str]| {
+        let options = [&["--force", "--model", &model, "--lora", lora], more].concat();
+        cache.run(&tweedie, base, &txt2img(&options))
+    };
+    let run = |lora: &str| with_lora(&server.base, lora, &[]);
     run("some/model")?
         .fails(1, &["LoRA of some/model", "ink.safetensors, storm.safetensors", "some/model/ink.safetensors"])?;
     run("some/model/storm.safetensors:0.5")?.success()?;
     // That one of them is in the cache now does not make it the one that is meant.
     run("some/model")?.fails(1, &["ink.safetensors, storm.safetensors"])?;
+    let as_model = cache.run(&tweedie, &server.base, &txt2img(&["--force", "--model", "some/model"]))?;
+    as_model.fails(1, &["checkpoint of some/model", "ink.safetensors, storm.safetensors"])?;
+    // Where nobody can say so, it is.
+    with_lora(NOBODY, "some/model", &[])?.success()?;
+    with_lora(NOBODY, "some/model", &["--offline"])?.success()?;
+    let sample = ["sample", "--output=out.png", "--force", "--checkpoint"];
+    for (checkpoint, value) in
+        [("some/model", "without a model_index.json"), ("some/model/ink.safetensors", "one file")]
+    {
+        let outcome = cache.run(&tweedie, &server.base, &[&sample[..], &[checkpoint]].concat())?;
+        outcome.fails(1, &[checkpoint, value, "pixel space", "owner/name"])?;
+    }
+    assert!(!server.asked().iter().any(|path| path.contains("ink")), "nothing is fetched that cannot be used");
     let fetch = |more: &[&str]| cache.run(&tweedie, &server.base, &[&["model", "fetch", "--quiet"], more].concat());
     let path = fetch(&["some/model/ink.safetensors", "--part=lora"])?.success()?.stdout;
     assert_eq!(std::fs::read(path.trim())?, lora);
     cache
         .run(&tweedie, NOBODY, &["model", "remove", "some/model/ink.safetensors"])?
         .fails(2, &["one file", "some/model"])
+}
+
+/// A file that was fetched by its own name is not taken for the model that lies beside it.
+#[test]
+fn one_file_in_the_cache_is_not_the_whole_repository() -> TestResult {
+    let mut files = small_model()?;
+    files.insert("ink.safetensors".into(), std::fs::read(golden().join("models/lora/kohya.safetensors"))?);
+    let (cache, server) = (Cache::new()?, hub_with(files, |_| None)?);
+    let hub = cache.hub(&server.base);
+    let observer = &mut |_: HubEvent<'_>| ControlFlow::Continue(());
+    let lora = Wanted { part: Part::Lora, ..WHOLE };
+    let Model::File { path, .. } = hub.open(&"some/model/ink.safetensors".parse()?, lora, observer)? else {
+        return Err("a file was expected".into());
+    };
+    assert!(matches!(hub.open(&some_model()?, WHOLE, observer)?, Model::Cached { .. }));
+    assert!(path.with_file_name("model_index.json").is_file());
+    // All of that is in the cache, so nobody is asked.
+    assert!(matches!(cache.hub(NOBODY).open(&some_model()?, WHOLE, observer)?, Model::Cached { .. }));
+    Ok(())
 }
 
 #[test]

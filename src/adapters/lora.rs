@@ -3,6 +3,7 @@
 use super::lora_delta::{Factors, Failure};
 use super::lora_names::{Module, Part, parse, unsupported_kind};
 use crate::checkpoints::{ModelFiles, StoredTensor, TensorFile};
+use crate::kernels::Products;
 use crate::layers::WeightSource;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -125,7 +126,9 @@ impl LoraFile {
 /// Opens an adapter's file, known by its first bytes and not by its name.
 pub(super) fn open_tensors(what: &str, path: &Path) -> Result<TensorFile> {
     let (Some(name), true) = (path.file_name().and_then(|name| name.to_str()), path.is_file()) else {
-        return Err(Error::invalid(format!("the {what}"), path.display(), "there is no such file; give its path"));
+        let fix =
+            if path.is_dir() { "it is a folder; give the file in it" } else { "there is no such file; give its path" };
+        return Err(Error::invalid(format!("the {what}"), path.display(), fix));
     };
     let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
     TensorFile::open(&ModelFiles::Folder(folder), name)
@@ -208,13 +211,13 @@ pub struct MergedWeights<'a> {
 
 impl MergedWeights<'_> {
     fn merged(&self, module: &Module, stored: &Tensor) -> Result<Tensor> {
-        let on_cpu = stored.device().is_cpu();
+        let stays_f32 = stored.device().is_cpu() && Products::of_weights(stored.dtype()) == Products::Full;
         let base = stored.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
         let mut sum = base.clone();
         for (file, weight) in &self.loras.files {
             sum = file.merge(module, &sum, &base, *weight)?;
         }
-        if on_cpu { Ok(sum) } else { Ok(sum.to_dtype(stored.dtype())?.to_device(stored.device())?) }
+        if stays_f32 { Ok(sum) } else { Ok(sum.to_dtype(stored.dtype())?.to_device(stored.device())?) }
     }
 }
 

@@ -46,6 +46,9 @@ const MOST: usize = 100;
 impl SingleFile {
     /// The configuration of the control model that the file holds, for a UNet.
     ///
+    /// That a ControlNet takes blue before green before red, or pools what it adds, as those for shuffled pictures do, no
+    /// tensor tells: it is taken for one that does neither. A folder in diffusers layout can say so.
+    ///
     /// # Errors
     /// If it holds none that is known.
     pub fn control_config(&self, unet: &UNet2DConditionConfig) -> Result<ControlConfig> {
@@ -71,8 +74,20 @@ impl SingleFile {
                 adapter(&shapes, "adapter.", resnets.count())
             }
         };
-        config
-            .ok_or_else(|| self.no_control("a control model whose tensors do not have the shapes of any that is known"))
+        let unknown = "a control model whose tensors do not have the shapes of any that is known";
+        let config = config.ok_or_else(|| self.no_control(unknown))?;
+        let checked = match &config {
+            ControlConfig::Adapter(config) => config.check(),
+            // Heads and groups are the UNet's, and say nothing of a ControlNet that is for another one.
+            ControlConfig::ControlNet(config) if config.encoder.block_out_channels == unet.block_out_channels => {
+                config.check().and_then(|()| config.encoder.check())
+            }
+            ControlConfig::ControlNet(config) => config.check(),
+        };
+        checked.map_err(|(field, expected)| {
+            self.no_control(&format!("a control model whose {field} cannot be used ({expected})"))
+        })?;
+        Ok(config)
     }
 
     /// Its weights, under the names that the model of this configuration asks for.

@@ -62,11 +62,10 @@ impl Half {
 /// has one layer more, the first, without weights.
 #[derive(Debug)]
 pub(super) struct TinyLayers {
-    encoder: Option<Half>,
-    decoder: Half,
-    /// What the numbers of the encoder's and of the decoder's layers follow in the file, and what is added to the
-    /// decoder's.
-    prefixes: [&'static str; 2],
+    /// Each half after what the numbers of its layers follow in the file.
+    encoder: Option<(&'static str, Half)>,
+    decoder: (&'static str, Half),
+    /// What is added to the numbers of the decoder's.
     shift: usize,
 }
 
@@ -75,22 +74,22 @@ impl TinyLayers {
     pub fn of(tensors: &[StoredTensor]) -> Option<Self> {
         let shapes = shapes(tensors);
         let forms = [
-            ("decoder.layers.0.weight", ["encoder.layers.", "decoder.layers."], 0),
-            ("decoder.1.weight", ["encoder.", "decoder."], 1),
-            ("taesd_decoder.1.weight", ["taesd_encoder.", "taesd_decoder."], 1),
+            ("decoder.layers.0.weight", Some("encoder.layers."), "decoder.layers.", 0),
+            ("decoder.1.weight", Some("encoder."), "decoder.", 1),
+            ("taesd_decoder.1.weight", Some("taesd_encoder."), "taesd_decoder.", 1),
             // The decoder alone.
-            ("1.weight", ["-", ""], 1),
+            ("1.weight", None, "", 1),
         ];
-        let (_, prefixes, shift) = forms.into_iter().find(|(first, ..)| shapes.contains_key(first))?;
-        let [encoder, decoder] = prefixes.map(|prefix| Half::of(&shapes, prefix));
-        Some(Self { encoder, decoder: decoder?, prefixes, shift })
+        let (_, encoder, decoder, shift) = forms.into_iter().find(|(first, ..)| shapes.contains_key(first))?;
+        let half = |prefix| Some((prefix, Half::of(&shapes, prefix)?));
+        Some(Self { encoder: encoder.and_then(half), decoder: half(decoder)?, shift })
     }
 
     /// With diffusers' defaults for what shapes do not tell.
     pub fn config(&self) -> AutoencoderTinyConfig {
-        let Half { inputs, outputs, channels, blocks } = &self.decoder;
+        let (_, Half { inputs, outputs, channels, blocks }) = &self.decoder;
         let resolutions = blocks.len();
-        let encoder = self.encoder.as_ref();
+        let encoder = self.encoder.as_ref().map(|(_, half)| half);
         AutoencoderTinyConfig {
             decoder_channels: vec![*channels; resolutions],
             encoder_blocks: encoder.map_or_else(|| vec![1; resolutions], |encoder| encoder.blocks.clone()),
@@ -106,15 +105,17 @@ impl TinyLayers {
     }
 
     pub fn names(&self) -> Names {
-        let [encoder, decoder] = self.prefixes;
         let mut names = Names::plain("");
         // More layers than convolutions and blocks: the numbers count activations and upsampling too.
         let layers = |half: &Half| 3 * half.blocks.len() + half.blocks.iter().sum::<usize>() + 2;
-        for i in 0..self.encoder.as_ref().map_or(0, layers) {
-            names.pair(format!("encoder.layers.{i}."), format!("{encoder}{i}."));
+        if let Some((prefix, half)) = &self.encoder {
+            for i in 0..layers(half) {
+                names.pair(format!("encoder.layers.{i}."), format!("{prefix}{i}."));
+            }
         }
-        for i in 0..layers(&self.decoder) {
-            names.pair(format!("decoder.layers.{i}."), format!("{decoder}{}.", i + self.shift));
+        let (prefix, half) = &self.decoder;
+        for i in 0..layers(half) {
+            names.pair(format!("decoder.layers.{i}."), format!("{prefix}{}.", i + self.shift));
         }
         names
     }

@@ -83,8 +83,17 @@ impl SingleFile {
     }
 
     /// The configuration of the tiny autoencoder (TAESD) that the file holds alone, if it does: its tensors tell it.
-    pub fn tiny_autoencoder(&self) -> Option<AutoencoderTinyConfig> {
-        Some(TinyLayers::of(&self.file.tensors())?.config())
+    ///
+    /// # Errors
+    /// If their shapes are those of no network.
+    pub fn tiny_autoencoder(&self) -> Result<Option<AutoencoderTinyConfig>> {
+        let Some(layers) = TinyLayers::of(&self.file.tensors()) else { return Ok(None) };
+        let config = layers.config();
+        config.check().map_err(|(field, expected)| {
+            let what = format!("a tiny autoencoder whose {field} cannot be used ({expected})");
+            Error::invalid(format!("the autoencoder {}", self.path().display()), what, "get the file again")
+        })?;
+        Ok(Some(config))
     }
 
     /// Whether there is a tensor whose name starts so.

@@ -5,7 +5,7 @@ use super::unet::blocks::Step;
 use super::unet::encoder::{Additions, Encoder};
 use super::unet::{ControlResiduals, UNet2DConditionConfig};
 use crate::conditioning::Conditioning;
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -35,17 +35,26 @@ impl ControlNetConfig {
         let conditioning_channels = fields.usize("conditioning_channels", 3)?;
         let embedding_channels = fields.usize_list("conditioning_embedding_out_channels", &[16, 32, 96, 256])?;
         let bgr = fields.choice("controlnet_conditioning_channel_order", &[("rgb", false), ("bgr", true)], false)?;
-        if embedding_channels.len() > 16 || !(1..=64).contains(&conditioning_channels) {
-            return Err(
-                fields.wrong("conditioning_embedding_out_channels", "at most 16 resolutions of 1 to 64 channels")
-            );
-        }
         let pools = fields.bool("global_pool_conditions", false)?;
         // Everything else is the UNet's; of the way up, which a ControlNet's file does not mention, any will do.
         let blocks = fields.usize_list("block_out_channels", &[320, 640, 1280, 1280])?.len();
         let encoder =
             UNet2DConditionConfig::from_fields(&fields.clone().with("up_block_types", vec!["UpBlock2D"; blocks]))?;
-        Ok(Self { encoder, conditioning_channels, embedding_channels, bgr, pools })
+        let config = Self { encoder, conditioning_channels, embedding_channels, bgr, pools };
+        config.check().map_err(|(field, expected)| fields.wrong(field, expected))?;
+        Ok(config)
+    }
+
+    /// Whether what it has beside the UNet's copy can be used.
+    pub(crate) fn check(&self) -> Result<(), Flaw> {
+        if !(1..=64).contains(&self.conditioning_channels) {
+            return Err(("conditioning_channels", "it must be 1 to 64".into()));
+        }
+        if !(1..=16).contains(&self.embedding_channels.len()) || !are_widths(&self.embedding_channels) {
+            let expected = "it must be the channels of 1 to 16 resolutions, none of them 0";
+            return Err(("conditioning_embedding_out_channels", expected.into()));
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! which are added to the UNet's at each resolution in every step.
 
 use super::unet::UNet2DConditionConfig;
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -52,16 +52,28 @@ impl T2iAdapterConfig {
             kind: fields.choice("adapter_type", &kinds, T2iAdapterKind::Full)?,
         };
         fields.reject_unread()?;
-        if ![1, 3].contains(&config.in_channels) {
-            return Err(fields.wrong("in_channels", "it must be 3, or 1 for grey pictures"));
-        }
-        if config.num_res_blocks > 100 || config.channels.len() > 16 {
-            return Err(fields.wrong("num_res_blocks", "at most 100 blocks at each of at most 16 resolutions"));
-        }
-        if !(1..=64).contains(&config.downscale_factor) {
-            return Err(fields.wrong("downscale_factor", "it must be 1 to 64"));
-        }
+        config.check().map_err(|(field, expected)| fields.wrong(field, expected))?;
         Ok(config)
+    }
+
+    /// Whether it can be used.
+    pub(crate) fn check(&self) -> Result<(), Flaw> {
+        if ![1, 3].contains(&self.in_channels) {
+            return Err(("in_channels", "it must be 3, or 1 for grey pictures".into()));
+        }
+        if self.num_res_blocks > 100 {
+            return Err(("num_res_blocks", "at most 100 blocks at each resolution".into()));
+        }
+        // The light one computes in a quarter of them.
+        let least = if self.kind == T2iAdapterKind::Light { 4 } else { 1 };
+        let too_few = self.channels.iter().any(|&channels| channels < least);
+        if !(1..=16).contains(&self.channels.len()) || too_few || !are_widths(&self.channels) {
+            return Err(("channels", format!("it must be those of 1 to 16 resolutions, each {least} or more")));
+        }
+        if !(1..=64).contains(&self.downscale_factor) {
+            return Err(("downscale_factor", "it must be 1 to 64".into()));
+        }
+        Ok(())
     }
 
     /// Whether it has as many channels at each resolution as this UNet.

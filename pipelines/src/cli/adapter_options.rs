@@ -21,7 +21,8 @@ pub struct AdapterOptions {
     embedding: Vec<EmbeddingChoice>,
 
     /// Steer the run by a picture and a ControlNet or T2I-Adapter (a folder, one file, or owner/name[/FILE] on the hub),
-    /// what it adds times SCALE [default: 1]; repeat it for more
+    /// what it adds times SCALE [default: 1]; repeat it for more. One file does not say that its ControlNet takes blue
+    /// before red, or adds means over the picture, as those for shuffled pictures do: give such a one as a folder
     #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control)]
     control: Vec<Control>,
 
@@ -35,7 +36,7 @@ pub struct AdapterOptions {
     control_end: Vec<f64>,
 
     /// Let the pictures of ControlNets lead without help from the prompt, which may be empty; a guidance scale of 3 to 5
-    /// suits that
+    /// suits that. It has no effect on T2I-Adapters
     #[arg(long, requires = "control")]
     control_guess: bool,
 }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::images::{Bar, Bars, Picture, encode_png};
-use tweedie_pipelines::{Bench, BenchModel, DTypeChoice, DeviceChoice, Model};
+use tweedie_pipelines::{Bench, BenchModel, DTypeChoice, DeviceChoice, Error, Model};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Preset {
@@ -48,7 +48,7 @@ pub struct BenchArguments {
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 
-    /// Also draw where the UNet's time goes (without one, the VAE decoder's)
+    /// Also draw where the UNet's time goes (without one, the VAE decoder's); on the CPU only
     #[arg(long, value_name = "FILE.png")]
     breakdown: Option<PathBuf>,
 
@@ -62,13 +62,24 @@ pub struct BenchArguments {
 
 impl BenchArguments {
     pub fn run(&self) -> anyhow::Result<()> {
+        if self.breakdown.is_some() && !self.device.open()?.is_cpu() {
+            anyhow::bail!(
+                "--breakdown shows the kernels of the CPU, and the device is {}; add --device cpu, or leave it away",
+                self.device
+            );
+        }
         let model = match (self.preset, &self.model) {
             (Some(Preset::Sd15), _) => BenchModel::Sd15,
             (None, Some(path)) => {
-                let offline = self.offline.offline();
-                let fetching = Fetching { interrupt: &Interrupt::listen()?, quiet: false };
+                let (offline, interrupt) = (self.offline.offline(), Interrupt::listen()?);
+                let fetching = Fetching { interrupt: &interrupt, quiet: false };
                 let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-                BenchModel::Model(source.open(path, None, Part::Model)?)
+                let model = source.open(path, None, Part::Model)?;
+                // A download is stopped in order; there is nothing to put in order in what follows.
+                if interrupt.end().is_break() {
+                    return Err(Error::Cancelled.into());
+                }
+                BenchModel::Model(model)
             }
             (None, None) => BenchModel::Model(Model::Embedded),
         };

@@ -3,12 +3,13 @@
 use super::fetching::{Fetching, hub};
 use super::interrupt::Interrupt;
 use super::print;
+use super::source::Part;
 use anyhow::bail;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use indicatif::BinaryBytes;
 use serde_json::json;
 use std::path::Path;
-use tweedie_pipelines::hub::{CachedModel, Hub, HubName, Part, Wanted};
+use tweedie_pipelines::hub::{CachedModel, Hub, HubName, Wanted};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
 
 #[derive(Debug, Subcommand)]
@@ -27,36 +28,6 @@ pub enum CachedCommand {
         #[arg(value_name = "OWNER/NAME", value_parser = without_revision)]
         model: HubName,
     },
-}
-
-/// What can be fetched of a repository.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum FetchedPart {
-    /// A whole model, for --model
-    Model,
-    /// The autoencoder, for --vae and --preview-vae
-    Vae,
-    /// A ControlNet or T2I-Adapter, for --control
-    Control,
-    /// For --lora
-    Lora,
-    /// A learned word, for --embedding
-    Embedding,
-    /// A model in pixel space, for `tweedie sample`
-    Pixel,
-}
-
-impl From<FetchedPart> for Part {
-    fn from(part: FetchedPart) -> Self {
-        match part {
-            FetchedPart::Model => Self::Model,
-            FetchedPart::Vae => Self::Autoencoder,
-            FetchedPart::Control => Self::Control,
-            FetchedPart::Lora => Self::Lora,
-            FetchedPart::Embedding => Self::Embedding,
-            FetchedPart::Pixel => Self::Pixel,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -79,7 +50,7 @@ pub struct Fetch {
 
     /// What it is fetched for
     #[arg(long, value_enum, value_name = "NAME", default_value = "model")]
-    part: FetchedPart,
+    part: Part,
 
     /// Show no progress
     #[arg(long, short)]
@@ -114,7 +85,7 @@ pub fn in_cache(path: &Path) -> anyhow::Result<Option<Model>> {
     let Some(name) = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse::<HubName>().ok()) else {
         return Ok(None);
     };
-    let wanted = Wanted::new(Part::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
+    let wanted = Wanted::new(Part::Model.into(), DTypeChoice::Auto, &tweedie::Device::Cpu);
     match hub(true)?.cached(&name, wanted) {
         Some(model) => Ok(Some(model)),
         None => bail!("there is no {name} here and none in the hub's cache; `tweedie model fetch {name}` fetches it"),
@@ -125,8 +96,8 @@ impl Fetch {
     /// Prints the folder or file that it is in.
     fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
-        let part = if self.vae { Part::Autoencoder } else { self.part.into() };
-        let wanted = Wanted::new(part, self.dtype, &self.device.open()?);
+        let part = if self.vae { Part::Autoencoder } else { self.part };
+        let wanted = Wanted::new(part.into(), self.dtype, &self.device.open()?);
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
         match fetching.fetch(&hub(false)?, &self.model, wanted)? {
             Model::Cached { folder: path, .. } | Model::File { path, .. } => print::result(&path.display().to_string()),
@@ -177,6 +148,6 @@ fn revisions(model: &CachedModel) -> Vec<String> {
 
 /// Whether one of its revisions runs without network.
 fn complete(hub: &Hub, model: &CachedModel) -> bool {
-    let wanted = Wanted::new(Part::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
+    let wanted = Wanted::new(Part::Model.into(), DTypeChoice::Auto, &tweedie::Device::Cpu);
     model.commits.iter().any(|commit| hub.cached(&model.at(commit), wanted).is_some())
 }

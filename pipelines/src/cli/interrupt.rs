@@ -25,6 +25,11 @@ impl Interrupt {
         Ok(Self(asked))
     }
 
+    /// Whether to go on. From here on nobody asks again, so the next Ctrl-C ends the program at once.
+    pub fn end(self) -> ControlFlow<()> {
+        if self.0.swap(true, Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
     /// Whether to go on.
     pub fn flow(&self) -> ControlFlow<()> {
         if self.0.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

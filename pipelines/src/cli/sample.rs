@@ -102,7 +102,8 @@ pub struct Sample {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are stored in
+    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are stored in, but for
+    /// bf16 on machines that multiply it
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 

@@ -3,19 +3,40 @@
 use super::fetching::Fetching;
 #[cfg(feature = "hub")]
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
 
 /// What something is opened for, by which a repository's files are chosen.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Part {
+    /// A whole model, for --model
     Model,
+    /// The autoencoder, for --vae and --preview-vae
+    #[value(name = "vae")]
     Autoencoder,
+    /// A ControlNet or T2I-Adapter, for --control
     Control,
+    /// For --lora
     Lora,
+    /// A learned word, for --embedding
     Embedding,
+    /// A model in pixel space, for `tweedie sample`
     Pixel,
+}
+
+#[cfg(feature = "hub")]
+impl From<Part> for tweedie_pipelines::hub::Part {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Model => Self::Model,
+            Part::Autoencoder => Self::Autoencoder,
+            Part::Control => Self::Control,
+            Part::Lora => Self::Lora,
+            Part::Embedding => Self::Embedding,
+            Part::Pixel => Self::Pixel,
+        }
+    }
 }
 
 /// The option that keeps a run from the network.
@@ -54,15 +75,7 @@ impl Source<'_> {
         use tweedie_pipelines::hub;
         let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
         let Some(name) = name else { return Ok(Model::at(path.into(), config)?) };
-        let part = match part {
-            Part::Model => hub::Part::Model,
-            Part::Autoencoder => hub::Part::Autoencoder,
-            Part::Control => hub::Part::Control,
-            Part::Lora => hub::Part::Lora,
-            Part::Embedding => hub::Part::Embedding,
-            Part::Pixel => hub::Part::Pixel,
-        };
-        let wanted = hub::Wanted::new(part, self.dtype, &self.device.open()?);
+        let wanted = hub::Wanted::new(part.into(), self.dtype, &self.device.open()?);
         let model = self.fetching.open(&super::fetching::hub(self.offline)?, &name, wanted);
         match model.with_context(|| format!("nothing here is called {name}, so it is looked for on the hub"))? {
             Model::File { path, .. } => Ok(Model::at(path, config)?),

@@ -28,7 +28,8 @@ pub use needed::{Part, Wanted};
 
 use crate::model::Model;
 use cache::Snapshot;
-use client::Client;
+use client::{Client, Listing};
+use needed::Needed;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use tweedie::{Error, Result};
@@ -99,27 +100,40 @@ impl Hub {
 
     /// A model from the cache, or fetched if it is not there.
     ///
+    /// That no other file of weights is in the cache does not say that the hub has none, so it is asked which one a
+    /// repository's name means, and if it does not answer, the one that is there is taken.
+    ///
     /// # Errors
     /// As [`Self::fetch`].
     pub fn open(&self, name: &HubName, wanted: Wanted, observer: &mut HubObserver<'_>) -> Result<Model> {
-        match self.cached(name, wanted) {
-            Some(model) => Ok(model),
-            None => self.fetch(name, wanted, observer),
+        let Some((needed, snapshot)) = self.found(name, wanted) else { return self.fetch(name, wanted, observer) };
+        let model = needed.model(name, &snapshot);
+        if !needed.only || self.offline {
+            return Ok(model);
+        }
+        let client = Client::new(self, name)?;
+        match client.listing(observer) {
+            // The branch may have moved on; a file that is there is not fetched anew for that.
+            Ok(listing) if needed.is_alone_in(name, wanted.part, &listing.names) => Ok(model),
+            Ok(listing) => self.fetch_listed(&client, &listing, name, wanted, observer),
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(_) => Ok(model),
         }
     }
 
-    /// A model that is in the cache with all that is wanted of it.
+    /// A model that is in the cache with all that is wanted of it, as far as the cache tells.
     pub fn cached(&self, name: &HubName, wanted: Wanted) -> Option<Model> {
+        self.found(name, wanted).map(|(needed, snapshot)| needed.model(name, &snapshot))
+    }
+
+    fn found(&self, name: &HubName, wanted: Wanted) -> Option<(Needed, Snapshot)> {
         let folder = self.cache.join(name.folder());
         let commit = cache::commit_of(&folder, name.revision())?;
         let snapshot = Snapshot::new(folder, commit);
         // Offline, other numbers than were asked for are better than none.
         let wanted = Wanted { exact: wanted.exact && !self.offline, ..wanted };
         let needed = needed::needed(name, &snapshot.names(), &snapshot, wanted, &mut |_| Ok(())).ok()?;
-        // Which file of several a repository's name means, the hub alone knows. Most models are alone.
-        let unsure = needed.only && wanted.part != Part::Model && !self.offline;
-        let complete = !unsure && needed.files.iter().all(|file| snapshot.has(file));
-        complete.then(|| needed.model(name, &snapshot))
+        needed.files.iter().all(|file| snapshot.has(file)).then_some((needed, snapshot))
     }
 
     /// Asks the hub for a model as it is now and fetches what is not in the cache.
@@ -137,6 +151,18 @@ impl Hub {
         }
         let client = Client::new(self, name)?;
         let listing = client.listing(observer)?;
+        self.fetch_listed(&client, &listing, name, wanted, observer)
+    }
+
+    /// Fetches what is not in the cache of a model whose files the hub has told.
+    fn fetch_listed(
+        &self,
+        client: &Client,
+        listing: &Listing,
+        name: &HubName,
+        wanted: Wanted,
+        observer: &mut HubObserver<'_>,
+    ) -> Result<Model> {
         let snapshot = Snapshot::new(self.cache.join(name.folder()), listing.commit.clone());
         let get = |file: &str, observer: &mut HubObserver<'_>| {
             if snapshot.has(file) { Ok(()) } else { client.fetch(file, &snapshot, observer) }

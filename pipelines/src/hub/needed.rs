@@ -7,7 +7,7 @@ use crate::device::DTypeChoice;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tweedie::checkpoints::{ModelFiles, Precision, weight_file, weight_files};
-use tweedie::{Device, Error, Result};
+use tweedie::{DType, Device, Error, Result};
 
 /// What is wanted of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Wanted {
 impl Wanted {
     /// What a run in a number format takes: half-precision variants where the weights are held so.
     pub fn new(part: Part, dtype: DTypeChoice, device: &Device) -> Self {
-        let half = matches!((dtype, device.is_cpu()), (DTypeChoice::F16, _) | (DTypeChoice::Auto, false));
+        let half = dtype.of_any_model(device) == Some(DType::F16);
         let precision = if half { Precision::Half } else { Precision::Full };
         Self { part, precision, exact: dtype == DTypeChoice::F32 }
     }
@@ -58,6 +58,11 @@ impl Part {
         }
     }
 
+    /// Whether it is one of the folders of a whole model, or all of them.
+    fn is_in_layout(self, names: &BTreeSet<String>) -> bool {
+        matches!(self, Self::Model | Self::Autoencoder | Self::Pixel) && names.contains(INDEX)
+    }
+
     /// What diffusers' programs call the one file of an adapter.
     fn usual_files(self) -> &'static [&'static str] {
         match self {
@@ -84,6 +89,11 @@ pub(super) struct Needed {
 }
 
 impl Needed {
+    /// Whether one file is taken, and the name of a repository with files of these `names` means that one.
+    pub fn is_alone_in(&self, name: &HubName, part: Part, names: &BTreeSet<String>) -> bool {
+        self.single.is_some() && lone_file(name, part, names).is_ok_and(|file| file == self.single)
+    }
+
     /// The model, once all files are there.
     pub fn model(&self, name: &HubName, snapshot: &Snapshot) -> Model {
         match &self.single {
@@ -102,25 +112,35 @@ pub(super) fn needed(
     wanted: Wanted,
     get: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Needed> {
-    let files = BTreeSet::new();
-    let mut search = Search { name, names, snapshot, wanted, get, files };
-    match (wanted.part, name.file()) {
-        (Part::Model | Part::Autoencoder | Part::Pixel, None) if names.contains(INDEX) => search.layout()?,
-        (Part::Autoencoder | Part::Control, None) if names.contains("config.json") => {
-            // The repository itself is the component's folder.
-            search.files.insert("config.json".into());
-            search.weights("")?;
-        }
-        (part, file) => {
-            let single = match file {
-                Some(file) => named_file(name, file, names)?,
-                None => single_file(name, part, names)?,
-            };
-            let only = file.is_none() && !part.usual_files().contains(&single.as_str());
-            return Ok(Needed { files: [single.clone()].into(), single: Some(single), only });
-        }
+    if let Some(single) = lone_file(name, wanted.part, names)? {
+        let only = name.file().is_none() && !wanted.part.usual_files().contains(&single.as_str());
+        return Ok(Needed { files: [single.clone()].into(), single: Some(single), only });
+    }
+    let mut search = Search { name, names, snapshot, wanted, get, files: BTreeSet::new() };
+    if wanted.part.is_in_layout(names) {
+        search.layout()?;
+    } else {
+        // The repository itself is the component's folder.
+        search.files.insert("config.json".into());
+        search.weights("")?;
     }
     Ok(Needed { files: search.files, single: None, only: false })
+}
+
+/// The one file of a repository that is meant, by its own name or because there is no folder.
+fn lone_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<Option<String>> {
+    let in_folder =
+        part.is_in_layout(names) || matches!(part, Part::Autoencoder | Part::Control) && names.contains("config.json");
+    match name.file() {
+        None if in_folder => Ok(None),
+        _ if part == Part::Pixel => {
+            let fix = "a model in pixel space is a repository in diffusers layout; choose one, as owner/name";
+            let value = if name.file().is_some() { "one file" } else { "without a model_index.json" };
+            Err(Error::invalid(format!("the checkpoint {name}"), value, fix))
+        }
+        Some(file) => named_file(name, file, names).map(Some),
+        None => single_file(name, part, names).map(Some),
+    }
 }
 
 struct Search<'a> {
@@ -258,7 +278,7 @@ fn single_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<S
         [file] => Ok(file.clone()),
         [] => {
             let fix = match part {
-                Part::Model | Part::Pixel => {
+                Part::Model => {
                     "it has neither a model_index.json nor a checkpoint; choose the repository of a diffusion model"
                         .into()
                 }

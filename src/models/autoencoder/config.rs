@@ -1,7 +1,7 @@
 //! `vae/config.json`.
 
 use crate::Result;
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, are_widths};
 use candle_core::Tensor;
 use serde_json::json;
 
@@ -61,6 +61,9 @@ impl AutoencoderConfig {
             force_upcast: fields.bool("force_upcast", true)?,
         };
         fields.reject_unread()?;
+        if !are_widths([&config.in_channels, &config.out_channels, &config.latent_channels]) {
+            return Err(fields.wrong("latent_channels", "neither it nor in_channels and out_channels can be 0"));
+        }
         if config.layers_per_block > 100 || config.block_out_channels.len() > 16 {
             return Err(fields.wrong("layers_per_block", "at most 100 layers at each of at most 16 resolutions"));
         }

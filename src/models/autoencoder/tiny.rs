@@ -2,7 +2,7 @@
 //! alone, distilled from Stable Diffusion's autoencoder, some twenty times as fast.
 
 use super::{AutoencoderConfig, DiagonalGaussian, Halves};
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -74,12 +74,24 @@ impl AutoencoderTinyConfig {
             },
         };
         fields.reject_unread()?;
-        config.check(fields)?;
+        config.check().map_err(|(field, expected)| fields.wrong(field, expected))?;
         Ok(config)
     }
 
-    fn check(&self, fields: &ConfigFields) -> Result<()> {
-        let resolutions = self.common.block_out_channels.len();
+    /// Whether the parts fit together.
+    pub(crate) fn check(&self) -> Result<(), Flaw> {
+        let AutoencoderConfig { in_channels, out_channels, latent_channels, block_out_channels, .. } = &self.common;
+        for (name, width) in
+            [("in_channels", in_channels), ("out_channels", out_channels), ("latent_channels", latent_channels)]
+        {
+            if !are_widths([width]) {
+                return Err((name, "it cannot be 0".into()));
+            }
+        }
+        let resolutions = block_out_channels.len();
+        if resolutions == 0 || !are_widths(block_out_channels) || !are_widths(&self.decoder_channels) {
+            return Err(("encoder_block_out_channels", "neither it nor the decoder's can be 0".into()));
+        }
         for (name, list) in [
             ("decoder_block_out_channels", &self.decoder_channels),
             ("num_encoder_blocks", &self.encoder_blocks),
@@ -87,16 +99,16 @@ impl AutoencoderTinyConfig {
         ] {
             if list.len() != resolutions || resolutions > 16 {
                 let expected = format!("it must have one entry for each of the encoder's {resolutions}, 16 at most");
-                return Err(fields.wrong(name, expected));
+                return Err((name, expected));
             }
         }
         if self.encoder_blocks.iter().chain(&self.decoder_blocks).any(|&count| count > 100) {
-            return Err(fields.wrong("num_encoder_blocks", "at most 100 blocks at each resolution"));
+            return Err(("num_encoder_blocks", "at most 100 blocks at each resolution".into()));
         }
         // A change of resolution keeps the channels, so all are alike.
         let alike = |list: &[usize]| list.iter().all(|&channels| channels == list[0]);
-        if !alike(&self.common.block_out_channels) || !alike(&self.decoder_channels) {
-            return Err(fields.wrong("encoder_block_out_channels", "all resolutions must have as many channels"));
+        if !alike(block_out_channels) || !alike(&self.decoder_channels) {
+            return Err(("encoder_block_out_channels", "all resolutions must have as many channels".into()));
         }
         Ok(())
     }

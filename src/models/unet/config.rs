@@ -1,7 +1,7 @@
 //! `unet/config.json`.
 
 use crate::Result;
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, Flaw, are_widths};
 use serde_json::json;
 
 /// Which kind of block stands at a resolution.
@@ -121,7 +121,7 @@ impl UNet2DConditionConfig {
             block_out_channels,
         };
         fields.reject_unread()?;
-        config.check(fields)?;
+        config.check().map_err(|(field, expected)| fields.wrong(field, expected))?;
         Ok(config)
     }
 
@@ -135,12 +135,14 @@ impl UNet2DConditionConfig {
         self.up_blocks[i] == BlockKind::CrossAttention
     }
 
-    fn check(&self, fields: &ConfigFields) -> Result<()> {
+    /// Whether the parts fit together.
+    pub(crate) fn check(&self) -> Result<(), Flaw> {
+        self.check_widths()?;
         let blocks = self.block_out_channels.len();
         for (name, count) in [("down_block_types", self.down_blocks.len()), ("up_block_types", self.up_blocks.len())] {
             if count != blocks {
                 let expected = format!("block_out_channels has {blocks} resolutions, so there must be {blocks} blocks");
-                return Err(fields.wrong(name, expected));
+                return Err((name, expected));
             }
         }
         for (name, layers) in [
@@ -148,23 +150,46 @@ impl UNet2DConditionConfig {
             ("transformer_layers_per_block", &self.transformer_layers_per_block),
         ] {
             if layers.iter().any(|&count| count > MOST_LAYERS) {
-                return Err(fields.wrong(name, format!("it must be {MOST_LAYERS} at most")));
+                return Err((name, format!("it must be {MOST_LAYERS} at most")));
             }
         }
-        if self.time_cond_proj_dim.is_some_and(|width| width < 4) {
-            return Err(fields.wrong("time_cond_proj_dim", "it must be 4 or more"));
-        }
         if self.downsample_padding > 1 {
-            return Err(fields.wrong("downsample_padding", "it must be 0 or 1"));
+            return Err(("downsample_padding", "it must be 0 or 1".into()));
         }
         if self.norm_num_groups == 0 || self.block_out_channels.iter().any(|c| c % self.norm_num_groups != 0) {
-            return Err(fields.wrong("norm_num_groups", "it must divide every one of block_out_channels"));
+            return Err(("norm_num_groups", "it must divide every one of block_out_channels".into()));
         }
         if self.num_heads.iter().zip(&self.block_out_channels).any(|(&heads, c)| heads == 0 || c % heads != 0) {
-            return Err(fields
-                .wrong("attention_head_dim", "it is the number of heads, and must divide the channels of its block"));
+            let expected = "it is the number of heads, and must divide the channels of its block";
+            return Err(("attention_head_dim", expected.into()));
         }
         Ok(())
+    }
+
+    /// Whether every layer has something to take and to give.
+    fn check_widths(&self) -> Result<(), Flaw> {
+        if !are_widths([&self.in_channels, &self.out_channels]) {
+            return Err(("in_channels", "neither it nor out_channels can be 0".into()));
+        }
+        if self.block_out_channels.is_empty() || !are_widths(&self.block_out_channels) {
+            return Err(("block_out_channels", "none of them can be 0".into()));
+        }
+        if !are_widths(&self.cross_attention_dim) {
+            return Err(("cross_attention_dim", "it cannot be 0".into()));
+        }
+        if !are_widths(&self.time_embedding_dim) {
+            return Err(("time_embedding_dim", "it cannot be 0".into()));
+        }
+        if self.time_cond_proj_dim.is_some_and(|width| width < 4) {
+            return Err(("time_cond_proj_dim", "it must be 4 or more".into()));
+        }
+        match self.addition {
+            Some(addition) if addition.embedding_input <= addition.time_width.saturating_mul(5) => Err((
+                "projection_class_embeddings_input_dim",
+                "it must be more than five times addition_time_embed_dim".into(),
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -215,12 +240,10 @@ fn addition(fields: &ConfigFields) -> Result<Option<AddedConditioning>> {
         return Ok(None);
     }
     match (time_width, embedding_input) {
-        (Some(time_width), Some(embedding_input)) if embedding_input > 5 * time_width => {
-            Ok(Some(AddedConditioning { time_width, embedding_input }))
-        }
+        (Some(time_width), Some(embedding_input)) => Ok(Some(AddedConditioning { time_width, embedding_input })),
         _ => Err(fields.wrong(
             "addition_embed_type",
-            "it needs addition_time_embed_dim and a projection_class_embeddings_input_dim of more than five times that",
+            "it needs addition_time_embed_dim and projection_class_embeddings_input_dim",
         )),
     }
 }
