@@ -200,7 +200,7 @@ impl<P: Pipeline> Builder<P> {
             decode: Decode::new(vae),
             preview,
             scheduler,
-            guessed_prediction: self.model.guessed_prediction(),
+            guessed_prediction: self.model.guessed_prediction(&files),
             xl,
             defaults,
             adapters: [self.adapters.used(&embeddings), used_controls].concat(),

@@ -73,11 +73,11 @@ impl Model {
         }
     }
 
-    /// What the network is taken to predict where its file does not say: "v_prediction" or "epsilon". Configurations that
-    /// were given say it.
-    pub(crate) fn guessed_prediction(&self) -> Option<&'static str> {
-        let Self::File { path, config: None } = self else { return None };
-        let family = SingleFile::open(path).and_then(|file| file.family()).ok()?;
+    /// What the network is taken to predict where the one file, opened as `files`, does not say: "v_prediction" or "epsilon".
+    /// Configurations that were given say it.
+    pub(crate) fn guessed_prediction(&self, files: &ModelFiles) -> Option<&'static str> {
+        let (Self::File { config: None, .. }, ModelFiles::Single { weights, .. }) = (self, files) else { return None };
+        let family = weights.family().ok()?;
         let name = if family.v_prediction { "v_prediction" } else { "epsilon" };
         family.prediction_is_guessed.then_some(name)
     }
@@ -295,7 +295,7 @@ impl ModelInfo {
                 let stated = fields.fields().get("prediction_type").and_then(Value::as_str);
                 stated.unwrap_or("epsilon").to_owned()
             }),
-            prediction_is_guessed: model.guessed_prediction().is_some(),
+            prediction_is_guessed: model.guessed_prediction(&files).is_some(),
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,

@@ -50,21 +50,14 @@ impl PackedWeight {
         if !matches!(shape.len(), 2 | 4) {
             candle_core::bail!("pack: a weight has two dimensions or four, not those of {shape:?}");
         }
-        let weight = weight.contiguous()?;
+        let pairs = products == Products::Bf16 && shape[1].is_multiple_of(STEP) && shape[0] >= PANEL;
+        let dtype = if pairs { DType::BF16 } else { weight.dtype() };
+        let weight = weight.to_dtype(dtype)?.contiguous()?;
         let (storage, layout) = weight.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { candle_core::bail!("pack: the weight is not on the CPU") };
         let range = layout.start_offset()..layout.start_offset() + weight.elem_count();
-        if products == Products::Bf16 && shape[1].is_multiple_of(STEP) && shape[0] >= PANEL {
-            let weight = weight.to_dtype(DType::BF16)?;
-            let (storage, layout) = weight.storage_and_layout();
-            let Storage::Cpu(CpuStorage::BF16(values)) = &*storage else {
-                candle_core::bail!("pack: the weight is not on the CPU")
-            };
-            let (start, end) = layout.contiguous_offsets().unwrap_or_default();
-            let values = Values::Bf16Pairs(pair_shaped(&values[start..end], &shape));
-            return Ok(Self { values: Arc::new(values), shape });
-        }
         let values = match storage {
+            CpuStorage::BF16(values) if pairs => Values::Bf16Pairs(pair_shaped(&values[range], &shape)),
             CpuStorage::F32(values) => Values::F32(pack_shaped(&values[range], &shape)),
             CpuStorage::F64(values) => Values::F64(pack_shaped(&values[range], &shape)),
             CpuStorage::F16(values) => Values::F16(pack_shaped(&values[range], &shape)),

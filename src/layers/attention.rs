@@ -121,6 +121,7 @@ impl Attention {
 mod tests {
     use super::*;
     use crate::checkpoints::RandomWeights;
+    use crate::noise::{NoiseSource, TorchNoise};
     use candle_core::{DType, Device};
 
     #[test]
@@ -128,8 +129,9 @@ mod tests {
         let source = RandomWeights::new(1, DType::F32, &Device::Cpu);
         let config = AttentionConfig { width: 8, context_width: 6, heads: 2, bias: false };
         let layer = Attention::new(&Weights::new(&source), config)?;
-        let random = |shape: (usize, usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu);
-        let (x, contexts) = (random((1, 5, 8))?, [random((1, 3, 6))?, random((1, 4, 6))?]);
+        let mut noise = TorchNoise::shared(2);
+        let x = noise.normal(&[1, 5, 8])?;
+        let contexts = [noise.normal(&[1, 3, 6])?, noise.normal(&[1, 4, 6])?];
         for i in [0, 0, 1, 1, 0] {
             let [fixed, fresh] = [layer.forward_to_fixed(&x, &contexts[i])?, layer.forward(&x, &contexts[i])?];
             assert_eq!(fixed.to_vec3::<f32>()?, fresh.to_vec3::<f32>()?);

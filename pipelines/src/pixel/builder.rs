@@ -153,14 +153,7 @@ impl PixelBuilder {
             .load("unet", format.weights, &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
         let classifier = self.classifier.as_deref().map(|path| {
             let files = inside(path, "classifier")?;
-            let loader = Loader {
-                files: &files,
-                device: &device,
-                format: NumberFormat::F32,
-                backend: self.backend,
-                products: None,
-                loras: None,
-            };
+            let loader = Loader { files: &files, format: NumberFormat::F32, ..loader };
             let config = LeNetConfig::from_fields(&config(&files, "classifier", "config.json")?)?;
             Ok::<_, Error>(loader.load("classifier", NumberFormat::F32.weights, &[], |w| LeNet::new(config, w))?.0)
         });
