@@ -152,7 +152,31 @@ fn of_linear_layers_and_attention_on_both_backends() -> TestResult {
         let attention = Attention::new(&Weights::new(&weights).with_backend(backend), config)?;
         let (x, context) = (Var::from_tensor(&random(2, &[2, 5, 8])?)?, random(3, &[2, 4, 6])?);
         // A constant added to all keys changes no softmax.
-        check("attention", &weights, &x, &["to_k.bias"], |x| attention.forward(x, &context))?;
+        check("attention", &weights, &x, &["to_k.bias"], |x| attention.forward(x, &context, x))?;
+    }
+    Ok(())
+}
+
+/// With respect to what goes into a layer and the residual that it adds, where the weight is packed, plain, or candle's.
+#[test]
+fn of_layers_with_residuals() -> TestResult {
+    let (packed, none) = (RandomWeights::new(7, DType::F64, &Device::Cpu), Trainable::new());
+    let (x, image) = (Var::from_tensor(&random(1, &[2, 3, 5])?)?, Var::from_tensor(&random(2, &[2, 4, 6, 5])?)?);
+    let check_all = |name: &str, weights: &Weights<'_>, variables: &Trainable| -> TestResult {
+        let linear = Linear::new(&weights.at("linear"), 5, 5)?;
+        check(&format!("{name} linear"), variables, &x, &[], |x| linear.forward_plus_residual(&x.sin()?, x))?;
+        variables.variables.borrow_mut().clear();
+        let (conv, factors) = (Conv2d::new(&weights.at("conv"), 4, 3, 3)?, random(3, &[2, 3, 6, 5])?);
+        let residual = |x: &Tensor| -> tweedie::Result<Tensor> { Ok((x.narrow(1, 0, 3)? * &factors)?) };
+        check(&format!("{name} convolution"), variables, &image, &[], |x| {
+            let map = |x: &Tensor| FeatureMap::from_nchw(x, weights.backend());
+            conv.forward_plus_residual(&map(x)?, &map(&residual(x)?)?)?.to_nchw()
+        })
+    };
+    check_all("packed", &Weights::new(&packed), &none)?;
+    for backend in [Backend::Kernels, Backend::Candle] {
+        let trainable = Trainable::new();
+        check_all(&format!("{backend:?}"), &Weights::new(&trainable).with_backend(backend), &trainable)?;
     }
     Ok(())
 }

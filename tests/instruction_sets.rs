@@ -5,8 +5,8 @@ use std::error::Error;
 use std::process::Command;
 use tweedie::Tensor;
 use tweedie::kernels::{
-    Activation, ConvGeometry, InstructionSet, PackedWeight, Products, attention, attention_with, conv2d_packed, geglu,
-    gelu, group_norm, layer_norm, linear_packed, silu,
+    Activation, ConvGeometry, InstructionSet, PackedWeight, Products, attention, attention_with, conv2d_packed,
+    conv2d_packed_plus, geglu, gelu, group_norm, layer_norm, linear_packed, linear_packed_plus, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -46,16 +46,16 @@ fn results_with(products: Products) -> TestResult<Vec<Tensor>> {
         let pad = kernel / 2;
         let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
         let weight = PackedWeight::with_products(&random(2, &[outputs, inputs, kernel, kernel])?, products)?;
-        results.push(conv2d_packed(
-            &random(1, &[2, side, side, inputs])?,
-            &weight,
-            &random(3, &[2, outputs])?,
-            geometry,
-        )?);
+        let (x, bias) = (random(1, &[2, side, side, inputs])?, random(3, &[2, outputs])?);
+        let y = conv2d_packed(&x, &weight, &bias, geometry)?;
+        results.push(conv2d_packed_plus(&x, &weight, &bias, &random(4, y.dims())?, geometry)?);
+        results.push(y);
     }
     for (rows, inputs, outputs) in [(1, 7, 5), (13, 700, 40), (200, 64, 96), (23, 33, 1)] {
         let weight = PackedWeight::with_products(&random(2, &[outputs, inputs])?, products)?;
-        results.push(linear_packed(&random(1, &[1, rows, inputs])?, &weight, &random(3, &[outputs])?)?);
+        let (x, bias) = (random(1, &[1, rows, inputs])?, random(3, &[outputs])?);
+        results.push(linear_packed(&x, &weight, &bias)?);
+        results.push(linear_packed_plus(&x, &weight, &bias, &random(4, &[1, rows, outputs])?)?);
     }
     for (n, m, width, heads, causal) in [(37, 77, 40, 1, false), (300, 300, 64, 2, false), (77, 77, 48, 3, true)] {
         let (q, k, v) = (random(1, &[2, n, width])?, random(2, &[2, m, width])?, random(3, &[2, m, width])?);

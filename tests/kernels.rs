@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
     Activation, ConvGeometry, PackedWeight, Products, add, attention, attention_definition, concat_channels, conv2d,
-    conv2d_packed, geglu, gelu, group_norm, group_norm_definition, layer_norm, layer_norm_definition, linear,
-    linear_packed, quick_gelu, resize_nearest, silu,
+    conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition, layer_norm,
+    layer_norm_definition, linear, linear_packed, linear_packed_plus, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -214,6 +214,56 @@ fn rounded_weights_in_f64_give_the_products_of_the_rounded_weights() -> TestResu
     Ok(())
 }
 
+/// A residual is added to the complete sums, so results and gradients are bit by bit those of a sum afterwards: by patches, by
+/// Winograd's transform, pointwise, in several tasks and pieces of a sum, with full products and rounded ones.
+#[test]
+fn residuals_in_products_are_sums_afterwards() -> TestResult {
+    let conv = |kernel, stride, channels, outputs| {
+        let pad = kernel / 2;
+        let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+        (vec![2, 19, 22, channels], vec![outputs, channels, kernel, kernel], Some(geometry))
+    };
+    let cases = [
+        conv(3, 1, 32, 35),
+        conv(3, 1, 5, 20),
+        conv(3, 2, 64, 40),
+        conv(1, 1, 32, 33),
+        (vec![2, 210, 700], vec![35, 700], None),
+        (vec![3, 96], vec![50, 96], None),
+        (vec![1, 7, 5], vec![3, 5], None),
+    ];
+    for (x_shape, w_shape, geometry) in cases {
+        let (x, w) = (Var::from_tensor(&random(1, &x_shape)?)?, random(2, &w_shape)?);
+        let bias = random(3, &w_shape[..1])?;
+        for (dtype, products) in [
+            (DType::F32, Products::Full),
+            (DType::F32, Products::Bf16),
+            (DType::F64, Products::Full),
+            (DType::F64, Products::Bf16),
+        ] {
+            let (x, bias) = (Var::from_tensor(&x.to_dtype(dtype)?)?, bias.to_dtype(dtype)?);
+            let w = PackedWeight::with_products(&w.to_dtype(dtype)?, products)?;
+            let product = || match geometry {
+                Some(geometry) => conv2d_packed(&x, &w, &bias, geometry),
+                None => linear_packed(&x, &w, &bias),
+            };
+            let residual = Var::from_tensor(&random(4, product()?.dims())?.to_dtype(dtype)?)?;
+            let plus = match geometry {
+                Some(geometry) => conv2d_packed_plus(&x, &w, &bias, &residual, geometry)?,
+                None => linear_packed_plus(&x, &w, &bias, &residual)?,
+            };
+            let run = |y: Tensor| -> TestResult<[Vec<f64>; 3]> {
+                let gradients = y.sqr()?.sum_all()?.backward()?;
+                let of = |x: &Var| gradients.get(x).ok_or("no gradient");
+                let values = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1();
+                Ok([values(&y)?, values(of(&x)?)?, values(of(&residual)?)?])
+            };
+            assert!(run(plus)? == run(add(&product()?, &residual)?)?, "{w_shape:?} {dtype:?} {products:?}");
+        }
+    }
+    Ok(())
+}
+
 /// A layer's function of its input and a weight in some form.
 type Apply<'a, W> = &'a dyn Fn(&Tensor, &W) -> candle_core::Result<Tensor>;
 
@@ -400,6 +450,10 @@ fn shapes_that_do_not_fit_are_errors() -> TestResult {
     let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
     assert!(conv2d(&x, &w, &b, geometry).is_err());
     assert!(linear(&x, &w, &b).is_err());
+    let (x, w) = (random(1, &[2, 3])?, PackedWeight::new(&random(2, &[5, 3])?)?);
+    let b = b.to_dtype(DType::F32)?;
+    assert!(linear_packed_plus(&x, &w, &b, &random(3, &[2, 5])?).is_ok());
+    assert!(linear_packed_plus(&x, &w, &b, &random(3, &[5, 2])?).is_err());
     Ok(())
 }
 

@@ -47,3 +47,11 @@ multiversion! {
         }
     }
 }
+
+multiversion! {
+    pub(super) fn add_to<T: Real>(values: &[T], sums: &mut [T]) {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += value;
+        }
+    }
+}

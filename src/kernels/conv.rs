@@ -5,7 +5,7 @@
 //! so patches are never laid out.
 
 use super::packed_weight::{Packed, PackedWeight, pack_shaped};
-use super::tile::{Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix, pack};
+use super::tile::{Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix_plus, pack};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
@@ -63,6 +63,23 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry
 /// If the shapes do not fit, or the activations are neither f32 nor f64.
 pub fn conv2d_packed(x: &Tensor, weight: &PackedWeight, bias: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
     apply_2(PackedConv2d(geometry, weight.clone()), [x, bias])
+}
+
+/// The same plus a residual, which is added while the sums are in the cache.
+///
+/// # Shapes
+/// As [`conv2d`]; `residual` is as the result.
+///
+/// # Errors
+/// As [`conv2d_packed`].
+pub fn conv2d_packed_plus(
+    x: &Tensor,
+    weight: &PackedWeight,
+    bias: &Tensor,
+    residual: &Tensor,
+    geometry: ConvGeometry,
+) -> Result<Tensor> {
+    apply(PackedConv2d(geometry, weight.clone()), [x, bias, residual])
 }
 
 struct Conv2d(ConvGeometry);
@@ -166,11 +183,52 @@ impl Kernel<2> for PackedConv2d {
         grad: &[T],
         needed: Needed<2>,
     ) -> [Vec<T>; 2] {
+        self.gradients(x_shape, bias.len(), grad, needed)
+    }
+}
+
+/// With a residual.
+impl Kernel<3> for PackedConv2d {
+    const NAME: &'static str = "conv2d";
+
+    fn shape(&self, [x, bias, residual]: [&[usize]; 3]) -> Option<Vec<usize>> {
+        self.0.output_shape(x, self.1.shape(), bias).filter(|shape| shape == residual)
+    }
+
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn operations(&self, [x, ..]: [&[usize]; 3], result: &[usize]) -> u64 {
+        self.0.operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, bias, residual]: [&[T]; 3], [x_shape, ..]: [&[usize]; 3]) -> Vec<T> {
+        let bias = Bias::new(bias, self.1.shape()[0]).with_residual(Some(residual));
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), bias)
+    }
+
+    fn backward<T: Real>(
+        &self,
+        [_, bias, _]: [&[T]; 3],
+        [x_shape, ..]: [&[usize]; 3],
+        _: &[T],
+        grad: &[T],
+        [of_x, of_bias, of_residual]: Needed<3>,
+    ) -> [Vec<T>; 3] {
+        let [grad_x, grad_bias] = self.gradients(x_shape, bias.len(), grad, [of_x, of_bias]);
+        [grad_x, grad_bias, if of_residual { grad.to_vec() } else { Vec::new() }]
+    }
+}
+
+impl PackedConv2d {
+    /// With respect to input and bias.
+    fn gradients<T: Real>(&self, x_shape: &[usize], bias_len: usize, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
         let (grid, outputs, packed) = (Grid::of(self.0, x_shape), self.1.shape()[0], self.1.packed::<T>());
         let at = |out, k| packed.at(grid.patch_len(), k, out);
         [
             if needed[0] { grid.input_gradient(x_shape[0], at, outputs, grad) } else { Vec::new() },
-            if needed[1] { linear::sum_rows(grad, bias.len(), outputs) } else { Vec::new() },
+            if needed[1] { linear::sum_rows(grad, bias_len, outputs) } else { Vec::new() },
         ]
     }
 }
@@ -309,7 +367,7 @@ impl Grid {
             });
         };
         // SAFETY: the tasks' bands cover the images, and a product sets its block.
-        unsafe { matrix(batch * self.out_pixels() * outputs, outputs, compute) }
+        unsafe { matrix_plus(batch * self.out_pixels() * outputs, outputs, bias.residual, compute) }
     }
 
     /// The gradient with respect to the image: with stride 1 a convolution with the kernel turned by half a

@@ -2,7 +2,7 @@
 
 use super::packed_weight::{Packed, PackedWeight, pack_shaped};
 use super::simd::multiversion;
-use super::tile::{Bias, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix, pack};
+use super::tile::{Bias, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix_plus, pack};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -40,6 +40,17 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 /// If the shapes do not fit, or the activations are neither f32 nor f64.
 pub fn linear_packed(x: &Tensor, weight: &PackedWeight, bias: &Tensor) -> Result<Tensor> {
     apply_2(PackedLinear(weight.clone()), [x, bias])
+}
+
+/// The same plus a residual, which is added while the sums are in the cache.
+///
+/// # Shapes
+/// As [`linear_packed`]; `residual` is as the result.
+///
+/// # Errors
+/// As [`linear_packed`].
+pub fn linear_packed_plus(x: &Tensor, weight: &PackedWeight, bias: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    apply(PackedLinear(weight.clone()), [x, bias, residual])
 }
 
 struct Linear;
@@ -105,13 +116,48 @@ impl Kernel<2> for PackedLinear {
     }
 
     fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
-        let (outputs, inputs, packed) = (self.0.shape()[0], self.0.shape()[1], self.0.packed::<T>());
-        let at = |out, input| packed.at(inputs, input, out);
-        [
-            if needed[0] { input_gradient(at, grad, outputs, inputs) } else { Vec::new() },
-            if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
-        ]
+        packed_gradients(&self.0, grad, needed)
     }
+}
+
+/// With a residual.
+impl Kernel<3> for PackedLinear {
+    const NAME: &'static str = "linear";
+
+    fn shape(&self, [x, bias, residual]: [&[usize]; 3]) -> Option<Vec<usize>> {
+        output_shape(x, self.0.shape(), bias).filter(|shape| shape == residual)
+    }
+
+    fn operations(&self, [x, ..]: [&[usize]; 3], result: &[usize]) -> u64 {
+        operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, bias, residual]: [&[T]; 3], _: [&[usize]; 3]) -> Vec<T> {
+        let bias = Bias::new(bias, bias.len()).with_residual(Some(residual));
+        multiply(x, 1, self.0.packed(), bias, self.0.shape()[1])
+    }
+
+    fn backward<T: Real>(
+        &self,
+        _: [&[T]; 3],
+        _: [&[usize]; 3],
+        _: &[T],
+        grad: &[T],
+        [x, bias, residual]: Needed<3>,
+    ) -> [Vec<T>; 3] {
+        let [x, bias] = packed_gradients(&self.0, grad, [x, bias]);
+        [x, bias, if residual { grad.to_vec() } else { Vec::new() }]
+    }
+}
+
+/// The gradients with respect to input and bias.
+fn packed_gradients<T: Real>(weight: &PackedWeight, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
+    let (outputs, inputs, packed) = (weight.shape()[0], weight.shape()[1], weight.packed::<T>());
+    let at = |out, input| packed.at(inputs, input, out);
+    [
+        if needed[0] { input_gradient(at, grad, outputs, inputs) } else { Vec::new() },
+        if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
+    ]
 }
 
 /// `grad W`, with `weight(out, input)`.
@@ -124,7 +170,7 @@ fn input_gradient<T: Real>(
     multiply(grad, 1, Packed::wide(&pack(outputs, inputs, weight)), Bias::none(inputs), outputs)
 }
 
-/// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image.
+/// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image, and its residual.
 pub(super) fn multiply<T: Real>(
     x: &[T],
     images: usize,
@@ -155,7 +201,7 @@ pub(super) fn multiply<T: Real>(
         });
     };
     // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.
-    unsafe { matrix(count * outputs, outputs, compute) }
+    unsafe { matrix_plus(count * outputs, outputs, bias.residual, compute) }
 }
 
 /// Splits columns at panels where there are too few tasks without it for all threads.

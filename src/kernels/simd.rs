@@ -5,15 +5,18 @@
 /// The body may ask the constant `FUSED` whether products and sums in one rounding are to be had. What it does without
 /// them does not depend on the machine, since Rust never contracts a product and a sum by itself.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        multiversion! { $(#[$meta])* fn $name<$T: $bound, _FUSED>($($arg: $ty),*) $(-> $ret)? $body }
+    (
+        $(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident: $bound:path>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+        $body:block
+    ) => {
+        multiversion! { $(#[$meta])* $vis fn $name<$T: $bound, _FUSED>($($arg: $ty),*) $(-> $ret)? $body }
     };
     (
         $(#[$meta:meta])*
-        fn $name:ident<$T:ident: $bound:path, $FUSED:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+        $vis:vis fn $name:ident<$T:ident: $bound:path, $FUSED:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
     ) => {
         $(#[$meta])*
-        fn $name<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name<$T: $bound>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn body<$T: $bound, const $FUSED: bool>($($arg: $ty),*) $(-> $ret)? $body
 

@@ -5,6 +5,7 @@
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
 //! are laid out as panels ([`pack`]). Each output value is one sum in one order whatever tile it falls into.
 
+use super::add::add_to;
 use super::bf16::{self, Pairs};
 use super::packed_weight::{Packed, Panels};
 use super::panel_row::PanelRow;
@@ -49,6 +50,8 @@ pub(super) struct Right<'a, T> {
 #[derive(Debug)]
 pub(super) struct Output<'a, T> {
     first: *mut T,
+    /// The first of the values that are added to complete sums; they lie as those of the matrix do.
+    residual: Option<*const T>,
     stride: usize,
     columns: usize,
     rows: usize,
@@ -56,18 +59,34 @@ pub(super) struct Output<'a, T> {
 }
 
 // SAFETY: it is a mutable borrow of numbers, which may go to another thread.
-unsafe impl<T: Send> Send for Output<'_, T> {}
-// SAFETY: all that a shared `Output` can do is `part`, whose caller promises to keep the parts apart.
-unsafe impl<T: Send> Sync for Output<'_, T> {}
+unsafe impl<T: Send + Sync> Send for Output<'_, T> {}
+// SAFETY: all that a shared `Output` can do to the matrix is `part`, whose caller promises to keep the parts apart; the residual
+// is only read.
+unsafe impl<T: Send + Sync> Sync for Output<'_, T> {}
 
 /// A new row-major matrix of `count` values, which need not be cleared before they are written.
 ///
 /// # Safety
 /// `write` sets every value before it reads it, and sets all of them.
 pub(super) unsafe fn matrix<T: Real>(count: usize, columns: usize, write: impl FnOnce(&Output<'_, T>)) -> Vec<T> {
+    // SAFETY: as the caller promises.
+    unsafe { matrix_plus(count, columns, None, write) }
+}
+
+/// The same where products add a residual to what they write.
+///
+/// # Safety
+/// As [`matrix`].
+pub(super) unsafe fn matrix_plus<T: Real>(
+    count: usize,
+    columns: usize,
+    residual: Option<&[T]>,
+    write: impl FnOnce(&Output<'_, T>),
+) -> Vec<T> {
+    assert!(residual.is_none_or(|residual| residual.len() == count));
     let mut values = Vec::<T>::with_capacity(count);
-    let rows = count / columns.max(1);
-    write(&Output { first: values.as_mut_ptr(), stride: columns, columns, rows, matrix: PhantomData });
+    let (rows, residual) = (count / columns.max(1), residual.map(<[T]>::as_ptr));
+    write(&Output { first: values.as_mut_ptr(), residual, stride: columns, columns, rows, matrix: PhantomData });
     // SAFETY: that many values have room, and `write` has set them.
     unsafe { values.set_len(count) };
     values
@@ -77,7 +96,7 @@ impl<'a, T: Real> Output<'a, T> {
     /// All of a row-major matrix.
     pub fn new(values: &'a mut [T], columns: usize) -> Self {
         let rows = values.len() / columns.max(1);
-        Self { first: values.as_mut_ptr(), stride: columns, columns, rows, matrix: PhantomData }
+        Self { first: values.as_mut_ptr(), residual: None, stride: columns, columns, rows, matrix: PhantomData }
     }
 
     /// A block of it.
@@ -89,9 +108,9 @@ impl<'a, T: Real> Output<'a, T> {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         assert!(columns.start <= columns.end && columns.end <= self.columns);
         let offset = if rows.is_empty() || columns.is_empty() { 0 } else { rows.start * self.stride + columns.start };
-        // SAFETY: the block's first value is inside the matrix, as was asserted, or the block is empty.
-        let first = unsafe { self.first.add(offset) };
-        Self { first, rows: rows.len(), columns: columns.len(), ..*self }
+        // SAFETY: the block's first value is inside the matrix, as was asserted, or the block is empty; the residual is as large.
+        let (first, residual) = unsafe { (self.first.add(offset), self.residual.map(|first| first.add(offset))) };
+        Self { first, residual, rows: rows.len(), columns: columns.len(), ..*self }
     }
 
     /// The number of rows.
@@ -112,6 +131,24 @@ impl<'a, T: Real> Output<'a, T> {
     /// From a row to the next.
     pub fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// What is to be added to a row, if anything is.
+    #[inline]
+    pub fn residual(&self, row: usize) -> Option<&'a [T]> {
+        assert!(row < self.rows);
+        // SAFETY: the residual has this row of `columns` values, and nobody writes it while there is an output.
+        self.residual.map(|first| unsafe { std::slice::from_raw_parts(first.add(row * self.stride), self.columns) })
+    }
+
+    /// Adds the residual, for who has summed all that the block is the sum of.
+    fn add_residual(&self) {
+        for row in 0..self.rows {
+            let Some(residual) = self.residual(row) else { return };
+            // SAFETY: `row` is a row of the block, which is this task's own.
+            let sums = unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.stride), self.columns) };
+            add_to(residual, sums);
+        }
     }
 
     /// Sets every row.
@@ -166,21 +203,27 @@ impl<'a, T> Start<'a, T> {
     }
 }
 
-/// What is added to a product: to all rows the same, to those of each image its own, or nothing.
+/// What is added to a product: to all rows the same, to those of each image its own, or nothing; and perhaps a residual, which has
+/// the product's shape and is added to the complete sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bias<'a, T> {
     values: &'a [T],
     pub outputs: usize,
+    pub residual: Option<&'a [T]>,
 }
 
 impl<'a, T: Copy> Bias<'a, T> {
     /// `values`: `[outputs]`, or `[images, outputs]`.
     pub fn new(values: &'a [T], outputs: usize) -> Self {
-        Self { values, outputs }
+        Self { values, outputs, residual: None }
     }
 
     pub fn none(outputs: usize) -> Self {
-        Self { values: &[], outputs }
+        Self::new(&[], outputs)
+    }
+
+    pub fn with_residual(self, residual: Option<&'a [T]>) -> Self {
+        Self { residual, ..self }
     }
 
     pub fn differs_by_image(self) -> bool {
@@ -386,12 +429,14 @@ pub(super) struct Rows<'a, T> {
     pub stretches: &'a [(usize, usize)],
 }
 
-/// `out = start + rows * right`, for the panels that cover `out`'s columns.
+/// `out = start + rows * right`, for the panels that cover `out`'s columns, plus its residual if it has one: while a task's
+/// block is in the second cache.
 pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, right: Packed<'_, T>, start: Start<'_, T>, out: &Output<'_, T>) {
     match right {
         Packed::Panels(panels) => add_panels(rows, panels, start, out),
         Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
     }
+    out.add_residual();
 }
 
 /// With panels as [`pack`] makes them.

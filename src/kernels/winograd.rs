@@ -9,7 +9,7 @@
 
 use super::packed_weight::Panels;
 use super::simd::multiversion;
-use super::tile::{Bias, Left, Output, PANEL, Right, Run, Start, add_tiles, matrix};
+use super::tile::{Bias, Left, Output, PANEL, Right, Run, Start, add_tiles, matrix_plus};
 use super::{Real, zeros};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -96,7 +96,7 @@ impl Winograd {
             }
         };
         // SAFETY: every pixel is in a tile and every column in a panel, and `write_tiles` sets all of both.
-        unsafe { matrix(batch * self.out_height * self.out_width * outputs, outputs, compute) }
+        unsafe { matrix_plus(batch * self.out_height * self.out_width * outputs, outputs, bias.residual, compute) }
     }
 
     /// The values of a transformed tile, `[point][channel]`, and a line more: otherwise tiles could share a place in the
@@ -281,8 +281,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// The output pixels of some tiles: `A^T m A` of their sums, plus the bias. With the sums comes how many panels they are
-    /// of, and which one is written.
+    /// The output pixels of some tiles: `A^T m A` of their sums, plus the bias and the residual. With the sums comes how many
+    /// panels they are of, and which one is written.
     fn write_tiles<T: Real>(
         grid: &Winograd, sums: (&[T], usize, usize), tiles: Range<usize>, bias: Bias<'_, T>, columns: Range<usize>,
         whole: &Output<'_, T>,
@@ -308,9 +308,12 @@ multiversion! {
                 let values = sums_in_a_line([a, b, c, d, e, f]);
                 for x in 0..TILE.min(grid.out_width - left) {
                     let pixel = (image * grid.out_height + top + y) * grid.out_width + left + x;
-                    let values = lanes(|i| values[x][i] + offset[i]);
+                    let mut values = lanes(|i| values[x][i] + offset[i]);
                     // SAFETY: every tile has its own pixels, every task its own columns.
                     let mut out = unsafe { whole.part(pixel..pixel + 1, columns.clone()) };
+                    if let Some(residual) = out.residual(0) {
+                        values.iter_mut().zip(residual).for_each(|(value, &residual)| *value += residual);
+                    }
                     out.fill(&values[..columns.len()]);
                 }
             }

@@ -67,14 +67,16 @@ impl Attention {
         })
     }
 
+    /// Attention plus a residual, which every network adds to it: the output's projection does it on the way.
+    ///
     /// # Shapes
-    /// `x`: `[batch, n, width]`; `context`: `[batch, m, context_width]`, `x` itself for self-attention; the
-    /// result is as `x`.
+    /// `x`: `[batch, n, width]`; `context`: `[batch, m, context_width]`, `x` itself for self-attention; `residual` and the
+    /// result are as `x`.
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        self.attend(x, self.keys_and_values(context)?)
+    pub fn forward(&self, x: &Tensor, context: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.attend(x, self.keys_and_values(context)?, residual)
     }
 
     /// The same for a context that is the same tensor in many calls: what depends on it alone is computed in the first.
@@ -84,18 +86,18 @@ impl Attention {
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward_to_fixed(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        self.attend(x, self.last.keys_and_values(context, || self.keys_and_values(context))?)
+    pub fn forward_to_fixed(&self, x: &Tensor, context: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.attend(x, self.last.keys_and_values(context, || self.keys_and_values(context))?, residual)
     }
 
     fn keys_and_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
         Ok([self.to_k.forward(context)?, self.to_v.forward(context)?])
     }
 
-    fn attend(&self, x: &Tensor, [k, v]: [Tensor; 2]) -> Result<Tensor> {
+    fn attend(&self, x: &Tensor, [k, v]: [Tensor; 2], residual: &Tensor) -> Result<Tensor> {
         let (q, products) = (self.to_q.forward(x)?, self.to_q.products());
         let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, products, self.backend)?;
-        self.to_out.forward(&mixed)
+        self.to_out.forward_plus_residual(&mixed, residual)
     }
 
     /// Self-attention in which every token of the first `perturbed` rows of the batch looks at itself alone, for
@@ -106,14 +108,16 @@ impl Attention {
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward_perturbed(&self, x: &Tensor, perturbed: usize) -> Result<Tensor> {
+    pub fn forward_perturbed(&self, x: &Tensor, perturbed: usize, residual: &Tensor) -> Result<Tensor> {
         let rest = x.dim(0)? - perturbed;
-        let alone = self.to_out.forward(&self.to_v.forward(&x.narrow(0, 0, perturbed)?)?)?;
+        let values = self.to_v.forward(&x.narrow(0, 0, perturbed)?)?;
+        let alone = self.to_out.forward_plus_residual(&values, &residual.narrow(0, 0, perturbed)?)?;
         if rest == 0 {
             return Ok(alone);
         }
         let others = x.narrow(0, perturbed, rest)?;
-        Ok(Tensor::cat(&[alone, self.forward(&others, &others)?], 0)?)
+        let others = self.forward(&others, &others, &residual.narrow(0, perturbed, rest)?)?;
+        Ok(Tensor::cat(&[alone, others], 0)?)
     }
 }
 
@@ -133,7 +137,7 @@ mod tests {
         let x = noise.normal(&[1, 5, 8])?;
         let contexts = [noise.normal(&[1, 3, 6])?, noise.normal(&[1, 4, 6])?];
         for i in [0, 0, 1, 1, 0] {
-            let [fixed, fresh] = [layer.forward_to_fixed(&x, &contexts[i])?, layer.forward(&x, &contexts[i])?];
+            let [fixed, fresh] = [layer.forward_to_fixed(&x, &contexts[i], &x)?, layer.forward(&x, &contexts[i], &x)?];
             assert_eq!(fixed.to_vec3::<f32>()?, fresh.to_vec3::<f32>()?);
         }
         let seen = layer.last.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(id, _)| *id);

@@ -67,6 +67,18 @@ impl Conv2d {
         self.apply(x, &values.broadcast_add(&self.bias.to_dtype(values.dtype())?)?)
     }
 
+    /// As [`Self::forward`] plus a residual, which is as the result.
+    ///
+    /// # Errors
+    /// If the dimensions do not fit.
+    pub fn forward_plus_residual(&self, x: &FeatureMap, residual: &FeatureMap) -> Result<FeatureMap> {
+        let Weight::Packed(weight) = &self.weight else {
+            return residual.add(&self.forward(x)?);
+        };
+        let bias = self.bias.to_dtype(x.dtype())?;
+        x.map_with(residual, |x, residual| Ok(kernels::conv2d_packed_plus(x, weight, &bias, residual, self.geometry)?))
+    }
+
     /// `bias`: `[outputs]` or `[batch, outputs]`.
     fn apply(&self, x: &FeatureMap, bias: &Tensor) -> Result<FeatureMap> {
         let bias = bias.to_dtype(x.dtype())?;

@@ -87,12 +87,17 @@ impl FeatureMap {
         Ok(Self { tensor: f(&self.tensor)?, backend: self.backend })
     }
 
+    /// The same from the tensors of two maps.
+    pub(super) fn map_with(&self, other: &Self, f: impl FnOnce(&Tensor, &Tensor) -> Result<Tensor>) -> Result<Self> {
+        self.map(|x| f(x, &other.tensor))
+    }
+
     /// The sum of two maps of the same dimensions.
     ///
     /// # Errors
     /// If the dimensions differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        self.map(|x| add_residual(x, &other.tensor))
+        self.map_with(other, add_residual)
     }
 
     /// Adds a value per image and channel, `[batch, channels]`, to every pixel.
@@ -155,9 +160,9 @@ impl FeatureMap {
     /// # Errors
     /// If batch, height or width differ.
     pub fn concat(&self, other: &Self) -> Result<Self> {
-        self.map(|x| match self.backend {
-            Backend::Kernels => Ok(kernels::concat_channels(x, &other.tensor)?),
-            Backend::Candle => Ok(Tensor::cat(&[x, &other.tensor], 1)?),
+        self.map_with(other, |x, other| match self.backend {
+            Backend::Kernels => Ok(kernels::concat_channels(x, other)?),
+            Backend::Candle => Ok(Tensor::cat(&[x, other], 1)?),
         })
     }
 

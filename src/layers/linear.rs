@@ -1,10 +1,10 @@
 //! Linear layers.
 
 use super::weights::vector;
-use super::{Backend, Weight, Weights};
+use super::{Backend, Weight, Weights, add_residual};
 use crate::Result;
 use crate::kernels::{self, Products};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// `y = x W^T + b`.
 #[derive(Debug, Clone)]
@@ -47,11 +47,10 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not the layer's input width.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let bias = || self.bias.as_ref().unwrap_or(&self.zeros).to_dtype(x.dtype());
         match (&self.weight, self.backend) {
-            (Weight::Packed(matrix), _) => Ok(kernels::linear_packed(x, matrix, &bias()?)?),
+            (Weight::Packed(matrix), _) => Ok(kernels::linear_packed(x, matrix, &self.bias_as(x.dtype())?)?),
             (Weight::Plain(matrix), Backend::Kernels) => {
-                Ok(kernels::linear(x, &matrix.to_dtype(x.dtype())?, &bias()?)?)
+                Ok(kernels::linear(x, &matrix.to_dtype(x.dtype())?, &self.bias_as(x.dtype())?)?)
             }
             (Weight::Plain(matrix), Backend::Candle) => {
                 let y = x.contiguous()?.broadcast_matmul(&matrix.to_dtype(x.dtype())?.t()?)?;
@@ -61,5 +60,20 @@ impl Linear {
                 }
             }
         }
+    }
+
+    /// The same plus a residual, which is as the result.
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward_plus_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Packed(matrix) => Ok(kernels::linear_packed_plus(x, matrix, &self.bias_as(x.dtype())?, residual)?),
+            Weight::Plain(_) => add_residual(residual, &self.forward(x)?),
+        }
+    }
+
+    fn bias_as(&self, dtype: DType) -> Result<Tensor> {
+        Ok(self.bias.as_ref().unwrap_or(&self.zeros).to_dtype(dtype)?)
     }
 }

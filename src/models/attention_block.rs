@@ -33,11 +33,12 @@ impl AttentionBlock {
 
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let (_, _, height, width) = x.dims();
+        let residual = x.tokens()?;
         let tokens = match &self.group_norm {
             Some(norm) => norm.forward(x)?.tokens()?,
-            None => x.tokens()?,
+            None => residual.clone(),
         };
-        let mixed = self.attention.forward(&tokens, &tokens)?;
-        x.add(&FeatureMap::from_tokens(&mixed, height, width, x.backend())?)?.scale(1.0 / self.output_scale)
+        let sum = self.attention.forward(&tokens, &tokens, &residual)?;
+        FeatureMap::from_tokens(&sum, height, width, x.backend())?.scale(1.0 / self.output_scale)
     }
 }

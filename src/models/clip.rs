@@ -2,9 +2,7 @@
 //! `CLIPTextModelWithProjection` have it.
 
 use crate::config::ConfigFields;
-use crate::layers::{
-    Activation, Backend, Embedding, LayerNorm, Linear, Weights, add_residual, scaled_dot_product_attention,
-};
+use crate::layers::{Activation, Backend, Embedding, LayerNorm, Linear, Weights, scaled_dot_product_attention};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -237,8 +235,8 @@ impl EncoderLayer {
         let h = self.layer_norm1.forward(x)?;
         let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
         let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, true, self.q_proj.products(), self.backend)?;
-        let x = add_residual(x, &self.out_proj.forward(&mixed)?)?;
+        let x = self.out_proj.forward_plus_residual(&mixed, x)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
-        add_residual(&x, &self.fc2.forward(&self.activation.forward(&h)?)?)
+        self.fc2.forward_plus_residual(&self.activation.forward(&h)?, &x)
     }
 }

@@ -53,10 +53,14 @@ impl ResnetBlock {
 
     /// `x`: a map with the block's input channels; `time`: `[batch, time_width]`.
     pub fn forward(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
-        let h = self.conv2.forward(&self.conditioned(x, time)?)?;
+        let conditioned = self.conditioned(x, time)?;
         let sum = match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x)?.add(&h)?,
-            None => x.add(&h)?,
+            Some(shortcut) => {
+                let h = self.conv2.forward(&conditioned)?;
+                drop(conditioned);
+                shortcut.forward_plus_residual(x, &h)?
+            }
+            None => self.conv2.forward_plus_residual(&conditioned, x)?,
         };
         sum.scale(1.0 / self.output_scale)
     }

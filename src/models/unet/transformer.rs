@@ -1,9 +1,7 @@
 //! The spatial transformer: pixels as tokens that look at each other and at the text.
 
 use crate::Result;
-use crate::layers::{
-    Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, add_residual, geglu,
-};
+use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, geglu};
 use candle_core::Tensor;
 
 /// The sizes of a [`Transformer`].
@@ -42,6 +40,16 @@ impl Projection {
             }
         }
     }
+
+    /// Of tokens, plus a map that they become.
+    fn forward_plus_residual(&self, tokens: &Tensor, residual: &FeatureMap) -> Result<FeatureMap> {
+        let ((_, _, height, width), backend) = (residual.dims(), residual.backend());
+        let map = |tokens: &Tensor| FeatureMap::from_tokens(tokens, height, width, backend);
+        match self {
+            Self::Conv(conv) => conv.forward_plus_residual(&map(tokens)?, residual),
+            Self::Linear(linear) => map(&linear.forward_plus_residual(tokens, &residual.tokens()?)?),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,12 +73,11 @@ impl Transformer {
 
     /// `perturbed`: in so many of the batch's first rows, self-attention is the identity.
     pub fn forward(&self, x: &FeatureMap, text: &Tensor, perturbed: usize) -> Result<FeatureMap> {
-        let (_, _, height, width) = x.dims();
         let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
         for block in &self.blocks {
             tokens = block.forward(&tokens, text, perturbed)?;
         }
-        self.proj_out.forward(&FeatureMap::from_tokens(&tokens, height, width, x.backend())?)?.add(x)
+        self.proj_out.forward_plus_residual(&tokens, x)
     }
 }
 
@@ -104,13 +111,12 @@ impl Block {
 
     fn forward(&self, x: &Tensor, text: &Tensor, perturbed: usize) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let mixed = match perturbed {
-            0 => self.attn1.forward(&h, &h)?,
-            rows => self.attn1.forward_perturbed(&h, rows)?,
+        let x = match perturbed {
+            0 => self.attn1.forward(&h, &h, x)?,
+            rows => self.attn1.forward_perturbed(&h, rows, x)?,
         };
-        let x = add_residual(x, &mixed)?;
-        let x = add_residual(&x, &self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, text)?)?;
-        add_residual(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
+        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, text, &x)?;
+        self.ff.forward(&self.norm3.forward(&x)?, &x)
     }
 }
 
@@ -130,7 +136,7 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&geglu(&self.proj.forward(x)?)?)
+    fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.out.forward_plus_residual(&geglu(&self.proj.forward(x)?)?, residual)
     }
 }
