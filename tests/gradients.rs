@@ -157,14 +157,18 @@ fn of_linear_layers_and_attention_on_both_backends() -> TestResult {
     Ok(())
 }
 
-/// With respect to what goes into a layer and the residual that it adds, where the weight is packed, plain, or candle's.
+/// With respect to what goes into a layer and the residual that it adds, or with the gate that follows it, where the weight is
+/// packed, plain, or candle's.
 #[test]
-fn of_layers_with_residuals() -> TestResult {
+fn of_layers_with_what_is_fused_into_them() -> TestResult {
     let (packed, none) = (RandomWeights::new(7, DType::F64, &Device::Cpu), Trainable::new());
     let (x, image) = (Var::from_tensor(&random(1, &[2, 3, 5])?)?, Var::from_tensor(&random(2, &[2, 4, 6, 5])?)?);
     let check_all = |name: &str, weights: &Weights<'_>, variables: &Trainable| -> TestResult {
         let linear = Linear::new(&weights.at("linear"), 5, 5)?;
         check(&format!("{name} linear"), variables, &x, &[], |x| linear.forward_plus_residual(&x.sin()?, x))?;
+        variables.variables.borrow_mut().clear();
+        let linear = Linear::new(&weights.at("gated"), 5, 32)?;
+        check(&format!("{name} gated"), variables, &x, &[], |x| linear.forward_geglu(x))?;
         variables.variables.borrow_mut().clear();
         let (conv, factors) = (Conv2d::new(&weights.at("conv"), 4, 3, 3)?, random(3, &[2, 3, 6, 5])?);
         let residual = |x: &Tensor| -> tweedie::Result<Tensor> { Ok((x.narrow(1, 0, 3)? * &factors)?) };

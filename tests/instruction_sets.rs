@@ -6,7 +6,8 @@ use std::process::Command;
 use tweedie::Tensor;
 use tweedie::kernels::{
     Activation, ConvGeometry, InstructionSet, PackedWeight, Products, attention, attention_with, conv2d_packed,
-    conv2d_packed_plus, geglu, gelu, group_norm, layer_norm, linear_packed, linear_packed_plus, silu,
+    conv2d_packed_plus, geglu, gelu, group_norm, layer_norm, linear_geglu_packed, linear_packed, linear_packed_plus,
+    silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -56,6 +57,10 @@ fn results_with(products: Products) -> TestResult<Vec<Tensor>> {
         let (x, bias) = (random(1, &[1, rows, inputs])?, random(3, &[outputs])?);
         results.push(linear_packed(&x, &weight, &bias)?);
         results.push(linear_packed_plus(&x, &weight, &bias, &random(4, &[1, rows, outputs])?)?);
+    }
+    for (rows, inputs, outputs) in [(13, 700, 32), (200, 64, 704)] {
+        let weight = PackedWeight::with_products(&random(2, &[outputs, inputs])?, products)?;
+        results.push(linear_geglu_packed(&random(1, &[1, rows, inputs])?, &weight, &random(3, &[outputs])?)?);
     }
     for (n, m, width, heads, causal) in [(37, 77, 40, 1, false), (300, 300, 64, 2, false), (77, 77, 48, 3, true)] {
         let (q, k, v) = (random(1, &[2, n, width])?, random(2, &[2, m, width])?, random(3, &[2, m, width])?);

@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
     Activation, ConvGeometry, PackedWeight, Products, add, attention, attention_definition, concat_channels, conv2d,
     conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition, layer_norm,
-    layer_norm_definition, linear, linear_packed, linear_packed_plus, quick_gelu, resize_nearest, silu,
+    layer_norm_definition, linear, linear_geglu_packed, linear_packed, linear_packed_plus, quick_gelu, resize_nearest,
+    silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -261,6 +262,34 @@ fn residuals_in_products_are_sums_afterwards() -> TestResult {
             assert!(run(plus)? == run(add(&product()?, &residual)?)?, "{w_shape:?} {dtype:?} {products:?}");
         }
     }
+    Ok(())
+}
+
+/// Bit by bit, and so are the gradients: of more columns than a task computes at a time, of halves that end within a panel, and
+/// of rows that end within a task's.
+#[test]
+fn gated_layers_are_their_parts() -> TestResult {
+    for (x_shape, outputs) in [(vec![2, 210, 96], 1312), (vec![5, 64], 32), (vec![1, 9, 7], 96), (vec![1, 9, 32], 40)] {
+        for dtype in [DType::F32, DType::F64] {
+            let x = Var::from_tensor(&random(1, &x_shape)?.to_dtype(dtype)?)?;
+            let bias = Var::from_tensor(&random(3, &[outputs])?.to_dtype(dtype)?)?;
+            let w = random(2, &[outputs, x.dim(x.rank() - 1)?])?.to_dtype(dtype)?;
+            for products in [Products::Full, Products::Bf16] {
+                let w = PackedWeight::with_products(&w, products)?;
+                let run = |y: Tensor| -> TestResult<[Vec<f64>; 3]> {
+                    let gradients = y.sqr()?.sum_all()?.backward()?;
+                    let of = |x: &Var| gradients.get(x).ok_or("no gradient");
+                    let values = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1();
+                    Ok([values(&y)?, values(of(&x)?)?, values(of(&bias)?)?])
+                };
+                let [fused, parts] =
+                    [run(linear_geglu_packed(&x, &w, &bias)?)?, run(geglu(&linear_packed(&x, &w, &bias)?)?)?];
+                assert!(fused == parts, "{x_shape:?} to {outputs}, {dtype:?}, {products:?}");
+            }
+        }
+    }
+    let odd = PackedWeight::new(&random(1, &[33, 8])?)?;
+    assert!(linear_geglu_packed(&random(2, &[3, 8])?, &odd, &random(3, &[33])?).is_err());
     Ok(())
 }
 

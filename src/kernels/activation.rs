@@ -43,7 +43,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     apply_1(Geglu, x)
 }
 
-struct Geglu;
+pub(super) struct Geglu;
 
 impl Kernel<1> for Geglu {
     const NAME: &'static str = "geglu";
@@ -176,7 +176,7 @@ multiversion! {
 
 multiversion! {
     /// `x * gelu(gate)`.
-    fn gated<T: Real, FUSED>(x: &[T], gate: &[T], y: &mut [T]) {
+    pub(super) fn gated<T: Real, FUSED>(x: &[T], gate: &[T], y: &mut [T]) {
         for ((y, &x), &gate) in y.iter_mut().zip(x).zip(gate) {
             *y = x * (gate * normal_cdf::<T, FUSED>(gate));
         }

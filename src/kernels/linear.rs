@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows that one task multiplies.
-const TASK_ROWS: usize = 192;
+pub(super) const TASK_ROWS: usize = 192;
 
 /// Rows whose outer products are summed at a time: they stay in the first two caches.
 const OUTER_ROWS: usize = 96;
@@ -57,13 +57,13 @@ struct Linear;
 
 struct PackedLinear(PackedWeight);
 
-fn output_shape(x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
+pub(super) fn output_shape(x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
     let (&inputs, leading) = x.split_last()?;
     let &[outputs] = bias else { return None };
     (weight == [outputs, inputs] && outputs > 0 && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
 }
 
-fn operations(x: &[usize], result: &[usize]) -> u64 {
+pub(super) fn operations(x: &[usize], result: &[usize]) -> u64 {
     2 * x.last().map_or(0, |&depth| depth as u64) * result.iter().product::<usize>() as u64
 }
 
@@ -151,7 +151,7 @@ impl Kernel<3> for PackedLinear {
 }
 
 /// The gradients with respect to input and bias.
-fn packed_gradients<T: Real>(weight: &PackedWeight, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
+pub(super) fn packed_gradients<T: Real>(weight: &PackedWeight, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
     let (outputs, inputs, packed) = (weight.shape()[0], weight.shape()[1], weight.packed::<T>());
     let at = |out, input| packed.at(inputs, input, out);
     [

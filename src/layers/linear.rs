@@ -1,7 +1,7 @@
 //! Linear layers.
 
 use super::weights::vector;
-use super::{Backend, Weight, Weights, add_residual};
+use super::{Backend, Weight, Weights, add_residual, geglu};
 use crate::Result;
 use crate::kernels::{self, Products};
 use candle_core::{DType, Tensor};
@@ -70,6 +70,17 @@ impl Linear {
         match &self.weight {
             Weight::Packed(matrix) => Ok(kernels::linear_packed_plus(x, matrix, &self.bias_as(x.dtype())?, residual)?),
             Weight::Plain(_) => add_residual(residual, &self.forward(x)?),
+        }
+    }
+
+    /// GEGLU (Shazeer 2020) of what the layer gives: the first half of the outputs times GELU of the second.
+    ///
+    /// # Errors
+    /// If the last dimension is not the layer's input width, or the outputs are an odd number.
+    pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Packed(matrix) => Ok(kernels::linear_geglu_packed(x, matrix, &self.bias_as(x.dtype())?)?),
+            Weight::Plain(_) => geglu(&self.forward(x)?),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The spatial transformer: pixels as tokens that look at each other and at the text.
 
 use crate::Result;
-use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, geglu};
+use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights};
 use candle_core::Tensor;
 
 /// The sizes of a [`Transformer`].
@@ -137,6 +137,6 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.out.forward_plus_residual(&geglu(&self.proj.forward(x)?)?, residual)
+        self.out.forward_plus_residual(&self.proj.forward_geglu(x)?, residual)
     }
 }

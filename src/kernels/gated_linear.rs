@@ -1,0 +1,116 @@
+//! A linear layer and GEGLU after it, without what is between them.
+//!
+//! The layer's result is twice as wide as what GEGLU makes of it, and the widest tensor of a transformer: for each block of rows
+//! a task computes some columns of both halves, gates them, and writes what comes of it.
+
+use super::activation::{Geglu, gated, geglu};
+use super::linear::{self, TASK_ROWS};
+use super::packed_weight::PackedWeight;
+use super::tile::{Bias, Output, PANEL, Rows, add_product, matrix};
+use super::{Kernel, Needed, Real, apply_2};
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Columns of each half that a task computes at a time: both stay in the second cache. Products of bf16 round the rows anew for
+/// each, which is why there are not fewer.
+const COLUMNS: usize = 20 * PANEL;
+
+/// GEGLU (Shazeer 2020) of a linear layer: outputs `[0, n)` times `z * Phi(z)` of outputs `[n, 2 n)`, bit for bit as
+/// [`geglu`] of [`linear_packed`](super::linear_packed) gives it.
+///
+/// # Shapes
+/// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[2 n, in]`; `bias`: `[2 n]`; the result ends in `n`.
+///
+/// # Errors
+/// If the shapes do not fit, or the activations are neither f32 nor f64.
+pub fn linear_geglu_packed(x: &Tensor, weight: &PackedWeight, bias: &Tensor) -> Result<Tensor> {
+    // The second half begins within a panel.
+    if !weight.shape()[0].is_multiple_of(2 * PANEL) {
+        return geglu(&linear::linear_packed(x, weight, bias)?);
+    }
+    apply_2(GatedLinear(weight.clone()), [x, bias])
+}
+
+struct GatedLinear(PackedWeight);
+
+impl Kernel<2> for GatedLinear {
+    const NAME: &'static str = "linear, gated";
+
+    fn shape(&self, [x, bias]: [&[usize]; 2]) -> Option<Vec<usize>> {
+        let mut shape = linear::output_shape(x, self.0.shape(), bias)?;
+        *shape.last_mut()? /= 2;
+        Some(shape)
+    }
+
+    fn operations(&self, [x, _]: [&[usize]; 2], result: &[usize]) -> u64 {
+        2 * linear::operations(x, result)
+    }
+
+    fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
+        let (depth, outputs) = (self.0.shape()[1], self.0.shape()[0] / 2);
+        let count = x.len() / depth.max(1);
+        let blocks = count.div_ceil(TASK_ROWS);
+        let groups = linear::column_groups(blocks, outputs);
+        let compute = |whole: &Output<'_, T>| {
+            (0..blocks * groups.len()).into_par_iter().for_each_init(Vec::new, |buffer, task| {
+                let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
+                let rows = block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count);
+                // SAFETY: every task has a block of rows and a group of columns to itself.
+                let out = unsafe { whole.part(rows.clone(), columns.clone()) };
+                self.write_block(&x[rows.start * depth..rows.end * depth], bias, columns, buffer, &out);
+            });
+        };
+        // SAFETY: the tasks' blocks cover the matrix, and each sets its own.
+        unsafe { matrix(count * outputs, outputs, compute) }
+    }
+
+    /// What the layer gave is computed again: it would be the largest of all tensors that are kept for the gradient.
+    fn backward<T: Real>(
+        &self,
+        [x, bias]: [&[T]; 2],
+        [x_shape, _]: [&[usize]; 2],
+        _: &[T],
+        grad: &[T],
+        needed: Needed<2>,
+    ) -> [Vec<T>; 2] {
+        let (depth, outputs) = (self.0.shape()[1], self.0.shape()[0]);
+        let halves = linear::multiply(x, 1, self.0.packed(), Bias::new(bias, outputs), depth);
+        let shape = [&x_shape[..x_shape.len() - 1], &[outputs]].concat();
+        let [grad] = Geglu.backward([&halves], [&shape], &[], grad, [true]);
+        linear::packed_gradients(&self.0, &grad, needed)
+    }
+}
+
+impl GatedLinear {
+    /// Some rows and columns of the result.
+    fn write_block<T: Real>(
+        &self,
+        x: &[T],
+        bias: &[T],
+        columns: &Range<usize>,
+        buffer: &mut Vec<T>,
+        out: &Output<'_, T>,
+    ) {
+        let (weight, depth, outputs) = (self.0.packed::<T>(), self.0.shape()[1], self.0.shape()[0] / 2);
+        let starts: Vec<usize> = (0..out.rows()).map(|row| row * depth).collect();
+        let rows = Rows { values: x, starts: &starts, stretches: &[(0, depth)] };
+        for first in columns.clone().step_by(COLUMNS) {
+            let width = COLUMNS.min(columns.end - first);
+            let half = out.rows() * width;
+            buffer.resize(2 * half + width, T::zero());
+            let (sums, line) = buffer.split_at_mut(2 * half);
+            for (first, sums) in [first, outputs + first].into_iter().zip(sums.chunks_exact_mut(half.max(1))) {
+                let start = Bias::new(bias, 2 * outputs).of(0, &(first..first + width));
+                add_product(rows, weight.from(first * depth), start, &Output::new(sums, width));
+            }
+            let (values, gates) = sums.split_at(half);
+            let first = first - columns.start;
+            for (row, (values, gate)) in values.chunks_exact(width).zip(gates.chunks_exact(width)).enumerate() {
+                gated(values, gate, line);
+                // SAFETY: the block is this task's own.
+                unsafe { out.part(row..row + 1, first..first + width) }.fill(line);
+            }
+        }
+    }
+}
