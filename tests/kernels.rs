@@ -215,6 +215,29 @@ fn rounded_weights_in_f64_give_the_products_of_the_rounded_weights() -> TestResu
     Ok(())
 }
 
+/// Bit by bit, though the patches are rounded by the linear layer and the pixels, once each, by the convolution: the sums are the
+/// same, in the same order.
+#[test]
+fn rounded_convolutions_are_products_of_their_patches() -> TestResult {
+    for (stride, channels, outputs, height, width) in [(1, 32, 40, 9, 7), (2, 64, 16, 12, 9), (1, 192, 33, 30, 31)] {
+        let geometry = ConvGeometry { kernel: 3, stride, pad_before: 1, pad_after: 1 };
+        let (x, w) = (random(1, &[2, height, width, channels])?, random(2, &[outputs, channels, 3, 3])?);
+        let bias = random(3, &[outputs])?;
+        let got = conv2d_packed(&x, &PackedWeight::with_products(&w, Products::Bf16)?, &bias, geometry)?;
+        let padded = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
+        let seen = |first: usize, side: usize| {
+            Tensor::from_iter((0..geometry.output_side(side)).map(|i| (first + i * stride) as u32), &Device::Cpu)
+        };
+        let taps =
+            (0..9).map(|tap| padded.index_select(&seen(tap / 3, height)?, 1)?.index_select(&seen(tap % 3, width)?, 2));
+        let patches = Tensor::cat(&taps.collect::<candle_core::Result<Vec<_>>>()?, 3)?.flatten(1, 2)?;
+        let matrix = w.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
+        let want = linear_packed(&patches, &PackedWeight::with_products(&matrix, Products::Bf16)?, &bias)?;
+        assert_eq!(got.flatten_all()?.to_vec1::<f32>()?, want.flatten_all()?.to_vec1::<f32>()?, "{channels} {stride}");
+    }
+    Ok(())
+}
+
 /// A residual is added to the complete sums, so results and gradients are bit by bit those of a sum afterwards: by patches, by
 /// Winograd's transform, pointwise, in several tasks and pieces of a sum, with full products and rounded ones.
 #[test]

@@ -5,7 +5,9 @@
 //! so patches are never laid out.
 
 use super::packed_weight::{Packed, PackedWeight, pack_shaped};
-use super::tile::{Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix_plus, pack};
+use super::tile::{
+    Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, add_rounded_product, matrix_plus, pack,
+};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
@@ -287,22 +289,33 @@ impl Grid {
 
     /// Copies the rows of the image that a band of output rows sees, with the padding.
     fn copy_band<T: Real>(&self, image: &[T], band: &Range<usize>, copy: &mut Vec<T>) {
+        self.copy_band_as(image, band, copy, |values, copy| copy.copy_from_slice(values));
+    }
+
+    /// The same as values of another type.
+    fn copy_band_as<T, E: Copy + Default>(
+        &self,
+        image: &[T],
+        band: &Range<usize>,
+        copy: &mut Vec<E>,
+        convert: impl Fn(&[T], &mut [E]),
+    ) {
         let ConvGeometry { kernel, stride, pad_before, .. } = self.geometry;
         let (row_len, image_row) = (self.padded_row(), self.width * self.channels);
         let rows = (band.len() - 1) * stride + kernel;
         // Panels of columns may read beyond the last row.
-        copy.resize(rows * row_len + PANEL, T::zero());
+        copy.resize(rows * row_len + PANEL, E::default());
         for (i, row) in copy.chunks_exact_mut(row_len).take(rows).enumerate() {
             let y = (band.start * stride + i).checked_sub(pad_before).filter(|&y| y < self.height);
             let Some(y) = y else {
-                row.fill(T::zero());
+                row.fill(E::default());
                 continue;
             };
             let (left, rest) = row.split_at_mut(pad_before * self.channels);
             let (inside, right) = rest.split_at_mut(image_row);
-            left.fill(T::zero());
-            inside.copy_from_slice(&image[y * image_row..][..image_row]);
-            right.fill(T::zero());
+            left.fill(E::default());
+            convert(&image[y * image_row..][..image_row], inside);
+            right.fill(E::default());
         }
     }
 
@@ -346,7 +359,36 @@ impl Grid {
         {
             return winograd.convolve(x, batch, panels, bias);
         }
-        let bands = self.bands::<T>();
+        let patch_len = self.patch_len();
+        match weight {
+            Packed::Panels(_) => {
+                let multiply = |rows: Rows<'_, T>, columns: &Range<usize>, start: Start<'_, T>, out: &Output<'_, T>| {
+                    add_product(rows, weight.from(columns.start * patch_len), start, out);
+                };
+                self.convolve_bands(x, batch, bias, |values, copy| copy.copy_from_slice(values), multiply)
+            }
+            // Each pixel is rounded once, though many patches see it.
+            Packed::Pairs(pairs) => {
+                let multiply =
+                    |rows: Rows<'_, T::Rounded>, columns: &Range<usize>, start: Start<'_, T>, out: &Output<'_, T>| {
+                        add_rounded_product(rows, pairs.from(columns.start * patch_len), start, out);
+                    };
+                self.convolve_bands(x, batch, bias, T::round, multiply)
+            }
+        }
+    }
+
+    /// The convolution by bands, which are copied as `E`; `multiply` takes rows of a copy and some columns of the weight.
+    fn convolve_bands<T: Real, E: Copy + Default + Send + Sync>(
+        &self,
+        x: &[T],
+        batch: usize,
+        bias: Bias<'_, T>,
+        convert: impl Fn(&[T], &mut [E]) + Sync,
+        multiply: impl Fn(Rows<'_, E>, &Range<usize>, Start<'_, T>, &Output<'_, T>) + Sync,
+    ) -> Vec<T> {
+        let outputs = bias.outputs;
+        let bands = self.bands::<E>();
         let starts = self.patch_starts(bands.iter().map(Range::len).max().unwrap_or(0));
         let stretches = self.patch_stretches();
         let groups = linear::column_groups(batch * bands.len(), outputs);
@@ -355,15 +397,14 @@ impl Grid {
             (0..tasks).into_par_iter().for_each_init(Vec::new, |copy, task| {
                 let (image, columns) = (task / groups.len() / bands.len(), &groups[task % groups.len()]);
                 let band = &bands[task / groups.len() % bands.len()];
-                self.copy_band(&x[image * self.image_len()..][..self.image_len()], band, copy);
+                self.copy_band_as(&x[image * self.image_len()..][..self.image_len()], band, copy, &convert);
                 let first = (image * self.out_height + band.start) * self.out_width;
                 let rows = first..first + band.len() * self.out_width;
                 let starts = &starts[..rows.len()];
                 let start = bias.of(image, columns);
                 // SAFETY: every task has an image's band and a group of columns to itself.
                 let out = unsafe { whole.part(rows, columns.clone()) };
-                let weight = weight.from(columns.start * self.patch_len());
-                add_product(Rows { values: copy, starts, stretches: &stretches }, weight, start, &out);
+                multiply(Rows { values: copy, starts, stretches: &stretches }, columns, start, &out);
             });
         };
         // SAFETY: the tasks' bands cover the images, and a product sets its block.

@@ -5,15 +5,15 @@
 
 use super::activation::{Geglu, gated, geglu};
 use super::linear::{self, TASK_ROWS};
-use super::packed_weight::PackedWeight;
-use super::tile::{Bias, Output, PANEL, Rows, add_product, matrix};
+use super::packed_weight::{Packed, PackedWeight};
+use super::tile::{Bias, Output, PANEL, Rows, add_product, add_rounded_product, matrix};
 use super::{Kernel, Needed, Real, apply_2};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of each half that a task computes at a time: both stay in the second cache. Products of bf16 round the rows anew for
-/// each, which is why there are not fewer.
+/// Columns of each half that a task computes at a time: both stay in the second cache. Products of bf16 lay the rows out anew each
+/// time, which is why there are not fewer.
 const COLUMNS: usize = 20 * PANEL;
 
 /// GEGLU (Shazeer 2020) of a linear layer: outputs `[0, n)` times `z * Phi(z)` of outputs `[n, 2 n)`, bit for bit as
@@ -53,12 +53,12 @@ impl Kernel<2> for GatedLinear {
         let blocks = count.div_ceil(TASK_ROWS);
         let groups = linear::column_groups(blocks, outputs);
         let compute = |whole: &Output<'_, T>| {
-            (0..blocks * groups.len()).into_par_iter().for_each_init(Vec::new, |buffer, task| {
+            (0..blocks * groups.len()).into_par_iter().for_each_init(Buffers::default, |buffers, task| {
                 let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
                 let rows = block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count);
                 // SAFETY: every task has a block of rows and a group of columns to itself.
                 let out = unsafe { whole.part(rows.clone(), columns.clone()) };
-                self.write_block(&x[rows.start * depth..rows.end * depth], bias, columns, buffer, &out);
+                self.write_block(&x[rows.start * depth..rows.end * depth], bias, columns, buffers, &out);
             });
         };
         // SAFETY: the tasks' blocks cover the matrix, and each sets its own.
@@ -82,6 +82,20 @@ impl Kernel<2> for GatedLinear {
     }
 }
 
+/// What a task keeps from one block to the next.
+struct Buffers<T: Real> {
+    /// The rows as products of bf16 take them.
+    rounded: Vec<T::Rounded>,
+    /// Values and gates, and a line of what comes of them.
+    sums: Vec<T>,
+}
+
+impl<T: Real> Default for Buffers<T> {
+    fn default() -> Self {
+        Self { rounded: Vec::new(), sums: Vec::new() }
+    }
+}
+
 impl GatedLinear {
     /// Some rows and columns of the result.
     fn write_block<T: Real>(
@@ -89,20 +103,31 @@ impl GatedLinear {
         x: &[T],
         bias: &[T],
         columns: &Range<usize>,
-        buffer: &mut Vec<T>,
+        buffers: &mut Buffers<T>,
         out: &Output<'_, T>,
     ) {
         let (weight, depth, outputs) = (self.0.packed::<T>(), self.0.shape()[1], self.0.shape()[0] / 2);
         let starts: Vec<usize> = (0..out.rows()).map(|row| row * depth).collect();
-        let rows = Rows { values: x, starts: &starts, stretches: &[(0, depth)] };
+        let (starts, stretches) = (&starts[..], &[(0, depth)][..]);
+        let Buffers { rounded, sums } = buffers;
+        if let Packed::Pairs(_) = weight {
+            rounded.resize(x.len(), T::Rounded::default());
+            T::round(x, rounded);
+        }
         for first in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - first);
             let half = out.rows() * width;
-            buffer.resize(2 * half + width, T::zero());
-            let (sums, line) = buffer.split_at_mut(2 * half);
+            sums.resize(2 * half + width, T::zero());
+            let (sums, line) = sums.split_at_mut(2 * half);
             for (first, sums) in [first, outputs + first].into_iter().zip(sums.chunks_exact_mut(half.max(1))) {
                 let start = Bias::new(bias, 2 * outputs).of(0, &(first..first + width));
-                add_product(rows, weight.from(first * depth), start, &Output::new(sums, width));
+                let out = Output::new(sums, width);
+                match weight.from(first * depth) {
+                    Packed::Pairs(pairs) => {
+                        add_rounded_product(Rows { values: rounded, starts, stretches }, pairs, start, &out);
+                    }
+                    panels => add_product(Rows { values: x, starts, stretches }, panels, start, &out),
+                }
             }
             let (values, gates) = sums.split_at(half);
             let first = first - columns.start;

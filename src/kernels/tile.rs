@@ -58,7 +58,7 @@ pub(super) struct Output<'a, T> {
     matrix: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a mutable borrow of numbers, which may go to another thread.
+// SAFETY: it is a mutable borrow of numbers and perhaps a shared one of others, which may go to another thread.
 unsafe impl<T: Send + Sync> Send for Output<'_, T> {}
 // SAFETY: all that a shared `Output` can do to the matrix is `part`, whose caller promises to keep the parts apart; the residual
 // is only read.
@@ -271,11 +271,30 @@ pub(super) trait Product: Sized {
 
     /// In f32 with the left factor rounded too.
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>);
+
+    /// A value of the left factor as products with pairs take it.
+    type Rounded: Copy + Default + Send + Sync;
+
+    /// Rounds the left factor for [`Self::add_rounded`].
+    fn round(values: &[Self], to: &mut [Self::Rounded]);
+
+    /// As [`Self::add_pairs`] with what was rounded before.
+    fn add_rounded(rows: Rows<'_, Self::Rounded>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>);
 }
 
 impl Product for f64 {
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
         bf16::add_widened(rows, pairs, start, out);
+    }
+
+    type Rounded = Self;
+
+    fn round(values: &[Self], to: &mut [Self]) {
+        to.copy_from_slice(values);
+    }
+
+    fn add_rounded(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
+        Self::add_pairs(rows, pairs, start, out);
     }
 
     fn add_tiles(tiles: &Tiles<'_, Self>) {
@@ -290,6 +309,16 @@ impl Product for f32 {
     }
 
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
+        bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
+    }
+
+    type Rounded = half::bf16;
+
+    fn round(values: &[Self], to: &mut [half::bf16]) {
+        bf16::round(values, to, InstructionSet::in_use());
+    }
+
+    fn add_rounded(rows: Rows<'_, half::bf16>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
         bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
     }
 
@@ -436,6 +465,17 @@ pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, right: Packed<'_, T>, star
         Packed::Panels(panels) => add_panels(rows, panels, start, out),
         Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
     }
+    out.add_residual();
+}
+
+/// [`add_product`] with pairs, of rows that were rounded before.
+pub(super) fn add_rounded_product<T: Real>(
+    rows: Rows<'_, T::Rounded>,
+    pairs: Pairs<'_>,
+    start: Start<'_, T>,
+    out: &Output<'_, T>,
+) {
+    T::add_rounded(rows, pairs, start, out);
     out.add_residual();
 }
 

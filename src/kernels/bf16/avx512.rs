@@ -13,28 +13,37 @@ const ROWS: usize = 8;
 /// Registers of a row's sums.
 const PANELS: usize = BLOCK_COLUMNS / TILE;
 
-/// Rounds a row and writes it to its places in a row of tiles.
+/// As its namesake in the module above.
 ///
 /// # Safety
 /// The machine has AVX-512 with bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn lay_out(row: &[f32], tiles: &mut [bf16]) {
-    for (row, tile) in row.chunks(STEP).zip(tiles.chunks_mut(TILE_LEN)) {
+pub(super) unsafe fn round_steps(values: &[f32], to: &mut [bf16], apart: usize) {
+    for (step, to) in values.chunks(STEP).zip(to.chunks_mut(apart)) {
         let mut copy = [0f32; STEP];
-        let values = match row.first_chunk::<STEP>() {
+        let values = match step.first_chunk::<STEP>() {
             Some(values) => values,
             None => {
-                copy[..row.len()].copy_from_slice(row);
+                copy[..step.len()].copy_from_slice(step);
                 &copy
             }
         };
-        let to = tile[..STEP].as_mut_ptr();
+        let to = to[..STEP].as_mut_ptr();
         // SAFETY: 32 values to read, and the place of 32 to write; alignment is not asked for.
         unsafe {
             let (low, high) = (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values.as_ptr().add(STEP / 2)));
             to.cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(high, low));
         }
     }
+}
+
+/// Copies a row to its places in a row of tiles.
+///
+/// # Safety
+/// As [`round_steps`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn copy_out(row: &[bf16], tiles: &mut [bf16]) {
+    super::copy_out(row, tiles);
 }
 
 /// # Safety

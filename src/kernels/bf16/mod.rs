@@ -62,27 +62,61 @@ pub(super) trait Roundable: Copy {
 
 impl Roundable for f32 {
     fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet) {
-        #[cfg(target_arch = "x86_64")]
-        if set.multiplies_bf16() {
-            // SAFETY: the machine has the instructions of a set that is in use.
-            return unsafe { avx512::lay_out(row, tiles) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = set;
-        for (row, tile) in row.chunks(STEP).zip(tiles.chunks_mut(TILE_LEN)) {
-            tile[..STEP].fill(bf16::ZERO);
-            tile.iter_mut().zip(row).for_each(|(to, &value)| *to = rounded(value));
-        }
+        round_steps(row, tiles, TILE_LEN, set);
+    }
+}
+
+/// Rounds values a step at a time, with zeros after the last, to steps so far apart.
+fn round_steps(values: &[f32], to: &mut [bf16], apart: usize, set: InstructionSet) {
+    #[cfg(target_arch = "x86_64")]
+    if set.multiplies_bf16() {
+        // SAFETY: the machine has the instructions of a set that is in use.
+        return unsafe { avx512::round_steps(values, to, apart) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = set;
+    for (values, to) in values.chunks(STEP).zip(to.chunks_mut(apart)) {
+        to[..STEP].fill(bf16::ZERO);
+        to.iter_mut().zip(values).for_each(|(to, &value)| *to = rounded(value));
     }
 }
 
 impl Roundable for bf16 {
-    fn lay_out(row: &[Self], tiles: &mut [bf16], _: InstructionSet) {
-        for (row, tile) in row.chunks(STEP).zip(tiles.chunks_mut(TILE_LEN)) {
-            tile[row.len()..STEP].fill(Self::ZERO);
-            tile[..row.len()].copy_from_slice(row);
+    fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet) {
+        #[cfg(target_arch = "x86_64")]
+        if set.multiplies_bf16() {
+            // SAFETY: the machine has the instructions of a set that is in use.
+            return unsafe { avx512::copy_out(row, tiles) };
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = set;
+        copy_out(row, tiles);
     }
+}
+
+/// Copies a row to its places in a row of tiles, with zeros after the last.
+#[inline(always)]
+fn copy_out(row: &[bf16], tiles: &mut [bf16]) {
+    let (steps, rest) = row.as_chunks::<STEP>();
+    let mut tiles = tiles.chunks_mut(TILE_LEN);
+    for (values, tile) in steps.iter().zip(&mut tiles) {
+        // Of a known length, which is a move or a few.
+        tile[..STEP].copy_from_slice(values);
+    }
+    if let (false, Some(tile)) = (rest.is_empty(), tiles.next()) {
+        tile[rest.len()..STEP].fill(bf16::ZERO);
+        tile[..rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// Rounds values as [`Roundable::lay_out`] does, all to one slice.
+pub(super) fn round(values: &[f32], to: &mut [bf16], set: InstructionSet) {
+    assert!(values.len() == to.len());
+    let whole = values.len() / STEP * STEP;
+    round_steps(&values[..whole], &mut to[..whole], STEP, set);
+    let mut last = [bf16::ZERO; STEP];
+    round_steps(&values[whole..], &mut last, STEP, set);
+    to[whole..].copy_from_slice(&last[..values.len() - whole]);
 }
 
 /// The nearest bf16, of two the even one, without a branch; not-a-number stays one.
@@ -268,6 +302,26 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    /// Rows that were rounded before lie in the same tiles as those that are rounded on the way, on every set of the machine.
+    #[test]
+    fn rounding_before_changes_nothing() {
+        for length in [1, 31, 32, 77, 640] {
+            let values = wave(3 * length, 0.37);
+            let starts = [length, 0, 2 * length];
+            for set in InstructionSet::ALL.into_iter().filter(|&set| set <= InstructionSet::of_machine()) {
+                let mut rounded_before = vec![bf16::ZERO; values.len()];
+                round(&values, &mut rounded_before, set);
+                assert!(rounded_before.iter().zip(&values).all(|(&ours, &value)| ours == rounded(value)), "{set}");
+                let (mut tiles, mut from_rounded) = (Vec::new(), Vec::new());
+                let stretches = &[(0, length)][..];
+                lay_out(Rows { values: &values, starts: &starts, stretches }, (0, length), &mut tiles, set);
+                let rows = Rows { values: &rounded_before, starts: &starts, stretches };
+                lay_out(rows, (0, length), &mut from_rounded, set);
+                assert!(tiles == from_rounded, "{set}, {length}");
             }
         }
     }
