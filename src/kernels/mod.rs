@@ -39,7 +39,7 @@ pub use linear::{linear, linear_packed};
 pub use meter::{Meter, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 pub use packed_weight::PackedWeight;
-pub(crate) use packed_weight::{widen_bf16, widen_f16};
+pub(crate) use packed_weight::{widen_bf16, widen_f16, widened};
 pub use peak::measured_peak;
 pub use recycler::RecyclingAllocator;
 pub use resample::resize_nearest;
@@ -70,6 +70,9 @@ trait Real: WithDType + Default + tile::Product {
     /// Values of this type, if they are of f64.
     fn of_f64(values: &[f64]) -> Option<&[Self]>;
 
+    /// Writes as many halves, which must be finite, as values of this type.
+    fn widen_halves(halves: &[half::f16], out: &mut [Self]);
+
     /// The nearest bf16.
     fn rounded(self) -> half::bf16;
 
@@ -93,6 +96,10 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
+    }
+
+    fn widen_halves(halves: &[half::f16], out: &mut [Self]) {
+        packed_weight::widen_halves(halves, out);
     }
 
     #[inline(always)]
@@ -130,6 +137,12 @@ impl Real for f64 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value.into()
+    }
+
+    fn widen_halves(halves: &[half::f16], out: &mut [Self]) {
+        for (out, half) in out.iter_mut().zip(halves) {
+            *out = half.to_f64();
+        }
     }
 
     fn rounded(self) -> half::bf16 {
