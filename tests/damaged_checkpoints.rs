@@ -357,6 +357,33 @@ fn what_does_not_fit_is_named_as_the_file_has_it() -> TestResult {
     refused(&without_text, &["text_encoder", "missing", "cond_stage_model."])
 }
 
+/// What f16 cannot hold would become infinite.
+#[test]
+fn values_beyond_f16_are_refused_in_f16() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let files = ModelFiles::folder(folder.path())?;
+    for (largest, dtype, fits) in [
+        (65_504f32, DType::F32, true),
+        (65_536.0, DType::F32, false),
+        (1e5, DType::F64, false),
+        (1e5, DType::BF16, false),
+    ] {
+        let tensor = Tensor::new(&[1.0, -largest], &Device::Cpu)?.to_dtype(dtype)?;
+        candle_core::safetensors::save(
+            &BTreeMap::from([("x", tensor)]).into_iter().collect(),
+            folder.path().join("x"),
+        )?;
+        let file = TensorFile::open(&files, "x")?;
+        let read = |dtype| file.read(&file.tensors()[0], dtype, &Device::Cpu);
+        assert!(read(DType::F32)?.is_some() && read(DType::BF16)?.is_some());
+        match read(DType::F16) {
+            Ok(read) => assert!(fits && read.is_some(), "{largest}"),
+            Err(error) => assert!(!fits && error.to_string().contains("65504"), "{largest}: {error}"),
+        }
+    }
+    Ok(())
+}
+
 /// Numbers that look random and are the same every time.
 struct Numbers(u64);
 

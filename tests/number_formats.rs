@@ -1,8 +1,19 @@
-//! How near pictures of rounded numbers are to those of f32.
+//! How near pictures of rounded numbers are to those of f32, and what is the same in every format.
 
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Dtype;
+use std::path::Path;
+use tweedie::adapters::Loras;
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::conditioning::Conditioning;
+use tweedie::config::ConfigFields;
 use tweedie::images::Picture;
 use tweedie::kernels::Products;
+use tweedie::layers::{WeightSource, Weights};
+use tweedie::models::{UNet2DConditionConfig, UNet2DConditionModel};
 use tweedie_pipelines::{Builder, DTypeChoice, TextToImage, TextToImageRequest};
+
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -39,5 +50,67 @@ fn pictures_of_rounded_numbers_are_near_those_of_f32() -> TestResult {
             assert!(psnr >= least, "{name}, picture {i}: {psnr:.1} dB");
         }
     }
+    Ok(())
+}
+
+/// The tensors of a file, each third one in f16, each third one in bf16.
+fn save_mixed(from: &Path, to: &Path) -> TestResult {
+    let mut tensors = candle_core::safetensors::load(from, &Device::Cpu)?;
+    let mut names: Vec<_> = tensors.keys().cloned().collect();
+    names.sort();
+    for (name, dtype) in names.iter().zip([DType::F16, DType::BF16, DType::F32].into_iter().cycle()) {
+        let stored = tensors[name].to_dtype(DType::F32)?.to_dtype(dtype)?;
+        tensors.insert(name.clone(), stored);
+    }
+    Ok(candle_core::safetensors::save(&tensors, to)?)
+}
+
+/// The bits of what a UNet makes of a wave.
+fn unet_output(files: &ModelFiles, keeps_halves: bool, lora: Option<&Path>) -> TestResult<Vec<u32>> {
+    let name = "unet/config.json";
+    let config = ConfigFields::from_json("unet", &files.read_text(name)?, &files.path(name))?;
+    let config = UNet2DConditionConfig::from_fields(&config)?;
+    let checkpoint = Checkpoint::open(files, "unet", Precision::Full, DType::F32, &Device::Cpu)?;
+    let checkpoint = if keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
+    for stored in checkpoint.stored().collect::<Vec<_>>() {
+        let expected = match stored.dtype {
+            Dtype::F16 if keeps_halves => DType::F16,
+            Dtype::BF16 if keeps_halves => DType::BF16,
+            _ => DType::F32,
+        };
+        assert_eq!(checkpoint.tensor(&stored.name, &stored.shape)?.dtype(), expected, "{}", stored.name);
+    }
+    let loras = Loras::open(lora.map(|path| (path, 0.8)), config.layers_per_block[0])?;
+    let merged = loras.over("unet", &checkpoint);
+    let weights = Weights::new(&merged).with_products(Products::Full);
+    let unet = UNet2DConditionModel::new(&weights, config.clone(), DType::F32)?;
+    checkpoint.finish(&[])?;
+    let wave = |shape: &[usize], step: f32| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    };
+    let text = Conditioning::text(wave(&[2, 77, config.cross_attention_dim[0]], 0.11)?);
+    let x = wave(&[2, config.in_channels, 16, 16], 0.37)?;
+    let output = unet.forward(&x, &Tensor::full(500f32, 2, &Device::Cpu)?, &text, None)?;
+    Ok(output.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+}
+
+/// What `--dtype auto` does with large models on most CPUs. Where a LoRA is merged into a weight, the sum is in f32.
+#[test]
+fn weights_that_stay_as_they_are_stored_change_no_bit() -> TestResult {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = tempfile::tempdir()?;
+    let unet = folder.path().join("unet");
+    std::fs::create_dir(&unet)?;
+    let given = golden.join("models/sd15/unet");
+    std::fs::copy(given.join("config.json"), unet.join("config.json"))?;
+    save_mixed(&given.join(WEIGHTS), &unet.join(WEIGHTS))?;
+    let files = ModelFiles::folder(folder.path())?;
+    let lora = golden.join("models/lora/kohya.safetensors");
+    let plain = unet_output(&files, false, None)?;
+    assert!(plain == unet_output(&files, true, None)?);
+    let merged = unet_output(&files, false, Some(&lora))?;
+    assert!(merged == unet_output(&files, true, Some(&lora))?);
+    assert!(plain != merged);
     Ok(())
 }

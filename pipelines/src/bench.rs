@@ -99,7 +99,8 @@ impl Bench {
         let mut results = Map::new();
         results.insert("model".into(), self.name().into());
         results.insert("device".into(), format!("{:?}", device.location()).to_lowercase().into());
-        results.insert("weights".into(), format!("{:?}", format.weights).to_lowercase().into());
+        let weights = if format.keeps_halves { "as stored" } else { format.name() };
+        results.insert("weights".into(), weights.into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
         results.insert("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).into());
         results.insert("size".into(), self.size.into());

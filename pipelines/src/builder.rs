@@ -283,7 +283,7 @@ impl Loader<'_> {
     ) -> Result<(Autoencoder, Vec<String>)> {
         // An autoencoder that overflows when it computes in f16 says so.
         let overflows = config.common().force_upcast && self.format.activations == DType::F16;
-        let NumberFormat { weights, activations } = if overflows { NumberFormat::F32 } else { self.format };
+        let NumberFormat { weights, activations, .. } = if overflows { NumberFormat::F32 } else { self.format };
         let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
         self.load(component, weights, unused, |weights| Autoencoder::new(weights, config, halves, activations))
     }
@@ -309,6 +309,7 @@ impl Loader<'_> {
         build: impl FnOnce(&Weights<'_>) -> Result<T>,
     ) -> Result<(T, Vec<String>)> {
         let names = checkpoint.file_names().to_vec();
+        let checkpoint = if self.format.keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
         let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
         let weights = Weights::new(source);

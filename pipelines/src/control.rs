@@ -95,7 +95,7 @@ pub(crate) fn load(
     loader: &Loader<'_>,
     unet: &UNet2DConditionConfig,
 ) -> Result<(ControlModel, UsedAdapter)> {
-    let NumberFormat { weights, activations } = loader.format;
+    let NumberFormat { weights, activations, .. } = loader.format;
     if let Model::File { path, .. } = model {
         let file = SingleFile::open(path)?;
         let config = file.control_config(unet)?;

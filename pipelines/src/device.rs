@@ -83,8 +83,9 @@ impl DeviceChoice {
 /// A number format as a user asks for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DTypeChoice {
-    /// f16 on other devices than the CPU. There bf16 for large models, of 200 MB and more in f32, if the machine has
-    /// instructions for its products, and else f32.
+    /// f16 on other devices than the CPU. There f32; but for large models, of 200 MB and more in f32, bf16 if the machine has
+    /// instructions for its products, and else for each tensor the format that it is stored in, where that is f16 or bf16:
+    /// what is computed is the same as with f32, in half the memory.
     #[default]
     Auto,
     /// 32 bits.
@@ -114,12 +115,23 @@ impl FromStr for DTypeChoice {
 pub(crate) struct NumberFormat {
     /// Of matrices in memory.
     pub weights: DType,
+    /// Whether those that are stored in half precision stay as they are, which changes no result.
+    pub keeps_halves: bool,
     /// Of activations, which are f32 on the CPU whatever the weights are stored in.
     pub activations: DType,
 }
 
 impl NumberFormat {
-    pub(crate) const F32: Self = Self { weights: DType::F32, activations: DType::F32 };
+    pub(crate) const F32: Self = Self { weights: DType::F32, keeps_halves: false, activations: DType::F32 };
+
+    /// What results depend on.
+    pub(crate) fn name(self) -> &'static str {
+        match self.weights {
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            _ => "f32",
+        }
+    }
 }
 
 impl DTypeChoice {
@@ -130,12 +142,15 @@ impl DTypeChoice {
     pub(crate) fn on(self, device: &Device, parameters: impl FnOnce() -> Result<usize>) -> Result<NumberFormat> {
         /// The pictures of smaller models are the same on every machine.
         const LARGE: usize = 50_000_000;
-        let weights = match self.of_any_model(device) {
-            Some(dtype) => dtype,
-            None if InstructionSet::in_use().multiplies_bf16() && parameters()? >= LARGE => DType::BF16,
-            None => DType::F32,
-        };
-        Ok(NumberFormat { weights, activations: if device.is_cpu() { DType::F32 } else { weights } })
+        if let Some(weights) = self.of_any_model(device) {
+            let activations = if device.is_cpu() { DType::F32 } else { weights };
+            return Ok(NumberFormat { weights, activations, ..NumberFormat::F32 });
+        }
+        let large = parameters()? >= LARGE;
+        Ok(match InstructionSet::in_use().multiplies_bf16() {
+            true if large => NumberFormat { weights: DType::BF16, ..NumberFormat::F32 },
+            multiplies_bf16 => NumberFormat { keeps_halves: large && !multiplies_bf16, ..NumberFormat::F32 },
+        })
     }
 
     /// The format of weights, where it does not depend on the model.
@@ -146,5 +161,24 @@ impl DTypeChoice {
             (Self::F32, _) => Some(DType::F32),
             (Self::BF16, _) => Some(DType::BF16),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn automatic_formats_follow_size_and_machine() -> Result<()> {
+        let of = |parameters| DTypeChoice::Auto.on(&Device::Cpu, || Ok(parameters));
+        assert_eq!(of(49_999_999)?, NumberFormat::F32);
+        let multiplies_bf16 = InstructionSet::in_use().multiplies_bf16();
+        let large = of(50_000_000)?;
+        assert_eq!(large.weights, if multiplies_bf16 { DType::BF16 } else { DType::F32 });
+        assert_eq!((large.keeps_halves, large.activations), (!multiplies_bf16, DType::F32));
+        let asked = |choice: DTypeChoice| choice.on(&Device::Cpu, || unreachable!("it does not matter"));
+        assert_eq!(asked(DTypeChoice::F32)?, NumberFormat::F32);
+        assert_eq!(asked(DTypeChoice::F16)?, NumberFormat { weights: DType::F16, ..NumberFormat::F32 });
+        Ok(())
     }
 }

@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use tweedie::checkpoints::ModelFiles;
-use tweedie::{DType, Error, Result};
+use tweedie::{Error, Result};
 
 /// The weights of a run, with their hashes once somebody has asked for them.
 #[derive(Debug)]
 pub(crate) struct UsedWeights {
     /// What pictures' settings call the model.
     pub model_name: String,
-    /// The number format that the weights are held in.
+    /// The number format that the weights are rounded to.
     pub dtype: &'static str,
     files: Vec<WeightFile>,
     adapters: Vec<UsedAdapter>,
@@ -57,11 +57,7 @@ impl UsedWeights {
         });
         Self {
             model_name: model_name.into(),
-            dtype: match format.weights {
-                DType::F16 => "f16",
-                DType::BF16 => "bf16",
-                _ => "f32",
-            },
+            dtype: format.name(),
             files,
             adapters: Vec::new(),
             hashes: OnceLock::new(),

@@ -35,6 +35,7 @@ pub struct Checkpoint {
     /// Beginnings of names that models of this form have no use for.
     unused: Vec<String>,
     dtype: DType,
+    keeps_halves: bool,
     device: Device,
     asked: RefCell<BTreeSet<String>>,
     report: RefCell<WeightReport>,
@@ -103,6 +104,7 @@ impl Checkpoint {
             names: None,
             unused: Vec::new(),
             dtype,
+            keeps_halves: false,
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
@@ -137,10 +139,17 @@ impl Checkpoint {
             names: Some(names),
             unused,
             dtype,
+            keeps_halves: false,
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
         }
+    }
+
+    /// The same, but tensors that are stored in f16 or bf16 are given in the format that each has.
+    #[must_use]
+    pub fn keeping_halves(self) -> Self {
+        Self { keeps_halves: true, ..self }
     }
 
     /// The names of its files in the model folder.
@@ -198,19 +207,23 @@ impl Checkpoint {
             report.mis_shaped.push((self.name_in_file(name), shape.to_vec(), location.shape.clone()));
             return Ok(None);
         }
-        if float_type(stored.dtype).is_none() {
-            report.wrong_type.push((self.name_in_file(name), format!("{:?}", stored.dtype)));
-            return Ok(None);
-        }
+        let dtype = match float_type(stored.dtype) {
+            Some(half @ (DType::F16 | DType::BF16)) if self.keeps_halves => half,
+            Some(_) => self.dtype,
+            None => {
+                report.wrong_type.push((self.name_in_file(name), format!("{:?}", stored.dtype)));
+                return Ok(None);
+            }
+        };
         let file = &self.files[location.file];
         let tensor = match location.part {
-            Part::Whole => file.read(stored, self.dtype, &self.device)?,
+            Part::Whole => file.read(stored, dtype, &self.device)?,
             Part::Third(third) => {
                 let rows = location.shape[0];
-                file.read_rows(stored, third * rows..(third + 1) * rows, self.dtype, &self.device)?
+                file.read_rows(stored, third * rows..(third + 1) * rows, dtype, &self.device)?
             }
             Part::Transposed => {
-                let read = file.read(stored, self.dtype, &self.device)?;
+                let read = file.read(stored, dtype, &self.device)?;
                 read.map(|tensor| tensor.t()?.contiguous()).transpose()?
             }
         };

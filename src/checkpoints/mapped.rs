@@ -3,7 +3,7 @@
 
 use super::ModelFiles;
 use crate::{Error, Result, kernels};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -68,7 +68,7 @@ impl Bytes {
     }
 
     /// The tensor that a part holds, in an element type, on a device. `None` if it holds values that are not finite. The
-    /// range lies within the bytes and has the shape's length.
+    /// range lies within the bytes and has the shape's length. That a value is too large for f16 is an error.
     pub fn tensor(
         &self,
         range: &Range<usize>,
@@ -79,24 +79,37 @@ impl Bytes {
     ) -> Result<Option<Tensor>> {
         let cpu = &Device::Cpu;
         let tensor = match (stored, dtype) {
-            (DType::F32 | DType::F16 | DType::BF16, DType::F32) => {
-                let values = self.values(range, stored, |bytes, values| widen(bytes, stored, values))?;
+            (DType::F32, DType::F32) => {
+                let values = self.values(range, stored, f32::from_le_bytes)?;
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
-            (DType::F32 | DType::F16 | DType::BF16, DType::F16) => {
-                let values = self.values(range, stored, |bytes, values| match stored {
-                    DType::F32 => copy(bytes, values, |value| f16::from_f32(f32::from_le_bytes(value))),
-                    DType::BF16 => copy(bytes, values, |value| f16::from_f32(bf16::from_le_bytes(value).to_f32())),
-                    _ => copy(bytes, values, f16::from_le_bytes),
+            (DType::F16, DType::F16) => {
+                let values = self.values(range, stored, f16::from_le_bytes)?;
+                values.map(|values| Tensor::from_vec(values, shape, cpu))
+            }
+            (DType::BF16, DType::BF16) => {
+                let values = self.values(range, stored, bf16::from_le_bytes)?;
+                values.map(|values| Tensor::from_vec(values, shape, cpu))
+            }
+            (DType::F16 | DType::BF16, DType::F32) => {
+                let values = self.converted(range, stored, |bytes, values| match stored {
+                    DType::F16 => copy(bytes, values, |half| kernels::widen_f16(u16::from_le_bytes(half))),
+                    _ => copy(bytes, values, |half| kernels::widen_bf16(u16::from_le_bytes(half))),
                 })?;
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
-            (DType::F32 | DType::F16 | DType::BF16, DType::BF16) => {
+            (DType::F32 | DType::BF16, DType::F16) => {
+                let values = self.converted(range, stored, |bytes, values| match stored {
+                    DType::F32 => copy(bytes, values, |value| f16::from_f32(f32::from_le_bytes(value))),
+                    _ => copy(bytes, values, |value| f16::from_f32(bf16::from_le_bytes(value).to_f32())),
+                })?;
+                values.map(|values| Tensor::from_vec(values, shape, cpu))
+            }
+            (DType::F32 | DType::F16, DType::BF16) => {
                 let rounded = kernels::round_to_bf16;
-                let values = self.values(range, stored, |bytes, values| match stored {
+                let values = self.converted(range, stored, |bytes, values| match stored {
                     DType::F32 => copy(bytes, values, |value| rounded(f32::from_le_bytes(value))),
-                    DType::F16 => copy(bytes, values, |half| rounded(kernels::widen_f16(u16::from_le_bytes(half)))),
-                    _ => copy(bytes, values, bf16::from_le_bytes),
+                    _ => copy(bytes, values, |half| rounded(kernels::widen_f16(u16::from_le_bytes(half)))),
                 })?;
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
@@ -106,11 +119,66 @@ impl Bytes {
                 all_finite(bytes, stored).then(tensor)
             }
         };
-        Ok(tensor.transpose()?.map(|tensor| tensor.to_device(device)).transpose()?)
+        let tensor = tensor.transpose()?;
+        if stored != DType::F16 && tensor.as_ref().is_some_and(overflows) {
+            let what = match self {
+                Self::File { path, .. } => format!("a weight in {}", path.display()),
+                Self::Embedded(_) => "a weight".into(),
+            };
+            let fix = "f16 ends there; take bf16, which has the range of f32, or f32";
+            return Err(Error::invalid(what, format!("beyond {}", f16::MAX), fix));
+        }
+        Ok(tensor.map(|tensor| tensor.to_device(device)).transpose()?)
     }
 
-    /// The values of a part, read on all cores, if all of them are finite. `fill` makes one of each `stored` value.
-    fn values<E: Send>(
+    /// Writes a part of the bytes.
+    fn read(&self, start: usize, out: &mut [u8]) -> Result<()> {
+        match self {
+            #[cfg(unix)]
+            Self::File { file, path, .. } => file.read_exact_at(out, start as u64).map_err(Error::io("read", path)),
+            _ => {
+                out.copy_from_slice(&self.as_slice()[start..start + out.len()]);
+                Ok(())
+            }
+        }
+    }
+
+    /// The values of a part as they are, read on all cores to where they will be, if all of them are finite. `value` makes
+    /// one of its bytes.
+    fn values<E: Send, const N: usize>(
+        &self,
+        range: &Range<usize>,
+        stored: DType,
+        value: impl Fn([u8; N]) -> E + Sync,
+    ) -> Result<Option<Vec<E>>> {
+        const { assert!(size_of::<E>() == N) };
+        if cfg!(target_endian = "big") {
+            return self.converted(range, stored, |bytes, values| copy(bytes, values, &value));
+        }
+        let count = range.len() / N;
+        let mut values = Vec::with_capacity(count);
+        let pieces = values.spare_capacity_mut()[..count].par_chunks_mut(PIECE / N).enumerate();
+        let finite = pieces.map(|(i, values)| {
+            let len = size_of_val(values);
+            let values = values.as_mut_ptr().cast::<u8>();
+            // SAFETY: that many bytes belong to the piece alone, and all are set before they become a slice. To set them costs
+            // next to nothing: they are in the cache when the file's bytes come.
+            let bytes = unsafe {
+                values.write_bytes(0, len);
+                std::slice::from_raw_parts_mut(values, len)
+            };
+            self.read(range.start + i * PIECE, bytes)?;
+            Ok(all_finite(bytes, stored))
+        });
+        let finite = finite.try_reduce(|| true, |a, b| Ok::<_, Error>(a && b))?;
+        // SAFETY: no piece has failed, so every value has been read; `E` is one of the floats, which may have any bits.
+        unsafe { values.set_len(count) };
+        Ok(finite.then_some(values))
+    }
+
+    /// The values of a part in another format, read on all cores, if all of them are finite. `fill` makes one of each `stored`
+    /// value.
+    fn converted<E: Send>(
         &self,
         range: &Range<usize>,
         stored: DType,
@@ -133,16 +201,18 @@ impl Bytes {
     }
 }
 
-/// Bytes per task of what runs over all values.
-const PIECE: usize = 1 << 20;
-
-fn widen(bytes: &[u8], stored: DType, values: &mut [MaybeUninit<f32>]) {
-    match stored {
-        DType::F16 => copy(bytes, values, |half| kernels::widen_f16(u16::from_le_bytes(half))),
-        DType::BF16 => copy(bytes, values, |half| kernels::widen_bf16(u16::from_le_bytes(half))),
-        _ => copy(bytes, values, f32::from_le_bytes),
+/// Whether values that were finite no longer are in f16.
+fn overflows(tensor: &Tensor) -> bool {
+    match &*tensor.storage_and_layout().0 {
+        Storage::Cpu(CpuStorage::F16(values)) => {
+            values.par_chunks(PIECE).any(|piece| !piece.iter().all(|v| v.is_finite()))
+        }
+        _ => false,
     }
 }
+
+/// Bytes per task of what runs over all values.
+const PIECE: usize = 256 << 10;
 
 /// Writes all values; there are `N` bytes for each.
 fn copy<const N: usize, E>(bytes: &[u8], values: &mut [MaybeUninit<E>], value: impl Fn([u8; N]) -> E) {
@@ -164,17 +234,22 @@ pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
     }
 }
 
-/// Whether no value has all bits of its exponent set, which is what infinities and NaN have.
+/// Whether no value has all bits of its exponent set, which is what infinities and NaN have. All values are looked at,
+/// several at a time, since almost always all are finite.
 pub(super) fn all_finite(bytes: &[u8], dtype: DType) -> bool {
     let pieces = bytes.par_chunks(PIECE);
     match dtype {
         DType::F16 | DType::BF16 => {
-            let mask: u16 = if dtype == DType::F16 { 0x7c00 } else { 0x7f80 };
-            pieces.all(|piece| piece.as_chunks::<2>().0.iter().all(|value| u16::from_le_bytes(*value) & mask != mask))
+            let mask: i16 = if dtype == DType::F16 { 0x7c00 } else { 0x7f80 };
+            pieces.all(|piece| {
+                let exponents = piece.as_chunks::<2>().0.iter().map(|value| i16::from_le_bytes(*value) & mask);
+                exponents.fold(0, i16::max) != mask
+            })
         }
         DType::F32 => pieces.all(|piece| {
-            const MASK: u32 = 0x7f80_0000;
-            piece.as_chunks::<4>().0.iter().all(|value| u32::from_le_bytes(*value) & MASK != MASK)
+            const MASK: i32 = 0x7f80_0000;
+            let exponents = piece.as_chunks::<4>().0.iter().map(|value| i32::from_le_bytes(*value) & MASK);
+            exponents.fold(0, i32::max) != MASK
         }),
         _ => pieces.all(|piece| piece.as_chunks::<8>().0.iter().all(|value| f64::from_le_bytes(*value).is_finite())),
     }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub enum InstructionSet {
     /// What the compiler makes of plain loops for any machine of this architecture.
     Portable,
-    /// AVX2 with fused multiply-add: registers of eight f32.
+    /// AVX2 with fused multiply-add and conversion of f16: registers of eight f32.
     Avx2,
     /// AVX-512 (F, BW, DQ and VL): registers of sixteen f32.
     Avx512,
@@ -49,7 +49,7 @@ impl InstructionSet {
             macro_rules! has {
                 ($($feature:tt),*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
             }
-            let avx2 = has!("avx2", "fma");
+            let avx2 = has!("avx2", "fma", "f16c");
             if avx2 && has!("avx512f", "avx512bw", "avx512dq", "avx512vl") {
                 let bf16 = has!("avx512bf16");
                 #[cfg(target_os = "linux")]

@@ -41,7 +41,7 @@ pub use linear::{linear, linear_packed, linear_packed_plus};
 pub use meter::{Meter, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
 pub use packed_weight::PackedWeight;
-pub(crate) use packed_weight::{widen_bf16, widen_f16};
+pub(crate) use packed_weight::{widen_bf16, widen_f16, widened};
 pub use peak::measured_peak;
 pub use recycler::RecyclingAllocator;
 pub use resample::resize_nearest;
@@ -72,6 +72,9 @@ trait Real: WithDType + Default + tile::Product {
     /// Values of this type, if they are of f64.
     fn of_f64(values: &[f64]) -> Option<&[Self]>;
 
+    /// Writes as many halves, which must be finite, as values of this type.
+    fn widen_halves(halves: &[half::f16], out: &mut [Self]);
+
     /// The nearest bf16.
     fn rounded(self) -> half::bf16;
 
@@ -95,6 +98,10 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
+    }
+
+    fn widen_halves(halves: &[half::f16], out: &mut [Self]) {
+        packed_weight::widen_halves(halves, out);
     }
 
     #[inline(always)]
@@ -132,6 +139,12 @@ impl Real for f64 {
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value.into()
+    }
+
+    fn widen_halves(halves: &[half::f16], out: &mut [Self]) {
+        for (out, half) in out.iter_mut().zip(halves) {
+            *out = half.to_f64();
+        }
     }
 
     fn rounded(self) -> half::bf16 {

@@ -1,15 +1,18 @@
 //! Weights as the product reads them: panels of sixteen outputs, in any float type, or pairs of bf16.
 
-use super::Real;
 use super::bf16::{Pairs, Products, STEP, index};
 use super::simd::multiversion;
 use super::tile::{PANEL, packed_at};
 use super::transpose::{AT_ONCE, across};
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use super::{InstructionSet, Real};
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Values per task of [`widened`].
+const WIDENED_AT_ONCE: usize = 1 << 16;
 
 /// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
 ///
@@ -156,8 +159,14 @@ fn lay_out<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], sha
                 out if out < outputs => &weight[out * depth..][..depth],
                 _ => &no_output[..],
             });
-            let mut write = |i: usize, line: [E; PANEL]| {
-                let k = i % taps * inputs + i / taps;
+            // Of the next line, which follow each other in the file with the taps inside the inputs.
+            let (mut input, mut tap) = (0, 0);
+            let mut write = |line: [E; PANEL]| {
+                let k = tap * inputs + input;
+                tap += 1;
+                if tap == taps {
+                    (input, tap) = (input + 1, 0);
+                }
                 if PAIRS {
                     let places = values[index(depth, k, 0)..].iter_mut().step_by(2);
                     places.zip(line).for_each(|(place, value)| _ = place.write(value));
@@ -168,9 +177,9 @@ fn lay_out<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], sha
             };
             let whole = depth - depth % AT_ONCE;
             for first in (0..whole).step_by(AT_ONCE) {
-                across(&rows, first).into_iter().enumerate().for_each(|(i, line)| write(first + i, line));
+                across(&rows, first).into_iter().for_each(&mut write);
             }
-            (whole..depth).for_each(|i| write(i, rows.map(|row| row[i])));
+            (whole..depth).for_each(|i| write(rows.map(|row| row[i])));
         },
     );
     // SAFETY: for each panel the lines of all rows of the matrix are written, and each place belongs to one of them.
@@ -238,6 +247,11 @@ impl<'a, T: Real> Panels<'a, T> {
         with_values!(self, T, |values, widen| widen(values[i]))
     }
 
+    /// Whether the product reads them as they lie.
+    pub fn are_wide(self) -> bool {
+        matches!(self, Self::Wide(_))
+    }
+
     /// Some lines of some panels of `depth` lines each, in the type of the sums, in `buffer` unless they have it already; and how
     /// far the panels are apart.
     pub fn widened<'b>(
@@ -257,7 +271,10 @@ impl<'a, T: Real> Panels<'a, T> {
         let len = lines.len() * PANEL;
         buffer.resize(panels.len() * len, T::zero());
         for (panel, buffer) in panels.clone().zip(buffer.chunks_exact_mut(len.max(1))) {
-            widen_all(self.part(of_panel(panel)), buffer);
+            match self.part(of_panel(panel)) {
+                Self::F16(halves) => T::widen_halves(halves, buffer),
+                other => widen_all(other, buffer),
+            }
         }
         (buffer, len)
     }
@@ -283,6 +300,63 @@ multiversion! {
                 *out = widen(value);
             }
         });
+    }
+}
+
+/// Halves in f32. Every x86-64 with AVX2 has an instruction for it, to which infinities and NaN are as good as any value.
+pub(super) fn widen_halves(halves: &[f16], out: &mut [f32]) {
+    assert!(halves.len() == out.len());
+    #[cfg(target_arch = "x86_64")]
+    if InstructionSet::in_use() >= InstructionSet::Avx2 {
+        // SAFETY: an instruction set is only in use on a machine that has it.
+        return unsafe { f16c::widen(halves, out) };
+    }
+    widen_each(halves, out);
+}
+
+/// A tensor of halves on the CPU, in f32.
+///
+/// # Errors
+/// If it is of another type, or elsewhere.
+pub(crate) fn widened(tensor: &Tensor) -> Result<Tensor> {
+    let halves = tensor.contiguous()?;
+    let (storage, layout) = halves.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F16(halves)) = &*storage else {
+        candle_core::bail!("widen: the tensor is not of f16 on the CPU, but of {:?}", tensor.dtype())
+    };
+    let halves = &halves[layout.start_offset()..][..layout.shape().elem_count()];
+    let mut wide = super::zeros(halves.len());
+    let pieces = wide.par_chunks_mut(WIDENED_AT_ONCE).zip(halves.par_chunks(WIDENED_AT_ONCE));
+    pieces.for_each(|(wide, halves)| widen_halves(halves, wide));
+    Tensor::from_vec(wide, tensor.shape(), &Device::Cpu)
+}
+
+fn widen_each(halves: &[f16], out: &mut [f32]) {
+    for (out, half) in out.iter_mut().zip(halves) {
+        *out = widen_f16(half.to_bits());
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod f16c {
+    use super::{f16, widen_each};
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+
+    /// Values of a register.
+    const LANES: usize = 8;
+
+    #[target_feature(enable = "avx,f16c")]
+    pub fn widen(halves: &[f16], out: &mut [f32]) {
+        let (halves, last) = halves.as_chunks::<LANES>();
+        let (out, last_out) = out.as_chunks_mut::<LANES>();
+        for (out, halves) in out.iter_mut().zip(halves) {
+            // SAFETY: both are eight values, of 16 and 32 bits; their alignment is of no concern to these instructions.
+            unsafe {
+                let halves = _mm_loadu_si128(halves.as_ptr().cast());
+                _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(halves));
+            }
+        }
+        widen_each(last, last_out);
     }
 }
 
@@ -328,6 +402,13 @@ mod tests {
         for bits in 0..=u16::MAX {
             let value = f16::from_bits(bits);
             assert!(!value.is_finite() || widen_f16(bits).to_bits() == value.to_f32().to_bits(), "{bits:x}");
+        }
+        let halves: Vec<_> = (0..=u16::MAX).map(f16::from_bits).filter(|half| half.is_finite()).collect();
+        for skipped in [0, 3] {
+            let halves = &halves[skipped..];
+            let mut wide = vec![f32::NAN; halves.len()];
+            widen_halves(halves, &mut wide);
+            assert!(halves.iter().zip(wide).all(|(half, wide)| half.to_f32().to_bits() == wide.to_bits()));
         }
     }
 }

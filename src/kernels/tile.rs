@@ -19,7 +19,8 @@ pub(super) const PANEL: usize = 16;
 /// Length of the sums between two visits to the output, for one panel: that many rows of it stay in the first cache.
 const DEPTH: usize = 320;
 
-/// Rows that one panel is multiplied with before the next panel is fetched.
+/// Rows that one panel is multiplied with before the next panel is fetched. Where panels have to be widened first, it is all rows
+/// of the task.
 const BLOCK_ROWS: usize = 96;
 
 /// One run of the sum: `count` steps from an offset into each factor.
@@ -485,11 +486,12 @@ fn add_panels<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_
     let count = out.columns.div_ceil(PANEL);
     assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());
     let at_once = T::panels_at_once();
+    let most_rows = if panels.are_wide() { BLOCK_ROWS } else { out.rows.max(1) };
     let mut buffer = Vec::new();
     for (i, RunBlock { lines, runs }) in blocks_of_runs(rows.stretches, DEPTH / at_once).into_iter().enumerate() {
         let start = if i == 0 { start } else { Start::Output };
-        for first in (0..out.rows).step_by(BLOCK_ROWS) {
-            let block = first..(first + BLOCK_ROWS).min(out.rows);
+        for first in (0..out.rows).step_by(most_rows) {
+            let block = first..(first + most_rows).min(out.rows);
             let left = Left { values: rows.values, starts: &rows.starts[block.clone()], step: 1 };
             for first in (0..count).step_by(at_once) {
                 let group = first..(first + at_once).min(count);

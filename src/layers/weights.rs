@@ -1,7 +1,7 @@
 //! Where layers get their tensors from, and how they hold them.
 
 use crate::Result;
-use crate::kernels::{PackedWeight, Products};
+use crate::kernels::{self, PackedWeight, Products};
 use candle_core::{DType, Device, Tensor};
 
 /// A source of named tensors: a checkpoint, trainable variables, random numbers.
@@ -153,6 +153,9 @@ pub(super) fn vector(weights: &Weights<'_>, name: &str, len: usize) -> Result<Te
 
 /// Half precision to f32 on the CPU.
 pub(super) fn widened(tensor: Tensor) -> Result<Tensor> {
-    let half = matches!(tensor.dtype(), DType::F16 | DType::BF16);
-    Ok(if half && tensor.device().is_cpu() { tensor.to_dtype(DType::F32)? } else { tensor })
+    Ok(match tensor.dtype() {
+        DType::F16 if tensor.device().is_cpu() => kernels::widened(&tensor)?,
+        DType::BF16 if tensor.device().is_cpu() => tensor.to_dtype(DType::F32)?,
+        _ => tensor,
+    })
 }

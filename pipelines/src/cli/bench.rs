@@ -44,7 +44,7 @@ pub struct BenchArguments {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16
+    /// Number format of the weights: auto, f32, f16 or bf16, as for txt2img
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 

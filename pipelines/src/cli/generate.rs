@@ -154,9 +154,15 @@ impl Work<'_> {
     fn run(&mut self, model: LatentDiffusion) -> anyhow::Result<Seconds> {
         let (settings, record) = (self.settings, self.record);
         let result = std::thread::scope(|scope| {
-            // The weights' hash goes into the pictures; it is ready long before the first is.
-            scope.spawn(|| record.hash_weights().is_ok());
-            model.run_once(settings, &mut |event| self.event(event))
+            let mut hashes = false;
+            model.run_once(settings, &mut |event| {
+                // The weights' hash goes into the pictures. It can wait until there is something to see, and is then ready
+                // before the first picture as a rule.
+                if matches!(event, Event::Step { .. }) && !std::mem::replace(&mut hashes, true) {
+                    scope.spawn(|| record.hash_weights().is_ok());
+                }
+                self.event(event)
+            })
         });
         self.progress.finish();
         match (self.failure.take(), result) {

@@ -102,8 +102,8 @@ pub struct Sample {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are stored in, but for
-    /// bf16 on machines that multiply it
+    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are held in, but for
+    /// bf16 on machines that multiply it; on others auto leaves large models as they are stored, which changes no picture
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 

@@ -34,7 +34,7 @@ pub struct Verify {
     mask: Option<PathBuf>,
 
     /// Where it is made again; without --model, the embedded model and the hub's cache are searched for its weights, and
-    /// without --dtype they are held as they were
+    /// without --dtype they are rounded as they were
     #[command(flatten)]
     model: ModelArguments,
 
