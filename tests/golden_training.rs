@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::PredictionType;
-use tweedie::layers::Weights;
+use tweedie::layers::{Weights, with_gradients};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::{
@@ -119,11 +119,13 @@ fn gradient(
     objective: &Objective,
     batch: &NoisyBatch,
 ) -> TestResult<(Tensor, f64, Vec<f32>)> {
-    let output = network.forward(&batch.x_t, &batch.timesteps, None)?;
-    let loss = objective.losses(&output, batch)?.mean_all()?;
-    let mut gradients = vec![0.0; parameters.layout().len()];
-    parameters.add_gradients(&loss.backward()?, &mut gradients)?;
-    Ok((output.detach(), f64::from(loss.to_scalar::<f32>()?), gradients))
+    let (loss, output, gradients) = with_gradients(batch.x_t.device(), || {
+        let output = network.forward(&batch.x_t, &batch.timesteps, None)?;
+        Ok::<_, tweedie::Error>((objective.losses(&output, batch)?.mean_all()?, output.detach()))
+    })?;
+    let mut sums = vec![0.0; parameters.layout().len()];
+    parameters.add_gradients(&gradients, &mut sums)?;
+    Ok((output, f64::from(loss.to_scalar::<f32>()?), sums))
 }
 
 #[test]

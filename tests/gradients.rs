@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use tweedie::checkpoints::RandomWeights;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::kernels::{Products, with_gradients};
 use tweedie::layers::{
     Activation, Attention, AttentionConfig, Backend, Conv2d, ConvGeometry, FeatureMap, GroupNorm, LayerNorm, Linear,
     WeightSource, Weights,
@@ -15,6 +16,7 @@ use tweedie::models::{
     UNet2DConditionModel,
 };
 use tweedie::noise::{NoiseSource, TorchGenerator, TorchNoise};
+use tweedie::training::ParameterSource;
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -22,6 +24,8 @@ type TestResult = Result<(), Box<dyn std::error::Error>>;
 const STEP: f64 = 3e-5;
 /// Relative to the largest derivative of a tensor. candle's derivative of the GELU has a constant of six digits.
 const TOLERANCE: f64 = 1e-6;
+/// Relative to the largest derivative: that of the tape from candle's, whose sums are in another order, in f64.
+const ORDER_TOLERANCE: f64 = 1e-12;
 /// Values of each tensor that are varied.
 const PROBES: usize = 4;
 
@@ -62,7 +66,8 @@ fn random(seed: u64, shape: &[usize]) -> tweedie::Result<Tensor> {
 }
 
 /// Checks the gradients of `sum(forward(x) * fixed)` with respect to `x` and every variable; those whose name
-/// contains one of `without` have none by nature (a bias before a softmax).
+/// contains one of `without` have none by nature (a bias before a softmax). Candle's walk back and the kernels' own have to
+/// agree.
 fn check(
     what: &str,
     weights: &Trainable,
@@ -73,14 +78,19 @@ fn check(
     let fixed = random(99, forward(x.as_tensor())?.dims())?;
     let loss = || -> tweedie::Result<Tensor> { Ok((forward(x.as_tensor())? * &fixed)?.sum_all()?) };
     let grads = loss()?.backward()?;
+    let (_, (), taped) = with_gradients(|| Ok::<_, tweedie::Error>((loss()?, ())))?;
     let mut variables: Vec<(String, Var)> = weights.variables.borrow().clone().into_iter().collect();
     variables.push(("the input".into(), x.clone()));
     let mut generator = TorchGenerator::new(5);
     for (name, var) in variables {
         let grad = grads.get(var.as_tensor()).ok_or(format!("{what}: {name} has no gradient"))?;
         let grad = grad.flatten_all()?.to_vec1::<f64>()?;
+        let taped = taped.get(var.as_tensor()).ok_or(format!("{what}: {name} has no gradient on the tape"))?;
+        let taped = taped.flatten_all()?.to_vec1::<f64>()?;
         let values = var.as_tensor().flatten_all()?.to_vec1::<f64>()?;
         let largest = grad.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+        let apart = grad.iter().zip(&taped).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        assert!(apart <= ORDER_TOLERANCE * largest.max(1e-3), "{what}: {name} on the tape is {apart} from candle's");
         if !without.iter().any(|part| name.contains(part)) {
             assert!(largest > 1e-9, "{what}: the gradient of {name} vanishes");
         }
@@ -119,6 +129,29 @@ fn of_convolutions() -> TestResult {
         check(&format!("{geometry:?}"), &weights, &x, &[], on_map(Backend::Kernels, |x| conv.forward(x)))?;
     }
     Ok(())
+}
+
+/// With channels as Winograd's method wants them, in tiles that end outside of the image.
+#[test]
+fn of_convolutions_by_winograd() -> TestResult {
+    let weights = Trainable::new();
+    let conv = Conv2d::new(&Weights::new(&weights), 16, 32, 3)?;
+    let x = Var::from_tensor(&random(1, &[2, 16, 10, 7])?)?;
+    check("Winograd", &weights, &x, &[], on_map(Backend::Kernels, |x| conv.forward(x)))
+}
+
+/// Products of rounded weights are steps to the weights, but smooth in the input, which f64 does not round.
+#[test]
+fn of_rounded_products_with_respect_to_the_input() -> TestResult {
+    let fixed = RandomWeights::new(7, DType::F64, &Device::Cpu);
+    let source = ParameterSource::from_weights(&fixed);
+    let weights = Weights::new(&source).with_products(Products::Bf16);
+    let (conv, linear) = (Conv2d::new(&weights.at("conv"), 32, 32, 3)?, Linear::new(&weights.at("linear"), 32, 64)?);
+    assert_eq!(linear.products(), Products::Bf16);
+    let (image, tokens) = (random(1, &[2, 32, 4, 5])?, random(2, &[2, 3, 32])?);
+    let none = Trainable::new();
+    check("conv", &none, &Var::from_tensor(&image)?, &[], on_map(Backend::Kernels, |x| conv.forward(x)))?;
+    check("linear", &none, &Var::from_tensor(&tokens)?, &[], |x| linear.forward(x))
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::kernels::{InstructionSet, Meter, Products, measured_peak};
+use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -44,7 +44,7 @@ pub struct Bench {
 }
 
 /// Of a batch, of runs and of pixels along a side.
-const MOST: usize = 16_384;
+pub(crate) const MOST: usize = 16_384;
 
 const SD15_UNET_PARAMETERS: usize = 859_520_964;
 
@@ -102,7 +102,7 @@ impl Bench {
         let weights = if format.keeps_halves { "as stored" } else { format.name() };
         results.insert("weights".into(), weights.into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
-        results.insert("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).into());
+        results.insert("threads".into(), threads().into());
         results.insert("size".into(), self.size.into());
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
@@ -212,14 +212,18 @@ impl Bench {
 /// One more run, in which every kernel is timed: per kind the calls, the seconds, the speed and its share of the machine's
 /// `peak`; and what lies between the kernels. Winograd's convolutions may pass the peak, since the direct method's
 /// operations are counted.
-fn kernels(peak: f64, run: impl Fn() -> Result<Tensor>) -> Result<Value> {
+pub(crate) fn kernels<T>(peak: f64, run: impl FnOnce() -> Result<T>) -> Result<Value> {
     let (meter, start) = (Meter::start(), Instant::now());
     run()?;
     let mut rest = start.elapsed();
     let mut kinds: Vec<_> = meter.read().into_iter().collect();
     kinds.sort_by_key(|&(_, tally)| std::cmp::Reverse(tally.time));
     let mut table = Map::new();
-    for (kind, tally) in kinds {
+    for ((kind, pass), tally) in kinds {
+        let kind = match pass {
+            Pass::Forward => kind.into(),
+            Pass::Backward => format!("{kind}, backward"),
+        };
         rest = rest.saturating_sub(tally.time);
         let seconds = tally.time.as_secs_f64();
         let mut row = json!({"calls": tally.calls, "s": rounded(seconds)});
@@ -228,13 +232,18 @@ fn kernels(peak: f64, run: impl Fn() -> Result<Tensor>) -> Result<Value> {
             row["gflops"] = json!((speed * 10.0).round() / 10.0);
             row["of_peak"] = json!((speed / peak * 100.0).round() / 100.0);
         }
-        table.insert(kind.into(), row);
+        table.insert(kind, row);
     }
     table.insert("between".into(), json!({"s": rounded(rest.as_secs_f64())}));
     Ok(Value::Object(table))
 }
 
-fn rounded(seconds: f64) -> Value {
+/// Threads that compute.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+pub(crate) fn rounded(seconds: f64) -> Value {
     json!((seconds * 1e4).round() / 1e4)
 }
 

@@ -1,9 +1,10 @@
 //! Elementwise activations and their derivatives.
 
 use super::simd::multiversion;
-use super::{Kernel, Needed, Real, apply_1, zeros};
+use super::{Kernel, Needed, Real, apply_1, written};
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Values that one task computes.
 const TASK_LEN: usize = 1 << 14;
@@ -55,15 +56,14 @@ impl Kernel<1> for Geglu {
 
     fn forward<T: Real>(&self, [x]: [&[T]; 1], [shape]: [&[usize]; 1]) -> Vec<T> {
         let width = shape[shape.len() - 1] / 2;
-        let mut y = zeros::<T>(x.len() / 2);
-        let rows = rows_per_task(width);
-        y.par_chunks_mut(rows * width).zip(x.par_chunks(rows * 2 * width)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
+        let write = |at: Range<usize>, y: &mut [MaybeUninit<T>]| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x[2 * at.start..].chunks_exact(2 * width)) {
                 let (values, gate) = x.split_at(width);
                 gated(values, gate, y);
             }
-        });
-        y
+        };
+        // SAFETY: a part is of whole rows, and `gated` sets all of one.
+        unsafe { written(x.len() / 2, rows_per_task(width) * width, write) }
     }
 
     fn backward<T: Real>(
@@ -75,19 +75,17 @@ impl Kernel<1> for Geglu {
         _: Needed<1>,
     ) -> [Vec<T>; 1] {
         let width = shape[shape.len() - 1] / 2;
-        let mut grad_x = zeros::<T>(x.len());
-        let rows = rows_per_task(width);
-        let tasks = grad_x.par_chunks_mut(rows * 2 * width).zip(x.par_chunks(rows * 2 * width));
-        tasks.zip(grad.par_chunks(rows * width)).for_each(|((grad_x, x), grad)| {
-            let rows = grad_x.chunks_exact_mut(2 * width).zip(x.chunks_exact(2 * width));
-            for ((grad_x, x), grad) in rows.zip(grad.chunks_exact(width)) {
+        let write = |at: Range<usize>, grad_x: &mut [MaybeUninit<T>]| {
+            let rows = x[at.clone()].chunks_exact(2 * width).zip(grad[at.start / 2..].chunks_exact(width));
+            for (grad_x, (x, grad)) in grad_x.chunks_exact_mut(2 * width).zip(rows) {
                 let ((values, gate), (of_values, of_gate)) = (x.split_at(width), grad_x.split_at_mut(width));
                 gated(grad, gate, of_values);
-                gelu_gradients(gate, grad, of_gate);
-                of_gate.iter_mut().zip(values).for_each(|(grad, &value)| *grad *= value);
+                let of_gelu: Vec<T> = grad.iter().zip(values).map(|(&grad, &value)| grad * value).collect();
+                gelu_gradients(gate, &of_gelu, of_gate);
             }
-        });
-        [grad_x]
+        };
+        // SAFETY: a part is of whole rows, and both halves of each are set.
+        [unsafe { written(x.len(), rows_per_task(width) * 2 * width, write) }]
     }
 }
 
@@ -110,24 +108,23 @@ impl Kernel<1> for Elementwise {
     }
 
     fn forward<T: Real>(&self, [x]: [&[T]; 1], _: [&[usize]; 1]) -> Vec<T> {
-        let mut y = zeros::<T>(x.len());
-        y.par_chunks_mut(TASK_LEN).zip(x.par_chunks(TASK_LEN)).for_each(|(y, x)| match self {
-            Self::Silu => sigmoid_units(x, T::one(), y),
-            Self::Gelu => gelus(x, y),
-            Self::QuickGelu => sigmoid_units(x, T::from_f64(1.702), y),
-        });
-        y
+        let write = |at: Range<usize>, y: &mut [MaybeUninit<T>]| match self {
+            Self::Silu => sigmoid_units(&x[at], T::one(), y),
+            Self::Gelu => gelus(&x[at], y),
+            Self::QuickGelu => sigmoid_units(&x[at], T::from_f64(1.702), y),
+        };
+        // SAFETY: each of these functions sets all that it is given.
+        unsafe { written(x.len(), TASK_LEN, write) }
     }
 
     fn backward<T: Real>(&self, [x]: [&[T]; 1], _: [&[usize]; 1], _: &[T], grad: &[T], _: Needed<1>) -> [Vec<T>; 1] {
-        let mut grad_x = zeros::<T>(x.len());
-        let tasks = grad_x.par_chunks_mut(TASK_LEN).zip(x.par_chunks(TASK_LEN)).zip(grad.par_chunks(TASK_LEN));
-        tasks.for_each(|((grad_x, x), grad)| match self {
-            Self::Silu => sigmoid_unit_gradients(x, T::one(), grad, grad_x),
-            Self::Gelu => gelu_gradients(x, grad, grad_x),
-            Self::QuickGelu => sigmoid_unit_gradients(x, T::from_f64(1.702), grad, grad_x),
-        });
-        [grad_x]
+        let write = |at: Range<usize>, grad_x: &mut [MaybeUninit<T>]| match self {
+            Self::Silu => sigmoid_unit_gradients(&x[at.clone()], T::one(), &grad[at], grad_x),
+            Self::Gelu => gelu_gradients(&x[at.clone()], &grad[at], grad_x),
+            Self::QuickGelu => sigmoid_unit_gradients(&x[at.clone()], T::from_f64(1.702), &grad[at], grad_x),
+        };
+        // SAFETY: each of these functions sets all that it is given.
+        [unsafe { written(x.len(), TASK_LEN, write) }]
     }
 }
 
@@ -151,44 +148,45 @@ fn normal_cdf<T: Real, const FUSED: bool>(x: T) -> T {
 
 multiversion! {
     /// `x * sigmoid(slope * x)`.
-    fn sigmoid_units<T: Real, FUSED>(x: &[T], slope: T, y: &mut [T]) {
+    fn sigmoid_units<T: Real, FUSED>(x: &[T], slope: T, y: &mut [MaybeUninit<T>]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * sigmoid::<T, FUSED>(slope * x);
+            y.write(x * sigmoid::<T, FUSED>(slope * x));
         }
     }
 }
 
 multiversion! {
-    fn sigmoid_unit_gradients<T: Real, FUSED>(x: &[T], slope: T, grad: &[T], grad_x: &mut [T]) {
+    fn sigmoid_unit_gradients<T: Real, FUSED>(x: &[T], slope: T, grad: &[T], grad_x: &mut [MaybeUninit<T>]) {
         for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
-            *grad_x = grad * silu_derivative::<T, FUSED>(slope * x);
+            grad_x.write(grad * silu_derivative::<T, FUSED>(slope * x));
         }
     }
 }
 
 multiversion! {
-    fn gelus<T: Real, FUSED>(x: &[T], y: &mut [T]) {
+    fn gelus<T: Real, FUSED>(x: &[T], y: &mut [MaybeUninit<T>]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x * normal_cdf::<T, FUSED>(x);
+            y.write(x * normal_cdf::<T, FUSED>(x));
         }
     }
 }
 
 multiversion! {
     /// `x * gelu(gate)`.
-    pub(super) fn gated<T: Real, FUSED>(x: &[T], gate: &[T], y: &mut [T]) {
+    pub(super) fn gated<T: Real, FUSED>(x: &[T], gate: &[T], y: &mut [MaybeUninit<T>]) {
         for ((y, &x), &gate) in y.iter_mut().zip(x).zip(gate) {
-            *y = x * (gate * normal_cdf::<T, FUSED>(gate));
+            y.write(x * (gate * normal_cdf::<T, FUSED>(gate)));
         }
     }
 }
 
 multiversion! {
-    fn gelu_gradients<T: Real, FUSED>(x: &[T], grad: &[T], grad_x: &mut [T]) {
+    fn gelu_gradients<T: Real, FUSED>(x: &[T], grad: &[T], grad_x: &mut [MaybeUninit<T>]) {
         // 1 / sqrt(2 pi).
         let density = T::from_f64(0.398_942_280_401_432_7);
         for ((grad_x, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
-            *grad_x = grad * (normal_cdf::<T, FUSED>(x) + x * density * (x * x * T::from_f64(-0.5)).exp_approx::<FUSED>());
+            let derivative = normal_cdf::<T, FUSED>(x) + x * density * (x * x * T::from_f64(-0.5)).exp_approx::<FUSED>();
+            grad_x.write(grad * derivative);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The sum of two tensors, on all cores.
 
+use super::meter::{Pass, measured};
 use super::simd::multiversion;
-use super::{Kernel, Needed, Real, apply_2, zeros};
-use candle_core::{Result, Tensor};
-use rayon::prelude::*;
+use super::{Real, contiguous, for_real, on_cpu, output, tape, written};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use std::mem::MaybeUninit;
 
 /// Values that one task adds.
 const TASK_LEN: usize = 1 << 15;
@@ -16,34 +17,56 @@ const TASK_LEN: usize = 1 << 15;
 /// # Errors
 /// If the shapes differ, or the element type is neither f32 nor f64.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    apply_2(Add, [a, b])
+    let (a, b) = (&a.contiguous()?, &b.contiguous()?);
+    let forward = || {
+        let ((a, a_layout), (b, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
+        Add.cpu_fwd(on_cpu(&a, "add")?, a_layout, on_cpu(&b, "add")?, b_layout)
+    };
+    let backward = || -> tape::Backward { Box::new(|_, _, grad| Ok(vec![Some(grad.clone()), Some(grad.clone())])) };
+    match tape::record(&[a, b], forward, backward) {
+        Some(sum) => sum,
+        None => a.apply_op2(b, Add),
+    }
 }
 
+/// No [`super::Kernel`], because its gradients are the result's and need not be computed.
 struct Add;
 
-impl Kernel<2> for Add {
-    const NAME: &'static str = "add";
-
-    fn shape(&self, [a, b]: [&[usize]; 2]) -> Option<Vec<usize>> {
-        (a == b).then(|| a.to_vec())
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
     }
 
-    fn forward<T: Real>(&self, [a, b]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
-        let mut sums = zeros::<T>(a.len());
-        let tasks = sums.par_chunks_mut(TASK_LEN).zip(a.par_chunks(TASK_LEN)).zip(b.par_chunks(TASK_LEN));
-        tasks.for_each(|((sums, a), b)| add_values(a, b, sums));
-        sums
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        if a_layout.dims() != b_layout.dims() {
+            candle_core::bail!("add: shapes {:?} and {:?} do not fit", a_layout.dims(), b_layout.dims());
+        }
+        for_real!(a, "add", T => {
+            let (a, b) = (contiguous::<T>(a, a_layout, "add")?, contiguous::<T>(b, b_layout, "add")?);
+            output(measured(("add", Pass::Forward), || 0, || sum(a, b)), a_layout.dims())
+        })
     }
 
-    fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
-        needed.map(|needed| if needed { grad.to_vec() } else { Vec::new() })
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone())))
     }
+}
+
+fn sum<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
+    // SAFETY: `add_values` sets all that it is given.
+    unsafe { written(a.len(), TASK_LEN, |at, sums| add_values(&a[at.clone()], &b[at], sums)) }
 }
 
 multiversion! {
-    fn add_values<T: Real>(a: &[T], b: &[T], sums: &mut [T]) {
+    fn add_values<T: Real>(a: &[T], b: &[T], sums: &mut [MaybeUninit<T>]) {
         for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            *sum = a + b;
+            sum.write(a + b);
         }
     }
 }

@@ -4,10 +4,10 @@
 //! block of scores stays in the cache; the gradient makes the probabilities again, block by block (Dao et al.
 //! 2022, section 3).
 
-use super::bf16::{self, Pairs, Products};
-use super::packed_weight::Packed;
+use super::bf16::Products;
+use super::packed_weight::Factor;
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix, pack};
+use super::tile::{Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::{softmax, softmax_last_dim};
@@ -340,30 +340,6 @@ impl Head {
                 add_outer_products([&s, &scaled_q], strides, &runs, to_k);
                 add_mixed(&s, stride, &key_columns, &block, &to_q);
             }
-        }
-    }
-}
-
-/// A right factor made for one head.
-#[derive(Debug)]
-enum Factor<T> {
-    Panels(Vec<T>),
-    Pairs(Vec<half::bf16>),
-}
-
-impl<T: Real> Factor<T> {
-    fn new(depth: usize, columns: usize, products: Products, at: impl Fn(usize, usize) -> T + Sync) -> Self {
-        match products {
-            Products::Full => Self::Panels(pack(depth, columns, at)),
-            Products::Bf16 => Self::Pairs(bf16::pack(depth, columns, |k, column| at(k, column).rounded())),
-        }
-    }
-
-    /// From a column on, the first of a panel.
-    fn at_column(&self, depth: usize, column: usize) -> Packed<'_, T> {
-        match self {
-            Self::Panels(values) => Packed::wide(&values[column * depth..]),
-            Self::Pairs(values) => Packed::Pairs(Pairs::new(&values[bf16::packed_len(depth, column)..])),
         }
     }
 }

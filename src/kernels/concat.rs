@@ -1,8 +1,9 @@
 //! Two sets of channels beside each other.
 
-use super::{Kernel, Needed, Real, apply_2, zeros};
+use super::{Kernel, Needed, Real, apply_2, copy_to, written};
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Rows that one task copies.
 const TASK_ROWS: usize = 512;
@@ -30,34 +31,29 @@ impl Kernel<2> for Concat {
 
     fn forward<T: Real>(&self, [a, b]: [&[T]; 2], shapes: [&[usize]; 2]) -> Vec<T> {
         let [m, n] = shapes.map(|shape| shape[shape.len() - 1]);
-        let mut out = zeros::<T>(a.len() + b.len());
-        let tasks = out.par_chunks_mut(TASK_ROWS * (m + n));
-        tasks.zip(a.par_chunks(TASK_ROWS * m)).zip(b.par_chunks(TASK_ROWS * n)).for_each(|((out, a), b)| {
-            for ((out, a), b) in out.chunks_exact_mut(m + n).zip(a.chunks_exact(m)).zip(b.chunks_exact(n)) {
-                out[..m].copy_from_slice(a);
-                out[m..].copy_from_slice(b);
+        let write = |at: Range<usize>, out: &mut [MaybeUninit<T>]| {
+            let first = at.start / (m + n);
+            let rows = a[first * m..].chunks_exact(m).zip(b[first * n..].chunks_exact(n));
+            for (out, (a, b)) in out.chunks_exact_mut(m + n).zip(rows) {
+                copy_to(&mut out[..m], a);
+                copy_to(&mut out[m..], b);
             }
-        });
-        out
+        };
+        // SAFETY: a part is of whole rows, and both sides of each are set.
+        unsafe { written(a.len() + b.len(), TASK_ROWS * (m + n), write) }
     }
 
-    fn backward<T: Real>(
-        &self,
-        [a, b]: [&[T]; 2],
-        shapes: [&[usize]; 2],
-        _: &[T],
-        grad: &[T],
-        _: Needed<2>,
-    ) -> [Vec<T>; 2] {
+    fn backward<T: Real>(&self, _: [&[T]; 2], shapes: [&[usize]; 2], _: &[T], grad: &[T], _: Needed<2>) -> [Vec<T>; 2] {
         let [m, n] = shapes.map(|shape| shape[shape.len() - 1]);
-        let (mut grad_a, mut grad_b) = (zeros::<T>(a.len()), zeros::<T>(b.len()));
-        let tasks = grad_a.par_chunks_mut(TASK_ROWS * m).zip(grad_b.par_chunks_mut(TASK_ROWS * n));
-        tasks.zip(grad.par_chunks(TASK_ROWS * (m + n))).for_each(|((a, b), grad)| {
-            for ((a, b), grad) in a.chunks_exact_mut(m).zip(b.chunks_exact_mut(n)).zip(grad.chunks_exact(m + n)) {
-                a.copy_from_slice(&grad[..m]);
-                b.copy_from_slice(&grad[m..]);
-            }
-        });
-        [grad_a, grad_b]
+        let side = |columns: Range<usize>| {
+            let (width, rows) = (columns.len(), grad.len() / (m + n));
+            let write = |at: Range<usize>, out: &mut [MaybeUninit<T>]| {
+                let rows = grad[at.start / width * (m + n)..].chunks_exact(m + n);
+                out.chunks_exact_mut(width).zip(rows).for_each(|(out, row)| copy_to(out, &row[columns.clone()]));
+            };
+            // SAFETY: a part is of whole rows, and all of each is set.
+            unsafe { written(rows * width, TASK_ROWS * width, write) }
+        };
+        [side(0..m), side(m..m + n)]
     }
 }

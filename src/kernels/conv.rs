@@ -4,7 +4,8 @@
 //! multiplies in place: in the padded copy the patch under the kernel is one stretch of memory per kernel row,
 //! so patches are never laid out.
 
-use super::packed_weight::{Packed, PackedWeight, pack_shaped};
+use super::bf16::Products;
+use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::tile::{
     Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, add_rounded_product, matrix_plus, pack,
 };
@@ -53,7 +54,24 @@ impl ConvGeometry {
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
-    apply(Conv2d(geometry), [x, weight, bias])
+    conv2d_with(x, weight, bias, geometry, Products::Full)
+}
+
+/// The same with the exactness of products given, as in [`linear_with`](super::linear_with).
+///
+/// # Shapes
+/// As [`conv2d`].
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv2d_with(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    geometry: ConvGeometry,
+    products: Products,
+) -> Result<Tensor> {
+    apply(Conv2d(geometry, products), [x, weight, bias])
 }
 
 /// The same with a weight that does not change.
@@ -84,7 +102,7 @@ pub fn conv2d_packed_plus(
     apply(PackedConv2d(geometry, weight.clone()), [x, bias, residual])
 }
 
-struct Conv2d(ConvGeometry);
+struct Conv2d(ConvGeometry, Products);
 
 struct PackedConv2d(ConvGeometry, PackedWeight);
 
@@ -128,8 +146,8 @@ impl Kernel<3> for Conv2d {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        let panels = pack_shaped(weight, shape);
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], Packed::wide(&panels), Bias::new(bias, shape[0]))
+        let weight = Factor::of_weight(weight, shape, self.1.of_matrix(shape[1], shape[0]));
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], weight.packed(), Bias::new(bias, shape[0]))
     }
 
     fn backward<T: Real>(
@@ -141,7 +159,8 @@ impl Kernel<3> for Conv2d {
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
         let (grid, batch, outputs) = (Grid::of(self.0, x_shape), x_shape[0], shape[0]);
-        let grad_x = || grid.input_gradient(batch, |out, k| weight[grid.weight_at(out, k)], outputs, grad);
+        let at = |out, k| weight[grid.weight_at(out, k)];
+        let grad_x = || grid.input_gradient(batch, at, outputs, grad, self.1.of_matrix(outputs, shape[1]));
         let grad_weight = || {
             let mut gradient = zeros::<T>(weight.len());
             for (i, value) in grid.weight_gradient(batch, x, outputs, grad).into_iter().enumerate() {
@@ -229,7 +248,7 @@ impl PackedConv2d {
         let (grid, outputs, packed) = (Grid::of(self.0, x_shape), self.1.shape()[0], self.1.packed::<T>());
         let at = |out, k| packed.at(grid.patch_len(), k, out);
         [
-            if needed[0] { grid.input_gradient(x_shape[0], at, outputs, grad) } else { Vec::new() },
+            if needed[0] { grid.input_gradient(x_shape[0], at, outputs, grad, Products::Full) } else { Vec::new() },
             if needed[1] { linear::sum_rows(grad, bias_len, outputs) } else { Vec::new() },
         ]
     }
@@ -419,6 +438,7 @@ impl Grid {
         weight: impl Fn(usize, usize) -> T + Sync,
         outputs: usize,
         grad: &[T],
+        products: Products,
     ) -> Vec<T> {
         let ConvGeometry { kernel, stride, pad_before, pad_after } = self.geometry;
         let channels = self.channels;
@@ -428,14 +448,14 @@ impl Grid {
         let turned =
             ConvGeometry { kernel, stride, pad_before: kernel - 1 - pad_before, pad_after: kernel - 1 - pad_after };
         let taps = kernel * kernel;
-        let panels = pack(taps * outputs, channels, |k, channel| {
+        let turned_weight = Factor::new(taps * outputs, channels, products, |k, channel| {
             let (tap, out) = (k / outputs, k % outputs);
             weight(out, (taps - 1 - tap) * channels + channel)
         });
         Self::new(turned, self.out_height, self.out_width, outputs).convolve(
             grad,
             batch,
-            Packed::wide(&panels),
+            turned_weight.packed(),
             Bias::none(channels),
         )
     }
@@ -487,6 +507,9 @@ impl Grid {
         if self.geometry.is_pointwise() {
             return linear::weight_gradient(x, self.channels, grad, outputs);
         }
+        if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays_backward(outputs)) {
+            return winograd.weight_gradient(x, batch, outputs, grad);
+        }
         let bands = self.bands::<T>();
         let depth = self.patch_len();
         let row_depth = self.geometry.kernel * self.channels;
@@ -505,12 +528,14 @@ impl Grid {
                     })
                     .collect();
                 let sum = Output::new(sum, depth);
-                for tap_row in 0..self.geometry.kernel {
-                    // SAFETY: the sum is this task's own, and this is the only use of it for now.
-                    let sum = unsafe { sum.part(0..outputs, tap_row * row_depth..(tap_row + 1) * row_depth) };
-                    let copy = &copy[tap_row * self.padded_row()..];
-                    let strides = [outputs, self.geometry.stride * self.channels];
-                    add_outer_products([grad, copy], strides, &runs, sum);
+                let strides = [outputs, self.geometry.stride * self.channels];
+                // A few rows at a time stay in the first cache while all tiles of the sum pass over them.
+                for runs in runs.chunks((linear::OUTER_ROWS / self.out_width).max(1)) {
+                    for tap_row in 0..self.geometry.kernel {
+                        // SAFETY: the sum is this task's own, and this is the only use of it for now.
+                        let sum = unsafe { sum.part(0..outputs, tap_row * row_depth..(tap_row + 1) * row_depth) };
+                        add_outer_products([grad, &copy[tap_row * self.padded_row()..]], strides, runs, sum);
+                    }
                 }
             }
         })

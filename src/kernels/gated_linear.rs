@@ -86,7 +86,7 @@ impl Kernel<2> for GatedLinear {
 struct Buffers<T: Real> {
     /// The rows as products of bf16 take them.
     rounded: Vec<T::Rounded>,
-    /// Values and gates, and a line of what comes of them.
+    /// Values and gates.
     sums: Vec<T>,
 }
 
@@ -117,8 +117,7 @@ impl GatedLinear {
         for first in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - first);
             let half = out.rows() * width;
-            sums.resize(2 * half + width, T::zero());
-            let (sums, line) = sums.split_at_mut(2 * half);
+            sums.resize(2 * half, T::zero());
             for (first, sums) in [first, outputs + first].into_iter().zip(sums.chunks_exact_mut(half.max(1))) {
                 let start = Bias::new(bias, 2 * outputs).of(0, &(first..first + width));
                 let out = Output::new(sums, width);
@@ -131,10 +130,10 @@ impl GatedLinear {
             }
             let (values, gates) = sums.split_at(half);
             let first = first - columns.start;
+            // SAFETY: the block is this task's own.
+            let mut out = unsafe { out.part(0..out.rows(), first..first + width) };
             for (row, (values, gate)) in values.chunks_exact(width).zip(gates.chunks_exact(width)).enumerate() {
-                gated(values, gate, line);
-                // SAFETY: the block is this task's own.
-                unsafe { out.part(row..row + 1, first..first + width) }.fill(line);
+                gated(values, gate, out.row(row));
             }
         }
     }

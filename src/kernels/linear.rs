@@ -1,8 +1,9 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
-use super::packed_weight::{Packed, PackedWeight, pack_shaped};
+use super::bf16::Products;
+use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::simd::multiversion;
-use super::tile::{Bias, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix_plus, pack};
+use super::tile::{Bias, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix_plus};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -12,7 +13,7 @@ use std::ops::Range;
 pub(super) const TASK_ROWS: usize = 192;
 
 /// Rows whose outer products are summed at a time: they stay in the first two caches.
-const OUTER_ROWS: usize = 96;
+pub(super) const OUTER_ROWS: usize = 96;
 
 /// The sums of gradients are split into this many parts, whatever the number of threads.
 const PARTIAL_SUMS: usize = 8;
@@ -28,7 +29,20 @@ const PARTIAL_BYTES: usize = 64 << 20;
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    apply(Linear, [x, weight, bias])
+    linear_with(x, weight, bias, Products::Full)
+}
+
+/// The same with the exactness of products given, of the result and of its gradient with respect to `x`; that with respect to
+/// the weight is always full, since it sums over all rows. Where a matrix has no multiple of 32 inputs or fewer than 16
+/// outputs, products are full in any case.
+///
+/// # Shapes
+/// As [`linear`].
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_with(x: &Tensor, weight: &Tensor, bias: &Tensor, products: Products) -> Result<Tensor> {
+    apply(Linear(products), [x, weight, bias])
 }
 
 /// The same with a weight that does not change.
@@ -53,7 +67,7 @@ pub fn linear_packed_plus(x: &Tensor, weight: &PackedWeight, bias: &Tensor, resi
     apply(PackedLinear(weight.clone()), [x, bias, residual])
 }
 
-struct Linear;
+struct Linear(Products);
 
 struct PackedLinear(PackedWeight);
 
@@ -79,7 +93,8 @@ impl Kernel<3> for Linear {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
-        multiply(x, 1, Packed::wide(&pack_shaped(weight, shape)), Bias::new(bias, shape[0]), shape[1])
+        let weight = Factor::of_weight(weight, shape, self.0.of_matrix(shape[1], shape[0]));
+        multiply(x, 1, weight.packed(), Bias::new(bias, shape[0]), shape[1])
     }
 
     fn backward<T: Real>(
@@ -91,7 +106,8 @@ impl Kernel<3> for Linear {
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
         let (outputs, inputs) = (shape[0], shape[1]);
-        let grad_x = || input_gradient(|out, input| weight[out * inputs + input], grad, outputs, inputs);
+        let products = self.0.of_matrix(outputs, inputs);
+        let grad_x = || input_gradient(|out, input| weight[out * inputs + input], grad, outputs, inputs, products);
         [
             if needed[0] { grad_x() } else { Vec::new() },
             if needed[1] { weight_gradient(x, inputs, grad, outputs) } else { Vec::new() },
@@ -155,7 +171,7 @@ pub(super) fn packed_gradients<T: Real>(weight: &PackedWeight, grad: &[T], neede
     let (outputs, inputs, packed) = (weight.shape()[0], weight.shape()[1], weight.packed::<T>());
     let at = |out, input| packed.at(inputs, input, out);
     [
-        if needed[0] { input_gradient(at, grad, outputs, inputs) } else { Vec::new() },
+        if needed[0] { input_gradient(at, grad, outputs, inputs, Products::Full) } else { Vec::new() },
         if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
     ]
 }
@@ -166,8 +182,9 @@ fn input_gradient<T: Real>(
     grad: &[T],
     outputs: usize,
     inputs: usize,
+    products: Products,
 ) -> Vec<T> {
-    multiply(grad, 1, Packed::wide(&pack(outputs, inputs, weight)), Bias::none(inputs), outputs)
+    multiply(grad, 1, Factor::new(outputs, inputs, products, weight).packed(), Bias::none(inputs), outputs)
 }
 
 /// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image, and its residual.

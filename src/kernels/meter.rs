@@ -17,8 +17,17 @@ pub struct Tally {
     pub operations: u64,
 }
 
+/// Which of a kernel's two functions ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pass {
+    /// The result.
+    Forward,
+    /// Its gradients.
+    Backward,
+}
+
 static RUNNING: AtomicBool = AtomicBool::new(false);
-static TALLIES: Mutex<BTreeMap<&'static str, Tally>> = Mutex::new(BTreeMap::new());
+static TALLIES: Mutex<BTreeMap<(&'static str, Pass), Tally>> = Mutex::new(BTreeMap::new());
 
 /// Measures every kernel of the process while it lives. There is one meter: a second one shares the first's tallies.
 #[derive(Debug)]
@@ -33,8 +42,8 @@ impl Meter {
         Self(())
     }
 
-    /// What was measured so far, by the kind of kernel.
-    pub fn read(&self) -> BTreeMap<&'static str, Tally> {
+    /// What was measured so far, by the kind of kernel and the pass.
+    pub fn read(&self) -> BTreeMap<(&'static str, Pass), Tally> {
         TALLIES.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -46,7 +55,11 @@ impl Drop for Meter {
 }
 
 /// Runs a kernel, and measures it if somebody wants to know.
-pub(super) fn measured<T>(kind: &'static str, operations: impl FnOnce() -> u64, kernel: impl FnOnce() -> T) -> T {
+pub(super) fn measured<T>(
+    work: (&'static str, Pass),
+    operations: impl FnOnce() -> u64,
+    kernel: impl FnOnce() -> T,
+) -> T {
     if !RUNNING.load(Ordering::Relaxed) {
         return kernel();
     }
@@ -54,7 +67,7 @@ pub(super) fn measured<T>(kind: &'static str, operations: impl FnOnce() -> u64, 
     let result = kernel();
     let time = start.elapsed();
     let mut tallies = TALLIES.lock().unwrap_or_else(PoisonError::into_inner);
-    let tally = tallies.entry(kind).or_default();
+    let tally = tallies.entry(work).or_default();
     tally.calls += 1;
     tally.time += time;
     tally.operations += operations();

@@ -2,9 +2,11 @@
 
 use super::activation::silu_derivative;
 use super::simd::multiversion;
-use super::{Kernel, Needed, Real, apply, zeros};
+use super::{Kernel, Needed, Real, apply, written, zeros};
 use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// What follows a normalisation at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,16 +84,17 @@ impl Kernel<3> for GroupNorm {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {
-        let mut y = zeros::<T>(x.len());
         let image_len = (x.len() / shape[0].max(1)).max(1);
         let task_len = ROWS_PER_TASK * weight.len();
-        y.par_chunks_exact_mut(image_len).zip(x.par_chunks_exact(image_len)).for_each(|(y, x)| {
+        let silu = self.activation == Activation::Silu;
+        let write = |at: Range<usize>, y: &mut [MaybeUninit<T>]| {
+            let x = &x[at];
             let affine = self.statistics(x, weight.len()).affine(weight, bias);
-            y.par_chunks_mut(task_len).zip(x.par_chunks(task_len)).for_each(|(y, x)| {
-                scale_rows(x, &affine.scale, &affine.shift, self.activation == Activation::Silu, y);
-            });
-        });
-        y
+            let tasks = y.par_chunks_mut(task_len).zip(x.par_chunks(task_len));
+            tasks.for_each(|(y, x)| scale_rows(x, &affine.scale, &affine.shift, silu, y));
+        };
+        // SAFETY: a part is an image, and `scale_rows` sets all that it is given.
+        unsafe { written(x.len(), image_len, write) }
     }
 
     fn backward<T: Real>(
@@ -102,16 +105,24 @@ impl Kernel<3> for GroupNorm {
         grad: &[T],
         _: Needed<3>,
     ) -> [Vec<T>; 3] {
-        let mut grad_x = zeros::<T>(x.len());
         let image_len = (x.len() / shape[0].max(1)).max(1);
-        let images = grad_x.par_chunks_exact_mut(image_len).zip(x.par_chunks_exact(image_len));
-        let images = images.zip(grad.par_chunks_exact(image_len));
-        let sums: Vec<_> =
-            images.map(|((grad_x, x), grad)| self.image_gradient(x, weight, bias, grad, grad_x)).collect();
+        let task_len = ROWS_PER_TASK * weight.len();
+        let images: Vec<_> = x
+            .par_chunks_exact(image_len)
+            .zip(grad.par_chunks_exact(image_len))
+            .map(|(x, grad)| self.image_gradient(x, weight, bias, grad))
+            .collect();
+        let write = |at: Range<usize>, grad_x: &mut [MaybeUninit<T>]| {
+            let image = &images[at.start / image_len];
+            let tasks = grad_x.par_chunks_mut(task_len).zip(x[at.clone()].par_chunks(task_len));
+            tasks.zip(grad[at].par_chunks(task_len)).for_each(|((grad_x, x), grad)| image.write(x, grad, grad_x));
+        };
+        // SAFETY: a part is an image, all of which is set.
+        let grad_x = unsafe { written(x.len(), image_len, write) };
         let (mut grad_weight, mut grad_bias) = (vec![0.0; weight.len()], vec![0.0; weight.len()]);
-        for image in sums {
-            grad_weight.iter_mut().zip(&image.products).for_each(|(sum, value)| *sum += value);
-            grad_bias.iter_mut().zip(&image.plain).for_each(|(sum, value)| *sum += value);
+        for image in &images {
+            grad_weight.iter_mut().zip(&image.sums.products).for_each(|(sum, value)| *sum += value);
+            grad_bias.iter_mut().zip(&image.sums.plain).for_each(|(sum, value)| *sum += value);
         }
         [grad_x, from_f64(&grad_weight), from_f64(&grad_bias)]
     }
@@ -165,22 +176,16 @@ impl GroupNorm {
 
     /// The gradient with respect to one image. With `g = grad * activation'` and the normalised `n`, it is
     /// `inverse * (weight * g - mean(weight * g) - n * mean(weight * g * n))`, the means over a group.
-    fn image_gradient<T: Real>(&self, x: &[T], weight: &[T], bias: &[T], grad: &[T], grad_x: &mut [T]) -> GradientSums {
+    fn image_gradient<T: Real>(&self, x: &[T], weight: &[T], bias: &[T], grad: &[T]) -> ImageGradient<T> {
         let channels = weight.len();
         let statistics = self.statistics(x, channels);
         let normalise = statistics.affine(&vec![T::one(); channels], &zeros(channels));
+        let silu = (self.activation == Activation::Silu).then(|| statistics.affine(weight, bias));
         let task_len = ROWS_PER_TASK * channels;
-        let tasks = grad_x.par_chunks_mut(task_len).zip(x.par_chunks(task_len)).zip(grad.par_chunks(task_len));
-        let silu = self.activation == Activation::Silu;
-        let partial: Vec<Vec<f64>> = tasks
-            .map(|((g, x), grad)| {
-                g.copy_from_slice(grad);
-                if silu {
-                    let affine = statistics.affine(weight, bias);
-                    silu_gradient_rows(x, &affine.scale, &affine.shift, g);
-                }
-                gradient_sums(x, &normalise.scale, &normalise.shift, g)
-            })
+        let partial: Vec<Vec<f64>> = x
+            .par_chunks(task_len)
+            .zip(grad.par_chunks(task_len))
+            .map(|(x, grad)| gradient_sums(x, &normalise, silu.as_ref(), grad))
             .collect();
         let mut sums = GradientSums { plain: vec![0.0; channels], products: vec![0.0; channels] };
         for task in &partial {
@@ -189,7 +194,6 @@ impl GroupNorm {
         }
         let per_group = channels / self.groups;
         let count = (x.len() / channels * per_group) as f64;
-        // grad_x = g * factor + x * slope + offset for each channel.
         let (mut factor, mut slope, mut offset) = (zeros::<T>(channels), zeros::<T>(channels), zeros::<T>(channels));
         for first in (0..channels).step_by(per_group) {
             let group = first..first + per_group;
@@ -202,10 +206,23 @@ impl GroupNorm {
                 offset[c] = T::from_f64((product * mean * inverse - plain) * inverse);
             }
         }
-        grad_x.par_chunks_mut(task_len).zip(x.par_chunks(task_len)).for_each(|(g, x)| {
-            combine_rows(x, &factor, &slope, &offset, g);
-        });
-        sums
+        ImageGradient { sums, silu, factor, of_x: Affine { scale: slope, shift: offset } }
+    }
+}
+
+/// The gradient with respect to an image's values, for each channel `g * factor + (x * scale + shift)`.
+struct ImageGradient<T> {
+    sums: GradientSums,
+    /// What SiLU was given, if there is one.
+    silu: Option<Affine<T>>,
+    factor: Vec<T>,
+    of_x: Affine<T>,
+}
+
+impl<T: Real> ImageGradient<T> {
+    /// Sets some rows.
+    fn write(&self, x: &[T], grad: &[T], grad_x: &mut [MaybeUninit<T>]) {
+        combine_rows(x, self.silu.as_ref(), grad, &self.factor, &self.of_x, grad_x);
     }
 }
 
@@ -213,31 +230,34 @@ fn from_f64<T: Real>(values: &[f64]) -> Vec<T> {
     values.iter().map(|&value| T::from_f64(value)).collect()
 }
 
-multiversion! {
-    /// Multiplies a gradient by the derivative of SiLU at `x * scale + shift`.
-    fn silu_gradient_rows<T: Real, FUSED>(x: &[T], scale: &[T], shift: &[T], grad: &mut [T]) {
-        let channels = scale.len();
-        for (grad, x) in grad.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for (((grad, x), scale), shift) in grad.iter_mut().zip(x).zip(scale).zip(shift) {
-                *grad *= silu_derivative::<T, FUSED>(*x * *scale + *shift);
-            }
-        }
+/// A row's gradient before the activation, from that after it: with SiLU times its derivative at what it was given.
+#[inline(always)]
+fn before_activation<T: Real, const FUSED: bool>(x: &[T], silu: Option<&Affine<T>>, grad: &[T], g: &mut [T]) {
+    let Some(Affine { scale, shift }) = silu else { return g.copy_from_slice(grad) };
+    for ((((g, &grad), &x), &scale), &shift) in g.iter_mut().zip(grad).zip(x).zip(scale).zip(shift) {
+        *g = grad * silu_derivative::<T, FUSED>(x * scale + shift);
     }
 }
 
 multiversion! {
-    /// For each channel the sum of `g` and that of `g * (x * scale + shift)`: over sixteen rows in the element
-    /// type, then in f64.
-    fn gradient_sums<T: Real>(x: &[T], scale: &[T], shift: &[T], g: &[T]) -> Vec<f64> {
+    /// For each channel the sum of the gradient `g` before the activation and that of `g` times the normalised value: over
+    /// sixteen rows in the element type, then in f64.
+    fn gradient_sums<T: Real, FUSED>(
+        x: &[T], normalise: &Affine<T>, silu: Option<&Affine<T>>, grad: &[T],
+    ) -> Vec<f64> {
         const ROWS: usize = 16;
+        let Affine { scale, shift } = normalise;
         let channels = scale.len();
         let mut sums = vec![0.0f64; 2 * channels];
         let mut short = vec![T::zero(); 2 * channels];
-        for (g, x) in g.chunks(ROWS * channels).zip(x.chunks(ROWS * channels)) {
+        let mut g = vec![T::zero(); channels];
+        for (grad, x) in grad.chunks(ROWS * channels).zip(x.chunks(ROWS * channels)) {
             short.fill(T::zero());
             let (plain, products) = short.split_at_mut(channels);
-            for (g, x) in g.chunks_exact(channels).zip(x.chunks_exact(channels)) {
+            for (grad, x) in grad.chunks_exact(channels).zip(x.chunks_exact(channels)) {
+                before_activation::<T, FUSED>(x, silu, grad, &mut g);
                 let (plain, products) = (&mut plain[..channels], &mut products[..channels]);
+                let (g, scale, shift) = (&g[..channels], &scale[..channels], &shift[..channels]);
                 for c in 0..channels {
                     plain[c] += g[c];
                     products[c] += g[c] * (x[c] * scale[c] + shift[c]);
@@ -250,13 +270,19 @@ multiversion! {
 }
 
 multiversion! {
-    /// `g = g * factor + x * slope + offset`.
-    fn combine_rows<T: Real>(x: &[T], factor: &[T], slope: &[T], offset: &[T], g: &mut [T]) {
+    /// `g * factor + (x * scale + shift)`.
+    fn combine_rows<T: Real, FUSED>(
+        x: &[T], silu: Option<&Affine<T>>, grad: &[T], factor: &[T], of_x: &Affine<T>, out: &mut [MaybeUninit<T>],
+    ) {
+        let Affine { scale, shift } = of_x;
         let channels = factor.len();
-        for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            let (factor, slope, offset) = (&factor[..channels], &slope[..channels], &offset[..channels]);
+        let mut g = vec![T::zero(); channels];
+        let rows = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
+        for (out, (x, grad)) in out.chunks_exact_mut(channels).zip(rows) {
+            before_activation::<T, FUSED>(x, silu, grad, &mut g);
+            let (g, factor, scale, shift) = (&g[..channels], &factor[..channels], &scale[..channels], &shift[..channels]);
             for c in 0..channels {
-                g[c] = g[c] * factor[c] + (x[c] * slope[c] + offset[c]);
+                out[c].write(g[c] * factor[c] + (x[c] * scale[c] + shift[c]));
             }
         }
     }
@@ -280,16 +306,17 @@ multiversion! {
 }
 
 multiversion! {
-    fn scale_rows<T: Real, FUSED>(x: &[T], scale: &[T], shift: &[T], silu: bool, y: &mut [T]) {
+    fn scale_rows<T: Real, FUSED>(x: &[T], scale: &[T], shift: &[T], silu: bool, y: &mut [MaybeUninit<T>]) {
         let channels = scale.len();
         for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                *y = *x * *scale + *shift;
-            }
+            let values = y.iter_mut().zip(x).zip(scale).zip(shift);
             if silu {
-                for y in y.iter_mut() {
-                    *y /= T::one() + (T::zero() - *y).exp_approx::<FUSED>();
+                for (((y, &x), &scale), &shift) in values {
+                    let x = x * scale + shift;
+                    y.write(x / (T::one() + (T::zero() - x).exp_approx::<FUSED>()));
                 }
+            } else {
+                values.for_each(|(((y, &x), &scale), &shift)| _ = y.write(x * scale + shift));
             }
         }
     }
@@ -330,12 +357,9 @@ impl Kernel<3> for LayerNorm {
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], _: [&[usize]; 3]) -> Vec<T> {
-        let mut y = zeros::<T>(x.len());
-        let task_len = ROWS_PER_TASK * weight.len();
-        y.par_chunks_mut(task_len).zip(x.par_chunks(task_len)).for_each(|(y, x)| {
-            normalise_rows(x, weight, bias, self.epsilon, y);
-        });
-        y
+        let write = |at: Range<usize>, y: &mut [MaybeUninit<T>]| normalise_rows(&x[at], weight, bias, self.epsilon, y);
+        // SAFETY: a part is of whole rows, and `normalise_rows` sets all that it is given.
+        unsafe { written(x.len(), ROWS_PER_TASK * weight.len(), write) }
     }
 
     fn backward<T: Real>(
@@ -416,13 +440,13 @@ fn sum_of<T: Real>(x: &[T], f: impl Fn(f64) -> f64) -> f64 {
 }
 
 multiversion! {
-    fn normalise_rows<T: Real>(x: &[T], weight: &[T], bias: &[T], epsilon: f64, y: &mut [T]) {
+    fn normalise_rows<T: Real>(x: &[T], weight: &[T], bias: &[T], epsilon: f64, y: &mut [MaybeUninit<T>]) {
         let width = weight.len();
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             let (mean, inverse) = row_statistics(x, epsilon);
             let (mean, inverse) = (T::from_f64(mean), T::from_f64(inverse));
             for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = (*x - mean) * inverse * *weight + *bias;
+                y.write((*x - mean) * inverse * *weight + *bias);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Weights as the product reads them: panels of sixteen outputs, in any float type, or pairs of bf16.
 
-use super::bf16::{Pairs, Products, STEP, index};
+use super::bf16::{Pairs, Products, STEP, index, pack as pack_pairs, packed_len};
 use super::simd::multiversion;
-use super::tile::{PANEL, packed_at};
+use super::tile::{PANEL, pack, packed_at};
 use super::transpose::{AT_ONCE, across};
-use super::{InstructionSet, Real};
+use super::{InstructionSet, Real, make_pool};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -49,11 +49,12 @@ impl PackedWeight {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_products(weight: &Tensor, products: Products) -> Result<Self> {
+        make_pool();
         let shape = weight.dims().to_vec();
         if !matches!(shape.len(), 2 | 4) {
             candle_core::bail!("pack: a weight has two dimensions or four, not those of {shape:?}");
         }
-        let pairs = products == Products::Bf16 && shape[1].is_multiple_of(STEP) && shape[0] >= PANEL;
+        let pairs = products.of_matrix(shape[1], shape[0]) == Products::Bf16;
         let dtype = if pairs { DType::BF16 } else { weight.dtype() };
         let weight = weight.to_dtype(dtype)?.contiguous()?;
         let (storage, layout) = weight.storage_and_layout();
@@ -185,6 +186,49 @@ fn lay_out<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], sha
     // SAFETY: for each panel the lines of all rows of the matrix are written, and each place belongs to one of them.
     unsafe { panels.set_len(len) };
     panels
+}
+
+/// A right factor that is laid out for one use: of a weight in training, or of keys and values.
+#[derive(Debug)]
+pub(super) enum Factor<T> {
+    /// For full products.
+    Panels(Vec<T>),
+    /// For those of bf16.
+    Pairs(Vec<bf16>),
+}
+
+impl<T: Real> Factor<T> {
+    /// Of a matrix whose values `at(k, column)` gives.
+    pub fn new(depth: usize, columns: usize, products: Products, at: impl Fn(usize, usize) -> T + Sync) -> Self {
+        match products {
+            Products::Full => Self::Panels(pack(depth, columns, at)),
+            Products::Bf16 => Self::Pairs(pack_pairs(depth, columns, |k, column| at(k, column).rounded())),
+        }
+    }
+
+    /// Of a weight `[out, in]` or `[out, in, kernel, kernel]`.
+    pub fn of_weight(weight: &[T], shape: &[usize], products: Products) -> Self {
+        match products {
+            Products::Full => Self::Panels(pack_shaped(weight, shape)),
+            Products::Bf16 => {
+                let rounded: Vec<bf16> = weight.iter().map(|value| value.rounded()).collect();
+                Self::Pairs(pair_shaped(&rounded, shape))
+            }
+        }
+    }
+
+    /// All of it.
+    pub fn packed(&self) -> Packed<'_, T> {
+        self.at_column(0, 0)
+    }
+
+    /// From a column on, the first of a panel.
+    pub fn at_column(&self, depth: usize, column: usize) -> Packed<'_, T> {
+        match self {
+            Self::Panels(values) => Packed::wide(&values[column * depth..]),
+            Self::Pairs(values) => Packed::Pairs(Pairs::new(&values[packed_len(depth, column)..])),
+        }
+    }
 }
 
 /// Panels of a matrix, as the product reads them.

@@ -1,8 +1,10 @@
 //! Nearest-neighbour resampling of channels-last images.
 
-use super::{Kernel, Needed, Real, apply_1, zeros};
+use super::{Kernel, Needed, Real, apply_1, copy_to, written, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// The nearest neighbour's value at every pixel of a new size: source index `floor(i * source / target)`.
 ///
@@ -31,15 +33,17 @@ impl Kernel<1> for Nearest {
 
     fn forward<T: Real>(&self, [x]: [&[T]; 1], [shape]: [&[usize]; 1]) -> Vec<T> {
         let [batch, h, w, channels] = [shape[0], shape[1], shape[2], shape[3]];
-        let mut out = zeros::<T>(batch * self.height * self.width * channels);
-        out.par_chunks_exact_mut((self.width * channels).max(1)).enumerate().for_each(|(row, out)| {
+        let row_len = self.width * channels;
+        let write = |at: Range<usize>, out: &mut [MaybeUninit<T>]| {
+            let row = at.start / row_len;
             let (image, y) = (row / self.height, row % self.height * h / self.height);
             let source = &x[(image * h + y) * w * channels..][..w * channels];
             for (i, pixel) in out.chunks_exact_mut(channels).enumerate() {
-                pixel.copy_from_slice(&source[i * w / self.width * channels..][..channels]);
+                copy_to(pixel, &source[i * w / self.width * channels..][..channels]);
             }
-        });
-        out
+        };
+        // SAFETY: a part is a row, and all its pixels are set.
+        unsafe { written(batch * self.height * row_len, row_len, write) }
     }
 
     fn backward<T: Real>(

@@ -11,6 +11,7 @@ use super::packed_weight::{Packed, Panels};
 use super::panel_row::PanelRow;
 use super::{InstructionSet, Real};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Columns of a tile: two AVX registers of f32, or one of AVX-512.
@@ -150,6 +151,13 @@ impl<'a, T: Real> Output<'a, T> {
             let sums = unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.stride), self.columns) };
             add_to(residual, sums);
         }
+    }
+
+    /// A row, to be set.
+    pub fn row(&mut self, row: usize) -> &mut [MaybeUninit<T>] {
+        assert!(row < self.rows);
+        // SAFETY: a row of the block, which is this task's own and borrowed as long as the row is.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.stride).cast(), self.columns) }
     }
 
     /// Sets every row.

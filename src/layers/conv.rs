@@ -84,10 +84,10 @@ impl Conv2d {
         let bias = bias.to_dtype(x.dtype())?;
         x.map(|x| match (&self.weight, self.backend) {
             (Weight::Packed(weight), _) => Ok(kernels::conv2d_packed(x, weight, &bias, self.geometry)?),
-            (Weight::Plain(weight), Backend::Kernels) => {
-                Ok(kernels::conv2d(x, &weight.to_dtype(x.dtype())?, &bias, self.geometry)?)
+            (&Weight::Plain(ref weight, products), Backend::Kernels) => {
+                Ok(kernels::conv2d_with(x, &weight.to_dtype(x.dtype())?, &bias, self.geometry, products)?)
             }
-            (Weight::Plain(weight), Backend::Candle) => {
+            (Weight::Plain(weight, _), Backend::Candle) => {
                 let ConvGeometry { stride, pad_before, pad_after, .. } = self.geometry;
                 let after = pad_after - pad_before.min(pad_after);
                 let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;

@@ -46,7 +46,7 @@ impl FeatureMap {
     pub fn from_tokens(tokens: &Tensor, height: usize, width: usize, backend: Backend) -> Result<Self> {
         let (batch, _, channels) = tokens.dims3()?;
         let tensor = match backend {
-            Backend::Kernels => tokens.reshape((batch, height, width, channels))?,
+            Backend::Kernels => kernels::reshape(tokens, [batch, height, width, channels])?,
             Backend::Candle => tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?,
         };
         Ok(Self { tensor, backend })
@@ -58,7 +58,10 @@ impl FeatureMap {
     /// If memory runs out.
     pub fn tokens(&self) -> Result<Tensor> {
         match self.backend {
-            Backend::Kernels => Ok(self.tensor.flatten(1, 2)?),
+            Backend::Kernels => {
+                let (batch, channels, height, width) = self.dims();
+                Ok(kernels::reshape(&self.tensor, [batch, height * width, channels])?)
+            }
             Backend::Candle => Ok(self.tensor.flatten_from(2)?.transpose(1, 2)?.contiguous()?),
         }
     }

@@ -49,10 +49,10 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match (&self.weight, self.backend) {
             (Weight::Packed(matrix), _) => Ok(kernels::linear_packed(x, matrix, &self.bias_as(x.dtype())?)?),
-            (Weight::Plain(matrix), Backend::Kernels) => {
-                Ok(kernels::linear(x, &matrix.to_dtype(x.dtype())?, &self.bias_as(x.dtype())?)?)
+            (&Weight::Plain(ref matrix, products), Backend::Kernels) => {
+                Ok(kernels::linear_with(x, &matrix.to_dtype(x.dtype())?, &self.bias_as(x.dtype())?, products)?)
             }
-            (Weight::Plain(matrix), Backend::Candle) => {
+            (Weight::Plain(matrix, _), Backend::Candle) => {
                 let y = x.contiguous()?.broadcast_matmul(&matrix.to_dtype(x.dtype())?.t()?)?;
                 match &self.bias {
                     Some(bias) => Ok(y.broadcast_add(&bias.to_dtype(y.dtype())?)?),
@@ -69,7 +69,7 @@ impl Linear {
     pub fn forward_plus_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Packed(matrix) => Ok(kernels::linear_packed_plus(x, matrix, &self.bias_as(x.dtype())?, residual)?),
-            Weight::Plain(_) => add_residual(residual, &self.forward(x)?),
+            Weight::Plain(..) => add_residual(residual, &self.forward(x)?),
         }
     }
 
@@ -80,7 +80,7 @@ impl Linear {
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Packed(matrix) => Ok(kernels::linear_geglu_packed(x, matrix, &self.bias_as(x.dtype())?)?),
-            Weight::Plain(_) => geglu(&self.forward(x)?),
+            Weight::Plain(..) => geglu(&self.forward(x)?),
         }
     }
 

@@ -108,7 +108,7 @@ impl<'a> Weights<'a> {
 #[derive(Debug, Clone)]
 pub enum Weight {
     /// As it is: for candle's operations, and for the kernels where a gradient is asked for.
-    Plain(Tensor),
+    Plain(Tensor, Products),
     /// Laid out for the kernels.
     Packed(PackedWeight),
 }
@@ -121,7 +121,8 @@ impl Weight {
     pub fn new(weights: &Weights<'_>, shape: &[usize]) -> Result<Self> {
         let tensor = weights.tensor("weight", shape)?;
         if weights.backend() != Backend::Kernels || tensor.track_op() {
-            return Ok(Self::Plain(tensor));
+            // What is trained is rounded only where somebody asks for it.
+            return Ok(Self::Plain(tensor, weights.products.unwrap_or_default()));
         }
         let products = weights.products.unwrap_or_else(|| Products::of_weights(tensor.dtype()));
         Ok(Self::Packed(PackedWeight::with_products(&tensor, products)?))
@@ -130,7 +131,7 @@ impl Weight {
     /// How products with it are taken.
     pub fn products(&self) -> Products {
         match self {
-            Self::Plain(_) => Products::Full,
+            &Self::Plain(_, products) => products,
             Self::Packed(weight) => weight.products(),
         }
     }
@@ -138,7 +139,7 @@ impl Weight {
     /// A vector of zeros, `[outputs]`, in the type of the other vectors of its layer.
     pub(super) fn no_bias(&self) -> Result<Tensor> {
         let (outputs, dtype, device) = match self {
-            Self::Plain(tensor) => (tensor.dim(0)?, tensor.dtype(), tensor.device()),
+            Self::Plain(tensor, _) => (tensor.dim(0)?, tensor.dtype(), tensor.device()),
             Self::Packed(weight) => (weight.shape()[0], weight.dtype(), &Device::Cpu),
         };
         widened(Tensor::zeros(outputs, dtype, device)?)

@@ -3,7 +3,7 @@
 use super::classification::{Judgement, cross_entropy, evaluate};
 use super::data::{Batch, ImageSet};
 use super::{AdamW, AdamWConfig, Ema, FlatWeights, LearningRate, ParameterSource, Parameters, Stream, Streams};
-use crate::layers::Weights;
+use crate::layers::{Weights, with_gradients};
 use crate::models::{LeNet, LeNetConfig};
 use crate::schedulers::NoiseSchedule;
 use crate::{Error, Result};
@@ -74,17 +74,19 @@ impl ClassifierTrainer {
             return Err(Error::invalid("the data set", "not labelled", fix));
         };
         let (x, timesteps) = noisy(&batch.images, self.options.schedule.as_ref(), self.options.seed, self.step)?;
-        let loss = cross_entropy(&self.network.forward(&x, &timesteps)?, labels)?;
+        let (loss, (), gradients) = with_gradients(x.device(), || {
+            Ok::<_, Error>((cross_entropy(&self.network.forward(&x, &timesteps)?, labels)?, ()))
+        })?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         let learning_rate = self.options.learning_rate.at(self.step);
         if !value.is_finite() {
             let fix = format!("choose a lower learning rate than {learning_rate:e}");
             return Err(Error::invalid(format!("the loss of step {}", self.step + 1), value, fix));
         }
-        let mut gradients = vec![0.0; self.parameters()];
-        self.parameters.add_gradients(&loss.backward()?, &mut gradients)?;
+        let mut sums = vec![0.0; self.parameters()];
+        self.parameters.add_gradients(&gradients, &mut sums)?;
         let optimizer = &mut self.optimizer;
-        self.parameters.update(|weights| optimizer.step(weights, &gradients, learning_rate))?;
+        self.parameters.update(|weights| optimizer.step(weights, &sums, learning_rate))?;
         self.ema.update(self.parameters.values());
         self.step += 1;
         Ok(value)

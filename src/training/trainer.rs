@@ -2,12 +2,14 @@
 
 use super::gradients::{clip_global_norm, global_norm, scale};
 use super::{AdamW, AdamWConfig, Ema, LearningRate, Objective, Parameters, Stream, Streams, TimestepSampling};
+use crate::kernels::make_pool;
+use crate::layers::with_gradients;
 use crate::models::UNet2DModel;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
 /// A network as training sees it.
-pub trait TrainableNetwork {
+pub trait TrainableNetwork: Sync {
     /// The raw output for a batch of states, differentiable in the network's parameters.
     ///
     /// # Shapes
@@ -131,6 +133,7 @@ impl<N: TrainableNetwork> Trainer<N> {
     /// If an option has an unusable value.
     pub fn new(network: N, parameters: Parameters, objective: Objective, options: TrainerOptions) -> Result<Self> {
         options.check()?;
+        make_pool();
         let timesteps = objective.process().num_train_timesteps();
         Ok(Self {
             optimizer: AdamW::new(options.adamw, parameters.layout().len()),
@@ -210,11 +213,13 @@ impl<N: TrainableNetwork> Trainer<N> {
         let labels = labels.map(|labels| self.drop_classes(&labels, index)).transpose()?;
 
         let batch = self.objective.noisy(images, &noise, &drawn.timesteps)?;
-        let output = self.network.forward(&batch.x_t, &batch.timesteps, labels.as_ref())?;
-        let losses = self.objective.losses(&output, &batch)?;
-        let weights = Tensor::from_vec(drawn.weights, count, images.device())?.to_dtype(losses.dtype())?;
-        let loss = (&losses * weights)?.mean_all()?;
-        self.parameters.add_gradients(&loss.backward()?, &mut self.gradients)?;
+        let (loss, losses, gradients) = with_gradients(images.device(), || {
+            let output = self.network.forward(&batch.x_t, &batch.timesteps, labels.as_ref())?;
+            let losses = self.objective.losses(&output, &batch)?;
+            let weights = Tensor::from_vec(drawn.weights, count, images.device())?.to_dtype(losses.dtype())?;
+            Ok::<_, Error>(((&losses * weights)?.mean_all()?, losses))
+        })?;
+        self.parameters.add_gradients(&gradients, &mut self.gradients)?;
         if self.options.importance_sampling {
             self.sampling.note(&drawn.timesteps, &losses.to_dtype(DType::F32)?.to_vec1()?);
         }

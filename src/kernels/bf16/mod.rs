@@ -52,6 +52,11 @@ impl Products {
         let rounded = dtype == candle_core::DType::BF16 && InstructionSet::in_use().multiplies_bf16();
         if rounded { Self::Bf16 } else { Self::Full }
     }
+
+    /// Full in any case where the inputs are no whole steps, or the outputs fewer than a tile has.
+    pub(super) fn of_matrix(self, inputs: usize, outputs: usize) -> Self {
+        if inputs.is_multiple_of(STEP) && outputs >= TILE { self } else { Self::Full }
+    }
 }
 
 /// Values of a left factor, which are bf16 or become so.

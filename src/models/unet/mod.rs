@@ -9,7 +9,7 @@ pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
 
 use crate::conditioning::Conditioning;
 use crate::denoising::{Network, PerturbedNetwork};
-use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights};
+use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights, on_device};
 use crate::{Error, Result};
 use blocks::{Step, UpBlock};
 use candle_core::{DType, Tensor};
@@ -90,6 +90,17 @@ impl UNet2DConditionModel {
 
     /// The same with perturbed self-attention in the middle block, in the first `perturbed` rows of the batch.
     pub(in crate::models) fn run(
+        &self,
+        x: &Tensor,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+        control: Option<&ControlResiduals>,
+        perturbed: usize,
+    ) -> Result<Tensor> {
+        on_device(x.device(), || self.evaluate(x, timesteps, conditioning, control, perturbed))
+    }
+
+    fn evaluate(
         &self,
         x: &Tensor,
         timesteps: &Tensor,

@@ -10,7 +10,7 @@ use crate::conditioning::Conditioning;
 use crate::denoising::Network;
 use crate::layers::{
     Backend, Conv2d, Embedding, FeatureMap, FourierEmbedding, GroupNorm, SinusoidalEmbedding, TimestepEmbedding,
-    Weights,
+    Weights, on_device,
 };
 use crate::models::attention_block::AttentionBlock;
 use crate::{Error, Result};
@@ -138,6 +138,10 @@ impl UNet2DModel {
     /// # Errors
     /// If the shapes do not fit, or labels are missing, or given to a network that takes none.
     pub fn forward(&self, x: &Tensor, timesteps: &Tensor, class_labels: Option<&Tensor>) -> Result<Tensor> {
+        on_device(x.device(), || self.evaluate(x, timesteps, class_labels))
+    }
+
+    fn evaluate(&self, x: &Tensor, timesteps: &Tensor, class_labels: Option<&Tensor>) -> Result<Tensor> {
         let time = self.embed_time(timesteps, class_labels)?;
         let input = x.to_dtype(self.dtype)?;
         let input = if self.config.center_input_sample { input.affine(2.0, -1.0)? } else { input };

@@ -1,0 +1,26 @@
+//! The one pool of threads that all kernels share: rayon's.
+
+use std::sync::OnceLock;
+
+/// The stack of each of its threads: that of a program's first thread, since candle's walk through a graph of operations calls
+/// itself for every one of them.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Makes the pool, unless somebody has made it: a program does so before all else, so that [`in_pool`] can use it.
+pub fn make_pool() {
+    is_deep();
+}
+
+/// Whether the pool's threads have as much stack as it takes to run any work there.
+fn is_deep() -> bool {
+    static DEEP: OnceLock<bool> = OnceLock::new();
+    *DEEP.get_or_init(|| rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global().is_ok())
+}
+
+/// Runs work that consists of many kernels on a thread of the pool. From outside, each kernel would be handed over to the pool,
+/// and its end back; for small networks these changes of threads took a tenth of the time.
+///
+/// Where rayon's pool was made by somebody else, the work stays on its thread: threads of that pool may have too little stack.
+pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if is_deep() { rayon::scope(|_| work()) } else { work() }
+}
