@@ -60,8 +60,8 @@ pub use request::{PromptSyntax, Settings, TextToImageRequest};
 pub use task::Task;
 pub use text_to_image::TextToImage;
 pub use train::{
-    BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver, TrainOutcome, TrainRequest,
-    TrainSettings,
+    BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver,
+    TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
 };
 pub use tweedie::{Error, Result};
 pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};

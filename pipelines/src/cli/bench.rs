@@ -9,12 +9,16 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::images::{Bar, Bars, Picture, encode_png};
-use tweedie_pipelines::{Bench, BenchModel, DTypeChoice, DeviceChoice, Error, Model};
+use tweedie_pipelines::{
+    Bench, BenchModel, DTypeChoice, DeviceChoice, Error, MixedPrecisionChoice, Model, TrainingBench,
+};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Preset {
     /// Stable Diffusion 1.5
     Sd15,
+    /// A step of `tweedie train mnist`: forward, backward, AdamW; on the CPU, with products in f32 or, by --dtype, in bf16
+    MnistTraining,
 }
 
 #[derive(Debug, Args)]
@@ -32,9 +36,9 @@ pub struct BenchArguments {
     #[arg(long, value_name = "N", default_value_t = 512)]
     size: usize,
 
-    /// Batch of the UNet; 2 is one guided image
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    batch: usize,
+    /// Batch of the UNet, where 2 is one guided image; or images of a training step [default: 2, and 64]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
 
     /// Timed runs of each part, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -48,7 +52,7 @@ pub struct BenchArguments {
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 
-    /// Also draw where the UNet's time goes (without one, the VAE decoder's); on the CPU only
+    /// Also draw where the time of the UNet goes (without one, of the VAE decoder or of a training step); on the CPU only
     #[arg(long, value_name = "FILE.png")]
     breakdown: Option<PathBuf>,
 
@@ -68,23 +72,11 @@ impl BenchArguments {
                 self.device
             );
         }
-        let model = match (self.preset, &self.model) {
-            (Some(Preset::Sd15), _) => BenchModel::Sd15,
-            (None, Some(path)) => {
-                let (offline, interrupt) = (self.offline.offline(), Interrupt::listen()?);
-                let fetching = Fetching { interrupt: &interrupt, quiet: false };
-                let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-                let model = source.open(path, None, Part::Model)?;
-                // A download is stopped in order; there is nothing to put in order in what follows.
-                if interrupt.end().is_break() {
-                    return Err(Error::Cancelled.into());
-                }
-                BenchModel::Model(model)
-            }
-            (None, None) => BenchModel::Model(Model::Embedded),
+        let mut results = match self.preset {
+            Some(Preset::MnistTraining) => self.training()?.run()?,
+            Some(Preset::Sd15) => self.time(BenchModel::Sd15)?,
+            None => self.time(self.model()?)?,
         };
-        let (size, batch, runs) = (self.size, self.batch, self.runs);
-        let mut results = Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?;
         results.insert("peak_rss_mb".into(), memory::peak_mb().map_or(Value::Null, Value::from));
         if let Some(path) = &self.breakdown {
             let picture = breakdown(&results)?;
@@ -96,6 +88,37 @@ impl BenchArguments {
         }
         print::result(&table(&results))
     }
+
+    fn training(&self) -> anyhow::Result<TrainingBench> {
+        let mixed_precision = match self.dtype {
+            DTypeChoice::Auto | DTypeChoice::F32 => MixedPrecisionChoice::No,
+            DTypeChoice::BF16 => MixedPrecisionChoice::Bf16,
+            DTypeChoice::F16 => anyhow::bail!("--dtype f16: training has no products of f16; take f32 or bf16"),
+        };
+        Ok(TrainingBench { batch: self.batch.unwrap_or(64), mixed_precision, runs: self.runs })
+    }
+
+    fn time(&self, model: BenchModel) -> anyhow::Result<Map<String, Value>> {
+        let (size, batch, runs) = (self.size, self.batch.unwrap_or(2), self.runs);
+        Ok(Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?)
+    }
+
+    fn model(&self) -> anyhow::Result<BenchModel> {
+        Ok(match &self.model {
+            Some(path) => {
+                let (offline, interrupt) = (self.offline.offline(), Interrupt::listen()?);
+                let fetching = Fetching { interrupt: &interrupt, quiet: false };
+                let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
+                let model = source.open(path, None, Part::Model)?;
+                // A download is stopped in order; there is nothing to put in order in what follows.
+                if interrupt.end().is_break() {
+                    return Err(Error::Cancelled.into());
+                }
+                BenchModel::Model(model)
+            }
+            None => BenchModel::Model(Model::Embedded),
+        })
+    }
 }
 
 /// A line for each result; kernels in columns of their own.
@@ -103,12 +126,12 @@ fn table(results: &Map<String, Value>) -> String {
     let mut lines = Vec::new();
     for (name, value) in results {
         let Value::Object(kernels) = value else {
-            lines.push(format!("{name:19} {value}"));
+            lines.push(format!("{name:26} {value}"));
             continue;
         };
         let whole: f64 = kernels.values().filter_map(|row| row["s"].as_f64()).sum();
         lines.push(format!(
-            "\n{name:19} {:>6} {:>9} {:>6} {:>8} {:>8}",
+            "\n{name:26} {:>6} {:>9} {:>6} {:>8} {:>8}",
             "calls", "seconds", "share", "GFLOP/s", "of peak"
         ));
         for (kind, row) in kernels {
@@ -116,7 +139,7 @@ fn table(results: &Map<String, Value>) -> String {
                 row[field].as_f64().map_or(String::new(), |x| format!("{:.places$}{unit}", x * scale))
             };
             lines.push(format!(
-                "  {kind:17} {:>6} {:>9} {:>6} {:>8} {:>8}",
+                "  {kind:24} {:>6} {:>9} {:>6} {:>8} {:>8}",
                 number("calls", 1.0, 0, ""),
                 number("s", 1.0, 4, ""),
                 number("s", 100.0 / whole, 1, "%"),
@@ -131,7 +154,7 @@ fn table(results: &Map<String, Value>) -> String {
 
 /// A bar for each kind of kernel.
 fn breakdown(results: &Map<String, Value>) -> anyhow::Result<Picture> {
-    let part = ["unet", "vae_decode"].into_iter().find_map(|part| {
+    let part = ["unet", "vae_decode", "train_step"].into_iter().find_map(|part| {
         Some((part, results.get(&format!("{part}_kernels"))?.as_object()?, results.get(&format!("{part}_s"))?))
     });
     let (part, kernels, seconds) = part.context("the model has neither a UNet nor a VAE; there is nothing to draw")?;

@@ -1,9 +1,11 @@
 //! Training a network in pixel space: data -> network -> steps -> model.
 
+mod benchmark;
 mod sample_grid;
 mod settings;
 
-pub use settings::{BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainSettings};
+pub use benchmark::TrainingBench;
+pub use settings::{BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainSettings};
 
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -159,7 +161,8 @@ impl<'a, 'b> Run<'a, 'b> {
         observer: &'a mut TrainObserver<'b>,
     ) -> Result<Self> {
         let source = ParameterSource::random(settings.seed, &Device::Cpu);
-        let model = UNet2DModel::new(&Weights::new(&source), network.clone(), DType::F32)?;
+        let weights = Weights::new(&source).with_products(settings.products());
+        let model = UNet2DModel::new(&weights, network.clone(), DType::F32)?;
         let mut trainer = Trainer::new(model, source.finish()?, settings.objective()?, settings.trainer(&network))?;
         let checkpoints = folder.checkpoints();
         let (state, warnings) = checkpoints.newest(trainer.parameters().layout())?;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use std::str::FromStr;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::PredictionType;
+use tweedie::kernels::Products;
 use tweedie::models::UNet2DConfig;
 use tweedie::models::unet2d::{BlockKind, ClassEmbedding, TimeEmbedding};
 use tweedie::schedulers::NoiseSchedule;
@@ -90,6 +91,17 @@ named! {
     }
 }
 
+named! {
+    /// Which products of a training step are of numbers rounded to bf16. Weights, sums, norms and the gradients of weights are
+    /// in f32 in any case.
+    MixedPrecisionChoice {
+        /// None.
+        No = "no",
+        /// Those of layers with activations, and with gradients of activations.
+        Bf16 = "bf16",
+    }
+}
+
 /// All settings of a run; `config.json` holds them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,8 +152,16 @@ pub struct TrainSettings {
     pub checkpoint_every: u64,
     /// Steps between grids of samples.
     pub sample_every: u64,
+    /// Which products are rounded.
+    #[serde(default = "full_precision")]
+    pub mixed_precision: MixedPrecisionChoice,
     /// The number format of the finished model.
     pub dtype: StoredChoice,
+}
+
+/// What runs were that do not say.
+fn full_precision() -> MixedPrecisionChoice {
+    MixedPrecisionChoice::No
 }
 
 /// Settings that change nothing of what is computed, so a run may go on with others.
@@ -174,6 +194,7 @@ impl Default for TrainSettings {
             unet_config: None,
             checkpoint_every: 500,
             sample_every: 1000,
+            mixed_precision: MixedPrecisionChoice::No,
             dtype: StoredChoice::F32,
         }
     }
@@ -395,6 +416,14 @@ impl TrainSettings {
             accumulate: self.accumulate,
             class_dropout: if network.null_class.is_some() { self.class_dropout } else { 0.0 },
             null_class: network.null_class.unwrap_or(0) as u32,
+        }
+    }
+
+    /// How products are taken.
+    pub fn products(&self) -> Products {
+        match self.mixed_precision {
+            MixedPrecisionChoice::No => Products::Full,
+            MixedPrecisionChoice::Bf16 => Products::Bf16,
         }
     }
 

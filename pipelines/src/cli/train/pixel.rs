@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 use tweedie::training::data::{ImageSet, Split, has_idx, read_idx};
-use tweedie_pipelines::{BetaChoice, DecayChoice, PredictionChoice, StoredChoice, TrainRequest};
+use tweedie_pipelines::{BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainRequest};
 
 #[derive(Debug, Args)]
 pub struct PixelArguments {
@@ -136,6 +136,11 @@ struct GivenSettings {
     /// Residual blocks at each resolution [default: 1]
     #[arg(long, value_name = "N")]
     blocks: Option<usize>,
+
+    /// Which products are of rounded numbers: no, or bf16, which is faster where the CPU multiplies bf16 (AVX-512 BF16,
+    /// AMX); weights and sums stay f32 [default: no]
+    #[arg(long, value_name = "NAME")]
+    mixed_precision: Option<MixedPrecisionChoice>,
 
     /// Number format of the finished model: f32 or f16 [default: f32]
     #[arg(long, value_name = "NAME")]
