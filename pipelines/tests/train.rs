@@ -2,6 +2,7 @@
 
 mod tweedie;
 
+use ::tweedie::kernels::InstructionSet;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -207,9 +208,18 @@ fn a_run_is_not_overwritten_and_not_changed() -> TestResult {
         ("--steps", "9", ["--steps is 9", "the run has 3"]),
         ("--learning-rate", "0.5", ["--learning-rate is 0.5", "the run has 0.001"]),
         ("--prediction-type", "flow", ["--prediction-type is \"flow\"", "v_prediction"]),
+        ("--mixed-precision", "bf16", ["--mixed-precision is \"bf16\"", "the run has \"no\""]),
     ] {
         tweedie.run(&arguments("run", &["--resume", option, value]))?.fails(1, &parts)?;
     }
+    // A run of before there was the setting goes on, without.
+    let config = tweedie.path("run/config.json");
+    let text = std::fs::read_to_string(&config)?;
+    let older = text.replace("\"mixed_precision\": \"no\",", "");
+    assert_ne!(text, older);
+    std::fs::write(&config, older)?;
+    tweedie.run(&arguments("run", &["--resume"]))?.success()?;
+    std::fs::write(&config, text)?;
     // Other data than that of the run.
     let labels = tweedie.path("data/train-labels-idx1-ubyte");
     let mut bytes = std::fs::read(&labels)?;
@@ -305,6 +315,41 @@ fn what_is_trained_can_be_sampled() -> TestResult {
         let made: Vec<PathBuf> =
             ["config.json", "loss.png", "samples/step-000002-ema.png"].map(|file| tweedie.path(name).join(file)).into();
         assert!(made.iter().all(|file| file.is_file()), "{made:?}");
+    }
+    Ok(())
+}
+
+/// Rounded products change the weights, and where the CPU has no instructions for them the user is told.
+#[test]
+fn products_of_a_run_may_be_rounded() -> TestResult {
+    let tweedie = with_data()?;
+    let train = |output: &str, precision: &str| {
+        let run = ["train", "mnist", "--data", "data", "--output", output, "--steps", "2", "--batch-size", "4"];
+        tweedie.run(&[&run[..], &["--channels", "32,32", "--mixed-precision", precision]].concat())
+    };
+    let weights =
+        |output: &str| std::fs::read(tweedie.path(output).join("model/unet/diffusion_pytorch_model.safetensors"));
+    train("exact", "no")?.success()?;
+    let rounded = train("rounded", "bf16")?.success()?;
+    let told = rounded.stderr.contains("--mixed-precision bf16 is many times slower");
+    assert_eq!(told, !InstructionSet::in_use().multiplies_bf16(), "{}", rounded.stderr);
+    assert_ne!(weights("exact")?, weights("rounded")?);
+    train("other", "f8")?.fails(2, &["no, bf16"])
+}
+
+#[test]
+fn a_training_step_is_timed() -> TestResult {
+    let tweedie = with_data()?;
+    let common = ["bench", "--preset", "mnist-training", "--batch", "2", "--runs", "1", "--json"];
+    let bench = tweedie.run(&common)?.success()?.json()?;
+    assert!(bench["train_step_s"].as_f64().is_some_and(|seconds| seconds > 0.0), "{bench}");
+    assert!(
+        bench["train_step_kernels"]["conv 3x3, backward"]["calls"].as_u64().is_some_and(|calls| calls > 0),
+        "{bench}"
+    );
+    for (option, value, parts) in [("--batch", "0", "the batch is 0"), ("--dtype", "f16", "take f32 or bf16")] {
+        let arguments = ["bench", "--preset", "mnist-training", "--runs", "1", option, value];
+        tweedie.run(&arguments)?.fails(1, &[parts])?;
     }
     Ok(())
 }

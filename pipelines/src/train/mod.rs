@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
+use tweedie::kernels::{InstructionSet, Products};
 use tweedie::layers::Weights;
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::training::data::{Batches, ImageSet, Loader};
@@ -164,6 +165,10 @@ impl<'a, 'b> Run<'a, 'b> {
         let weights = Weights::new(&source).with_products(settings.products());
         let model = UNet2DModel::new(&weights, network.clone(), DType::F32)?;
         let mut trainer = Trainer::new(model, source.finish()?, settings.objective()?, settings.trainer(&network))?;
+        if settings.products() == Products::Bf16 && !InstructionSet::in_use().multiplies_bf16() {
+            let slow = "--mixed-precision bf16 is many times slower than no on this CPU, which has no instructions for products of bf16";
+            let _ = observer(TrainEvent::Warning(slow.into()));
+        }
         let checkpoints = folder.checkpoints();
         let (state, warnings) = checkpoints.newest(trainer.parameters().layout())?;
         for warning in warnings {

@@ -5,7 +5,7 @@ use super::super::simd::multiversion;
 use super::super::tile::{Output, PANEL, Run, add_outer_products};
 use super::super::{Real, zeros};
 use super::lines::{SEEN, TILE, gradients_in_a_line, products_in_a_line};
-use super::{POINTS, TILES_ALONE, Winograd, transform_tile};
+use super::{POINTS, TILES_ALONE, Winograd, line, transform_tile};
 use rayon::prelude::*;
 
 /// The most memory that the transformed gradient of a weight takes.
@@ -85,24 +85,24 @@ multiversion! {
 }
 
 multiversion! {
-    /// `G^T m G` for one output and all channels: from points that are `stride` apart to `[tap][channel]`.
+    /// `G^T m G` for one output and all channels: from points that are `stride` apart, whole panels, to `[tap][channel]`.
     fn kernel_gradient<T: Real>(sums: &[T], stride: usize, out: &mut [T]) {
         let channels = out.len() / 9;
-        let zeros = [T::zero(); PANEL];
         for first in (0..channels).step_by(PANEL) {
-            let at = |point: usize| sums[point * stride + first..].first_chunk().unwrap_or(&zeros);
-            let mut columns = [[zeros; SEEN]; 3];
+            let at = |point: usize| line(sums, (point * stride + first) / PANEL);
+            let mut columns = [[[T::zero(); PANEL]; SEEN]; 3];
             for i in 0..SEEN {
-                let line = products_in_a_line([0, 1, 2, 3, 4, 5].map(|row| at(row * SEEN + i)));
+                let at = |row: usize| at(row * SEEN + i);
+                let values = products_in_a_line([at(0), at(1), at(2), at(3), at(4), at(5)]);
                 for row in 0..3 {
-                    columns[row][i] = line[row];
+                    columns[row][i] = values[row];
                 }
             }
             for row in 0..3 {
                 let [a, b, c, d, e, f] = &columns[row];
-                let line = products_in_a_line([a, b, c, d, e, f]);
+                let values = products_in_a_line([a, b, c, d, e, f]);
                 for i in 0..3 {
-                    out[(row * 3 + i) * channels + first..][..PANEL].copy_from_slice(&line[i]);
+                    out[(row * 3 + i) * channels + first..][..PANEL].copy_from_slice(&values[i]);
                 }
             }
         }
