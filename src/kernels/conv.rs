@@ -112,7 +112,7 @@ impl ConvGeometry {
         let grid = Grid::new(*self, height, width, channels);
         let smallest = self.kernel.saturating_sub(self.pad_before + self.pad_after);
         let fits = height.min(width) >= smallest.max(1) && weight == [outputs, channels, self.kernel, self.kernel];
-        (fits && outputs > 0 && (bias == [outputs] || bias == [batch, outputs]))
+        (fits && channels > 0 && outputs > 0 && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 

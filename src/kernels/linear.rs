@@ -74,7 +74,8 @@ struct PackedLinear(PackedWeight);
 pub(super) fn output_shape(x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
     let (&inputs, leading) = x.split_last()?;
     let &[outputs] = bias else { return None };
-    (weight == [outputs, inputs] && outputs > 0 && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
+    (weight == [outputs, inputs] && inputs > 0 && outputs > 0 && !leading.is_empty())
+        .then(|| [leading, &[outputs]].concat())
 }
 
 pub(super) fn operations(x: &[usize], result: &[usize]) -> u64 {
