@@ -207,6 +207,7 @@ fn a_run_is_not_overwritten_and_not_changed() -> TestResult {
         ("--steps", "9", ["--steps is 9", "the run has 3"]),
         ("--learning-rate", "0.5", ["--learning-rate is 0.5", "the run has 0.001"]),
         ("--prediction-type", "flow", ["--prediction-type is \"flow\"", "v_prediction"]),
+        ("--mixed-precision", "bf16", ["--mixed-precision is \"bf16\"", "the run has \"no\""]),
     ] {
         tweedie.run(&arguments("run", &["--resume", option, value]))?.fails(1, &parts)?;
     }
