@@ -99,7 +99,10 @@ impl Bench {
         let mut results = Map::new();
         results.insert("model".into(), self.name().into());
         results.insert("device".into(), format!("{:?}", device.location()).to_lowercase().into());
-        let weights = if format.keeps_halves { "as stored" } else { format.name() };
+        let weights = match &self.model {
+            BenchModel::Model(_) if format.keeps_halves => "as stored",
+            _ => format.name(),
+        };
         results.insert("weights".into(), weights.into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
         results.insert("threads".into(), threads().into());

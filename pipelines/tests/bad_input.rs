@@ -78,6 +78,21 @@ fn impossible_numbers() -> TestResult {
 }
 
 #[test]
+fn benchmarks_of_training_take_what_they_heed() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    for (option, value, parts) in [
+        ("--batch", "0", ["batch is 0", "1 to 16384"]),
+        ("--runs", "16385", ["runs is 16385", "1 to 16384"]),
+        ("--size", "64", ["--size 64", "28x28"]),
+        ("--device", "cuda", ["--device cuda", "on the CPU"]),
+        ("--dtype", "f16", ["--dtype f16", "f32 or bf16"]),
+    ] {
+        tweedie.run(&["bench", "--preset", "mnist-training", option, value])?.fails(1, &parts)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_has_status_two() -> TestResult {
     let tweedie = Tweedie::new()?;
     for arguments in [

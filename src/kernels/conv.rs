@@ -7,7 +7,7 @@
 use super::bf16::Products;
 use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::tile::{
-    Bias, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, add_rounded_product, matrix_plus, pack,
+    Addend, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, add_rounded_product, matrix_plus, pack,
 };
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
@@ -112,7 +112,7 @@ impl ConvGeometry {
         let grid = Grid::new(*self, height, width, channels);
         let smallest = self.kernel.saturating_sub(self.pad_before + self.pad_after);
         let fits = height.min(width) >= smallest.max(1) && weight == [outputs, channels, self.kernel, self.kernel];
-        (fits && outputs > 0 && (bias == [outputs] || bias == [batch, outputs]))
+        (fits && channels > 0 && outputs > 0 && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
@@ -147,7 +147,7 @@ impl Kernel<3> for Conv2d {
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [x_shape, shape, _]: [&[usize]; 3]) -> Vec<T> {
         let weight = Factor::of_weight(weight, shape, self.1.of_matrix(shape[1], shape[0]));
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], weight.packed(), Bias::new(bias, shape[0]))
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], weight.packed(), Addend::new(bias, shape[0]))
     }
 
     fn backward<T: Real>(
@@ -192,8 +192,8 @@ impl Kernel<2> for PackedConv2d {
     }
 
     fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], [x_shape, _]: [&[usize]; 2]) -> Vec<T> {
-        let bias = Bias::new(bias, self.1.shape()[0]);
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), bias)
+        let addend = Addend::new(bias, self.1.shape()[0]);
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), addend)
     }
 
     fn backward<T: Real>(
@@ -225,8 +225,8 @@ impl Kernel<3> for PackedConv2d {
     }
 
     fn forward<T: Real>(&self, [x, bias, residual]: [&[T]; 3], [x_shape, ..]: [&[usize]; 3]) -> Vec<T> {
-        let bias = Bias::new(bias, self.1.shape()[0]).with_residual(Some(residual));
-        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), bias)
+        let addend = Addend::new(bias, self.1.shape()[0]).with_residual(residual);
+        Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), addend)
     }
 
     fn backward<T: Real>(
@@ -367,16 +367,16 @@ impl Grid {
     }
 
     /// The convolution with packed weights.
-    fn convolve<T: Real>(&self, x: &[T], batch: usize, weight: Packed<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
-        let outputs = bias.outputs;
+    fn convolve<T: Real>(&self, x: &[T], batch: usize, weight: Packed<'_, T>, addend: Addend<'_, T>) -> Vec<T> {
+        let outputs = addend.outputs;
         if self.geometry.is_pointwise() {
-            return linear::multiply(x, batch, weight, bias, self.channels);
+            return linear::multiply(x, batch, weight, addend, self.channels);
         }
         // Its transforms lose bits that bf16 does not have.
         if let (Packed::Panels(panels), Some(winograd)) = (weight, self.winograd())
             && winograd.pays(outputs)
         {
-            return winograd.convolve(x, batch, panels, bias);
+            return winograd.convolve(x, batch, panels, addend);
         }
         let patch_len = self.patch_len();
         match weight {
@@ -384,7 +384,7 @@ impl Grid {
                 let multiply = |rows: Rows<'_, T>, columns: &Range<usize>, start: Start<'_, T>, out: &Output<'_, T>| {
                     add_product(rows, weight.from(columns.start * patch_len), start, out);
                 };
-                self.convolve_bands(x, batch, bias, |values, copy| copy.copy_from_slice(values), multiply)
+                self.convolve_bands(x, batch, addend, |values, copy| copy.copy_from_slice(values), multiply)
             }
             // Each pixel is rounded once, though many patches see it.
             Packed::Pairs(pairs) => {
@@ -392,7 +392,7 @@ impl Grid {
                     |rows: Rows<'_, T::Rounded>, columns: &Range<usize>, start: Start<'_, T>, out: &Output<'_, T>| {
                         add_rounded_product(rows, pairs.from(columns.start * patch_len), start, out);
                     };
-                self.convolve_bands(x, batch, bias, T::round, multiply)
+                self.convolve_bands(x, batch, addend, T::round, multiply)
             }
         }
     }
@@ -402,11 +402,11 @@ impl Grid {
         &self,
         x: &[T],
         batch: usize,
-        bias: Bias<'_, T>,
+        addend: Addend<'_, T>,
         convert: impl Fn(&[T], &mut [E]) + Sync,
         multiply: impl Fn(Rows<'_, E>, &Range<usize>, Start<'_, T>, &Output<'_, T>) + Sync,
     ) -> Vec<T> {
-        let outputs = bias.outputs;
+        let outputs = addend.outputs;
         let bands = self.bands::<E>();
         let starts = self.patch_starts(bands.iter().map(Range::len).max().unwrap_or(0));
         let stretches = self.patch_stretches();
@@ -420,14 +420,14 @@ impl Grid {
                 let first = (image * self.out_height + band.start) * self.out_width;
                 let rows = first..first + band.len() * self.out_width;
                 let starts = &starts[..rows.len()];
-                let start = bias.of(image, columns);
+                let start = addend.of(image, columns);
                 // SAFETY: every task has an image's band and a group of columns to itself.
                 let out = unsafe { whole.part(rows, columns.clone()) };
                 multiply(Rows { values: copy, starts, stretches: &stretches }, columns, start, &out);
             });
         };
         // SAFETY: the tasks' bands cover the images, and a product sets its block.
-        unsafe { matrix_plus(batch * self.out_pixels() * outputs, outputs, bias.residual, compute) }
+        unsafe { matrix_plus(batch * self.out_pixels() * outputs, outputs, addend.residual, compute) }
     }
 
     /// The gradient with respect to the image: with stride 1 a convolution with the kernel turned by half a
@@ -456,7 +456,7 @@ impl Grid {
             grad,
             batch,
             turned_weight.packed(),
-            Bias::none(channels),
+            Addend::none(channels),
         )
     }
 

@@ -6,7 +6,7 @@
 use super::activation::{Geglu, gated, geglu};
 use super::linear::{self, TASK_ROWS};
 use super::packed_weight::{Packed, PackedWeight};
-use super::tile::{Bias, Output, PANEL, Rows, add_product, add_rounded_product, matrix};
+use super::tile::{Addend, Output, PANEL, Rows, add_product, add_rounded_product, matrix};
 use super::{Kernel, Needed, Real, apply_2};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -75,7 +75,7 @@ impl Kernel<2> for GatedLinear {
         needed: Needed<2>,
     ) -> [Vec<T>; 2] {
         let (depth, outputs) = (self.0.shape()[1], self.0.shape()[0]);
-        let halves = linear::multiply(x, 1, self.0.packed(), Bias::new(bias, outputs), depth);
+        let halves = linear::multiply(x, 1, self.0.packed(), Addend::new(bias, outputs), depth);
         let shape = [&x_shape[..x_shape.len() - 1], &[outputs]].concat();
         let [grad] = Geglu.backward([&halves], [&shape], &[], grad, [true]);
         linear::packed_gradients(&self.0, &grad, needed)
@@ -119,7 +119,7 @@ impl GatedLinear {
             let half = out.rows() * width;
             sums.resize(2 * half, T::zero());
             for (first, sums) in [first, outputs + first].into_iter().zip(sums.chunks_exact_mut(half.max(1))) {
-                let start = Bias::new(bias, 2 * outputs).of(0, &(first..first + width));
+                let start = Addend::new(bias, 2 * outputs).of(0, &(first..first + width));
                 let out = Output::new(sums, width);
                 match weight.from(first * depth) {
                     Packed::Pairs(pairs) => {

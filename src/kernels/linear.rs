@@ -3,7 +3,7 @@
 use super::bf16::Products;
 use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::simd::multiversion;
-use super::tile::{Bias, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix_plus};
+use super::tile::{Addend, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix_plus};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -74,7 +74,8 @@ struct PackedLinear(PackedWeight);
 pub(super) fn output_shape(x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
     let (&inputs, leading) = x.split_last()?;
     let &[outputs] = bias else { return None };
-    (weight == [outputs, inputs] && outputs > 0 && !leading.is_empty()).then(|| [leading, &[outputs]].concat())
+    (weight == [outputs, inputs] && inputs > 0 && outputs > 0 && !leading.is_empty())
+        .then(|| [leading, &[outputs]].concat())
 }
 
 pub(super) fn operations(x: &[usize], result: &[usize]) -> u64 {
@@ -94,7 +95,7 @@ impl Kernel<3> for Linear {
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
         let weight = Factor::of_weight(weight, shape, self.0.of_matrix(shape[1], shape[0]));
-        multiply(x, 1, weight.packed(), Bias::new(bias, shape[0]), shape[1])
+        multiply(x, 1, weight.packed(), Addend::new(bias, shape[0]), shape[1])
     }
 
     fn backward<T: Real>(
@@ -128,7 +129,7 @@ impl Kernel<2> for PackedLinear {
     }
 
     fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
-        multiply(x, 1, self.0.packed(), Bias::new(bias, bias.len()), self.0.shape()[1])
+        multiply(x, 1, self.0.packed(), Addend::new(bias, bias.len()), self.0.shape()[1])
     }
 
     fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
@@ -149,8 +150,8 @@ impl Kernel<3> for PackedLinear {
     }
 
     fn forward<T: Real>(&self, [x, bias, residual]: [&[T]; 3], _: [&[usize]; 3]) -> Vec<T> {
-        let bias = Bias::new(bias, bias.len()).with_residual(Some(residual));
-        multiply(x, 1, self.0.packed(), bias, self.0.shape()[1])
+        let addend = Addend::new(bias, bias.len()).with_residual(residual);
+        multiply(x, 1, self.0.packed(), addend, self.0.shape()[1])
     }
 
     fn backward<T: Real>(
@@ -184,22 +185,22 @@ fn input_gradient<T: Real>(
     inputs: usize,
     products: Products,
 ) -> Vec<T> {
-    multiply(grad, 1, Factor::new(outputs, inputs, products, weight).packed(), Bias::none(inputs), outputs)
+    multiply(grad, 1, Factor::new(outputs, inputs, products, weight).packed(), Addend::none(inputs), outputs)
 }
 
-/// Rows of `depth` values times packed weights, plus the bias, which may differ from image to image, and its residual.
+/// Rows of `depth` values times packed weights, plus a bias, which may differ from image to image, and perhaps a residual.
 pub(super) fn multiply<T: Real>(
     x: &[T],
     images: usize,
     weight: Packed<'_, T>,
-    bias: Bias<'_, T>,
+    addend: Addend<'_, T>,
     depth: usize,
 ) -> Vec<T> {
-    let outputs = bias.outputs;
+    let outputs = addend.outputs;
     let count = x.len() / depth.max(1);
     let per_image = (count / images.max(1)).max(1);
     // Rows of one task have one bias.
-    let image_rows = if bias.differs_by_image() { per_image } else { count.max(1) };
+    let image_rows = if addend.differs_by_image() { per_image } else { count.max(1) };
     let blocks_per_image = image_rows.div_ceil(TASK_ROWS);
     let blocks = count / image_rows * blocks_per_image;
     let groups = column_groups(blocks, outputs);
@@ -214,11 +215,11 @@ pub(super) fn multiply<T: Real>(
             // SAFETY: every task has a block of rows and a group of columns to itself.
             let out = unsafe { whole.part(rows, columns.clone()) };
             let rows = Rows { values, starts, stretches: &[(0, depth)] };
-            add_product(rows, weight.from(columns.start * depth), bias.of(image, columns), &out);
+            add_product(rows, weight.from(columns.start * depth), addend.of(image, columns), &out);
         });
     };
     // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.
-    unsafe { matrix_plus(count * outputs, outputs, bias.residual, compute) }
+    unsafe { matrix_plus(count * outputs, outputs, addend.residual, compute) }
 }
 
 /// Splits columns at panels where there are too few tasks without it for all threads.

@@ -46,6 +46,7 @@ pub use instruction_set::InstructionSet;
 pub use linear::{linear, linear_packed, linear_packed_plus, linear_with};
 pub use meter::{Meter, Pass, Tally};
 pub use norm::{Activation, group_norm, group_norm_definition, layer_norm, layer_norm_definition};
+pub(crate) use operation::compute_with;
 pub use packed_weight::PackedWeight;
 pub(crate) use packed_weight::{widen_bf16, widen_f16, widened};
 pub use peak::measured_peak;

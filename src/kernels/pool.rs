@@ -1,5 +1,6 @@
 //! The one pool of threads that all kernels share: rayon's.
 
+use super::tape::without_tape;
 use std::sync::OnceLock;
 
 /// The stack of each of its threads: that of a program's first thread, since candle's walk through a graph of operations calls
@@ -22,5 +23,9 @@ fn is_deep() -> bool {
 ///
 /// Where rayon's pool was made by somebody else, the work stays on its thread: threads of that pool may have too little stack.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if is_deep() { rayon::scope(|_| work()) } else { work() }
+    match is_deep() {
+        // The thread that takes it may be one that waits in the middle of another caller's work.
+        true if rayon::current_thread_index().is_none() => rayon::scope(|_| without_tape(work)),
+        _ => work(),
+    }
 }

@@ -23,5 +23,5 @@ pub fn reshape(x: &Tensor, shape: impl Into<Vec<usize>>) -> Result<Tensor> {
     };
     let backward =
         || -> tape::Backward { Box::new(|x, _, grad| Ok(vec![Some(grad.contiguous()?.reshape(x[0].shape())?)])) };
-    tape::record(&[x], forward, backward).unwrap_or(Ok(view))
+    tape::record(&[x], forward, backward, || Ok(view))
 }

@@ -5,7 +5,7 @@
 //! Here the first contribution is taken as it is. What candle's operations do between kernels stays candle's: to it, a kernel's
 //! result is a variable, and each of its walks ends there.
 
-use super::add;
+use super::{add, compute_with};
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, Result, Shape, Storage, Tensor, TensorId};
@@ -26,44 +26,58 @@ thread_local! {
     static TAPE: Cell<Option<Vec<Entry>>> = const { Cell::new(None) };
 }
 
+/// A tape that was taken from its thread, and goes back when this is dropped: after an error and while a panic unwinds too.
+struct Suspended(Option<Vec<Entry>>);
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        TAPE.set(self.0.take());
+    }
+}
+
+/// Runs work of which a tape of this thread, if there is one, is to know nothing. A thread of a pool that waits for its tasks may
+/// be given another caller's work in the meantime.
+pub(super) fn without_tape<R>(work: impl FnOnce() -> R) -> R {
+    let _tape = Suspended(TAPE.take());
+    work()
+}
+
 /// Computes a loss, and the gradients of its sum with respect to all variables that it depends on.
 ///
-/// `compute` gives the loss and whatever else the caller wants to know. It has to run on one thread; kernels that run on another
-/// one are differentiated by candle.
+/// `compute` gives the loss and whatever else the caller wants to know, which is a constant to whoever takes gradients later. It
+/// has to run on one thread; kernels that run on another one are differentiated by candle.
 ///
 /// # Errors
 /// Whatever `compute` reports, or if an operation on the way has no derivative.
 pub fn with_gradients<R, E: From<candle_core::Error>>(
     compute: impl FnOnce() -> std::result::Result<(Tensor, R), E>,
 ) -> std::result::Result<(Tensor, R, GradStore), E> {
-    let outer = TAPE.replace(Some(Vec::new()));
+    let outer = Suspended(TAPE.replace(Some(Vec::new())));
     let computed = compute();
-    let entries = TAPE.replace(outer).unwrap_or_default();
+    let entries = TAPE.take().unwrap_or_default();
+    drop(outer);
     let (loss, rest) = computed?;
     let gradients = walk_back(entries, &loss)?;
     Ok((loss.detach(), rest, gradients))
 }
 
-/// Runs a kernel under the tape, if there is one and somebody may ask for gradients of the arguments.
-///
-/// While a kernel runs there is none: a thread that waits for its own tasks may be given another caller's.
+/// Runs a kernel under the tape, if there is one and somebody may ask for gradients of the arguments; else `plainly`, as an
+/// operation of candle's.
 pub(super) fn record(
     arguments: &[&Tensor],
     forward: impl FnOnce() -> Result<(CpuStorage, Shape)>,
     backward: impl FnOnce() -> Backward,
-) -> Option<Result<Tensor>> {
-    if !arguments.iter().any(|argument| argument.track_op()) {
-        return None;
-    }
-    let mut entries = TAPE.take()?;
-    let result = forward().map(|(storage, shape)| {
-        let result = Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true);
-        let arguments = arguments.iter().map(|&argument| argument.clone()).collect();
-        entries.push(Entry { arguments, result: result.clone(), backward: backward() });
-        result
-    });
-    TAPE.set(Some(entries));
-    Some(result)
+    plainly: impl FnOnce() -> Result<Tensor>,
+) -> Result<Tensor> {
+    let mut tape = Suspended(TAPE.take());
+    let Some(entries) = tape.0.as_mut().filter(|_| arguments.iter().any(|argument| argument.track_op())) else {
+        return plainly();
+    };
+    let (storage, shape) = forward()?;
+    let result = Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true);
+    let arguments = arguments.iter().map(|&argument| argument.clone()).collect();
+    entries.push(Entry { arguments, result: result.clone(), backward: backward() });
+    Ok(result)
 }
 
 /// From the loss to the variables, kernel by kernel, the last one first.
@@ -90,8 +104,10 @@ fn walk_back(mut entries: Vec<Entry>, loss: &Tensor) -> Result<GradStore> {
             if first_reader.get(&argument.id()) == Some(&entries.len())
                 && let Some(gradient) = gradients.remove(argument)
             {
-                let beyond = (argument * gradient.detach())?.sum_all()?.backward()?;
-                for &id in beyond.get_ids() {
+                let gradient = gradient.detach();
+                let beyond = (argument * &gradient)?.sum_all()?.backward()?;
+                // To candle, the gradient is a factor like any other, and has one too.
+                for &id in beyond.get_ids().filter(|&&id| id != gradient.id()) {
                     if let Some(part) = beyond.get_id(id) {
                         accumulate(&mut gradients, id, part.clone())?;
                     }
@@ -102,9 +118,13 @@ fn walk_back(mut entries: Vec<Entry>, loss: &Tensor) -> Result<GradStore> {
     Ok(gradients)
 }
 
+/// Adds to a gradient. candle's know of the operations that they came from, which nobody asks for.
 fn accumulate(gradients: &mut GradStore, id: TensorId, part: Tensor) -> Result<()> {
-    let sum = match gradients.get_id(id) {
-        Some(before) => add(before, &part)?,
+    let part = part.detach();
+    let sum = match gradients.get_id(id).map(Tensor::detach) {
+        // candle's part of a network may be in half precision, or on another device.
+        Some(before) if compute_with(&part) => add(&before, &part)?,
+        Some(before) => (before + part)?,
         None => part,
     };
     gradients.insert_id(id, sum);

@@ -212,37 +212,37 @@ impl<'a, T> Start<'a, T> {
     }
 }
 
-/// What is added to a product: to all rows the same, to those of each image its own, or nothing; and perhaps a residual, which has
-/// the product's shape and is added to the complete sums.
+/// What is added to a product: a bias, to all rows the same or to those of each image its own, or none; and perhaps a residual,
+/// which has the product's shape and is added to the complete sums.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bias<'a, T> {
-    values: &'a [T],
+pub(super) struct Addend<'a, T> {
+    bias: &'a [T],
     pub outputs: usize,
     pub residual: Option<&'a [T]>,
 }
 
-impl<'a, T: Copy> Bias<'a, T> {
-    /// `values`: `[outputs]`, or `[images, outputs]`.
-    pub fn new(values: &'a [T], outputs: usize) -> Self {
-        Self { values, outputs, residual: None }
+impl<'a, T: Copy> Addend<'a, T> {
+    /// `bias`: `[outputs]`, or `[images, outputs]`.
+    pub fn new(bias: &'a [T], outputs: usize) -> Self {
+        Self { bias, outputs, residual: None }
     }
 
     pub fn none(outputs: usize) -> Self {
         Self::new(&[], outputs)
     }
 
-    pub fn with_residual(self, residual: Option<&'a [T]>) -> Self {
-        Self { residual, ..self }
+    pub fn with_residual(self, residual: &'a [T]) -> Self {
+        Self { residual: Some(residual), ..self }
     }
 
     pub fn differs_by_image(self) -> bool {
-        self.values.len() > self.outputs
+        self.bias.len() > self.outputs
     }
 
     /// What the sums of an image's rows begin with in these columns.
     pub fn of(self, image: usize, columns: &Range<usize>) -> Start<'a, T> {
         let row = if self.differs_by_image() { image * self.outputs } else { 0 };
-        if self.values.is_empty() { Start::Zero } else { Start::Row(&self.values[row..][columns.clone()]) }
+        if self.bias.is_empty() { Start::Zero } else { Start::Row(&self.bias[row..][columns.clone()]) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Elementwise activations.
 
 use crate::{Result, kernels};
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, Tensor};
 
 /// An activation function, by its exact definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +24,18 @@ pub enum Activation {
 /// # Errors
 /// If the last dimension is odd.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    if has_kernels(x) {
+    if kernels::compute_with(x) {
         return Ok(kernels::geglu(x)?);
     }
     let halves = x.chunk(2, D::Minus1)?;
     Ok((&halves[0] * halves[1].contiguous()?.gelu_erf()?)?)
 }
 
-/// Whether the kernels compute with such a tensor.
-pub(super) fn has_kernels(x: &Tensor) -> bool {
-    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
-}
-
 impl Activation {
     /// # Errors
     /// If the element type has no such operation.
     pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        let on_cpu = has_kernels(x);
+        let on_cpu = kernels::compute_with(x);
         Ok(match self {
             Self::Silu if on_cpu => kernels::silu(x)?,
             Self::Gelu if on_cpu => kernels::gelu(x)?,

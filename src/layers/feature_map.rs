@@ -52,7 +52,7 @@ impl FeatureMap {
         Ok(Self { tensor, backend })
     }
 
-    /// To tokens `[batch, height * width, channels]`; on the CPU without a copy.
+    /// To tokens `[batch, height * width, channels]`; on the CPU without a copy, but for one on a tape of gradients.
     ///
     /// # Errors
     /// If memory runs out.

@@ -1,6 +1,5 @@
 //! Residual connections.
 
-use super::activation::has_kernels;
 use crate::{Result, kernels};
 use candle_core::Tensor;
 
@@ -9,5 +8,5 @@ use candle_core::Tensor;
 /// # Errors
 /// If the shapes differ.
 pub fn add_residual(x: &Tensor, update: &Tensor) -> Result<Tensor> {
-    Ok(if has_kernels(x) { kernels::add(x, update)? } else { (x + update)? })
+    Ok(if kernels::compute_with(x) { kernels::add(x, update)? } else { (x + update)? })
 }

@@ -32,9 +32,9 @@ pub struct BenchArguments {
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
-    /// Side of the pictures in pixels
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    size: usize,
+    /// Side of the pictures in pixels, but for a training step, which has a size of its own [default: 512]
+    #[arg(long, value_name = "N")]
+    size: Option<usize>,
 
     /// Batch of the UNet, where 2 is one guided image; or images of a training step [default: 2, and 64]
     #[arg(long, value_name = "N")]
@@ -66,7 +66,8 @@ pub struct BenchArguments {
 
 impl BenchArguments {
     pub fn run(&self) -> anyhow::Result<()> {
-        if self.breakdown.is_some() && !self.device.open()?.is_cpu() {
+        let trains = matches!(self.preset, Some(Preset::MnistTraining));
+        if self.breakdown.is_some() && !trains && !self.device.open()?.is_cpu() {
             anyhow::bail!(
                 "--breakdown shows the kernels of the CPU, and the device is {}; add --device cpu, or leave it away",
                 self.device
@@ -90,6 +91,12 @@ impl BenchArguments {
     }
 
     fn training(&self) -> anyhow::Result<TrainingBench> {
+        if let Some(size) = self.size {
+            anyhow::bail!("--size {size}: a training step is on digits of 28x28 pixels; leave it away");
+        }
+        if !matches!(self.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
+            anyhow::bail!("--device {}: training runs on the CPU; leave it away", self.device);
+        }
         let mixed_precision = match self.dtype {
             DTypeChoice::Auto | DTypeChoice::F32 => MixedPrecisionChoice::No,
             DTypeChoice::BF16 => MixedPrecisionChoice::Bf16,
@@ -99,7 +106,7 @@ impl BenchArguments {
     }
 
     fn time(&self, model: BenchModel) -> anyhow::Result<Map<String, Value>> {
-        let (size, batch, runs) = (self.size, self.batch.unwrap_or(2), self.runs);
+        let (size, batch, runs) = (self.size.unwrap_or(512), self.batch.unwrap_or(2), self.runs);
         Ok(Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?)
     }
 

@@ -12,7 +12,7 @@ mod lines;
 
 use super::packed_weight::Panels;
 use super::simd::multiversion;
-use super::tile::{Bias, Left, Output, PANEL, Right, Run, Start, add_tiles, matrix_plus};
+use super::tile::{Addend, Left, Output, PANEL, Right, Run, Start, add_tiles, matrix_plus};
 use super::{Real, zeros};
 use lines::{Lanes, SEEN, TILE, lanes, pixels_in_a_line, sums_in_a_line, weights_in_a_line};
 use rayon::prelude::*;
@@ -62,8 +62,8 @@ impl Winograd {
     }
 
     /// The convolution with weights packed as for patches: `[panel][tap][channel][16]`.
-    pub fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, bias: Bias<'_, T>) -> Vec<T> {
-        let outputs = bias.outputs;
+    pub fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, addend: Addend<'_, T>) -> Vec<T> {
+        let outputs = addend.outputs;
         let tiles = batch * self.tiles_per_image();
         let (at_once, all_panels) = (T::panels_at_once(), outputs.div_ceil(PANEL));
         let groups = all_panels.div_ceil(at_once);
@@ -75,7 +75,7 @@ impl Winograd {
                 self.multiply(transformed, weights, tiles.len(), buffers);
                 for (i, panel) in group.clone().enumerate() {
                     let columns = panel * PANEL..((panel + 1) * PANEL).min(outputs);
-                    write_tiles(self, (&buffers.sums, group.len(), i), tiles.clone(), bias, columns, whole);
+                    write_tiles(self, (&buffers.sums, group.len(), i), tiles.clone(), addend, columns, whole);
                 }
             };
         let compute = |whole: &Output<'_, T>| {
@@ -103,7 +103,7 @@ impl Winograd {
             }
         };
         // SAFETY: every pixel is in a tile and every column in a panel, and `write_tiles` sets all of both.
-        unsafe { matrix_plus(batch * self.out_height * self.out_width * outputs, outputs, bias.residual, compute) }
+        unsafe { matrix_plus(batch * self.out_height * self.out_width * outputs, outputs, addend.residual, compute) }
     }
 
     /// The values of a transformed tile, `[point][channel]`, and a line more: otherwise tiles could share a place in the
@@ -237,14 +237,14 @@ multiversion! {
     /// The output pixels of some tiles: `A^T m A` of their sums, plus the bias and the residual. With the sums comes how many
     /// panels they are of, and which one is written.
     fn write_tiles<T: Real>(
-        grid: &Winograd, sums: (&[T], usize, usize), tiles: Range<usize>, bias: Bias<'_, T>, columns: Range<usize>,
+        grid: &Winograd, sums: (&[T], usize, usize), tiles: Range<usize>, addend: Addend<'_, T>, columns: Range<usize>,
         whole: &Output<'_, T>,
     ) {
         let (sums, panels, panel) = sums;
         for tile in tiles.clone() {
             let (image, top, left) = grid.position(tile);
             let mut offset = [T::zero(); PANEL];
-            if let Start::Row(bias) = bias.of(image, &columns) {
+            if let Start::Row(bias) = addend.of(image, &columns) {
                 offset[..bias.len()].copy_from_slice(bias);
             }
             let mut halfway = [[[T::zero(); PANEL]; SEEN]; TILE];
