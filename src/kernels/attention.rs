@@ -109,7 +109,7 @@ impl Kernel<3> for Attention {
 
     fn shape(&self, [q, k, v]: [&[usize]; 3]) -> Option<Vec<usize>> {
         let (&[batch, _, width], &[k_batch, _, k_width]) = (q, k) else { return None };
-        let fits = k == v && k_batch == batch && k_width == width && width.is_multiple_of(self.heads);
+        let fits = width > 0 && k == v && k_batch == batch && k_width == width && width.is_multiple_of(self.heads);
         fits.then(|| q.to_vec())
     }
 

@@ -1,4 +1,5 @@
-//! CPU kernels behind candle custom operations; nothing else in the crate knows an instruction set.
+//! CPU kernels behind candle custom operations, which have a tape of their own where gradients are taken ([`with_gradients`]);
+//! nothing else in the crate knows an instruction set.
 //!
 //! Every kernel has a *definition*, the same function written with candle's own differentiable operations.
 //! The definition is what other devices run and what tests hold the kernel and its gradient against. Activations are channels-last,

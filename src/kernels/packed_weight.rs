@@ -16,9 +16,9 @@ const WIDENED_AT_ONCE: usize = 1 << 16;
 
 /// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
 ///
-/// It keeps the tensor's element type, except for [`Products::Bf16`]. Half precision takes half the memory; the product widens a block of it at a
-/// time, just before it is used, and computes in the type of the activations; or it rounds the activations too, where that is
-/// faster ([`Products`]).
+/// It keeps the tensor's element type, except for [`Products::Bf16`]. Half precision takes half the memory; the product widens
+/// a block of it at a time, just before it is used, and computes in the type of the activations; or it rounds the activations
+/// too, where that is faster ([`Products`]).
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
     values: Arc<Values>,
@@ -410,8 +410,8 @@ pub(crate) fn widen_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// The bits of a finite f16 as an f32, without a branch: its exponent and fraction are moved to their places, and a product with 2^112
-/// corrects the exponent's bias, for subnormal values too.
+/// The bits of a finite f16 as an f32, without a branch: its exponent and fraction are moved to their places, and a product with
+/// 2^112 corrects the exponent's bias, for subnormal values too.
 #[inline(always)]
 pub(crate) fn widen_f16(bits: u16) -> f32 {
     const BIAS: f32 = f32::from_bits(0x7780_0000);
