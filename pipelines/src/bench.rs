@@ -44,7 +44,7 @@ pub struct Bench {
 }
 
 /// Of a batch, of runs and of pixels along a side.
-pub(crate) const MOST: usize = 16_384;
+const MOST: usize = 16_384;
 
 const SD15_UNET_PARAMETERS: usize = 859_520_964;
 
@@ -81,11 +81,9 @@ impl Bench {
     /// # Errors
     /// If there is nothing to time, or it cannot be loaded.
     pub fn run(&self) -> Result<Map<String, Value>> {
-        for (what, value) in [("the batch", self.batch), ("the number of runs", self.runs), ("the size", self.size)] {
-            if value == 0 || value > MOST {
-                return Err(Error::invalid(what, value, format!("take 1 to {MOST}")));
-            }
-        }
+        within("the batch", self.batch, MOST)?;
+        within("the number of runs", self.runs, MOST)?;
+        within("the size", self.size, MOST)?;
         let device = self.device.open()?;
         let format = self.dtype.on(&device, || match &self.model {
             BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),
@@ -239,6 +237,14 @@ pub(crate) fn kernels<T>(peak: f64, run: impl FnOnce() -> Result<T>) -> Result<V
     }
     table.insert("between".into(), json!({"s": rounded(rest.as_secs_f64())}));
     Ok(Value::Object(table))
+}
+
+/// Whether a number is from 1 to `most`.
+pub(crate) fn within(what: &str, value: usize, most: usize) -> Result<()> {
+    if value == 0 || value > most {
+        return Err(Error::invalid(what, value, format!("take 1 to {most}")));
+    }
+    Ok(())
 }
 
 /// Threads that compute.

@@ -5,9 +5,10 @@
 //! 2022, section 3).
 
 use super::bf16::Products;
+use super::output::{Output, Start, matrix};
 use super::packed_weight::Factor;
 use super::simd::multiversion;
-use super::tile::{Output, PANEL, Rows, Run, Start, add_outer_products, add_product, matrix};
+use super::tile::{PANEL, Rows, Run, add_outer_products, add_product};
 use super::{Kernel, Needed, Real, apply, zeros};
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::{softmax, softmax_last_dim};

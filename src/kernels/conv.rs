@@ -5,10 +5,9 @@
 //! so patches are never laid out.
 
 use super::bf16::Products;
+use super::output::{Addend, Output, Start, matrix_plus};
 use super::packed_weight::{Factor, Packed, PackedWeight};
-use super::tile::{
-    Addend, Output, PANEL, Rows, Run, Start, add_outer_products, add_product, add_rounded_product, matrix_plus, pack,
-};
+use super::tile::{PANEL, Rows, Run, add_outer_products, add_product, add_rounded_product, pack};
 use super::winograd::Winograd;
 use super::{Kernel, Needed, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};

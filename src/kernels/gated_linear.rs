@@ -5,8 +5,9 @@
 
 use super::activation::{Geglu, gated, geglu};
 use super::linear::{self, TASK_ROWS};
+use super::output::{Addend, Output, matrix};
 use super::packed_weight::{Packed, PackedWeight};
-use super::tile::{Addend, Output, PANEL, Rows, add_product, add_rounded_product, matrix};
+use super::tile::{PANEL, Rows, add_product, add_rounded_product};
 use super::{Kernel, Needed, Real, apply_2};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -133,7 +134,8 @@ impl GatedLinear {
             // SAFETY: the block is this task's own.
             let mut out = unsafe { out.part(0..out.rows(), first..first + width) };
             for (row, (values, gate)) in values.chunks_exact(width).zip(gates.chunks_exact(width)).enumerate() {
-                gated(values, gate, out.row(row));
+                // SAFETY: `gated` sets all that it is given.
+                gated(values, gate, unsafe { out.row(row) });
             }
         }
     }

@@ -1,9 +1,10 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
 use super::bf16::Products;
+use super::output::{Addend, Output, matrix_plus};
 use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::simd::multiversion;
-use super::tile::{Addend, Output, PANEL, Rows, Run, add_outer_products, add_product, matrix_plus};
+use super::tile::{PANEL, Rows, Run, add_outer_products, add_product};
 use super::{Kernel, Needed, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;

@@ -20,6 +20,7 @@ mod linear;
 mod meter;
 mod norm;
 mod operation;
+mod output;
 mod packed_weight;
 mod panel_row;
 mod peak;

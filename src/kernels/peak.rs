@@ -2,7 +2,8 @@
 
 use super::InstructionSet;
 use super::bf16::{self, Pairs, Products, STEP};
-use super::tile::{Left, Output, PANEL, Product, Right, Rows, Run, Start, add_tiles};
+use super::output::{Output, Start};
+use super::tile::{Left, PANEL, Product, Right, Rows, Run, add_tiles};
 use std::time::Instant;
 
 /// The speed of the product in GFLOP/s on all threads, on factors that stay in the first two caches: the most that any

@@ -1,7 +1,7 @@
 //! Timing a step of training.
 
 use super::{MixedPrecisionChoice, TrainSettings};
-use crate::bench::{MOST, kernels, rounded, threads};
+use crate::bench::{kernels, rounded, threads, within};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -11,7 +11,12 @@ use tweedie::models::UNet2DModel;
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::training::data::ImageSet;
 use tweedie::training::{ParameterSource, Trainer};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{DType, Device, Result};
+
+/// Each image of a step takes 6 MB.
+const MOST_IMAGES: usize = 1024;
+
+const MOST_RUNS: usize = 16_384;
 
 /// A benchmark of a training step (forward, backward, AdamW) of the network that `tweedie train mnist` trains by default, on
 /// the CPU, on noise in the place of digits.
@@ -34,11 +39,8 @@ impl TrainingBench {
     /// # Errors
     /// If there is nothing to time.
     pub fn run(&self) -> Result<Map<String, Value>> {
-        for (what, value) in [("the batch", self.batch), ("the number of runs", self.runs)] {
-            if value == 0 || value > MOST {
-                return Err(Error::invalid(what, value, format!("take 1 to {MOST}")));
-            }
-        }
+        within("the batch", self.batch, MOST_IMAGES)?;
+        within("the number of runs", self.runs, MOST_RUNS)?;
         InstructionSet::from_environment()?;
         let (mut trainer, images, labels) = self.digits()?;
         let mut step = || trainer.step(|| Ok((images.clone(), Some(labels.clone()))));

@@ -97,7 +97,7 @@ named! {
     MixedPrecisionChoice {
         /// None.
         No = "no",
-        /// Those of layers with activations, and with gradients of activations.
+        /// Those of weights with activations and with their gradients, and those of attention, but for its gradients.
         Bf16 = "bf16",
     }
 }

@@ -1,7 +1,7 @@
 //! A block of the result, 32 rows and columns, and what of it is in the result where that ends.
 
 use super::super::InstructionSet;
-use super::super::tile::{Output, Start};
+use super::super::output::{Output, Start};
 use super::{STEP, TILE, TILE_LEN};
 use half::bf16;
 use std::ops::Range;

@@ -15,7 +15,8 @@ mod pairs;
 pub(super) use amx::is_available as amx_is_available;
 pub(super) use pairs::{Pairs, index, pack, packed_len};
 
-use super::tile::{Output, Rows, Start};
+use super::output::{Output, Start};
+use super::tile::Rows;
 use super::{InstructionSet, Real};
 use block::{BLOCK_COLUMNS, BLOCK_ROWS, Block};
 use half::bf16;

@@ -1,8 +1,9 @@
 //! The gradient with respect to the weight.
 
 use super::super::linear::sum_over_tasks;
+use super::super::output::Output;
 use super::super::simd::multiversion;
-use super::super::tile::{Output, PANEL, Run, add_outer_products};
+use super::super::tile::{PANEL, Run, add_outer_products};
 use super::super::{Real, zeros};
 use super::lines::{SEEN, TILE, gradients_in_a_line, products_in_a_line};
 use super::{POINTS, TILES_ALONE, Winograd, line, transform_tile};

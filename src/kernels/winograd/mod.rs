@@ -10,9 +10,10 @@
 mod gradient;
 mod lines;
 
+use super::output::{Addend, Output, Start, matrix_plus};
 use super::packed_weight::Panels;
 use super::simd::multiversion;
-use super::tile::{Addend, Left, Output, PANEL, Right, Run, Start, add_tiles, matrix_plus};
+use super::tile::{Left, PANEL, Right, Run, add_tiles};
 use super::{Real, zeros};
 use lines::{Lanes, SEEN, TILE, lanes, pixels_in_a_line, sums_in_a_line, weights_in_a_line};
 use rayon::prelude::*;
