@@ -81,7 +81,7 @@ fn impossible_numbers() -> TestResult {
 fn benchmarks_of_training_take_what_they_heed() -> TestResult {
     let tweedie = Tweedie::new()?;
     for (option, value, parts) in [
-        ("--batch", "0", ["batch is 0", "1 to 16384"]),
+        ("--batch", "0", ["batch is 0", "1 to 1024"]),
         ("--runs", "16385", ["runs is 16385", "1 to 16384"]),
         ("--size", "64", ["--size 64", "28x28"]),
         ("--device", "cuda", ["--device cuda", "on the CPU"]),
