@@ -4,7 +4,7 @@ use super::bf16::{Pairs, Products, STEP, index, pack as pack_pairs, packed_len};
 use super::simd::multiversion;
 use super::tile::{PANEL, pack, packed_at};
 use super::transpose::{AT_ONCE, across};
-use super::{InstructionSet, Real, make_pool};
+use super::{Real, make_pool};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -351,7 +351,7 @@ multiversion! {
 pub(super) fn widen_halves(halves: &[f16], out: &mut [f32]) {
     assert!(halves.len() == out.len());
     #[cfg(target_arch = "x86_64")]
-    if InstructionSet::in_use() >= InstructionSet::Avx2 {
+    if super::InstructionSet::in_use() >= super::InstructionSet::Avx2 {
         // SAFETY: an instruction set is only in use on a machine that has it.
         return unsafe { f16c::widen(halves, out) };
     }
