@@ -10,15 +10,13 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use std::error::Error;
 use std::ops::ControlFlow;
-use tweedie::Result;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{Denoiser, Network};
+use tweedie::denoising::{Call, Denoiser, Network};
 use tweedie::images::{Plot, Series, encode_png};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{
-    NoiseLevel, Run, SCHEDULERS, SchedulerChoice, SchedulerEntry, SigmaTable, Stochastic, by_name, sample,
-};
+use tweedie::schedulers::{Run, SCHEDULERS, SchedulerChoice, SchedulerEntry, SigmaTable, Stochastic, by_name, sample};
+use tweedie::{NoiseLevel, Result};
 
 /// Means and standard deviation of the two parts.
 const MEANS: [f64; 2] = [-1.0, 1.0];
@@ -31,7 +29,8 @@ const EVALUATIONS: [usize; 8] = [6, 8, 12, 16, 24, 32, 48, 64];
 struct Mixture(SigmaTable);
 
 impl Network for Mixture {
-    fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> Result<Tensor> {
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        let (x, timestep) = (call.x, call.level()?.timestep);
         let NoiseLevel { alpha, sigma, .. } = NoiseLevel::from_sigma(timestep, self.0.sigma(timestep));
         let variance = (alpha * SPREAD).powi(2) + sigma * sigma;
         // E[x0 | x] mixes the parts' means by how likely each is; the log odds are linear in x.

@@ -40,9 +40,11 @@ pub mod kernels;
 pub mod layers;
 pub mod models;
 pub mod noise;
+mod noise_level;
 pub mod schedulers;
 pub mod score_based;
 pub mod training;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use error::{Error, Result};
+pub use noise_level::NoiseLevel;

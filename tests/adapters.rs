@@ -7,10 +7,12 @@ use cases::{TestResult, roots};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use tweedie::NoiseLevel;
 use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{ModelFiles, SingleFile};
 use tweedie::conditioning::{Conditioning, Tokenizer, weighted_chunks};
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call};
 use tweedie::images::Photo;
 use tweedie::kernels::InstructionSet;
 use tweedie::layers::WeightSource;
@@ -543,7 +545,8 @@ fn a_control_model_that_pools_adds_means() -> TestResult {
         let width = model.config().encoder.cross_attention_dim[0];
         let text = Conditioning::text(random(&[1, 7, width])?);
         let strength = Strength { scale: 0.5, guess: false };
-        let out = model.forward(&x, &Tensor::new(&[400f32], &Device::Cpu)?, &text, &picture, strength)?;
+        let (level, cache) = (NoiseLevel::from_sigma(400.0, 1.0), Cache::default());
+        let out = model.forward(&Call::new(&x, level, &text, &cache), &picture, strength)?;
         Ok(out.down.into_iter().chain(out.mid).collect())
     };
     let (plain, pooled) = (residuals(&golden("models/controlnet"))?, residuals(pooling.path())?);

@@ -10,14 +10,17 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
+use tweedie::NoiseLevel;
 use tweedie::adapters::TextualInversion;
 use tweedie::checkpoints::{ModelFiles, TensorFile, convert_to_file, convert_to_folder};
 use tweedie::conditioning::{Conditioning, Tokenizer};
-use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
+use tweedie::denoising::{
+    Branch, Cache, Call, ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network, Position, RowLevels,
+};
 use tweedie::images::{Mask, Photo, Picture};
 use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
-use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
+use tweedie::schedulers::{Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
     Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImage,
@@ -32,7 +35,16 @@ const TOLERANCE: f64 = 1e-4;
 /// Passes on to a network and keeps what went in and out.
 struct Recorder<'a> {
     network: &'a dyn Network,
-    calls: RefCell<Vec<(Tensor, f64, Tensor)>>,
+    calls: RefCell<Vec<Recorded>>,
+}
+
+/// One call and its answer.
+struct Recorded {
+    x: Tensor,
+    level: NoiseLevel,
+    branches: Vec<Branch>,
+    position: Option<Position>,
+    raw: Tensor,
 }
 
 impl<'a> Recorder<'a> {
@@ -42,9 +54,15 @@ impl<'a> Recorder<'a> {
 }
 
 impl Network for Recorder<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> tweedie::Result<Tensor> {
-        let raw = self.network.forward(x, timestep, conditioning)?;
-        self.calls.borrow_mut().push((x.clone(), timestep, raw.clone()));
+    fn forward(&self, call: &Call<'_>) -> tweedie::Result<Tensor> {
+        let raw = self.network.forward(call)?;
+        self.calls.borrow_mut().push(Recorded {
+            x: call.x.clone(),
+            level: call.level()?,
+            branches: call.branches.to_vec(),
+            position: call.position,
+            raw: raw.clone(),
+        });
         Ok(raw)
     }
 }
@@ -290,7 +308,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let network = model.denoise().network(&settings, &prepared)?;
+    let network = model.denoise().network(&settings)?;
     let recorder = Recorder::new(&network);
     let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
     let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
@@ -318,9 +336,12 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
 
     let (unet, guided) = (recorder.calls.borrow(), guided.calls.borrow());
     let last = unet.len() - 1;
-    case.check("unet.0.in", &unet[0].0, TOLERANCE)?;
+    let Recorded { x, level, branches, position, .. } = &unet[0];
+    case.check("unet.0.in", x, TOLERANCE)?;
     if let Some(mid) = case.stages.get("controlnet.0.mid") {
-        let residuals = network.residuals(0, &unet[0].0, unet[0].1, &rows, 0)?.unwrap_or_default();
+        let (levels, cache) = (RowLevels::Shared(*level), Cache::default());
+        let call = Call { x, levels, conditioning: &rows, branches, position: *position, cache: &cache };
+        let residuals = network.residuals(&call)?.unwrap_or_default();
         for (i, down) in residuals.down.iter().enumerate() {
             case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;
         }
@@ -328,18 +349,18 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
         let stages = case.stages.keys().filter(|name| name.starts_with("controlnet.0.down.")).count();
         assert_eq!(residuals.down.len(), stages, "{}", case.name);
     }
-    case.check("unet.0.out", &unet[0].2, TOLERANCE)?;
-    case.check("guided.first", &guided[0].2, TOLERANCE)?;
-    let timesteps: Vec<f64> = unet.iter().map(|call| call.1).collect();
+    case.check("unet.0.out", &unet[0].raw, TOLERANCE)?;
+    case.check("guided.first", &guided[0].raw, TOLERANCE)?;
+    let timesteps: Vec<f64> = unet.iter().map(|call| call.level.timestep).collect();
     case.check("unet.t", &Tensor::new(timesteps, &Device::Cpu)?, 1e-6)?;
     let reference = case.stage("latents.after_step")?;
     if reference.dim(0)? == after_step.len() {
         case.check("latents.after_step", &Tensor::stack(&after_step, 0)?, TOLERANCE)?;
     }
     case.check_against("the last latents", &latents, &reference.i(reference.dim(0)? - 1)?, TOLERANCE)?;
-    case.check("unet.last.in", &unet[last].0, TOLERANCE)?;
-    case.check("unet.last.out", &unet[last].2, TOLERANCE)?;
-    case.check("guided.last", &guided[guided.len() - 1].2, TOLERANCE)?;
+    case.check("unet.last.in", &unet[last].x, TOLERANCE)?;
+    case.check("unet.last.out", &unet[last].raw, TOLERANCE)?;
+    case.check("guided.last", &guided[guided.len() - 1].raw, TOLERANCE)?;
     case.check("vae.decode.out", &vae.decode(&vae.config().unscaled(&latents)?)?, TOLERANCE)?;
     for i in 0..images {
         check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?)?)?;

@@ -7,9 +7,11 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use cases::controls::described_controls;
 use cases::{Case, TestResult, cases, run_all};
 use serde_json::Value;
+use tweedie::NoiseLevel;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call};
 use tweedie::layers::Weights;
 use tweedie::models::{
     AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, ControlResiduals, Halves, UNet2DConditionConfig,
@@ -65,14 +67,17 @@ fn unet(case: &Case) -> TestResult {
         ..ControlResiduals::default()
     });
     let x = case.stage("unet.0.in")?;
-    let timesteps = Tensor::full(case.numbers("unet.t")?[0] as f32, x.dim(0)?, &Device::Cpu)?;
-    let out = unet.forward(x, &timesteps, &conditioning, control.as_ref())?;
+    // The network is told the timestep alone.
+    let level = |timestep: f64| NoiseLevel::from_sigma(timestep, 1.0);
+    let (t, cache) = (case.numbers("unet.t")?[0], Cache::default());
+    let call = Call::new(x, level(t), &conditioning, &cache);
+    let out = unet.forward_controlled(&call, control.as_ref())?;
     case.check("unet.0.out", &out, TOLERANCE)?;
 
     // Each row has its own timestep: another one in the last row changes that row alone.
-    let mut mixed = vec![case.numbers("unet.t")?[0] as f32; rows];
-    mixed[rows - 1] = 7.0;
-    let mixed = unet.forward(x, &Tensor::new(mixed, &Device::Cpu)?, &conditioning, control.as_ref())?;
+    let mut mixed = vec![level(t); rows];
+    mixed[rows - 1] = level(7.0);
+    let mixed = unet.forward_controlled(&Call::of_rows(x, &mixed, &conditioning, &cache), control.as_ref())?;
     if rows > 1 {
         let distance = (mixed - &out)?.abs()?.flatten_from(1)?.max(1)?.to_vec1::<f32>()?;
         assert!(distance[0] == 0.0 && distance[rows - 1] > 1e-3, "{}: {distance:?}", case.name);

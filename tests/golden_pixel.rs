@@ -7,10 +7,11 @@ use cases::{Case, TestResult, cases, run_all};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use tweedie::NoiseLevel;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{Denoiser, Network};
+use tweedie::denoising::{Cache, Call, Denoiser, Network};
 use tweedie::images::Picture;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
@@ -41,8 +42,8 @@ struct Recorder<'a> {
 }
 
 impl Network for Recorder<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> tweedie::Result<Tensor> {
-        let raw = self.network.forward(x, timestep, conditioning)?;
+    fn forward(&self, call: &Call<'_>) -> tweedie::Result<Tensor> {
+        let raw = self.network.forward(call)?;
         self.outputs.borrow_mut().push(raw.clone());
         Ok(raw)
     }
@@ -132,12 +133,16 @@ fn golden_first_outputs_row_by_row() -> TestResult {
         let unet = unet(case, Backend::Kernels)?;
         let x = case.stage("latents.start")?;
         let rows = x.dim(0)?;
-        let timesteps: Vec<f32> = (0..rows).map(|i| 10.0 + 300.0 * i as f32).collect();
-        let labels = classes(case).map(|classes| Tensor::new(classes, &Device::Cpu)).transpose()?;
-        let together = unet.forward(x, &Tensor::new(timesteps.as_slice(), &Device::Cpu)?, labels.as_ref())?;
-        for (i, &timestep) in timesteps.iter().enumerate() {
-            let label = labels.as_ref().map(|labels| labels.narrow(0, i, 1)).transpose()?;
-            let alone = unet.forward(&x.narrow(0, i, 1)?, &Tensor::new(&[timestep], &Device::Cpu)?, label.as_ref())?;
+        let levels: Vec<_> = (0..rows).map(|i| NoiseLevel::from_sigma(10.0 + 300.0 * i as f64, 1.0)).collect();
+        let conditioning = match classes(case) {
+            Some(classes) => Conditioning::classes(&classes, &Device::Cpu)?,
+            None => Conditioning::default(),
+        };
+        let cache = Cache::default();
+        let together = unet.forward(&Call::of_rows(x, &levels, &conditioning, &cache))?;
+        for (i, &level) in levels.iter().enumerate() {
+            let alone = conditioning.rows(i..i + 1)?;
+            let alone = unet.forward(&Call::new(&x.narrow(0, i, 1)?, level, &alone, &cache))?;
             // The same sums in the same order, whatever stands in the other rows.
             case.check_against("a row of a batch", &together.i(i)?, &alone.i(0)?, 0.0)?;
         }

@@ -6,11 +6,12 @@ use candle_core::{DType, Tensor};
 use cases::{Case, TestResult, cases, run_all};
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use tweedie::NoiseLevel;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{Denoiser, Network};
+use tweedie::denoising::{Call, Denoiser, Network};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{Levels, NoiseLevel, NoiseSchedule, Run, SCHEDULERS, Scheduler, Step, by_class_name, sample};
+use tweedie::schedulers::{Levels, NoiseSchedule, Run, SCHEDULERS, Scheduler, Step, by_class_name, sample};
 
 /// Of the largest value. diffusers computes its schedules in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -26,7 +27,8 @@ struct FakeModel {
 }
 
 impl Network for FakeModel {
-    fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> tweedie::Result<Tensor> {
+    fn forward(&self, call: &Call<'_>) -> tweedie::Result<Tensor> {
+        let (x, timestep) = (call.x, call.level()?.timestep);
         self.seen.borrow_mut().push(x.clone());
         self.timesteps.borrow_mut().push(timestep);
         let y = x.sin()?.affine(0.6, 0.1 * (timestep / 100.0).cos())?;

@@ -8,8 +8,9 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::PredictionType;
+use tweedie::denoising::{Cache, Call, Network, PredictionType};
 use tweedie::layers::{Weights, with_gradients};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::schedulers::NoiseSchedule;
@@ -120,7 +121,8 @@ fn gradient(
     batch: &NoisyBatch,
 ) -> TestResult<(Tensor, f64, Vec<f32>)> {
     let (loss, output, gradients) = with_gradients(batch.x_t.device(), || {
-        let output = network.forward(&batch.x_t, &batch.timesteps, None)?;
+        let (conditioning, cache) = (Conditioning::default(), Cache::default());
+        let output = network.forward(&Call::of_rows(&batch.x_t, &batch.levels, &conditioning, &cache))?;
         Ok::<_, tweedie::Error>((objective.losses(&output, batch)?.mean_all()?, output.detach()))
     })?;
     let mut sums = vec![0.0; parameters.layout().len()];

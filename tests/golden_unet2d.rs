@@ -7,7 +7,10 @@ use cases::{TestResult, roots};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use tweedie::NoiseLevel;
+use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call, Network};
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 
@@ -48,6 +51,13 @@ fn config(path: &Path) -> TestResult<UNet2DConfig> {
     Ok(UNet2DConfig::from_json(&text, path)?)
 }
 
+fn answer(unet: &UNet2DModel, x: &Tensor, timesteps: &Tensor, labels: Option<Tensor>) -> TestResult<Tensor> {
+    // The network is told the timesteps alone.
+    let levels: Vec<_> = timesteps.to_vec1::<f32>()?.iter().map(|&t| NoiseLevel::from_sigma(t.into(), 1.0)).collect();
+    let conditioning = Conditioning { class_labels: labels, ..Conditioning::default() };
+    Ok(unet.forward(&Call::of_rows(x, &levels, &conditioning, &Cache::default()))?)
+}
+
 fn check(path: &Path, backend: Backend) -> TestResult<f64> {
     let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
     let source = Tensors { tensors, asked: RefCell::default() };
@@ -63,7 +73,7 @@ fn check(path: &Path, backend: Backend) -> TestResult<f64> {
     let (x, timesteps) = (input("in.x").ok_or("no x")?, input("in.timesteps").ok_or("no timesteps")?);
     let labels = input("in.class_labels")
         .map(|labels| if labels.dtype() == DType::I64 { labels.to_dtype(DType::U32) } else { Ok(labels.clone()) });
-    let got = unet.forward(x, timesteps, labels.transpose()?.as_ref())?;
+    let got = answer(&unet, x, timesteps, labels.transpose()?)?;
     let want = input("out").ok_or("no output")?;
     assert_eq!(got.dims(), want.dims(), "{}", path.display());
     let largest = want.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -98,7 +108,7 @@ fn labels_are_asked_for_where_there_are_classes_and_refused_elsewhere() -> TestR
             Tensors { tensors: candle_core::safetensors::load(&path, &Device::Cpu)?, asked: RefCell::default() };
         let unet = UNet2DModel::new(&Weights::new(&source), config(&path)?, DType::F32)?;
         let labels = labels.then(|| Tensor::new(&[0u32, 1], &Device::Cpu)).transpose()?;
-        let message = unet.forward(&source.tensors["in.x"], &source.tensors["in.timesteps"], labels.as_ref());
+        let message = answer(&unet, &source.tensors["in.x"], &source.tensors["in.timesteps"], labels);
         assert!(message.is_err_and(|e| e.to_string().contains(part)), "{name}");
     }
     Ok(())

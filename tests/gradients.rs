@@ -3,9 +3,11 @@
 use candle_core::{DType, Device, Tensor, Var};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use tweedie::NoiseLevel;
 use tweedie::checkpoints::RandomWeights;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call, Network};
 use tweedie::kernels::Products;
 use tweedie::layers::{
     Activation, Attention, AttentionConfig, Backend, Conv2d, ConvGeometry, FeatureMap, GroupNorm, LayerNorm, Linear,
@@ -258,9 +260,11 @@ fn of_every_parameter_of_a_unet() -> TestResult {
     ))?;
     let unet = UNet2DConditionModel::new(&Weights::new(&weights), config, DType::F64)?;
     let conditioning = Conditioning::text(random(3, &[2, 3, 6])?);
-    let timesteps = Tensor::new(&[10f32, 700.0], &Device::Cpu)?;
+    let levels = [10.0, 700.0].map(|timestep| NoiseLevel::from_sigma(timestep, 1.0));
+    // It is the same in every call: what gradients pass through is not kept.
+    let cache = Cache::default();
     let x = Var::from_tensor(&random(4, &[2, 2, 4, 6])?)?;
-    check("unet", &weights, &x, &[], |x| unet.forward(x, &timesteps, &conditioning, None))
+    check("unet", &weights, &x, &[], |x| unet.forward(&Call::of_rows(x, &levels, &conditioning, &cache)))
 }
 
 #[test]

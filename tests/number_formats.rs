@@ -3,10 +3,12 @@
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
 use std::path::Path;
+use tweedie::NoiseLevel;
 use tweedie::adapters::Loras;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call, Network};
 use tweedie::images::Picture;
 use tweedie::kernels::Products;
 use tweedie::layers::{WeightSource, Weights};
@@ -91,7 +93,8 @@ fn unet_output(files: &ModelFiles, keeps_halves: bool, lora: Option<&Path>) -> T
     };
     let text = Conditioning::text(wave(&[2, 77, config.cross_attention_dim[0]], 0.11)?);
     let x = wave(&[2, config.in_channels, 16, 16], 0.37)?;
-    let output = unet.forward(&x, &Tensor::full(500f32, 2, &Device::Cpu)?, &text, None)?;
+    let level = NoiseLevel::from_sigma(500.0, 1.0);
+    let output = unet.forward(&Call::new(&x, level, &text, &Cache::default()))?;
     Ok(output.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
 }
 

@@ -1,10 +1,11 @@
 //! Diffusion in continuous time on data whose densities, scores and flows are known in closed form. All in f64.
 
 use candle_core::{DType, Device, Tensor};
+use tweedie::NoiseLevel;
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Denoiser, Network, Parameterization, PredictionType};
+use tweedie::denoising::{Call, Denoiser, Network, Parameterization, PredictionType};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{BetaSchedule, NoiseLevel, NoiseSchedule};
+use tweedie::schedulers::{BetaSchedule, NoiseSchedule};
 use tweedie::score_based::{
     AnnealedLangevin, DenoiserScore, DormandPrince, EIGHT_BIT_OFFSET, NoiseConditionalScore, PredictorCorrector,
     ProbabilityFlow, Probes, ReverseSde, Score, VpSde, uniformly_dequantized,
@@ -525,7 +526,8 @@ struct Perfect<'a> {
 }
 
 impl Network for Perfect<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> tweedie::Result<Tensor> {
+    fn forward(&self, call: &Call<'_>) -> tweedie::Result<Tensor> {
+        let (x, timestep) = (call.x, call.level()?.timestep);
         let log_snr = |t: usize| {
             let level = NoiseLevel::variance_preserving(0.0, self.schedule.alphas_cumprod()[t]);
             2.0 * (level.alpha / level.sigma).ln()

@@ -6,16 +6,16 @@
 
 use candle_core::{DType, Device, Tensor};
 use std::ops::ControlFlow;
-use tweedie::Result;
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Denoiser, Network, Parameterization, PredictionType};
+use tweedie::denoising::{Call, Denoiser, Network, Parameterization, PredictionType};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::{
     AlgorithmType, Churn, Clock, DdimSolver, DdpmSolver, DeisSolver, Dpm2AncestralSolver, Dpm2Solver,
     DpmMultistepSolver, DpmSdeSolver, DpmSinglestepSolver, EulerAncestralSolver, EulerSolver, HeunSolver, LcmSolver,
-    Levels, LmsSolver, MultistepOptions, NoiseLevel, PndmSolver, Run, SinglestepOptions, Solver, SolverType,
-    UniPcOptions, UniPcSolver, UniPcVariant, VarianceType, by_name, sample,
+    Levels, LmsSolver, MultistepOptions, PndmSolver, Run, SinglestepOptions, Solver, SolverType, UniPcOptions,
+    UniPcSolver, UniPcVariant, VarianceType, by_name, sample,
 };
+use tweedie::{NoiseLevel, Result};
 
 /// A normal distribution with a weight in a mixture.
 #[derive(Clone, Copy)]
@@ -44,7 +44,8 @@ fn squares(lambda: f64) -> (f64, f64) {
 }
 
 impl Network for Exact {
-    fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> Result<Tensor> {
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        let (x, timestep) = (call.x, call.level()?.timestep);
         let (alpha2, sigma2) = squares((self.lambda)(timestep));
         let (alpha, sigma) = (alpha2.sqrt(), sigma2.sqrt());
         let values = x.flatten_all()?.to_vec1::<f64>()?;

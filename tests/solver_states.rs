@@ -4,12 +4,12 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, json};
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use tweedie::Result;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{Denoiser, Network};
+use tweedie::denoising::{Call, Denoiser, Network};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Scheduler, Stochastic, by_name, sample};
+use tweedie::schedulers::{Run, SCHEDULERS, Scheduler, Stochastic, by_name, sample};
+use tweedie::{NoiseLevel, Result};
 
 /// `0.6 sin(x)`, counted.
 #[derive(Default)]
@@ -18,7 +18,8 @@ struct Counted {
 }
 
 impl Network for Counted {
-    fn forward(&self, x: &Tensor, _: f64, _: &Conditioning) -> Result<Tensor> {
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        let x = call.x;
         self.evaluations.set(self.evaluations.get() + 1);
         Ok((x.sin()? * 0.6)?)
     }

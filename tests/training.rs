@@ -3,9 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use serde_json::json;
 use std::path::Path;
-use tweedie::Result;
+use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::PredictionType;
+use tweedie::denoising::{Cache, Call, Network, PredictionType};
 use tweedie::kernels::Products;
 use tweedie::layers::{Weights, with_gradients};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
@@ -13,8 +13,9 @@ use tweedie::noise::TorchGenerator;
 use tweedie::schedulers::{BetaSchedule, NoiseSchedule};
 use tweedie::training::{
     AdamWConfig, Decay, ForwardProcess, LearningRate, LossWeighting, Objective, ParameterSource, RunCheckpoints,
-    TrainableNetwork, Trainer, TrainerOptions, TrainerState,
+    Trainer, TrainerOptions, TrainerState,
 };
+use tweedie::{NoiseLevel, Result};
 
 type TestResult = std::result::Result<(), Box<dyn std::error::Error>>;
 
@@ -203,8 +204,9 @@ fn the_loss_falls_and_the_seed_decides() -> TestResult {
 #[test]
 fn accumulated_gradients_are_those_of_the_whole() -> TestResult {
     struct Constant(Tensor);
-    impl TrainableNetwork for Constant {
-        fn forward(&self, x: &Tensor, _: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
+    impl Network for Constant {
+        fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+            let (x, labels) = (call.x, call.conditioning.class_labels.as_ref());
             let rows = labels.map_or(Ok(x.zeros_like()?), |labels| {
                 Ok::<_, tweedie::Error>(self.0.index_select(labels, 0)?.reshape(x.dims())?)
             })?;
@@ -327,9 +329,11 @@ fn gradients_by_rounded_products_are_near_the_exact_ones() -> TestResult {
         let network = UNet2DModel::new(&Weights::new(&source).with_products(products), config.clone(), DType::F32)?;
         let parameters = source.finish()?;
         let (x, target) = (random(1, &[4, 1, 8, 8], DType::F32)?, random(2, &[4, 1, 8, 8], DType::F32)?);
-        let timesteps = Tensor::new(&[10f32, 200.0, 500.0, 900.0], &Device::Cpu)?;
+        let levels = [10.0, 200.0, 500.0, 900.0].map(|timestep| NoiseLevel::from_sigma(timestep, 1.0));
+        let (conditioning, cache) = (Conditioning::default(), Cache::default());
+        let call = Call::of_rows(&x, &levels, &conditioning, &cache);
         let (_, (), gradients) = with_gradients(&Device::Cpu, || {
-            Ok::<_, tweedie::Error>(((network.forward(&x, &timesteps, None)? - &target)?.sqr()?.mean_all()?, ()))
+            Ok::<_, tweedie::Error>(((network.forward(&call)? - &target)?.sqr()?.mean_all()?, ()))
         })?;
         let mut sums = vec![0.0; parameters.layout().len()];
         parameters.add_gradients(&gradients, &mut sums)?;

@@ -9,13 +9,14 @@ use std::time::Instant;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call, Network};
 use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
-use tweedie::{Device, Error, Result};
+use tweedie::{Device, Error, NoiseLevel, Result};
 
 /// What to time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,13 +156,14 @@ impl Bench {
             let config = unet.config();
             let x = wave(&[self.batch, config.in_channels, side, side], 0.37, f64::sin, device)?;
             let text = wave(&[self.batch, 77, config.cross_attention_dim[0]], 0.11, f64::cos, device)?;
-            let timesteps = Tensor::full(500f32, self.batch, device)?;
+            let level = NoiseLevel::from_sigma(500.0, 1.0);
             let (pooled, time_ids) = self.added(config, device)?.unzip();
             let conditioning = Conditioning { pooled, time_ids, ..Conditioning::text(text) };
-            let (seconds, out) = self.best(|| unet.forward(&x, &timesteps, &conditioning, None))?;
+            let cache = Cache::default();
+            let call = || unet.forward(&Call::new(&x, level, &conditioning, &cache));
+            let (seconds, out) = self.best(call)?;
             results.insert("unet_s".into(), seconds);
             if let Some(peak) = peak {
-                let call = || unet.forward(&x, &timesteps, &conditioning, None);
                 results.insert("unet_kernels".into(), kernels(peak, call)?);
             }
             let first = out.flatten_all()?.i(..4)?.to_vec1::<f32>()?;

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
 use tweedie::models::{AutoencoderConfig, ControlModel, UNet2DConditionConfig};
-use tweedie::schedulers::{self, GivenLevels, NoiseSchedule, Scheduler, SchedulerChoice};
-use tweedie::{Error, Result};
+use tweedie::schedulers::{self, GivenLevels, Scheduler, SchedulerChoice};
+use tweedie::{Error, NoiseLevel, Result};
 
 /// The largest side of a picture in pixels.
 pub(crate) const LARGEST_SIDE: usize = 16_384;
@@ -199,12 +199,11 @@ impl Settings {
         self.steps - done.min(self.steps)
     }
 
-    /// The guidance scale at each timestep of a forward process; without one it is constant.
-    pub fn guidance_schedule(&self, schedule: Option<&NoiseSchedule>) -> GuidanceSchedule {
-        let Some(schedule) = schedule else { return self.guidance_scale.into() };
-        let guidance = GuidanceSchedule::new(self.guidance_scale, self.guidance_shape).over(schedule);
+    /// The guidance scale at each noise level; `noise_share` is that of the scheduler.
+    pub fn guidance_schedule<'a>(&self, noise_share: &'a dyn Fn(&NoiseLevel) -> f64) -> GuidanceSchedule<'a> {
+        let guidance = GuidanceSchedule::shaped(self.guidance_scale, self.guidance_shape, noise_share);
         match self.guidance_interval {
-            Some((low, high)) => guidance.between_sigmas(schedule, low, high),
+            Some((low, high)) => guidance.between(low, high),
             None => guidance,
         }
     }

@@ -1,8 +1,7 @@
 //! Networks that are shown what is known of the picture.
 
-use super::{Network, PerturbedNetwork};
+use super::{Call, Network};
 use crate::Result;
-use crate::conditioning::Conditioning;
 use candle_core::Tensor;
 
 /// An inpainting network: one whose input is the state, the mask and the masked image's latents, one after the other
@@ -32,34 +31,25 @@ impl<'a, N: ?Sized> InpaintingNetwork<'a, N> {
 }
 
 impl<N: Network + ?Sized> Network for InpaintingNetwork<'_, N> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        self.network.forward(&self.extended(x)?, timestep, conditioning)
-    }
-}
-
-impl<N: PerturbedNetwork + ?Sized> PerturbedNetwork for InpaintingNetwork<'_, N> {
-    fn forward_perturbed(
-        &self,
-        x: &Tensor,
-        timestep: f64,
-        conditioning: &Conditioning,
-        perturbed: usize,
-    ) -> Result<Tensor> {
-        self.network.forward_perturbed(&self.extended(x)?, timestep, conditioning, perturbed)
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        self.network.forward(&Call { x: &self.extended(call.x)?, ..*call })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NoiseLevel;
+    use crate::conditioning::Conditioning;
+    use crate::denoising::Cache;
     use candle_core::{DType, Device, IndexOp};
 
     /// Gives its input back.
     struct Mirror;
 
     impl Network for Mirror {
-        fn forward(&self, x: &Tensor, _: f64, _: &Conditioning) -> Result<Tensor> {
-            Ok(x.clone())
+        fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+            Ok(call.x.clone())
         }
     }
 
@@ -71,7 +61,8 @@ mod tests {
         let known = numbers(&[10.0, 11.0, 20.0, 21.0], 2)?;
         let x = numbers(&[1.0, 2.0, 1.0, 2.0], 1)?;
         let text = Conditioning::text(Tensor::zeros((4, 1, 1), DType::F32, &Device::Cpu)?);
-        let seen = InpaintingNetwork::new(&Mirror, &known).forward(&x, 0.0, &text)?;
+        let (level, cache) = (NoiseLevel::from_sigma(0.0, 1.0), Cache::default());
+        let seen = InpaintingNetwork::new(&Mirror, &known).forward(&Call::new(&x, level, &text, &cache))?;
         assert_eq!(seen.dims(), [4, 3, 1, 1]);
         let rows = seen.i((.., .., 0, 0))?.to_vec2::<f32>()?;
         assert_eq!(rows, [[1.0, 10.0, 11.0], [2.0, 20.0, 21.0], [1.0, 10.0, 11.0], [2.0, 20.0, 21.0]]);

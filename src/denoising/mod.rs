@@ -4,46 +4,55 @@
 //! `E[x0 | x_t] = (x_t + sigma_t^2 * score) / alpha_t`. [`Parameterization`] is the one place that knows
 //! which way.
 
+mod call;
 mod guidance;
 mod inpainting;
 mod parameterization;
 
+pub use crate::layers::Cache;
+pub use call::{Branch, Call, Position, RowLevels};
 pub use guidance::{
     AdaptiveProjectedGuidance, Classifier, ClassifierFreeGuidance, ClassifierGuidance, GuidanceSchedule, GuidanceShape,
-    PerturbedAttentionGuidance, PerturbedNetwork, Projection,
+    PerturbedAttentionGuidance, Projection,
 };
 pub use inpainting::InpaintingNetwork;
 pub use parameterization::{Limit, LimitFields, Parameterization, Prediction, PredictionType};
 
-use crate::Result;
 use crate::conditioning::Conditioning;
-use crate::schedulers::NoiseLevel;
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 
 /// A trained network, or several combined, or anything with the same signature.
+///
+/// Models are a pure function of their weights and the call, so threads share them. What guides or controls one may hold
+/// the state of a run, and then lives as long as that.
 pub trait Network {
-    /// The raw output for a state.
+    /// The raw output for the states of a call.
+    ///
+    /// A network without self-attention that it could do without refuses perturbed rows.
     ///
     /// # Shapes
-    /// `x`: `[batch, in_channels, height, width]`, scaled to unit variance; `timestep` in training steps,
-    /// not always whole; the result is `[batch, out_channels, height, width]`.
+    /// The call's as its fields say; the result is `[rows, out_channels, height, width]`, in the type of `x`.
     ///
     /// # Errors
-    /// If the shapes do not fit the network.
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor>;
+    /// If the shapes or the conditioning do not fit the network.
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor>;
 }
 
 impl<N: Network + ?Sized> Network for &N {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        (**self).forward(x, timestep, conditioning)
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        (**self).forward(call)
     }
 }
 
 /// A network with its conditioning and the meaning of its output: what a solver evaluates.
+///
+/// One lives for one run: what the network keeps of the conditioning from step to step is the run's, and is let go with it.
 pub struct Denoiser<'a> {
     network: &'a dyn Network,
     conditioning: &'a Conditioning,
     parameterization: &'a Parameterization,
+    cache: Cache,
 }
 
 impl<'a> Denoiser<'a> {
@@ -53,20 +62,21 @@ impl<'a> Denoiser<'a> {
         conditioning: &'a Conditioning,
         parameterization: &'a Parameterization,
     ) -> Self {
-        Self { network, conditioning, parameterization }
+        Self { network, conditioning, parameterization, cache: Cache::default() }
     }
 
-    /// Evaluates the network once.
+    /// Evaluates the network once, at a position of a run or outside of any.
     ///
     /// # Shapes
     /// `x`: `[batch, channels, height, width]` at `level`; every part of the result has that shape.
     ///
     /// # Errors
     /// If the network fails, or the level has no such prediction (epsilon at zero signal).
-    pub fn predict(&self, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
+    pub fn predict(&self, x: &Tensor, level: &NoiseLevel, position: Option<Position>) -> Result<Prediction> {
         let scale = self.parameterization.input_scale(level);
-        let input = if scale == 1.0 { x.clone() } else { (x * scale)? };
-        let raw = self.network.forward(&input, level.timestep, self.conditioning)?;
+        let scaled = if scale == 1.0 { x.clone() } else { (x * scale)? };
+        let call = Call::new(&scaled, level.scaled(scale), self.conditioning, &self.cache);
+        let raw = self.network.forward(&Call { position, ..call })?;
         self.interpret(raw, x, level)
     }
 

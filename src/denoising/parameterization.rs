@@ -1,8 +1,7 @@
 //! What a network predicts, and how that becomes `x0` and `epsilon`.
 
 use crate::config::ConfigFields;
-use crate::schedulers::NoiseLevel;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::{D, DType, Device, Tensor};
 
 /// The quantity that the network was trained to predict.

@@ -1,9 +1,9 @@
 //! Attention with its projections.
 
-use super::{Backend, Linear, Weights, scaled_dot_product_attention};
-use crate::Result;
-use candle_core::{Tensor, TensorId};
-use std::sync::{Arc, Mutex, PoisonError};
+use super::{Backend, Cache, LayerId, Linear, Weights, scaled_dot_product_attention};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use std::ops::Range;
 
 /// The sizes of an [`Attention`] layer.
 #[derive(Debug, Clone, Copy)]
@@ -27,28 +27,8 @@ pub struct Attention {
     to_out: Linear,
     heads: usize,
     backend: Backend,
-    last: Arc<LastContext>,
-}
-
-/// Keys and values of the context that was seen last: a request's text is the same in every step.
-#[derive(Debug, Default)]
-struct LastContext(Mutex<Option<(TensorId, [Tensor; 2])>>);
-
-impl LastContext {
-    fn keys_and_values(&self, context: &Tensor, make: impl FnOnce() -> Result<[Tensor; 2]>) -> Result<[Tensor; 2]> {
-        // A panic elsewhere leaves a whole value or none.
-        let last = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, made)) = &*last()
-            && *id == context.id()
-        {
-            return Ok(made.clone());
-        }
-        // Not under the lock: while it waits for its own tasks, this thread may be given another caller's.
-        let made = make()?;
-        // What gradients go through changes from step to step.
-        *last() = if made.iter().any(Tensor::track_op) { None } else { Some((context.id(), made.clone())) };
-        Ok(made)
-    }
+    /// Under which a run keeps the keys and values of a context.
+    id: LayerId,
 }
 
 impl Attention {
@@ -63,7 +43,7 @@ impl Attention {
             to_out: Linear::new(&weights.at("to_out.0"), width, width)?,
             heads,
             backend: weights.backend(),
-            last: Arc::default(),
+            id: LayerId::unique(),
         })
     }
 
@@ -79,15 +59,20 @@ impl Attention {
         self.attend(x, self.keys_and_values(context)?, residual)
     }
 
-    /// The same for a context that is the same tensor in many calls: what depends on it alone is computed in the first.
+    /// The same for a context that is the same tensor in every step of a run: what depends on it alone is computed in the
+    /// first of them, and kept in the run's `cache`.
     ///
     /// # Shapes
     /// As [`Self::forward`].
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward_to_fixed(&self, x: &Tensor, context: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.attend(x, self.last.keys_and_values(context, || self.keys_and_values(context))?, residual)
+    pub fn forward_to_fixed(&self, x: &Tensor, context: &Tensor, residual: &Tensor, cache: &Cache) -> Result<Tensor> {
+        let kept = cache.of(self.id, context, || Ok(self.keys_and_values(context)?.into()))?;
+        let [keys, values] = &kept[..] else {
+            return Err(Error::invalid("the cache of an attention layer", kept.len(), "it holds keys and values"));
+        };
+        self.attend(x, [keys.clone(), values.clone()], residual)
     }
 
     fn keys_and_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
@@ -100,7 +85,7 @@ impl Attention {
         self.to_out.forward_plus_residual(&mixed, residual)
     }
 
-    /// Self-attention in which every token of the first `perturbed` rows of the batch looks at itself alone, for
+    /// Self-attention in which every token of the `perturbed` rows of the batch looks at itself alone, for
     /// perturbed-attention guidance.
     ///
     /// # Shapes
@@ -108,16 +93,21 @@ impl Attention {
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub fn forward_perturbed(&self, x: &Tensor, perturbed: usize, residual: &Tensor) -> Result<Tensor> {
-        let rest = x.dim(0)? - perturbed;
-        let values = self.to_v.forward(&x.narrow(0, 0, perturbed)?)?;
-        let alone = self.to_out.forward_plus_residual(&values, &residual.narrow(0, 0, perturbed)?)?;
-        if rest == 0 {
-            return Ok(alone);
+    pub fn forward_perturbed(&self, x: &Tensor, perturbed: Range<usize>, residual: &Tensor) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        for rows in [0..perturbed.start, perturbed.clone(), perturbed.end..x.dim(0)?] {
+            if rows.is_empty() {
+                continue;
+            }
+            let part = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+            let (x, residual) = (part(x)?, part(residual)?);
+            parts.push(if rows == perturbed {
+                self.to_out.forward_plus_residual(&self.to_v.forward(&x)?, &residual)?
+            } else {
+                self.forward(&x, &x, &residual)?
+            });
         }
-        let others = x.narrow(0, perturbed, rest)?;
-        let others = self.forward(&others, &others, &residual.narrow(0, perturbed, rest)?)?;
-        Ok(Tensor::cat(&[alone, others], 0)?)
+        Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0)? })
     }
 }
 
@@ -128,20 +118,46 @@ mod tests {
     use crate::noise::{NoiseSource, TorchNoise};
     use candle_core::{DType, Device};
 
-    #[test]
-    fn a_fixed_context_is_told_from_the_next() -> Result<()> {
+    fn layer() -> Result<Attention> {
         let source = RandomWeights::new(1, DType::F32, &Device::Cpu);
         let config = AttentionConfig { width: 8, context_width: 6, heads: 2, bias: false };
-        let layer = Attention::new(&Weights::new(&source), config)?;
-        let mut noise = TorchNoise::shared(2);
+        Attention::new(&Weights::new(&source), config)
+    }
+
+    #[test]
+    fn a_fixed_context_is_told_from_the_next() -> Result<()> {
+        let (layer, cache, mut noise) = (layer()?, Cache::default(), TorchNoise::shared(2));
         let x = noise.normal(&[1, 5, 8])?;
         let contexts = [noise.normal(&[1, 3, 6])?, noise.normal(&[1, 4, 6])?];
         for i in [0, 0, 1, 1, 0] {
-            let [fixed, fresh] = [layer.forward_to_fixed(&x, &contexts[i], &x)?, layer.forward(&x, &contexts[i], &x)?];
+            let fixed = layer.forward_to_fixed(&x, &contexts[i], &x, &cache)?;
+            let fresh = layer.forward(&x, &contexts[i], &x)?;
             assert_eq!(fixed.to_vec3::<f32>()?, fresh.to_vec3::<f32>()?);
         }
-        let seen = layer.last.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(id, _)| *id);
-        assert_eq!(seen, Some(contexts[0].id()));
+        Ok(())
+    }
+
+    /// Wherever the perturbed rows stand, they and the others are what they are alone.
+    #[test]
+    fn perturbed_rows_leave_the_others_alone() -> Result<()> {
+        let source = RandomWeights::new(1, DType::F32, &Device::Cpu);
+        let config = AttentionConfig { width: 8, context_width: 8, heads: 2, bias: false };
+        let layer = Attention::new(&Weights::new(&source), config)?;
+        let x = TorchNoise::shared(3).normal(&[3, 5, 8])?;
+        let alone = |i: usize, perturbed: bool| -> Result<Vec<Vec<Vec<f32>>>> {
+            let row = x.narrow(0, i, 1)?;
+            let out =
+                if perturbed { layer.forward_perturbed(&row, 0..1, &row) } else { layer.forward(&row, &row, &row) };
+            Ok(out?.to_vec3()?)
+        };
+        for rows in [0..1, 1..2, 2..3, 0..2, 0..3] {
+            let together = layer.forward_perturbed(&x, rows.clone(), &x)?;
+            for i in 0..3 {
+                let row = together.narrow(0, i, 1)?.to_vec3::<f32>()?;
+                assert_eq!(row, alone(i, rows.contains(&i))?, "row {i} of {rows:?}");
+                assert_ne!(row, alone(i, !rows.contains(&i))?, "row {i} of {rows:?}");
+            }
+        }
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod cache;
 mod conv;
 mod dot_product_attention;
 mod embedding;
@@ -19,6 +20,7 @@ mod weights;
 
 pub use activation::{Activation, geglu};
 pub use attention::{Attention, AttentionConfig};
+pub use cache::{Cache, LayerId};
 pub use conv::{Conv2d, ConvGeometry};
 pub use dot_product_attention::scaled_dot_product_attention;
 pub use embedding::Embedding;

@@ -3,13 +3,12 @@
 use super::controlnet::{ControlNet, ControlNetConfig, Strength};
 use super::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use super::unet::{ControlResiduals, UNet2DConditionModel};
-use crate::conditioning::{Conditioning, Derived};
-use crate::denoising::{Network, PerturbedNetwork};
+use crate::conditioning::Derived;
+use crate::denoising::{Branch, Call, Network, Position, RowLevels};
 use crate::layers::Weights;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
-use std::cell::{Cell, RefCell};
-use std::ops::Range;
+use std::cell::RefCell;
 
 /// The configuration of a [`ControlModel`].
 #[derive(Debug, Clone, PartialEq)]
@@ -75,12 +74,13 @@ pub struct Control<'a> {
 }
 
 impl Control<'_> {
-    /// Whether it acts at evaluation `i` of `total`: all of that evaluation's share of the run must lie in the window, as
-    /// in diffusers.
-    fn acts(&self, i: usize, total: usize) -> bool {
+    /// Whether it acts at an evaluation: all of that evaluation's share of the run must lie in the window, as in diffusers.
+    /// Outside of runs there are no shares, and it acts.
+    fn acts(&self, position: Option<Position>) -> bool {
+        let Some(Position { evaluation, total }) = position else { return true };
         let (start, end) = self.window;
         let total = total as f64;
-        i as f64 / total >= start && (i + 1) as f64 / total <= end
+        evaluation as f64 / total >= start && (evaluation + 1) as f64 / total <= end
     }
 
     /// What the model makes of the picture, for each row of a batch.
@@ -94,25 +94,26 @@ impl Control<'_> {
         Ok(picture.clone())
     }
 
-    /// What is added to the rows of a batch, of which `prompted` have the prompt.
-    fn residuals(
-        &self,
-        x: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-        prompted: Range<usize>,
-    ) -> Result<ControlResiduals> {
-        let rows = x.dim(0)?;
+    /// What is added to the rows of a call.
+    fn residuals(&self, call: &Call<'_>) -> Result<ControlResiduals> {
+        let rows = call.x.dim(0)?;
         let ControlModel::ControlNet(model) = self.model else {
             return Ok(ControlResiduals { resolutions: self.picture(rows)?, ..ControlResiduals::default() });
         };
+        let prompted = call.rows(Branch::has_prompt)?;
         if !(self.strength.guess || model.config().pools) || prompted.len() == rows {
-            return self.of_controlnet(model, x, timesteps, conditioning);
+            return self.of_controlnet(model, call);
         }
         let (start, count) = (prompted.start, prompted.len());
-        let (x, timesteps) = (x.narrow(0, start, count)?, timesteps.narrow(0, start, count)?);
-        let prompted = self.prompted.of(conditioning, || conditioning.rows(prompted))?;
-        let some = self.of_controlnet(model, &x, &timesteps, &prompted)?;
+        let x = call.x.narrow(0, start, count)?;
+        let levels = match call.levels {
+            RowLevels::Each(levels) => RowLevels::Each(&levels[prompted.clone()]),
+            shared @ RowLevels::Shared(_) => shared,
+        };
+        let conditioning = self.prompted.of(call.conditioning, || call.conditioning.rows(prompted))?;
+        let branches = &[Branch::Prompted];
+        let some =
+            self.of_controlnet(model, &Call { x: &x, levels, conditioning: &conditioning, branches, ..*call })?;
         let all = |x: Tensor| x.pad_with_zeros(0, start, rows - start - count);
         Ok(ControlResiduals {
             down: some.down.into_iter().map(all).collect::<Result<_, _>>()?,
@@ -121,13 +122,8 @@ impl Control<'_> {
         })
     }
 
-    fn of_controlnet(
-        &self,
-        model: &ControlNet,
-        x: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-    ) -> Result<ControlResiduals> {
+    fn of_controlnet(&self, model: &ControlNet, call: &Call<'_>) -> Result<ControlResiduals> {
+        let x = call.x;
         let picture = &self.picture(x.dim(0)?)?[0];
         let ((_, _, height, width), (_, _, h, w)) = (x.dims4()?, picture.dims4()?);
         if (height, width) != (h, w) {
@@ -135,8 +131,8 @@ impl Control<'_> {
             return Err(Error::invalid("the size of the control picture's embedding", format!("{w}x{h}"), fix));
         }
         // An inpainting UNet takes more channels than the state has; a ControlNet sees the state alone.
-        let x = x.narrow(1, 0, model.config().encoder.in_channels.min(x.dim(1)?))?;
-        model.forward(&x, timesteps, conditioning, picture, self.strength)
+        let x = &x.narrow(1, 0, model.config().encoder.in_channels.min(x.dim(1)?))?;
+        model.forward(&Call { x, ..*call }, picture, self.strength)
     }
 }
 
@@ -159,51 +155,27 @@ impl ControlResiduals {
     }
 }
 
-/// A UNet with what controls add to it, for one run: it counts its evaluations, by which controls start and end.
+/// A UNet with what controls add to it, for one run.
 #[derive(Debug)]
 pub struct ControlledUNet<'a> {
     unet: &'a UNet2DConditionModel,
     controls: Vec<Control<'a>>,
-    images: usize,
-    evaluations: usize,
-    done: Cell<usize>,
 }
 
 impl<'a> ControlledUNet<'a> {
-    /// For a run of so many `evaluations` of so many `images` at a time; without controls it is the UNet.
-    pub fn new(unet: &'a UNet2DConditionModel, controls: Vec<Control<'a>>, images: usize, evaluations: usize) -> Self {
-        Self { unet, controls, images, evaluations: evaluations.max(1), done: Cell::new(0) }
+    /// Without controls it is the UNet.
+    pub fn new(unet: &'a UNet2DConditionModel, controls: Vec<Control<'a>>) -> Self {
+        Self { unet, controls }
     }
 
-    /// The rows that have the prompt. Guidance puts those without it first, perturbed attention after all others; its
-    /// perturbed rows have it too.
-    fn prompted(&self, rows: usize, perturbed: usize) -> Range<usize> {
-        match perturbed {
-            0 => rows.saturating_sub(self.images)..rows,
-            _ => 0..(perturbed + self.images).min(rows),
-        }
-    }
-
-    /// What all controls that act at evaluation `i` add together, if any does.
-    ///
-    /// # Shapes
-    /// As [`PerturbedNetwork::forward_perturbed`].
+    /// What all controls that act at a call's position add together, if any does.
     ///
     /// # Errors
     /// If a control model does not fit the UNet.
-    pub fn residuals(
-        &self,
-        i: usize,
-        x: &Tensor,
-        timestep: f64,
-        conditioning: &Conditioning,
-        perturbed: usize,
-    ) -> Result<Option<ControlResiduals>> {
-        let prompted = self.prompted(x.dim(0)?, perturbed);
-        let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
+    pub fn residuals(&self, call: &Call<'_>) -> Result<Option<ControlResiduals>> {
         let mut sum: Option<ControlResiduals> = None;
-        for control in self.controls.iter().filter(|control| control.acts(i, self.evaluations)) {
-            let more = control.residuals(x, &timesteps, conditioning, prompted.clone())?;
+        for control in self.controls.iter().filter(|control| control.acts(call.position)) {
+            let more = control.residuals(call)?;
             sum = Some(match sum {
                 Some(sum) => sum.plus(more)?,
                 None => more,
@@ -214,22 +186,7 @@ impl<'a> ControlledUNet<'a> {
 }
 
 impl Network for ControlledUNet<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        self.forward_perturbed(x, timestep, conditioning, 0)
-    }
-}
-
-impl PerturbedNetwork for ControlledUNet<'_> {
-    fn forward_perturbed(
-        &self,
-        x: &Tensor,
-        timestep: f64,
-        conditioning: &Conditioning,
-        perturbed: usize,
-    ) -> Result<Tensor> {
-        let i = self.done.replace(self.done.get() + 1);
-        let control = self.residuals(i, x, timestep, conditioning, perturbed)?;
-        let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
-        self.unet.run(x, &timesteps, conditioning, control.as_ref(), perturbed)
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        self.unet.forward_controlled(call, self.residuals(call)?.as_ref())
     }
 }

@@ -4,8 +4,8 @@
 use super::unet::blocks::Step;
 use super::unet::encoder::{Additions, Encoder};
 use super::unet::{ControlResiduals, UNet2DConditionConfig};
-use crate::conditioning::Conditioning;
 use crate::config::{ConfigFields, Flaw, are_widths};
+use crate::denoising::Call;
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -135,22 +135,16 @@ impl ControlNet {
     /// What is added to the UNet's states, times `strength`.
     ///
     /// # Shapes
-    /// `x`: `[batch, in_channels, height, width]`; `timesteps`: `[batch]`; the conditioning's text:
-    /// `[batch, tokens, cross_attention_dim]`; `picture`: what [`Self::embed`] gives, for each row.
+    /// The call's `x`: `[rows, in_channels, height, width]`; its conditioning's text: `[rows, tokens,
+    /// cross_attention_dim]`; `picture`: what [`Self::embed`] gives, for each row.
     ///
     /// # Errors
     /// If the shapes do not fit, or the model needs conditioning that is not there.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-        picture: &Tensor,
-        strength: Strength,
-    ) -> Result<ControlResiduals> {
-        let time = self.encoder.embed_time(timesteps, conditioning)?;
-        let text = self.encoder.text(conditioning)?;
-        let step = Step { time: &time, text: &text, perturbed: 0 };
+    pub fn forward(&self, call: &Call<'_>, picture: &Tensor, strength: Strength) -> Result<ControlResiduals> {
+        let Call { x, conditioning, cache, .. } = *call;
+        let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
+        let text = self.encoder.text(conditioning, cache)?;
+        let step = Step { time: &time, text: &text, perturbed: 0..0, cache };
         let picture = self.encoder.map(picture)?;
         let (h, states) = self.encoder.forward(x, &step, Additions { first: Some(&picture), resolutions: &[] })?;
         let count = self.down.len();

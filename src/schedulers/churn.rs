@@ -1,8 +1,8 @@
 //! Noise that a step adds before it removes more (Karras et al. 2022, section 4).
 
-use super::{NoiseLevel, Run};
-use crate::Result;
+use super::Run;
 use crate::config::ConfigFields;
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 
 /// The parameters of the stochastic sampler of Karras et al. (2022), algorithm 2; without churn it is

@@ -1,7 +1,7 @@
 //! Which timestep a network is told at a noise level that no training timestep has.
 
-use super::{NoiseLevel, SigmaTable};
-use crate::Result;
+use super::SigmaTable;
+use crate::{NoiseLevel, Result};
 
 /// The relation between noise and the timestep that the network is told.
 ///

@@ -1,8 +1,8 @@
 //! A scheduler put together from its parts.
 
 use super::{Levels, NoiseSchedule, Scheduler, Solver};
-use crate::Result;
 use crate::denoising::Parameterization;
+use crate::{NoiseLevel, Result};
 
 /// A rule that chooses the noise levels of a run.
 pub trait Discretization {
@@ -11,6 +11,11 @@ pub trait Discretization {
     /// # Errors
     /// If so many steps cannot be made.
     fn levels(&self, steps: usize) -> Result<Levels>;
+
+    /// The training timestep with the noise of a level: what the network is told, unless that is something else.
+    fn training_timestep(&self, level: &NoiseLevel) -> f64 {
+        level.timestep
+    }
 }
 
 /// A forward process, a parameterization, a discretization and a solver: one configured [`Scheduler`].
@@ -37,6 +42,10 @@ impl<D: Discretization, S: Solver + Clone + 'static> Scheduler for Configured<D,
 
     fn parameterization(&self) -> &Parameterization {
         &self.parameterization
+    }
+
+    fn noise_share(&self, level: &NoiseLevel) -> f64 {
+        self.schedule.noise_share(self.discretization.training_timestep(level))
     }
 
     fn solver(&self) -> Box<dyn Solver> {

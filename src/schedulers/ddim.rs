@@ -1,10 +1,10 @@
 //! DDIM: denoising diffusion implicit models (Song, Meng and Ermon 2021).
 
 use super::{Levels, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
-use super::{NoiseLevel, TimestepSpacing, spacing};
-use crate::Result;
+use super::{TimestepSpacing, spacing};
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {

@@ -1,10 +1,10 @@
 //! DDPM: ancestral sampling from the posterior (Ho, Jain and Abbeel 2020).
 
-use super::{Levels, NoiseLevel, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver};
+use super::{Levels, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver};
 use super::{Stochastic, TimestepSpacing, spacing};
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {

@@ -3,11 +3,11 @@
 use super::GIVEN_FIELDS;
 use super::dpm_multistep::LOWER_ORDER_BELOW;
 use super::exponential_integrator::solver_order;
-use super::{Configured, FinalSigma, LogSnrSpace, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults};
+use super::{Configured, FinalSigma, LogSnrSpace, NoiseSchedule, RESPACED, Run, ScheduleDefaults};
 use super::{Scheduler, SchedulerEntry, Solver, Stochastic};
-use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 use std::collections::VecDeque;
 

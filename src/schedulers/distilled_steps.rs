@@ -1,9 +1,9 @@
 //! The levels of distilled models, which know only some timesteps.
 
 use super::spacing::check_steps;
-use super::{Clock, Discretization, Levels, NoiseLevel, NoiseSchedule, SigmaTable};
+use super::{Clock, Discretization, Levels, NoiseSchedule, SigmaTable};
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 
 /// Some of the timesteps that a model was distilled on, then an end.
 #[derive(Debug, Clone)]

@@ -1,11 +1,11 @@
 //! DPM-Solver-2 in sigma space: a midpoint step (Karras et al. 2022's notation for Lu et al. 2022).
 
 use super::GIVEN_FIELDS;
-use super::{Configured, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
-use super::{SigmaSpace, Solver, Stochastic};
-use crate::Result;
+use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
+use super::{Levels, SigmaSpace, Solver, Stochastic};
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
@@ -69,5 +69,9 @@ impl Solver for Dpm2Solver {
         }
         let slope = slope_halfway(x, &slope, [&from, &to], to.sigma, run)?;
         Ok((x + (slope * (to.sigma - from.sigma))?)?)
+    }
+
+    fn evaluations(&self, i: usize, levels: &Levels) -> usize {
+        if levels.to(i).sigma == 0.0 { 1 } else { 2 }
     }
 }

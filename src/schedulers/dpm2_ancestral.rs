@@ -2,7 +2,7 @@
 
 use super::dpm2::{slope_halfway, with_solver};
 use super::euler_ancestral::ancestral_split;
-use super::{GIVEN_FIELDS, RESPACED, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
+use super::{GIVEN_FIELDS, Levels, RESPACED, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use candle_core::Tensor;
@@ -44,5 +44,9 @@ impl Solver for Dpm2AncestralSolver {
         let slope = slope_halfway(x, &slope, [&from, &to], down, run)?;
         let lower = (x + (slope * (down - from.sigma))?)?;
         Ok((lower + (run.noise_like(x)? * up)?)?)
+    }
+
+    fn evaluations(&self, i: usize, levels: &Levels) -> usize {
+        if levels.to(i).sigma == 0.0 { 1 } else { 2 }
     }
 }

@@ -2,11 +2,11 @@
 
 use super::GIVEN_FIELDS;
 use super::euler_ancestral::ancestral_split;
-use super::{Configured, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
-use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic};
-use crate::Result;
+use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
+use super::{Levels, SchedulerEntry, SigmaSpace, Solver, Stochastic};
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
@@ -56,6 +56,10 @@ impl Solver for DpmSdeSolver {
         let share = (from.sigma - middle.sigma) / (from.sigma - to.sigma);
         let path = ((upper * share.sqrt())? + (run.noise_like(x)? * (1.0 - share).sqrt())?)?;
         ancestral_step(x, &prediction.x0, &from, &to, &path)
+    }
+
+    fn evaluations(&self, i: usize, levels: &Levels) -> usize {
+        if levels.to(i).sigma == 0.0 { 1 } else { 2 }
     }
 }
 

@@ -1,11 +1,11 @@
 //! EDM: the design of Karras et al. (2022), in which levels are sigmas and there are no training timesteps.
 
 use super::churn::CHURN_FIELDS;
-use super::{Churn, Clock, EulerSolver, FinalSigma, HeunSolver, Levels, NoiseLevel, NoiseSchedule, Scheduler};
+use super::{Churn, Clock, EulerSolver, FinalSigma, HeunSolver, Levels, NoiseSchedule, Scheduler};
 use super::{SchedulerEntry, Solver, Stochastic};
 use crate::config::ConfigFields;
 use crate::denoising::{Parameterization, PredictionType};
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 
 pub(super) const ENTRY_EULER: SchedulerEntry = SchedulerEntry {
     name: "edm-euler",
@@ -111,6 +111,18 @@ impl<S: Solver + Clone + 'static> Scheduler for Edm<S> {
         Ok(Levels::chain(&levels, self.sigma_max.hypot(1.0)).with_clock(clock))
     }
 
+    /// Where a run of many steps has this noise: it falls evenly from step to step, from 1 at `sigma_max` to 0 at
+    /// `sigma_min`.
+    fn noise_share(&self, level: &NoiseLevel) -> f64 {
+        let sigma = level.sigma / level.alpha * self.sigma_data;
+        if sigma <= self.sigma_min || sigma >= self.sigma_max {
+            return if sigma >= self.sigma_max { 1.0 } else { 0.0 };
+        }
+        let even = |sigma: f64| if self.exponential { sigma.ln() } else { sigma.powf(1.0 / self.rho) };
+        let (least, most) = (even(self.sigma_min), even(self.sigma_max));
+        (even(sigma) - least) / (most - least)
+    }
+
     fn solver(&self) -> Box<dyn Solver> {
         Box::new(self.solver.clone())
     }
@@ -141,6 +153,23 @@ mod tests {
             let denoised = (prediction.x0 * level.alpha)?.flatten_all()?.to_vec1::<f64>()?[0];
             let expected = data * data / (spread * spread) * 1.7 + sigma * data / spread * -0.4;
             assert!((denoised - expected).abs() < 1e-12, "{sigma}: {denoised} {expected}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_share_of_noise_falls_evenly() -> Result<()> {
+        for schedule in ["karras", "exponential"] {
+            let config = ConfigFields::from_fields("scheduler", serde_json::Map::new());
+            let edm = Edm::from_config(&config.with("sigma_schedule", schedule), EulerSolver::default())?;
+            let levels = edm.levels(9)?;
+            for i in 0..9 {
+                let (level, expected) = (levels.from(i), 1.0 - i as f64 / 8.0);
+                for seen in [level, level.scaled(level.input_scale())] {
+                    assert!((edm.noise_share(&seen) - expected).abs() < 1e-9, "{schedule} {i}");
+                }
+            }
+            assert_eq!(edm.noise_share(&levels.to(8)), 0.0);
         }
         Ok(())
     }

@@ -4,10 +4,10 @@
 //! is left is an integral of the network's prediction times an exponential, for which the prediction is taken
 //! as a polynomial in `lambda`.
 
-use super::{NoiseLevel, Run};
+use super::Run;
 use crate::config::ConfigFields;
 use crate::denoising::Prediction;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 
 /// Which equation is integrated, and in terms of which prediction.

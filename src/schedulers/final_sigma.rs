@@ -1,8 +1,7 @@
 //! The level after the last step.
 
-use super::NoiseLevel;
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 
 /// How much noise is left at the end, `final_sigmas_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Euler's method on the straight paths of rectified flow (Liu et al. 2023).
 
-use super::{Levels, NoiseLevel, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
+use super::{Levels, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver, Stochastic};
 use crate::config::ConfigFields;
 use crate::denoising::{Parameterization, PredictionType};
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
@@ -111,7 +111,7 @@ impl Solver for FlowEulerSolver {
 mod tests {
     use super::*;
     use crate::conditioning::Conditioning;
-    use crate::denoising::{Denoiser, Network};
+    use crate::denoising::{Call, Denoiser, Network};
     use crate::noise::{NoiseSource, TorchNoise};
     use crate::schedulers::sample;
     use candle_core::DType;
@@ -135,7 +135,8 @@ mod tests {
     fn straight_paths_end_at_the_data() -> Result<()> {
         struct Point;
         impl Network for Point {
-            fn forward(&self, x: &Tensor, timestep: f64, _: &Conditioning) -> Result<Tensor> {
+            fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+                let (x, timestep) = (call.x, call.level()?.timestep);
                 Ok(((x - 0.75)? / (timestep / 1000.0))?)
             }
         }

@@ -2,7 +2,7 @@
 
 use super::GIVEN_FIELDS;
 use super::{Churn, Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler, SchedulerEntry};
-use super::{SigmaSpace, Solver, Stochastic};
+use super::{Levels, SigmaSpace, Solver, Stochastic};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
@@ -52,5 +52,9 @@ impl Solver for HeunSolver {
         run.constrain(&mut ahead, &to)?;
         let slope_ahead = run.predict(&ahead, &to)?.noise_left(&ahead, &to)?;
         Ok((x + ((slope + slope_ahead)? * (h / 2.0))?)?)
+    }
+
+    fn evaluations(&self, i: usize, levels: &Levels) -> usize {
+        if levels.to(i).sigma == 0.0 { 1 } else { 2 }
     }
 }

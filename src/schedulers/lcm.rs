@@ -1,10 +1,10 @@
 //! Latent consistency models: jump to the data, noise back up (Luo et al. 2023).
 
-use super::{Configured, DistilledSteps, NoiseLevel, NoiseSchedule, Run, ScheduleDefaults, Scheduler};
+use super::{Configured, DistilledSteps, NoiseSchedule, Run, ScheduleDefaults, Scheduler};
 use super::{SchedulerEntry, Solver, Stochastic};
-use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {

@@ -1,7 +1,7 @@
 //! The noise levels of one run.
 
-use super::{Clock, NoiseLevel};
-use crate::{Error, Result};
+use super::Clock;
+use crate::{Error, NoiseLevel, Result};
 
 /// The levels that a solver steps through: step `i` takes `x` from `from(i)` to `to(i)`.
 ///

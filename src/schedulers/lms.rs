@@ -1,11 +1,11 @@
 //! Linear multistep: Adams-Bashforth on uneven sigmas.
 
 use super::GIVEN_FIELDS;
-use super::{Configured, NoiseLevel, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
+use super::{Configured, NoiseSchedule, RESPACED, Run, ScheduleDefaults, Scheduler};
 use super::{SchedulerEntry, SigmaSpace, Solver, Stochastic};
-use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 use std::collections::VecDeque;
 

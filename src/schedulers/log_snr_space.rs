@@ -2,10 +2,10 @@
 
 use super::sigma_space::GIVEN_AND_RESPACED;
 use super::spacing::check_steps;
-use super::{Clock, Discretization, FinalSigma, Levels, NoiseLevel, NoiseSchedule, Respacing, SigmaTable};
+use super::{Clock, Discretization, FinalSigma, Levels, NoiseSchedule, Respacing, SigmaTable};
 use super::{GivenLevels, TimestepSpacing, falling};
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 
 /// How DPM-Solver, UniPC and DEIS choose levels: the ends of `steps` intervals of whole timesteps, or respaced
 /// sigmas between the ends of the whole table, as variance-preserving levels.

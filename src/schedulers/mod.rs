@@ -24,7 +24,6 @@ mod dpm_singlestep;
 mod edm;
 mod euler;
 mod euler_ancestral;
-mod evaluations;
 mod exponential_integrator;
 mod final_sigma;
 mod flow_euler;
@@ -61,7 +60,6 @@ pub use dpm2_ancestral::Dpm2AncestralSolver;
 pub use edm::Edm;
 pub use euler::EulerSolver;
 pub use euler_ancestral::EulerAncestralSolver;
-pub use evaluations::evaluations;
 pub use exponential_integrator::{AlgorithmType, SolverType};
 pub use final_sigma::FinalSigma;
 pub use flow_euler::{FlowEuler, FlowEulerSolver};
@@ -71,20 +69,20 @@ pub use lcm::LcmSolver;
 pub use levels::Levels;
 pub use lms::LmsSolver;
 pub use log_snr_space::LogSnrSpace;
-pub use noise_schedule::{BetaSchedule, NoiseLevel, NoiseSchedule, ScheduleDefaults};
+pub use noise_schedule::{BetaSchedule, NoiseSchedule, ScheduleDefaults};
 pub use pndm::PndmSolver;
 pub use resampling::Resampling;
 pub use respacing::{AlignedModel, Respacing};
 pub use sample::{Constraint, Run, Solver, Step, sample};
 pub use sigma_space::SigmaSpace;
-pub use sigma_table::{LEAST_ALPHA_CUMPROD, SigmaTable};
+pub use sigma_table::SigmaTable;
 pub use spacing::TimestepSpacing;
 pub use tcd::TcdSolver;
 pub use unipc::{UniPcOptions, UniPcSolver, UniPcVariant};
 
-use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
+use crate::{NoiseLevel, Result};
 use choice::{RESPACED, RESPACED_LINSPACE, RESPACED_OR_LU};
 use final_sigma::falling;
 use given_levels::GIVEN_FIELDS;
@@ -102,6 +100,16 @@ pub trait Scheduler {
 
     /// What the network predicts, and how the clean sample is limited.
     fn parameterization(&self) -> &Parameterization;
+
+    /// The share of noise at a level, from 0 at data to 1 at pure noise: what the shape of a guidance schedule runs over.
+    /// Training timesteps share it evenly; a process without them, by default, by the mix of signal and noise,
+    /// `sigma / (alpha + sigma)`, which is the time of rectified flow.
+    fn noise_share(&self, level: &NoiseLevel) -> f64 {
+        match self.schedule() {
+            Some(schedule) => schedule.noise_share(level.timestep),
+            None => level.sigma / (level.alpha + level.sigma),
+        }
+    }
 
     /// A solver for one request.
     fn solver(&self) -> Box<dyn Solver>;

@@ -4,64 +4,7 @@
 //! (Ho et al. 2020, equation 4).
 
 use crate::config::ConfigFields;
-use crate::{Error, Result};
-use candle_core::Tensor;
-
-/// How much signal and how much noise a state holds: `x = alpha * x0 + sigma * epsilon`.
-///
-/// Variance-preserving models have `alpha^2 + sigma^2 = 1`; solvers that work in sigma space have
-/// `alpha = 1` and scale what they show to the network.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NoiseLevel {
-    /// What the network is told; solvers in sigma space interpolate between the training timesteps.
-    pub timestep: f64,
-    /// The factor of the clean sample.
-    pub alpha: f64,
-    /// The standard deviation of the noise.
-    pub sigma: f64,
-}
-
-impl NoiseLevel {
-    /// The variance-preserving level with `abar = alpha_cumprod`.
-    pub fn variance_preserving(timestep: f64, alpha_cumprod: f64) -> Self {
-        Self { timestep, alpha: alpha_cumprod.sqrt(), sigma: (1.0 - alpha_cumprod).sqrt() }
-    }
-
-    /// The variance-preserving level where noise over signal is `sigma`: `alpha = 1 / sqrt(1 + sigma^2)`.
-    pub fn from_sigma(timestep: f64, sigma: f64) -> Self {
-        let alpha = 1.0 / (1.0 + sigma * sigma).sqrt();
-        Self { timestep, alpha, sigma: sigma * alpha }
-    }
-
-    /// Half the log-SNR, `lambda = ln(alpha / sigma)` (Lu et al. 2022); infinite where there is no noise.
-    pub fn half_log_snr(&self) -> f64 {
-        (self.alpha / self.sigma).ln()
-    }
-
-    /// `abar`, the share of the signal in the variance: `alpha^2 / (alpha^2 + sigma^2)`.
-    pub fn alpha_cumprod(&self) -> f64 {
-        let signal = self.alpha * self.alpha;
-        signal / (signal + self.sigma * self.sigma)
-    }
-
-    /// The factor that turns a state at this level into the variance-preserving one that networks are
-    /// trained on, `1 / sqrt(alpha^2 + sigma^2)`; exactly 1 where the level is variance-preserving.
-    pub fn input_scale(&self) -> f64 {
-        let variance = self.alpha * self.alpha + self.sigma * self.sigma;
-        if (variance - 1.0).abs() < 1e-12 { 1.0 } else { 1.0 / variance.sqrt() }
-    }
-
-    /// Noises clean samples to this level: `alpha * x0 + sigma * noise`.
-    ///
-    /// # Shapes
-    /// Both `[batch, ...]`, alike; so is the result.
-    ///
-    /// # Errors
-    /// If the shapes differ.
-    pub fn add_noise(&self, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        Ok(((x0 * self.alpha)? + (noise * self.sigma)?)?)
-    }
-}
+use crate::{Error, NoiseLevel, Result};
 
 /// How `beta_t` grows with `t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +167,11 @@ impl NoiseSchedule {
     pub fn betas(&self) -> Vec<f64> {
         let previous = std::iter::once(&1.0).chain(&self.alphas_cumprod);
         self.alphas_cumprod.iter().zip(previous).map(|(abar, before)| 1.0 - abar / before).collect()
+    }
+
+    /// How far a timestep is from the first to the last, 0 to 1.
+    pub(super) fn noise_share(&self, timestep: f64) -> f64 {
+        timestep / (self.num_train_timesteps() - 1).max(1) as f64
     }
 
     /// The variance-preserving level at a training timestep.

@@ -1,10 +1,10 @@
 //! Pseudo numerical methods for diffusion models (Liu et al. 2022).
 
-use super::{Clock, Configured, Discretization, Levels, NoiseLevel, NoiseSchedule, Run, ScheduleDefaults};
+use super::{Clock, Configured, Discretization, Levels, NoiseSchedule, Run, ScheduleDefaults};
 use super::{Scheduler, SchedulerEntry, SigmaTable, Solver, Stochastic, TimestepSpacing};
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 use std::collections::VecDeque;
 

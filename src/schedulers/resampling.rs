@@ -1,8 +1,8 @@
 //! Going back in time and down again, so that what is painted comes to agree with what is known.
 
 use super::sample::{Progress, advance};
-use super::{NoiseLevel, Run, Scheduler, Step};
-use crate::{Error, Result};
+use super::{Run, Scheduler, Step};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 use std::ops::ControlFlow;
 
@@ -50,15 +50,17 @@ impl Resampling {
         scheduler: &dyn Scheduler,
         mut x: Tensor,
         start: usize,
-        mut run: Run<'_>,
+        run: Run<'_>,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor> {
         if self.times == 0 || self.jump_length == 0 {
             return Err(Error::invalid("resampling", format!("{self:?}"), "take 1 or more"));
         }
         let moves = self.moves(start, run.levels().len());
-        let total = moves.iter().filter(|m| matches!(m, Move::Down(_))).count();
-        let (mut solver, mut done) = (scheduler.solver(), 0);
+        let steps = moves.iter().filter_map(|m| if let Move::Down(i) = m { Some(*i) } else { None });
+        let (total, mut done) = (steps.clone().count(), 0);
+        let mut solver = scheduler.solver();
+        let mut run = run.of_steps(solver.as_ref(), steps);
         for &step in &moves {
             match step {
                 Move::Down(index) => {

@@ -1,11 +1,11 @@
 //! The sampling loop and what a solver may use in it.
 
-use super::{Levels, NoiseLevel};
-use crate::denoising::{Denoiser, Prediction};
+use super::Levels;
+use crate::denoising::{Denoiser, Position, Prediction};
 use crate::noise::NoiseSource;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::{DType, Tensor};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 /// A numerical method that moves a state from noise to data, one level at a time.
@@ -24,6 +24,13 @@ pub trait Solver {
     /// # Errors
     /// If the network fails.
     fn step(&mut self, x: &Tensor, i: usize, run: &mut Run<'_>) -> Result<Tensor>;
+
+    /// How often step `i` evaluates the network, known before the run: what acts on a share of the run, such as a control,
+    /// asks how far it is. It follows from the solver's options and the levels, not from the steps before.
+    fn evaluations(&self, i: usize, levels: &Levels) -> usize {
+        let _ = (i, levels);
+        1
+    }
 }
 
 /// Puts known parts of the picture back into a state at a level, for inpainting.
@@ -36,12 +43,23 @@ pub struct Run<'a> {
     noise: &'a mut dyn NoiseSource,
     constraint: Option<&'a Constraint<'a>>,
     last_x0: RefCell<Option<Tensor>>,
+    evaluations: Cell<usize>,
+    /// How many evaluations there will be, once it is known which steps are run.
+    total: Option<usize>,
 }
 
 impl<'a> Run<'a> {
     /// A run over `levels` with a network and a source of noise.
     pub fn new(levels: &'a Levels, denoiser: &'a Denoiser<'a>, noise: &'a mut dyn NoiseSource) -> Self {
-        Self { levels, denoiser, noise, constraint: None, last_x0: RefCell::default() }
+        Self {
+            levels,
+            denoiser,
+            noise,
+            constraint: None,
+            last_x0: RefCell::default(),
+            evaluations: Cell::new(0),
+            total: None,
+        }
     }
 
     /// The same run with a constraint on every state.
@@ -56,12 +74,24 @@ impl<'a> Run<'a> {
         self.levels
     }
 
+    /// The same run, told which steps a solver will make.
+    pub(super) fn of_steps(mut self, solver: &dyn Solver, steps: impl Iterator<Item = usize>) -> Self {
+        self.total = Some(steps.map(|i| solver.evaluations(i, self.levels)).sum());
+        self
+    }
+
     /// Evaluates the network on a state at a level.
     ///
     /// # Errors
-    /// If the network fails.
+    /// If the network fails, or the solver evaluates it more often than it said.
     pub fn predict(&self, x: &Tensor, level: &NoiseLevel) -> Result<Prediction> {
-        self.note(self.denoiser.predict(x, level)?)
+        let evaluation = self.evaluations.replace(self.evaluations.get() + 1);
+        if let Some(total) = self.total.filter(|&total| evaluation >= total) {
+            let fix = format!("it said {total} for the whole run; correct Solver::evaluations");
+            return Err(Error::invalid("the number of the solver's evaluations", evaluation + 1, fix));
+        }
+        let position = self.total.map(|total| Position { evaluation, total });
+        self.note(self.denoiser.predict(x, level, position)?)
     }
 
     /// Reads a raw output, such as a mean of several, as a prediction for the state `x` at a level.
@@ -129,10 +159,11 @@ pub fn sample(
     solver: &mut dyn Solver,
     mut x: Tensor,
     start: usize,
-    mut run: Run<'_>,
+    run: Run<'_>,
     on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor> {
     let total = run.levels().len();
+    let mut run = run.of_steps(solver, start..total);
     for index in start..total {
         x = advance(solver, &x, index, &mut run)?;
         let progress = Progress { index, done: index + 1 - start, total: total - start };

@@ -1,10 +1,10 @@
 //! The levels of solvers in sigma space, where `x = x0 + sigma * epsilon`.
 
 use super::spacing::check_steps;
-use super::{Clock, Discretization, FinalSigma, Levels, NoiseLevel, NoiseSchedule, Respacing, SigmaTable};
+use super::{Clock, Discretization, FinalSigma, Levels, NoiseSchedule, Respacing, SigmaTable};
 use super::{GivenLevels, TimestepSpacing, falling};
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, NoiseLevel, Result};
 
 /// How Euler, Heun, LMS and their kin choose levels: `steps` training timesteps, fractions allowed, their
 /// sigmas or respaced ones between the same ends, then the end.
@@ -120,6 +120,10 @@ impl Discretization for SigmaSpace {
         falling(&levels)?;
         Ok(Levels::chain(&levels, init_noise_sigma).with_clock(self.clock()))
     }
+
+    fn training_timestep(&self, level: &NoiseLevel) -> f64 {
+        if self.continuous { self.table.timestep(level.sigma / level.alpha) } else { level.timestep }
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +146,20 @@ mod tests {
             let variance = levels.from(0).sigma.powi(2) + data_variance;
             assert!((levels.init_noise_sigma().powi(2) - variance).abs() < 1e-9, "{spacing}");
             assert_eq!(levels.to(9).sigma, 0.0);
+        }
+        Ok(())
+    }
+
+    /// Whether the network is told timesteps or logarithms of sigma.
+    #[test]
+    fn training_timesteps_are_those_of_the_noise() -> Result<()> {
+        let (told, continuous) = (space(&[])?, SigmaSpace { continuous: true, ..space(&[])? });
+        let (told_levels, levels) = (told.levels(7)?, continuous.levels(7)?);
+        for i in 0..7 {
+            let (expected, level) = (told_levels.from(i), levels.from(i));
+            assert_eq!(told.training_timestep(&expected), expected.timestep);
+            let got = continuous.training_timestep(&level.scaled(level.input_scale()));
+            assert!((got - expected.timestep).abs() < 0.3, "{i}: {got} for {}", expected.timestep);
         }
         Ok(())
     }

@@ -1,15 +1,13 @@
 //! The training schedule seen as noise over signal.
 
-use super::{NoiseLevel, NoiseSchedule};
-use crate::{Error, Result};
-
-/// The `abar` that stands for none in a sigma, which is then 4096 and not infinite.
-pub const LEAST_ALPHA_CUMPROD: f64 = 1.0 / (1u64 << 24) as f64;
+use super::NoiseSchedule;
+use crate::noise_level::LEAST_ALPHA_CUMPROD;
+use crate::{Error, NoiseLevel, Result};
 
 /// `sigma_t = sqrt((1 - abar_t) / abar_t)` for every training timestep, and the way back.
 ///
 /// In the variables of Karras et al. (2022) this is the noise of `x / sqrt(abar)`; it rises with `t`. At zero
-/// terminal SNR the last `abar` counts as [`LEAST_ALPHA_CUMPROD`].
+/// terminal SNR the last `abar` counts as 2^-24, so that the last sigma is 4096 and not infinite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SigmaTable {
     alphas_cumprod: Vec<f64>,

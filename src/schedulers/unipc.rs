@@ -2,11 +2,11 @@
 
 use super::GIVEN_FIELDS;
 use super::exponential_integrator::{Interval, solver_order};
-use super::{AlgorithmType, Configured, FinalSigma, LogSnrSpace, NoiseLevel, NoiseSchedule, RESPACED, Run};
+use super::{AlgorithmType, Configured, FinalSigma, LogSnrSpace, NoiseSchedule, RESPACED, Run};
 use super::{ScheduleDefaults, Scheduler, SchedulerEntry, Solver, Stochastic};
-use crate::Result;
 use crate::config::ConfigFields;
 use crate::denoising::{LimitFields, Parameterization};
+use crate::{NoiseLevel, Result};
 use candle_core::Tensor;
 use std::collections::VecDeque;
 

@@ -2,8 +2,8 @@
 
 use super::VpSde;
 use crate::denoising::Denoiser;
-use crate::schedulers::{NoiseLevel, NoiseSchedule};
-use crate::{Error, Result};
+use crate::schedulers::NoiseSchedule;
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 
 /// How far beyond a schedule's ends a log-SNR may lie: the rounding of the way from there to `t` and back.
@@ -112,7 +112,7 @@ impl<'a> DenoiserScore<'a> {
     /// Of the density of `alpha x0 + sigma epsilon`.
     fn at(&self, x: &Tensor, alpha: f64, sigma: f64) -> Result<Tensor> {
         let timestep = self.timestep(2.0 * (alpha.ln() - sigma.ln()))?;
-        let prediction = self.denoiser.predict(x, &NoiseLevel { timestep, alpha, sigma })?;
+        let prediction = self.denoiser.predict(x, &NoiseLevel { timestep, alpha, sigma }, None)?;
         Ok((prediction.epsilon * (-1.0 / sigma))?)
     }
 }

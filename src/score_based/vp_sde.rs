@@ -1,7 +1,7 @@
 //! The variance-preserving SDE, which DDPM discretises.
 
-use crate::schedulers::{NoiseLevel, NoiseSchedule};
-use crate::{Error, Result};
+use crate::schedulers::NoiseSchedule;
+use crate::{Error, NoiseLevel, Result};
 use candle_core::Tensor;
 
 /// `dx = -1/2 beta(t) x dt + sqrt(beta(t)) dw` for `t` in `(0, 1]` (Song et al. 2021, equation 11), with

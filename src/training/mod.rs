@@ -47,4 +47,4 @@ pub use run_checkpoint::RunCheckpoints;
 pub use run_folder::{PixelModel, RunFolder};
 pub use streams::{Stream, Streams};
 pub use timestep_sampling::{DrawnTimesteps, LossHistory, TimestepSampling};
-pub use trainer::{StepReport, TrainableNetwork, Trainer, TrainerOptions, TrainerState};
+pub use trainer::{StepReport, Trainer, TrainerOptions, TrainerState};

@@ -2,8 +2,8 @@
 
 use super::variational_bound::VariationalBound;
 use crate::denoising::PredictionType;
-use crate::schedulers::{FlowEuler, NoiseLevel, NoiseSchedule};
-use crate::{Error, Result};
+use crate::schedulers::{FlowEuler, NoiseSchedule};
+use crate::{Error, NoiseLevel, Result};
 use candle_core::{DType, Tensor};
 
 /// How clean samples become noisy ones.
@@ -92,12 +92,11 @@ pub struct Objective {
 pub struct NoisyBatch {
     /// The states, `[batch, channels, height, width]`.
     pub x_t: Tensor,
-    /// Their timesteps as the network is told them, `[batch]` in the type of the images.
-    pub timesteps: Tensor,
+    /// Their noise levels, one for each.
+    pub levels: Vec<NoiseLevel>,
     target: Tensor,
     x0: Tensor,
     indices: Vec<usize>,
-    levels: Vec<NoiseLevel>,
 }
 
 impl Objective {
@@ -154,10 +153,8 @@ impl Objective {
             let of_noise = per_image(x0, (0..levels.len()).map(|i| factors(i).1))?;
             Ok::<_, Error>((x0.broadcast_mul(&of_x0)? + noise.broadcast_mul(&of_noise)?)?)
         };
-        let told: Vec<f64> = levels.iter().map(|level| level.timestep).collect();
         Ok(NoisyBatch {
             x_t: mix(&|i| (levels[i].alpha, levels[i].sigma))?,
-            timesteps: Tensor::from_vec(told, levels.len(), x0.device())?.to_dtype(x0.dtype())?,
             target: mix(&|i| targets[i])?,
             x0: x0.clone(),
             indices: timesteps.to_vec(),
@@ -260,7 +257,7 @@ mod tests {
         let flow = ForwardProcess::Flow { num_train_timesteps: 1000 };
         let objective = Objective::new(flow, PredictionType::Flow, LossWeighting::Uniform)?;
         let batch = objective.noisy(&x0, &noise, &[499, 999])?;
-        assert_eq!(batch.timesteps.to_vec1::<f64>()?, [500.0, 1000.0]);
+        assert_eq!([batch.levels[0].timestep, batch.levels[1].timestep], [500.0, 1000.0]);
         let x_t = batch.x_t.flatten_all()?.to_vec1::<f64>()?;
         assert!((x_t[0] - 1.0).abs() < 1e-12 && (x_t[2] + 0.7).abs() < 1e-12, "{x_t:?}");
         let velocity = (&noise - &x0)?;

@@ -2,30 +2,12 @@
 
 use super::gradients::{clip_global_norm, global_norm, scale};
 use super::{AdamW, AdamWConfig, Ema, LearningRate, Objective, Parameters, Stream, Streams, TimestepSampling};
+use crate::conditioning::Conditioning;
+use crate::denoising::{Cache, Call, Network};
 use crate::kernels::make_pool;
 use crate::layers::with_gradients;
-use crate::models::UNet2DModel;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
-
-/// A network as training sees it.
-pub trait TrainableNetwork: Sync {
-    /// The raw output for a batch of states, differentiable in the network's parameters.
-    ///
-    /// # Shapes
-    /// `x`: `[batch, channels, height, width]`; `timesteps`: `[batch]`; `labels`: `[batch]` of u32; the result is
-    /// `[batch, out_channels, height, width]`.
-    ///
-    /// # Errors
-    /// If the shapes do not fit, or labels are missing or not wanted.
-    fn forward(&self, x: &Tensor, timesteps: &Tensor, labels: Option<&Tensor>) -> Result<Tensor>;
-}
-
-impl TrainableNetwork for UNet2DModel {
-    fn forward(&self, x: &Tensor, timesteps: &Tensor, labels: Option<&Tensor>) -> Result<Tensor> {
-        self.forward(x, timesteps, labels)
-    }
-}
 
 /// What a step of training is, apart from the network and its objective.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,7 +108,7 @@ pub struct TrainerState {
     pub loss_history: Option<Vec<f32>>,
 }
 
-impl<N: TrainableNetwork> Trainer<N> {
+impl<N: Network + Sync> Trainer<N> {
     /// A trainer before its first step.
     ///
     /// # Errors
@@ -213,8 +195,10 @@ impl<N: TrainableNetwork> Trainer<N> {
         let labels = labels.map(|labels| self.drop_classes(&labels, index)).transpose()?;
 
         let batch = self.objective.noisy(images, &noise, &drawn.timesteps)?;
+        let (conditioning, cache) =
+            (Conditioning { class_labels: labels, ..Conditioning::default() }, Cache::default());
         let (loss, losses, gradients) = with_gradients(images.device(), || {
-            let output = self.network.forward(&batch.x_t, &batch.timesteps, labels.as_ref())?;
+            let output = self.network.forward(&Call::of_rows(&batch.x_t, &batch.levels, &conditioning, &cache))?;
             let losses = self.objective.losses(&output, &batch)?;
             let weights = Tensor::from_vec(drawn.weights, count, images.device())?.to_dtype(losses.dtype())?;
             Ok::<_, Error>(((&losses * weights)?.mean_all()?, losses))

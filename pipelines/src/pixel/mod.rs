@@ -166,10 +166,10 @@ impl PixelPipeline {
         let guided =
             none.as_ref().map(|none| ClassifierFreeGuidance::new(&self.unet, none, settings.guidance_scale, 0.0));
         let network = guided.as_ref().map_or(&self.unet as &dyn Network, |guided| guided);
-        let judged = match (&self.classifier, scheduler.schedule()) {
-            (Some(classifier), Some(schedule)) if settings.classifier_scale != 0.0 => {
+        let judged = match &self.classifier {
+            Some(classifier) if settings.classifier_scale != 0.0 => {
                 let (scale, kind) = (settings.classifier_scale, parameterization.prediction_type);
-                Some(ClassifierGuidance::new(network, classifier, classes, scale, schedule, kind)?)
+                Some(ClassifierGuidance::new(network, classifier, classes, scale, kind)?)
             }
             _ => None,
         };
@@ -189,7 +189,7 @@ impl PixelPipeline {
         let x = sample(scheduler.solver().as_mut(), start, 0, run, &mut and_keep)?;
         if let Some(trajectory) = trajectory {
             states.insert(0, (levels.from(0), first));
-            trajectory.fill(states, watch.into_calls(), &levels, scheduler.schedule(), &parameterization)?;
+            trajectory.fill(states, watch.into_evaluations(), &parameterization)?;
         }
         Ok(x)
     }

@@ -2,12 +2,10 @@
 
 use candle_core::{D, Tensor};
 use std::cell::RefCell;
-use tweedie::Result;
-use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Network, Parameterization};
+use tweedie::denoising::{Call, Network, Parameterization};
 use tweedie::images::{Picture, encode_animation};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{Levels, NoiseLevel, NoiseSchedule, SigmaTable};
+use tweedie::{NoiseLevel, Result};
 
 /// Columns of the drawn rows.
 const COLUMNS: usize = 10;
@@ -20,33 +18,35 @@ const FRAME_MS: u16 = 80;
 const LAST_FRAMES: usize = 15;
 
 /// One evaluation of the network.
-pub(super) struct Call {
+pub(super) struct Evaluation {
+    /// As the network saw it.
     x: Tensor,
-    timestep: f64,
+    /// Of `x`.
+    level: NoiseLevel,
     raw: Tensor,
 }
 
 /// Passes on to a network and keeps what went in and out, if it is to.
 pub(super) struct Watch<'a> {
     network: &'a dyn Network,
-    calls: Option<RefCell<Vec<Call>>>,
+    evaluations: Option<RefCell<Vec<Evaluation>>>,
 }
 
 impl<'a> Watch<'a> {
     pub fn new(network: &'a dyn Network, keep: bool) -> Self {
-        Self { network, calls: keep.then(RefCell::default) }
+        Self { network, evaluations: keep.then(RefCell::default) }
     }
 
-    pub fn into_calls(self) -> Vec<Call> {
-        self.calls.map(RefCell::into_inner).unwrap_or_default()
+    pub fn into_evaluations(self) -> Vec<Evaluation> {
+        self.evaluations.map(RefCell::into_inner).unwrap_or_default()
     }
 }
 
 impl Network for Watch<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        let raw = self.network.forward(x, timestep, conditioning)?;
-        if let Some(calls) = &self.calls {
-            calls.borrow_mut().push(Call { x: x.clone(), timestep, raw: raw.clone() });
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        let raw = self.network.forward(call)?;
+        if let Some(kept) = &self.evaluations {
+            kept.borrow_mut().push(Evaluation { x: call.x.clone(), level: call.level()?, raw: raw.clone() });
         }
         Ok(raw)
     }
@@ -70,27 +70,15 @@ impl Trajectory {
     pub(super) fn fill(
         &mut self,
         states: Vec<(NoiseLevel, Tensor)>,
-        calls: Vec<Call>,
-        levels: &Levels,
-        schedule: Option<&NoiseSchedule>,
+        evaluations: Vec<Evaluation>,
         parameterization: &Parameterization,
     ) -> Result<()> {
-        let table = schedule.map(SigmaTable::new);
-        let seen = |level: NoiseLevel| {
-            let scale = parameterization.input_scale(&level);
-            (NoiseLevel { alpha: level.alpha * scale, sigma: level.sigma * scale, ..level }, scale)
-        };
-        for Call { x, timestep, raw } in calls {
-            // A solver may look between the levels of the run, where the schedule knows the noise.
-            let level = match &table {
-                Some(table) => NoiseLevel::from_sigma(timestep, table.sigma(timestep)),
-                None => seen(nearest(levels, timestep)).0,
-            };
+        for Evaluation { x, level, raw } in evaluations {
             self.predictions.push((level.sigma, parameterization.convert(raw, &x, &level)?.x0));
         }
         for (level, x) in states {
-            let (level, scale) = seen(level);
-            self.states.push((level, (x * scale)?));
+            let scale = parameterization.input_scale(&level);
+            self.states.push((level.scaled(scale), (x * scale)?));
         }
         Ok(())
     }
@@ -149,13 +137,6 @@ impl Trajectory {
         }
         encode_animation(&frames, FRAME_MS)
     }
-}
-
-/// The level of the run whose timestep is nearest.
-fn nearest(levels: &Levels, timestep: f64) -> NoiseLevel {
-    let from = (0..levels.len()).map(|i| levels.from(i));
-    let distance = |level: &NoiseLevel| (level.timestep - timestep).abs();
-    from.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or_else(|| NoiseLevel::from_sigma(timestep, 0.0))
 }
 
 /// At most `most` indices below `count`, evenly spread, the first and the last among them.

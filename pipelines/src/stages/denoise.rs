@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{
     AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, InpaintingNetwork, Network,
-    PerturbedAttentionGuidance, PerturbedNetwork,
+    PerturbedAttentionGuidance,
 };
 use tweedie::models::{ControlModel, ControlledUNet, UNet2DConditionModel};
 use tweedie::noise::NoiseSource;
-use tweedie::schedulers::{NoiseLevel, Run, Step, evaluations};
-use tweedie::{Device, Result};
+use tweedie::schedulers::{Run, Step};
+use tweedie::{Device, NoiseLevel, Result};
 
 /// The denoising network.
 #[derive(Debug)]
@@ -44,18 +44,12 @@ impl Denoise {
     ///
     /// # Errors
     /// If a control model does not take the picture that it is given.
-    pub fn network(&self, settings: &Settings, prepared: &Prepared) -> Result<ControlledUNet<'_>> {
-        if self.controls.is_empty() {
-            return Ok(ControlledUNet::new(&self.unet, Vec::new(), 0, 0));
-        }
+    pub fn network(&self, settings: &Settings) -> Result<ControlledUNet<'_>> {
         let controls = self.controls.iter().zip(&settings.controls).map(|(model, control)| {
             let picture = control.picture.to_tensor(&self.device)?.affine(0.5, 0.5)?;
             model.control(&picture, control.strength, control.window)
         });
-        let Prepared { scheduler, levels, start, resampling, latents, .. } = prepared;
-        let channels = (latents.dim(1)?, self.unet.config().out_channels);
-        let evaluations = evaluations(scheduler.as_ref(), levels, *start, *resampling, channels)?;
-        Ok(ControlledUNet::new(&self.unet, controls.collect::<Result<_>>()?, latents.dim(0)?, evaluations))
+        Ok(ControlledUNet::new(&self.unet, controls.collect::<Result<_>>()?))
     }
 
     /// The network.
@@ -80,14 +74,15 @@ impl Denoise {
         noise: &mut dyn NoiseSource,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor> {
-        let unet = self.network(settings, &prepared)?;
+        let unet = self.network(settings)?;
         let Prepared { scheduler, levels, start, latents, known, shown, resampling } = prepared;
         let batch = latents.dim(0)?;
         let positive = encoded.positive.repeat(batch)?;
         let negative = encoded.negative.as_ref().map(|negative| negative.repeat(batch)).transpose()?;
-        let schedule = settings.guidance_schedule(scheduler.schedule());
+        let noise_share = |level: &NoiseLevel| scheduler.noise_share(level);
+        let schedule = settings.guidance_schedule(&noise_share);
         let inpainting = shown.as_ref().map(|shown| InpaintingNetwork::new(&unet, shown));
-        let network: &dyn PerturbedNetwork = match &inpainting {
+        let network: &dyn Network = match &inpainting {
             Some(inpainting) => inpainting,
             None => &unet,
         };
@@ -110,9 +105,9 @@ impl Denoise {
 
 /// The network that the solver sees.
 fn guided<'a>(
-    network: &'a dyn PerturbedNetwork,
+    network: &'a dyn Network,
     settings: &Settings,
-    scale: GuidanceSchedule,
+    scale: GuidanceSchedule<'a>,
     negative: Option<&'a Conditioning>,
 ) -> Box<dyn Network + 'a> {
     match (negative, settings.projection) {

@@ -6,8 +6,8 @@ use crate::task::Task;
 use candle_core::Tensor;
 use tweedie::models::{AutoencoderConfig, DiagonalGaussian};
 use tweedie::noise::NoiseSource;
-use tweedie::schedulers::{Levels, NoiseLevel, Resampling, Scheduler};
-use tweedie::{Device, Result};
+use tweedie::schedulers::{Levels, Resampling, Scheduler};
+use tweedie::{Device, NoiseLevel, Result};
 
 /// What denoising starts from.
 pub struct Prepared {

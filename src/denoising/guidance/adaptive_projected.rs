@@ -3,7 +3,7 @@
 use super::{BothBranches, GuidanceSchedule};
 use crate::Result;
 use crate::conditioning::Conditioning;
-use crate::denoising::Network;
+use crate::denoising::{Call, Network};
 use candle_core::{D, DType, Device, Tensor};
 use std::cell::RefCell;
 
@@ -30,7 +30,7 @@ impl Default for Projection {
 /// One lives for one batch of images, since it remembers the differences of earlier steps.
 pub struct AdaptiveProjectedGuidance<'a> {
     branches: BothBranches<'a>,
-    scale: GuidanceSchedule,
+    scale: GuidanceSchedule<'a>,
     projection: Projection,
     running: RefCell<Option<Tensor>>,
 }
@@ -40,7 +40,7 @@ impl<'a> AdaptiveProjectedGuidance<'a> {
     pub fn new(
         network: &'a dyn Network,
         negative: &'a Conditioning,
-        scale: impl Into<GuidanceSchedule>,
+        scale: impl Into<GuidanceSchedule<'a>>,
         projection: Projection,
     ) -> Self {
         Self {
@@ -53,12 +53,12 @@ impl<'a> AdaptiveProjectedGuidance<'a> {
 }
 
 impl Network for AdaptiveProjectedGuidance<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        let scale = self.scale.at(timestep);
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        let scale = self.scale.at(&call.level()?);
         if scale == 1.0 {
-            return self.branches.network.forward(x, timestep, conditioning);
+            return self.branches.network.forward(call);
         }
-        let (negative, positive) = self.branches.forward(x, timestep, conditioning)?;
+        let (negative, positive) = self.branches.forward(call)?;
         let mut difference = (&positive - negative)?;
         if let Some(running) = self.running.borrow().as_ref() {
             difference = (difference + (running * self.projection.momentum)?)?;
@@ -86,16 +86,17 @@ fn project(difference: &Tensor, direction: &Tensor, projection: Projection) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
-    use crate::denoising::ClassifierFreeGuidance;
+    use crate::denoising::{Cache, ClassifierFreeGuidance};
     use crate::noise::{NoiseSource, TorchNoise};
+    use crate::{Error, NoiseLevel};
 
     /// Each row is shifted by its conditioning.
     struct Shift;
 
     impl Network for Shift {
-        fn forward(&self, x: &Tensor, _: f64, conditioning: &Conditioning) -> Result<Tensor> {
-            let text = conditioning.text.as_ref().ok_or_else(|| Error::invalid("text", "missing", "give one"))?;
+        fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+            let (x, text) = (call.x, call.conditioning.text.as_ref());
+            let text = text.ok_or_else(|| Error::invalid("text", "missing", "give one"))?;
             Ok((x + text.reshape(x.shape())?)?)
         }
     }
@@ -111,11 +112,13 @@ mod tests {
     #[test]
     fn without_its_three_changes_it_is_classifier_free_guidance() -> Result<()> {
         let (x, negative, positive) = (random(1)?, Conditioning::text(random(5)?), Conditioning::text(random(9)?));
+        let cache = Cache::default();
+        let call = Call::new(&x, NoiseLevel::from_sigma(0.0, 1.0), &positive, &cache);
         let nothing = Projection { eta: 1.0, norm_threshold: f64::INFINITY, momentum: 0.0 };
         let guided = AdaptiveProjectedGuidance::new(&Shift, &negative, 4.0, nothing);
-        let expected = ClassifierFreeGuidance::new(&Shift, &negative, 4.0, 0.0).forward(&x, 0.0, &positive)?;
+        let expected = ClassifierFreeGuidance::new(&Shift, &negative, 4.0, 0.0).forward(&call)?;
         for _ in 0..2 {
-            assert!(close(&guided.forward(&x, 0.0, &positive)?, &expected)?);
+            assert!(close(&guided.forward(&call)?, &expected)?);
         }
         Ok(())
     }
@@ -123,10 +126,12 @@ mod tests {
     #[test]
     fn the_update_is_orthogonal_short_and_remembers() -> Result<()> {
         let (x, negative, positive) = (random(1)?, Conditioning::text(random(5)?), Conditioning::text(random(9)?));
+        let cache = Cache::default();
+        let call = Call::new(&x, NoiseLevel::from_sigma(0.0, 1.0), &positive, &cache);
         let projection = Projection { eta: 0.0, norm_threshold: 2.0, momentum: 0.5 };
         let guided = AdaptiveProjectedGuidance::new(&Shift, &negative, 3.0, projection);
-        let raw = Shift.forward(&x, 0.0, &positive)?;
-        let first = (guided.forward(&x, 0.0, &positive)? - &raw)?;
+        let raw = Shift.forward(&call)?;
+        let first = (guided.forward(&call)? - &raw)?;
         let dot = (&first * &raw)?.flatten_from(1)?.sum(1)?.to_vec1::<f64>()?;
         let length = first.sqr()?.flatten_from(1)?.sum(1)?.sqrt()?.to_vec1::<f64>()?;
         assert!(
@@ -134,12 +139,12 @@ mod tests {
             "{dot:?} {length:?}"
         );
         // The same difference again, with half of itself added, has the same direction and is limited alike.
-        let second = (guided.forward(&x, 0.0, &positive)? - &raw)?;
+        let second = (guided.forward(&call)? - &raw)?;
         assert!(close(&first, &second)?);
         let free = Projection { norm_threshold: f64::INFINITY, ..projection };
         let guided = AdaptiveProjectedGuidance::new(&Shift, &negative, 3.0, free);
-        let first = (guided.forward(&x, 0.0, &positive)? - &raw)?;
-        let second = (guided.forward(&x, 0.0, &positive)? - &raw)?;
+        let first = (guided.forward(&call)? - &raw)?;
+        let second = (guided.forward(&call)? - &raw)?;
         assert!(close(&(first * 1.5)?, &second)?);
         Ok(())
     }

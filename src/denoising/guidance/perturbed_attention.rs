@@ -3,33 +3,15 @@
 use super::GuidanceSchedule;
 use crate::Result;
 use crate::conditioning::{Conditioning, Derived};
-use crate::denoising::Network;
+use crate::denoising::{Branch, Call, Network};
 use candle_core::Tensor;
-
-/// A network that can also answer with its self-attention switched to the identity somewhere.
-pub trait PerturbedNetwork: Network {
-    /// The raw outputs for the conditioning, the first `perturbed` rows of the batch with perturbed attention.
-    ///
-    /// # Shapes
-    /// As [`Network::forward`].
-    ///
-    /// # Errors
-    /// As [`Network::forward`].
-    fn forward_perturbed(
-        &self,
-        x: &Tensor,
-        timestep: f64,
-        conditioning: &Conditioning,
-        perturbed: usize,
-    ) -> Result<Tensor>;
-}
 
 /// Guidance away from what the network says without looking around (Ahn et al. 2024, equation 8), along with
 /// classifier-free guidance: `raw = negative + scale (positive - negative) + pag_scale (positive - perturbed)`.
 pub struct PerturbedAttentionGuidance<'a> {
-    network: &'a dyn PerturbedNetwork,
+    network: &'a dyn Network,
     negative: Option<&'a Conditioning>,
-    scale: GuidanceSchedule,
+    scale: GuidanceSchedule<'a>,
     pag_scale: f64,
     /// What is asked for in one batch, without the negative conditioning and with it.
     joined: [Derived; 2],
@@ -38,9 +20,9 @@ pub struct PerturbedAttentionGuidance<'a> {
 impl<'a> PerturbedAttentionGuidance<'a> {
     /// Guides by `pag_scale`, and away from `negative` by `scale` if there is one.
     pub fn new(
-        network: &'a dyn PerturbedNetwork,
+        network: &'a dyn Network,
         negative: Option<&'a Conditioning>,
-        scale: impl Into<GuidanceSchedule>,
+        scale: impl Into<GuidanceSchedule<'a>>,
         pag_scale: f64,
     ) -> Self {
         Self { network, negative, scale: scale.into(), pag_scale, joined: Default::default() }
@@ -48,16 +30,18 @@ impl<'a> PerturbedAttentionGuidance<'a> {
 }
 
 impl Network for PerturbedAttentionGuidance<'_> {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        let batch = x.dim(0)?;
-        let scale = self.scale.at(timestep);
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        let batch = call.x.dim(0)?;
+        let scale = self.scale.at(&call.level()?);
         let negative = self.negative.filter(|_| scale != 1.0);
-        // Perturbed, positive, and negative if it counts, in one batch.
-        let mut parts = vec![conditioning, conditioning];
+        // The unprompted branch only if it counts, all in one batch.
+        let mut parts = vec![call.conditioning, call.conditioning];
         parts.extend(negative);
-        let rows = vec![x; parts.len()];
-        let joined = self.joined[usize::from(negative.is_some())].of(conditioning, || Conditioning::cat(&parts))?;
-        let raw = self.network.forward_perturbed(&Tensor::cat(&rows, 0)?, timestep, &joined, batch)?;
+        let branches = &[Branch::Perturbed, Branch::Prompted, Branch::Unprompted][..parts.len()];
+        let joined =
+            self.joined[usize::from(negative.is_some())].of(call.conditioning, || Conditioning::cat(&parts))?;
+        let (x, conditioning) = (&Tensor::cat(&vec![call.x; parts.len()], 0)?, &joined);
+        let raw = self.network.forward(&Call { x, conditioning, branches, ..*call })?;
         let part = |i: usize| raw.narrow(0, i * batch, batch);
         let (perturbed, positive) = (part(0)?, part(1)?);
         let mut guided = (&positive + ((&positive - perturbed)? * self.pag_scale)?)?;

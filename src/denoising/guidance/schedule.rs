@@ -1,9 +1,9 @@
 //! How strong guidance is, and when.
 
-use crate::schedulers::NoiseSchedule;
+use crate::NoiseLevel;
 
 /// How the guidance scale develops from noise to data (Wang et al. 2024, "Analysis of classifier-free guidance
-/// weight schedulers"). Each has the given scale as its mean.
+/// weight schedulers"). Each has the given scale as its mean over the share of noise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GuidanceShape {
     /// The same throughout.
@@ -15,64 +15,51 @@ pub enum GuidanceShape {
     Cosine,
 }
 
-/// The guidance scale at each timestep.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GuidanceSchedule {
+/// The guidance scale at each noise level.
+#[derive(Clone, Copy)]
+pub struct GuidanceSchedule<'a> {
     scale: f64,
-    shape: GuidanceShape,
-    /// The timesteps at which there is guidance, the lower first.
+    shape: Option<(GuidanceShape, &'a dyn Fn(&NoiseLevel) -> f64)>,
+    /// Noise over signal where there is guidance, the lower first.
     interval: (f64, f64),
-    /// The last training timestep, which is pure noise to the shape.
-    last_timestep: f64,
 }
 
-impl From<f64> for GuidanceSchedule {
+impl From<f64> for GuidanceSchedule<'_> {
     fn from(scale: f64) -> Self {
-        Self::new(scale, GuidanceShape::Constant)
+        Self::constant(scale)
     }
 }
 
-impl GuidanceSchedule {
-    /// A scale that develops by a shape over 1,000 training timesteps.
-    pub fn new(scale: f64, shape: GuidanceShape) -> Self {
-        Self { scale, shape, interval: (0.0, f64::INFINITY), last_timestep: 999.0 }
+impl<'a> GuidanceSchedule<'a> {
+    /// One scale throughout.
+    pub fn constant(scale: f64) -> Self {
+        Self { scale, shape: None, interval: (0.0, f64::INFINITY) }
     }
 
-    /// For a model of another number of training timesteps.
-    #[must_use]
-    pub fn over(mut self, schedule: &NoiseSchedule) -> Self {
-        self.last_timestep = (schedule.num_train_timesteps() - 1).max(1) as f64;
-        self
+    /// A scale that develops by a shape over the share of noise, which is 1 at pure noise and 0 at data; a
+    /// [`Scheduler`](crate::schedulers::Scheduler::noise_share) says what it is at a level.
+    pub fn shaped(scale: f64, shape: GuidanceShape, noise_share: &'a dyn Fn(&NoiseLevel) -> f64) -> Self {
+        Self { shape: Some((shape, noise_share)), ..Self::constant(scale) }
     }
 
-    /// Guidance only at timesteps from `low` to `high`; elsewhere the scale is 1.
+    /// Guidance only where the noise level `sigma / alpha` lies from `low` to `high` (Kynkäänniemi et al. 2024); elsewhere
+    /// the scale is 1.
     #[must_use]
     pub fn between(mut self, low: f64, high: f64) -> Self {
         self.interval = (low, high);
         self
     }
 
-    /// Guidance only where the noise level `sigma / alpha` lies in the interval (Kynkäänniemi et al. 2024).
-    #[must_use]
-    pub fn between_sigmas(self, schedule: &NoiseSchedule, low: f64, high: f64) -> Self {
-        let inside = |abar: &f64| (low..=high).contains(&((1.0 - abar) / abar).sqrt());
-        let abar = schedule.alphas_cumprod();
-        let first = abar.iter().position(inside);
-        let last = abar.iter().rposition(inside);
-        match first.zip(last) {
-            Some((first, last)) => self.between(first as f64, last as f64),
-            None => self.between(f64::INFINITY, f64::INFINITY),
-        }
-    }
-
-    /// The scale at a timestep; 1 means no guidance.
-    pub fn at(&self, timestep: f64) -> f64 {
+    /// The scale at a level; 1 means no guidance.
+    pub fn at(&self, level: &NoiseLevel) -> f64 {
         let (low, high) = self.interval;
-        if timestep < low || timestep > high {
+        // Pure noise is infinite, which no upper end below that lets in.
+        if !(low..=high).contains(&(level.sigma / level.alpha)) {
             return 1.0;
         }
-        let done = (1.0 - timestep / self.last_timestep).clamp(0.0, 1.0);
-        match self.shape {
+        let Some((shape, noise_share)) = self.shape else { return self.scale };
+        let done = (1.0 - noise_share(level)).clamp(0.0, 1.0);
+        match shape {
             GuidanceShape::Constant => self.scale,
             GuidanceShape::Linear => 1.0 + (self.scale - 1.0) * 2.0 * done,
             GuidanceShape::Cosine => 1.0 + (self.scale - 1.0) * (1.0 - (std::f64::consts::PI * done).cos()),
@@ -83,27 +70,39 @@ impl GuidanceSchedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedulers::BetaSchedule;
 
     #[test]
     fn every_shape_has_the_scale_as_its_mean() {
+        let share = |level: &NoiseLevel| level.timestep / 999.0;
         for shape in [GuidanceShape::Constant, GuidanceShape::Linear, GuidanceShape::Cosine] {
-            let schedule = GuidanceSchedule::new(7.5, shape);
-            let mean = (0..1000).map(|t| schedule.at(f64::from(t))).sum::<f64>() / 1000.0;
+            let schedule = GuidanceSchedule::shaped(7.5, shape, &share);
+            let at = |t: i32| schedule.at(&NoiseLevel::from_sigma(f64::from(t), 1.0));
+            let mean = (0..1000).map(at).sum::<f64>() / 1000.0;
             assert!((mean - 7.5).abs() < 1e-9, "{shape:?}: {mean}");
-            assert!(shape == GuidanceShape::Constant || schedule.at(999.0) == 1.0);
+            assert!(shape == GuidanceShape::Constant || at(999) == 1.0);
+        }
+    }
+
+    /// Whatever the network is told: continuous timesteps are negative below a sigma of 1.
+    #[test]
+    fn an_interval_is_one_of_noise_over_signal() {
+        let schedule = GuidanceSchedule::constant(3.0).between(0.5, 5.0);
+        for sigma in [0.01, 0.4999, 0.5001, 1.0, 4.999, 5.001, 80.0] {
+            for alpha in [0.5, 1.0, 3.0] {
+                for timestep in [-1.5, 0.0, 999.0] {
+                    let level = NoiseLevel { timestep, alpha, sigma: sigma * alpha };
+                    assert_eq!(schedule.at(&level) == 3.0, (0.5..=5.0).contains(&sigma), "{level:?}");
+                }
+            }
         }
     }
 
     #[test]
-    fn an_interval_of_noise_levels_is_one_of_timesteps() -> crate::Result<()> {
-        let noise = NoiseSchedule::from_betas(&BetaSchedule::ScaledLinear.betas(0.00085, 0.012, 1000))?;
-        let schedule = GuidanceSchedule::from(3.0).between_sigmas(&noise, 0.5, 5.0);
-        for (t, abar) in noise.alphas_cumprod().iter().enumerate() {
-            let sigma = ((1.0 - abar) / abar).sqrt();
-            assert_eq!(schedule.at(t as f64) == 3.0, (0.5..=5.0).contains(&sigma), "{t}: {sigma}");
-        }
-        assert_eq!(GuidanceSchedule::from(3.0).between_sigmas(&noise, 1e4, 1e5).at(500.0), 1.0);
-        Ok(())
+    fn without_an_interval_pure_noise_is_guided_and_with_one_it_is_not() {
+        let (noise, data) = (NoiseLevel::variance_preserving(999.0, 0.0), NoiseLevel::variance_preserving(0.0, 1.0));
+        let always = GuidanceSchedule::constant(3.0);
+        assert_eq!([always.at(&noise), always.at(&data)], [3.0, 3.0]);
+        let some = always.between(0.0, 1e6);
+        assert_eq!([some.at(&noise), some.at(&data)], [1.0, 3.0]);
     }
 }

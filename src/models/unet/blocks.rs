@@ -3,10 +3,11 @@
 use super::config::{BlockKind, UNet2DConditionConfig};
 use super::transformer::{Transformer, TransformerConfig};
 use crate::Result;
-use crate::layers::{FeatureMap, Weights};
+use crate::layers::{Cache, FeatureMap, Weights};
 use crate::models::resnet::{ResnetBlock, ResnetConfig};
 use crate::models::unet_blocks::{self, BlockSizes, Layer};
 use candle_core::Tensor;
+use std::ops::Range;
 
 pub(super) type DownBlock = unet_blocks::DownBlock<Transformer>;
 pub(super) type UpBlock = unet_blocks::UpBlock<Transformer>;
@@ -17,8 +18,10 @@ pub(in crate::models) struct Step<'a> {
     pub time: &'a Tensor,
     /// `[batch, tokens, cross_attention_dim]`.
     pub text: &'a Tensor,
-    /// So many of the batch's first rows have perturbed self-attention in the middle block.
-    pub perturbed: usize,
+    /// The rows of the batch that have perturbed self-attention in the middle block.
+    pub perturbed: Range<usize>,
+    /// What attention keeps of the text.
+    pub cache: &'a Cache,
 }
 
 impl UNet2DConditionConfig {
@@ -82,8 +85,8 @@ impl MidBlock {
     }
 
     pub fn forward(&self, h: FeatureMap, step: &Step<'_>) -> Result<FeatureMap> {
-        let h =
-            self.first.forward(&h, step.time, |transformer, h| transformer.forward(h, step.text, step.perturbed))?;
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, step, &step.perturbed);
+        let h = self.first.forward(&h, step.time, attend)?;
         match &self.last {
             Some(last) => last.forward(&h, Some(step.time)),
             None => Ok(h),

@@ -4,7 +4,9 @@ use super::blocks::{DownBlock, MidBlock, Step};
 use super::config::UNet2DConditionConfig;
 use super::transformer::Transformer;
 use crate::conditioning::Conditioning;
-use crate::layers::{Backend, Conv2d, FeatureMap, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding, Weights};
+use crate::layers::{
+    Backend, Cache, Conv2d, FeatureMap, GuidanceEmbedding, LayerId, SinusoidalEmbedding, TimestepEmbedding, Weights,
+};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -23,6 +25,8 @@ pub(in crate::models) struct Encoder {
     backend: Backend,
     /// The element type of activations.
     dtype: DType,
+    /// Under which a run keeps the text in that type.
+    id: LayerId,
 }
 
 /// What is added to the encoder's states from outside; nothing by default.
@@ -70,6 +74,7 @@ impl Encoder {
             center_input_sample: config.center_input_sample,
             backend: weights.backend(),
             dtype,
+            id: LayerId::unique(),
         })
     }
 
@@ -95,14 +100,18 @@ impl Encoder {
         Ok((time + embedding.forward(&added)?)?)
     }
 
-    /// The text of a conditioning in the type of activations.
-    pub fn text(&self, conditioning: &Conditioning) -> Result<Tensor> {
-        match &conditioning.text {
-            Some(text) => Ok(text.to_dtype(self.dtype)?),
-            None => {
-                Err(Error::invalid("the conditioning", "without a text", "this UNet looks at one; give its embedding"))
-            }
+    /// The text of a conditioning in the type of activations; in a run the same tensor in every step, by which attention
+    /// knows it again.
+    pub fn text(&self, conditioning: &Conditioning, cache: &Cache) -> Result<Tensor> {
+        let Some(text) = &conditioning.text else {
+            let fix = "this UNet looks at one; give its embedding";
+            return Err(Error::invalid("the conditioning", "without a text", fix));
+        };
+        if text.dtype() == self.dtype {
+            return Ok(text.clone());
         }
+        let mut kept = cache.of(self.id, text, || Ok(vec![text.to_dtype(self.dtype)?]))?;
+        kept.pop().ok_or_else(|| Error::invalid("the cache of a text", "empty", "it holds the text"))
     }
 
     /// `x`: `[batch, in_channels, height, width]`; the state after the middle, and all states on the way there.
@@ -112,7 +121,7 @@ impl Encoder {
         step: &Step<'_>,
         additions: Additions<'_>,
     ) -> Result<(FeatureMap, Vec<FeatureMap>)> {
-        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, step.text, 0);
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, step, &(0..0));
         let input = x.to_dtype(self.dtype)?;
         let input = if self.center_input_sample { input.affine(2.0, -1.0)? } else { input };
         let mut h = self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)?;

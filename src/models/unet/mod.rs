@@ -7,8 +7,7 @@ mod transformer;
 
 pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
 
-use crate::conditioning::Conditioning;
-use crate::denoising::{Network, PerturbedNetwork};
+use crate::denoising::{Branch, Call, Network};
 use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights, on_device};
 use crate::{Error, Result};
 use blocks::{Step, UpBlock};
@@ -71,47 +70,21 @@ impl UNet2DConditionModel {
         &self.config
     }
 
-    /// # Shapes
-    /// `x`: `[batch, in_channels, height, width]`; `timesteps`: `[batch]`; the conditioning's text:
-    /// `[batch, tokens, cross_attention_dim]`; the result is `[batch, out_channels, height, width]` in the
-    /// type of `x`.
+    /// [`Network::forward`] with what control models add to the states.
     ///
     /// # Errors
     /// If the shapes do not fit, or the model needs conditioning that is not there.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-        control: Option<&ControlResiduals>,
-    ) -> Result<Tensor> {
-        self.run(x, timesteps, conditioning, control, 0)
+    pub fn forward_controlled(&self, call: &Call<'_>, control: Option<&ControlResiduals>) -> Result<Tensor> {
+        on_device(call.x.device(), || self.evaluate(call, control))
     }
 
-    /// The same with perturbed self-attention in the middle block, in the first `perturbed` rows of the batch.
-    pub(in crate::models) fn run(
-        &self,
-        x: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-        control: Option<&ControlResiduals>,
-        perturbed: usize,
-    ) -> Result<Tensor> {
-        on_device(x.device(), || self.evaluate(x, timesteps, conditioning, control, perturbed))
-    }
-
-    fn evaluate(
-        &self,
-        x: &Tensor,
-        timesteps: &Tensor,
-        conditioning: &Conditioning,
-        control: Option<&ControlResiduals>,
-        perturbed: usize,
-    ) -> Result<Tensor> {
-        let time = self.encoder.embed_time(timesteps, conditioning)?;
-        let text = self.encoder.text(conditioning)?;
-        let step = Step { time: &time, text: &text, perturbed };
-        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &text, 0);
+    fn evaluate(&self, call: &Call<'_>, control: Option<&ControlResiduals>) -> Result<Tensor> {
+        let Call { x, conditioning, cache, .. } = *call;
+        let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
+        let text = self.encoder.text(conditioning, cache)?;
+        let perturbed = call.rows(|branch| branch == Branch::Perturbed)?;
+        let step = Step { time: &time, text: &text, perturbed, cache };
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &step, &(0..0));
         let maps = |tensors: &[Tensor]| tensors.iter().map(|x| self.encoder.map(x)).collect::<Result<Vec<_>>>();
         let resolutions = control.map_or(Ok(Vec::new()), |control| maps(&control.resolutions))?;
 
@@ -146,22 +119,10 @@ fn controlled(skips: Vec<FeatureMap>, residuals: &[FeatureMap]) -> Result<Vec<Fe
     skips.iter().zip(residuals).map(|(skip, residual)| skip.add(residual)).collect()
 }
 
+/// The conditioning's text is `[rows, tokens, cross_attention_dim]`. In perturbed rows the self-attention of the middle block
+/// is the identity, as Ahn et al. (2024) found best.
 impl Network for UNet2DConditionModel {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        self.forward_perturbed(x, timestep, conditioning, 0)
-    }
-}
-
-/// The self-attention of the middle block is perturbed, as the paper found best.
-impl PerturbedNetwork for UNet2DConditionModel {
-    fn forward_perturbed(
-        &self,
-        x: &Tensor,
-        timestep: f64,
-        conditioning: &Conditioning,
-        perturbed: usize,
-    ) -> Result<Tensor> {
-        let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
-        self.run(x, &timesteps, conditioning, None, perturbed)
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        self.forward_controlled(call, None)
     }
 }

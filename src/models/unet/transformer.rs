@@ -1,8 +1,10 @@
 //! The spatial transformer: pixels as tokens that look at each other and at the text.
 
+use super::blocks::Step;
 use crate::Result;
 use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights};
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// The sizes of a [`Transformer`].
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +73,11 @@ impl Transformer {
         })
     }
 
-    /// `perturbed`: in so many of the batch's first rows, self-attention is the identity.
-    pub fn forward(&self, x: &FeatureMap, text: &Tensor, perturbed: usize) -> Result<FeatureMap> {
+    /// In the `perturbed` rows of the batch, self-attention is the identity.
+    pub fn forward(&self, x: &FeatureMap, step: &Step<'_>, perturbed: &Range<usize>) -> Result<FeatureMap> {
         let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
         for block in &self.blocks {
-            tokens = block.forward(&tokens, text, perturbed)?;
+            tokens = block.forward(&tokens, step, perturbed)?;
         }
         self.proj_out.forward_plus_residual(&tokens, x)
     }
@@ -109,13 +111,13 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor, perturbed: usize) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, step: &Step<'_>, perturbed: &Range<usize>) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let x = match perturbed {
-            0 => self.attn1.forward(&h, &h, x)?,
-            rows => self.attn1.forward_perturbed(&h, rows, x)?,
+        let x = match perturbed.is_empty() {
+            true => self.attn1.forward(&h, &h, x)?,
+            false => self.attn1.forward_perturbed(&h, perturbed.clone(), x)?,
         };
-        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, text, &x)?;
+        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, step.text, &x, step.cache)?;
         self.ff.forward(&self.norm3.forward(&x)?, &x)
     }
 }

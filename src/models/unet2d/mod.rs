@@ -6,8 +6,7 @@ mod config;
 
 pub use config::{BlockKind, ClassEmbedding, TimeEmbedding, UNet2DConfig};
 
-use crate::conditioning::Conditioning;
-use crate::denoising::Network;
+use crate::denoising::{Branch, Call, Network};
 use crate::layers::{
     Backend, Conv2d, Embedding, FeatureMap, FourierEmbedding, GroupNorm, SinusoidalEmbedding, TimestepEmbedding,
     Weights, on_device,
@@ -130,19 +129,13 @@ impl UNet2DModel {
         &self.config
     }
 
-    /// # Shapes
-    /// `x`: `[batch, in_channels, height, width]`; `timesteps`: `[batch]`, one for each image; `class_labels`: `[batch]`
-    /// of u32, each below `num_class_embeds` (or what [`ClassEmbedding`] says); the result is
-    /// `[batch, out_channels, height, width]` in the type of `x`.
-    ///
-    /// # Errors
-    /// If the shapes do not fit, or labels are missing, or given to a network that takes none.
-    pub fn forward(&self, x: &Tensor, timesteps: &Tensor, class_labels: Option<&Tensor>) -> Result<Tensor> {
-        on_device(x.device(), || self.evaluate(x, timesteps, class_labels))
-    }
-
-    fn evaluate(&self, x: &Tensor, timesteps: &Tensor, class_labels: Option<&Tensor>) -> Result<Tensor> {
-        let time = self.embed_time(timesteps, class_labels)?;
+    fn evaluate(&self, call: &Call<'_>) -> Result<Tensor> {
+        if !call.rows(|branch| branch == Branch::Perturbed)?.is_empty() {
+            let fix = "only networks with a text can be perturbed; use another guidance";
+            return Err(Error::invalid("perturbed attention", "on", fix));
+        }
+        let (x, timesteps) = (call.x, call.timesteps()?);
+        let time = self.embed_time(&timesteps, call.conditioning.class_labels.as_ref())?;
         let input = x.to_dtype(self.dtype)?;
         let input = if self.config.center_input_sample { input.affine(2.0, -1.0)? } else { input };
 
@@ -191,9 +184,10 @@ impl UNet2DModel {
     }
 }
 
+/// The conditioning's class labels are `[rows]` of u32, each below `num_class_embeds` (or what [`ClassEmbedding`] says); a
+/// network without classes refuses them, and one with classes needs them.
 impl Network for UNet2DModel {
-    fn forward(&self, x: &Tensor, timestep: f64, conditioning: &Conditioning) -> Result<Tensor> {
-        let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
-        self.forward(x, &timesteps, conditioning.class_labels.as_ref())
+    fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+        on_device(call.x.device(), || self.evaluate(call))
     }
 }
