@@ -2,25 +2,25 @@
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, json};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{Call, Denoiser, Network};
+use tweedie::denoising::{Call, Denoiser, Network, Position};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{Run, SCHEDULERS, Scheduler, Stochastic, by_name, sample};
+use tweedie::schedulers::{Levels, Resampling, Run, SCHEDULERS, Scheduler, Solver, Stochastic, by_name, sample};
 use tweedie::{NoiseLevel, Result};
 
-/// `0.6 sin(x)`, counted.
+/// `0.6 sin(x)`; it keeps where in the run it was evaluated.
 #[derive(Default)]
 struct Counted {
-    evaluations: Cell<usize>,
+    positions: RefCell<Vec<Option<Position>>>,
 }
 
 impl Network for Counted {
     fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
         let x = call.x;
-        self.evaluations.set(self.evaluations.get() + 1);
+        self.positions.borrow_mut().push(call.position);
         Ok((x.sin()? * 0.6)?)
     }
 }
@@ -68,7 +68,7 @@ fn outcome(scheduler: &dyn Scheduler, steps: usize) -> Result<Outcome> {
     let run = Run::new(&levels, &denoiser, &mut noise).constrained(&constraint);
     let end = sample(scheduler.solver().as_mut(), start, 0, run, &mut |_| ControlFlow::Continue(()))?;
     Ok(Outcome {
-        evaluations: network.evaluations.get(),
+        evaluations: network.positions.borrow().len(),
         draws: noise.draws,
         constrained: constrained.get(),
         end: end.flatten_all()?.to_vec1()?,
@@ -107,6 +107,73 @@ fn evaluations_and_noise_are_as_listed() -> Result<()> {
         assert_eq!(outcome.evaluations, expected, "{}", entry.name);
         assert_eq!(outcome.draws > 0, entry.stochastic == Stochastic::Yes, "{}", entry.name);
     }
+    Ok(())
+}
+
+/// What a solver says of a run beforehand is what it does, wherever the run starts and however often it goes back: every
+/// evaluation is told which one it is, and of how many.
+#[test]
+fn evaluations_are_known_before_the_run() -> Result<()> {
+    let files = [
+        json!({}),
+        json!({"skip_prk_steps": true, "final_sigmas_type": "sigma_min", "s_churn": 5.0}),
+        json!({"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": true}),
+    ];
+    let resamplings = [(1, 1), (2, 1), (3, 2)].map(|(times, jump_length)| Resampling { times, jump_length });
+    let mut runs = 0;
+    for fields in &files {
+        for name in names() {
+            let scheduler = by_name(&name)?.build(&file(fields.clone()))?;
+            for steps in [1, 2, 5, 8] {
+                let Ok(levels) = scheduler.levels(steps) else { continue };
+                for (start, resampling) in [0, steps / 2].into_iter().zip(resamplings.iter().cycle().skip(runs % 3)) {
+                    let seen = positions(scheduler.as_ref(), &levels, start, *resampling)?;
+                    let total = seen.len();
+                    let told: Vec<_> = (0..total).map(|evaluation| Some(Position { evaluation, total })).collect();
+                    assert_eq!(seen, told, "{name} with {fields}: {steps} steps from {start}, {resampling:?}");
+                    runs += 1;
+                }
+            }
+        }
+    }
+    assert!(runs > 1000, "{runs}");
+    Ok(())
+}
+
+fn positions(
+    scheduler: &dyn Scheduler,
+    levels: &Levels,
+    start: usize,
+    resampling: Resampling,
+) -> Result<Vec<Option<Position>>> {
+    let (network, conditioning) = (Counted::default(), Conditioning::default());
+    let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
+    let mut noise = TorchNoise::shared(3);
+    let x = (noise.normal(&[1, 2, 3, 3])? * levels.init_noise_sigma())?;
+    let run = Run::new(levels, &denoiser, &mut noise);
+    resampling.sample(scheduler, x, start, run, &mut |_| ControlFlow::Continue(()))?;
+    Ok(network.positions.into_inner())
+}
+
+/// A solver that says less than it does is told so, and no control ends early without a word.
+#[test]
+fn a_solver_that_miscounts_is_an_error() -> Result<()> {
+    struct Twice;
+    impl Solver for Twice {
+        fn step(&mut self, x: &Tensor, i: usize, run: &mut Run<'_>) -> Result<Tensor> {
+            let level = run.levels().from(i);
+            run.predict(&run.predict(x, &level)?.x0, &level).map(|prediction| prediction.x0)
+        }
+    }
+    let scheduler = by_name("euler")?.build(&file(json!({})))?;
+    let (levels, network, conditioning) = (scheduler.levels(3)?, Counted::default(), Conditioning::default());
+    let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
+    let mut noise = TorchNoise::shared(3);
+    let x = noise.normal(&[1, 2, 3, 3])?;
+    let run = Run::new(&levels, &denoiser, &mut noise);
+    let message = sample(&mut Twice, x, 0, run, &mut |_| ControlFlow::Continue(())).err().map(|e| e.to_string());
+    assert!(message.is_some_and(|message| message.contains("Solver::evaluations")));
+    assert_eq!(network.positions.borrow().len(), 3);
     Ok(())
 }
 

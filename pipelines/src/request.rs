@@ -7,10 +7,10 @@ use crate::task::Task;
 use crate::xl::{XlFacts, XlRequest, XlSettings};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
+use tweedie::denoising::{GuidanceSchedule, GuidanceShape, NoiseShare, Projection};
 use tweedie::models::{AutoencoderConfig, ControlModel, UNet2DConditionConfig};
 use tweedie::schedulers::{self, GivenLevels, Scheduler, SchedulerChoice};
-use tweedie::{Error, NoiseLevel, Result};
+use tweedie::{Error, Result};
 
 /// The largest side of a picture in pixels.
 pub(crate) const LARGEST_SIDE: usize = 16_384;
@@ -200,7 +200,7 @@ impl Settings {
     }
 
     /// The guidance scale at each noise level; `noise_share` is that of the scheduler.
-    pub fn guidance_schedule<'a>(&self, noise_share: &'a dyn Fn(&NoiseLevel) -> f64) -> GuidanceSchedule<'a> {
+    pub fn guidance_schedule<'a>(&self, noise_share: &'a NoiseShare<'a>) -> GuidanceSchedule<'a> {
         let guidance = GuidanceSchedule::shaped(self.guidance_scale, self.guidance_shape, noise_share);
         match self.guidance_interval {
             Some((low, high)) => guidance.between(low, high),

@@ -13,7 +13,7 @@ pub use crate::layers::Cache;
 pub use call::{Branch, Call, Position, RowLevels};
 pub use guidance::{
     AdaptiveProjectedGuidance, Classifier, ClassifierFreeGuidance, ClassifierGuidance, GuidanceSchedule, GuidanceShape,
-    PerturbedAttentionGuidance, Projection,
+    NoiseShare, PerturbedAttentionGuidance, Projection,
 };
 pub use inpainting::InpaintingNetwork;
 pub use parameterization::{Limit, LimitFields, Parameterization, Prediction, PredictionType};

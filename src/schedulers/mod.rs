@@ -102,8 +102,10 @@ pub trait Scheduler {
     fn parameterization(&self) -> &Parameterization;
 
     /// The share of noise at a level, from 0 at data to 1 at pure noise: what the shape of a guidance schedule runs over.
-    /// Training timesteps share it evenly; a process without them, by default, by the mix of signal and noise,
-    /// `sigma / (alpha + sigma)`, which is the time of rectified flow.
+    ///
+    /// Where the network has training timesteps, it is how far the level's is from the first to the last. Without them it is,
+    /// unless a scheduler says otherwise, `sigma / (alpha + sigma)`: the time of rectified flow. It may lie a little
+    /// outside of 0 to 1 at levels beyond those of training.
     fn noise_share(&self, level: &NoiseLevel) -> f64 {
         match self.schedule() {
             Some(schedule) => schedule.noise_share(level.timestep),

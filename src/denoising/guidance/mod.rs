@@ -12,7 +12,7 @@ pub use adaptive_projected::{AdaptiveProjectedGuidance, Projection};
 pub use classifier::{Classifier, ClassifierGuidance};
 pub use classifier_free::ClassifierFreeGuidance;
 pub use perturbed_attention::PerturbedAttentionGuidance;
-pub use schedule::{GuidanceSchedule, GuidanceShape};
+pub use schedule::{GuidanceSchedule, GuidanceShape, NoiseShare};
 
 use super::{Branch, Call, Network};
 use crate::Result;
@@ -54,44 +54,53 @@ mod tests {
 
     /// Keeps which texts it was asked for, and for which branches.
     #[derive(Default)]
-    struct Listener(RefCell<Vec<(TensorId, Vec<f32>, Vec<Branch>)>>);
+    struct Listener(RefCell<Vec<Heard>>);
+
+    struct Heard {
+        id: TensorId,
+        text: Vec<f32>,
+        branches: Vec<Branch>,
+    }
 
     impl Network for Listener {
         fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
             if let Some(text) = &call.conditioning.text {
-                let kept = (text.id(), text.flatten_all()?.to_vec1()?, call.branches.to_vec());
-                self.0.borrow_mut().push(kept);
+                let (id, text) = (text.id(), text.flatten_all()?.to_vec1()?);
+                self.0.borrow_mut().push(Heard { id, text, branches: call.branches.to_vec() });
             }
             Ok(call.x.clone())
         }
     }
 
+    fn text(value: f32) -> Result<Conditioning> {
+        Ok(Conditioning::text(Tensor::full(value, (1, 1, 1), &Device::Cpu)?))
+    }
+
+    /// Asks `network` for two texts, 1 twice and then 2, and gives what `listener` heard.
+    fn heard(network: &dyn Network, listener: &Listener) -> Result<Vec<Heard>> {
+        let x = Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
+        let (level, cache) = (NoiseLevel::from_sigma(10.0, 1.0), Cache::default());
+        let (first, second) = (text(1.0)?, text(2.0)?);
+        for conditioning in [&first, &first, &second] {
+            network.forward(&Call::new(&x, level, conditioning, &cache))?;
+        }
+        Ok(listener.0.take())
+    }
+
     #[test]
     fn a_network_sees_the_same_tensors_until_the_conditioning_changes() -> Result<()> {
         use Branch::{Perturbed, Prompted, Unprompted};
-        let text = |value: f32| -> Result<Conditioning> {
-            Ok(Conditioning::text(Tensor::full(value, (1, 1, 1), &Device::Cpu)?))
-        };
-        let (x, negative) = (Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu)?, text(0.0)?);
-        let (first, second) = (text(1.0)?, text(2.0)?);
-        let listener = Listener::default();
-        let free = ClassifierFreeGuidance::new(&listener, &negative, 4.0, 0.0);
+        let (listener, negative) = (Listener::default(), text(0.0)?);
+        let free = heard(&ClassifierFreeGuidance::new(&listener, &negative, 4.0, 0.0), &listener)?;
         let perturbed = PerturbedAttentionGuidance::new(&listener, Some(&negative), 4.0, 2.0);
-        let networks: [(&dyn Network, [Vec<f32>; 2], &[Branch]); 2] = [
-            (&free, [vec![0.0, 1.0], vec![0.0, 2.0]], &[Unprompted, Prompted]),
-            (&perturbed, [vec![1.0, 1.0, 0.0], vec![2.0, 2.0, 0.0]], &[Perturbed, Prompted, Unprompted]),
-        ];
-        let (level, cache) = (NoiseLevel::from_sigma(10.0, 1.0), Cache::default());
-        for (network, values, branches) in networks {
-            listener.0.borrow_mut().clear();
-            for conditioning in [&first, &first, &second] {
-                network.forward(&Call::new(&x, level, conditioning, &cache))?;
-            }
-            let seen = listener.0.borrow();
-            assert!(seen[0].0 == seen[1].0 && seen[1].0 != seen[2].0);
-            assert_eq!([&seen[0].1, &seen[2].1], [&values[0], &values[1]]);
-            assert!(seen.iter().all(|(_, _, asked)| asked == branches));
+        let perturbed = heard(&perturbed, &listener)?;
+        for seen in [&free, &perturbed] {
+            assert!(seen[0].id == seen[1].id && seen[1].id != seen[2].id);
         }
+        assert_eq!([&free[0].text[..], &free[2].text], [[0.0, 1.0], [0.0, 2.0]]);
+        assert_eq!([&perturbed[0].text[..], &perturbed[2].text], [[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]]);
+        assert!(free.iter().all(|heard| heard.branches == [Unprompted, Prompted]));
+        assert!(perturbed.iter().all(|heard| heard.branches == [Perturbed, Prompted, Unprompted]));
         Ok(())
     }
 }

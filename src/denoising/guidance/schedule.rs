@@ -15,11 +15,14 @@ pub enum GuidanceShape {
     Cosine,
 }
 
+/// The share of noise at a level, 1 at pure noise and 0 at data; a run's scheduler says what it is.
+pub type NoiseShare<'a> = dyn Fn(&NoiseLevel) -> f64 + 'a;
+
 /// The guidance scale at each noise level.
 #[derive(Clone, Copy)]
 pub struct GuidanceSchedule<'a> {
     scale: f64,
-    shape: Option<(GuidanceShape, &'a dyn Fn(&NoiseLevel) -> f64)>,
+    shape: Option<(GuidanceShape, &'a NoiseShare<'a>)>,
     /// Noise over signal where there is guidance, the lower first.
     interval: (f64, f64),
 }
@@ -36,9 +39,8 @@ impl<'a> GuidanceSchedule<'a> {
         Self { scale, shape: None, interval: (0.0, f64::INFINITY) }
     }
 
-    /// A scale that develops by a shape over the share of noise, which is 1 at pure noise and 0 at data; a
-    /// [`Scheduler`](crate::schedulers::Scheduler::noise_share) says what it is at a level.
-    pub fn shaped(scale: f64, shape: GuidanceShape, noise_share: &'a dyn Fn(&NoiseLevel) -> f64) -> Self {
+    /// A scale that develops by a shape over the share of noise.
+    pub fn shaped(scale: f64, shape: GuidanceShape, noise_share: &'a NoiseShare<'a>) -> Self {
         Self { shape: Some((shape, noise_share)), ..Self::constant(scale) }
     }
 
