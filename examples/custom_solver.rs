@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let negative = encoded.negative.ok_or("the guidance scale is 1 or less")?;
     let guided = ClassifierFreeGuidance::new(model.denoise().unet(), &negative, settings.guidance_scale, 0.0);
     for name in ["ddim", "adams-bashforth"] {
-        let mut noise = TorchNoise::per_image(&[settings.seed]);
+        let mut noise = TorchNoise::per_image(&[settings.request.seed]);
         let device = model.denoise().device();
         let start = prepare(&settings, &Reference::default(), model.decode().vae().config(), 1, &mut noise, device)?;
         let mut solver: Box<dyn Solver> =

@@ -3,34 +3,12 @@
 use crate::builder::{Builder, Pipeline};
 use crate::canvas::Canvas;
 use crate::latent_diffusion::LatentDiffusion;
-use crate::request::{Settings, TextToImageRequest};
+use crate::requests::image_to_image::ImageToImageRequest;
+use crate::settings::Settings;
 use crate::task::{Task, check_strength};
 use tweedie::Result;
 use tweedie::images::Photo;
 use tweedie::models::Halves;
-
-/// A request for pictures from a text and a picture.
-///
-/// With a width or a height the picture is resized first, and the result has that size. Otherwise the program works
-/// at the picture's aspect ratio with about as many pixels as the model is made for, and the result has the
-/// picture's size.
-#[derive(Debug, Clone)]
-pub struct ImageToImageRequest {
-    /// What to draw, and how.
-    pub text: TextToImageRequest,
-    /// The picture to start from.
-    pub image: Photo,
-    /// How far to go from it, 0 to 1: that share of the steps is done. By default the model's, else 0.8.
-    pub strength: Option<f64>,
-}
-
-impl ImageToImageRequest {
-    /// A request with every option at its default.
-    pub fn new(prompt: impl Into<String>, image: Photo) -> Self {
-        let text = TextToImageRequest { prompt: prompt.into(), ..TextToImageRequest::default() };
-        Self { text, image, strength: None }
-    }
-}
 
 /// A pipeline from a text and a picture to pictures, loaded and ready (SDEdit, Meng et al. 2022).
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use crate::adapters::UsedAdapter;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
 use crate::model::Defaults;
-use crate::record::Record;
-use crate::request::{ModelFacts, Settings};
+use crate::records::record::Record;
+use crate::settings::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
 use crate::used_weights::{UsedWeights, WeightFile};
 use crate::xl::XlFacts;
@@ -77,7 +77,8 @@ impl LatentDiffusion {
     /// What pictures made with these settings will say of how they were made.
     pub fn record(&self, settings: &Settings) -> Record {
         let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
-        Record::new(settings, weights.with_adapters(&self.adapters)).with_vae(self.vae_name.clone())
+        Record::new(settings, weights.with_adapters(&[self.adapters.clone(), settings.adapters()].concat()))
+            .with_vae(self.vae_name.clone())
     }
 
     /// The stage that makes conditioning.
@@ -100,7 +101,7 @@ impl LatentDiffusion {
     /// # Errors
     /// If the network or the decoder fails.
     pub fn generate(&self, settings: &Settings) -> Result<Vec<Photo>> {
-        let mut pictures = Vec::with_capacity(settings.num_images);
+        let mut pictures = Vec::with_capacity(settings.request.num_images);
         let mut collect = |event: Event<'_>| {
             if let Event::Picture { picture, .. } = event {
                 pictures.push(picture.clone());
@@ -218,7 +219,7 @@ impl Batches<'_> {
                 let latents = latents.narrow(0, i, 1)?;
                 let decoded = decode.run(&latents)?;
                 self.seconds.decode += start.elapsed().as_secs_f64();
-                let index = batch * self.settings.batch_size + i;
+                let index = batch * self.settings.request.batch_size + i;
                 let picture = self.settings.task.finish(&decoded)?;
                 let decoded = Some((&latents, &decoded));
                 tell(observer, Event::Picture { index, seed, picture: &picture, decoded })?;
@@ -232,7 +233,7 @@ impl Batches<'_> {
         let (Some(preview), Some(x0)) = (self.preview, &step.x0) else { return Ok(ControlFlow::Continue(())) };
         for i in 0..x0.dim(0)? {
             let picture = preview.run(&x0.narrow(0, i, 1)?)?;
-            let index = batch * self.settings.batch_size + i;
+            let index = batch * self.settings.request.batch_size + i;
             let told = observer(Event::Preview { index, done: step.done, picture: &picture });
             if told.is_break() {
                 return Ok(told);

@@ -27,10 +27,12 @@ mod image_to_image;
 mod inpaint;
 mod latent_diffusion;
 mod model;
+mod native_size;
 mod pixel;
 mod previews;
-mod record;
-mod request;
+mod records;
+mod requests;
+mod settings;
 pub mod stages;
 mod task;
 mod text_to_image;
@@ -42,21 +44,28 @@ mod xl;
 pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
 pub use builder::{Builder, Pipeline};
-pub use canvas::{Canvas, NativeSize};
+pub use canvas::Canvas;
 pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
-pub use control::{ControlImage, ControlSettings};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
-pub use image_to_image::{ImageToImage, ImageToImageRequest};
-pub use inpaint::{Composite, Inpaint, InpaintRequest, MaskShaping};
+pub use image_to_image::ImageToImage;
+pub use inpaint::Inpaint;
 pub use latent_diffusion::{LatentDiffusion, Seconds};
 pub use model::{Defaults, Model, ModelInfo};
+pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
 };
 pub use previews::Previews;
-pub use record::{Input, Record};
-pub use request::{PromptSyntax, Settings, TextToImageRequest};
+pub use records::record::{Input, Record};
+pub use requests::control::ControlImage;
+pub use requests::image_to_image::ImageToImageRequest;
+pub use requests::inpaint::{InpaintOptions, InpaintRequest};
+pub use requests::lora::LoraRequest;
+pub use requests::options::{FlagValue, OptionInfo, OptionKind, Options, WrongOption};
+pub use requests::text_to_image::{PromptSyntax, TextToImageRequest};
+pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
+pub use settings::{ControlSettings, Settings};
 pub use task::Task;
 pub use text_to_image::TextToImage;
 pub use train::{
@@ -64,4 +73,4 @@ pub use train::{
     TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
 };
 pub use tweedie::{Error, Result};
-pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};
+pub use xl::{LastSize, Sizes, XlSettings};

@@ -1,8 +1,8 @@
 //! What a run starts from, and what becomes of what it paints.
 
 use crate::canvas::Canvas;
+use crate::requests::inpaint::InpaintOptions;
 use tweedie::images::{Photo, Picture};
-use tweedie::schedulers::Resampling;
 use tweedie::{Error, Result};
 
 /// One of the three things that a latent diffusion model is asked for.
@@ -23,8 +23,8 @@ pub enum Task {
         canvas: Canvas,
         /// The share of the steps that are done, 0 to 1; at 1 the masked part starts from pure noise.
         strength: f64,
-        /// Jumps back in time.
-        resampling: Resampling,
+        /// The request's, with its defaults filled in.
+        options: InpaintOptions,
     },
 }
 

@@ -2,7 +2,8 @@
 
 use crate::builder::{Builder, Pipeline};
 use crate::latent_diffusion::LatentDiffusion;
-use crate::request::{Settings, TextToImageRequest};
+use crate::requests::text_to_image::TextToImageRequest;
+use crate::settings::Settings;
 use crate::task::Task;
 use tweedie::Result;
 use tweedie::images::{Photo, Picture};

@@ -1,11 +1,12 @@
-//! What a picture carries of how it was made.
+//! The record of a run.
 
-use crate::request::{PromptSyntax, Settings};
+use crate::records::provenance::{InputRecord, Provenance, RECORD_FORM};
+use crate::requests::options::Options;
+use crate::settings::Settings;
 use crate::task::Task;
 use crate::used_weights::UsedWeights;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tweedie::Result;
-use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::TextChunk;
 
 /// The settings of a run, for its pictures and for `--json`.
@@ -34,6 +35,15 @@ pub struct Input {
 /// The role of a control model's picture.
 const CONTROL: &str = "control";
 
+/// The program that pictures say they were made by.
+const PROGRAM: &str = concat!("tweedie ", env!("CARGO_PKG_VERSION"));
+
+impl Input {
+    fn record(&self) -> InputRecord {
+        InputRecord { name: self.name.clone(), sha256: self.sha256.clone() }
+    }
+}
+
 impl Record {
     pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
         Self { settings: settings.clone(), weights, vae_name: None, inputs: Vec::new() }
@@ -60,80 +70,54 @@ impl Record {
         self.weights.hashes()
     }
 
-    /// Everything as JSON; `seed` is the image's own.
+    /// Everything as JSON: the request that makes the picture of that seed, and what it is made from.
     pub fn json(&self, seed: u64) -> Value {
-        let s = &self.settings;
-        let scheduler: Map<String, Value> = s
-            .scheduler_config
-            .fields()
-            .iter()
-            .filter(|(name, _)| !name.starts_with('_'))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let mut json = json!({
-            "program": concat!("tweedie ", env!("CARGO_PKG_VERSION")),
-            "kind": self.kind(),
-            "prompt": s.prompt,
-            "negative_prompt": s.negative_prompt,
-            "seed": seed,
-            "steps": s.steps,
-            "guidance_scale": s.guidance_scale,
-            "guidance_rescale": s.guidance_rescale,
-            "scheduler": s.scheduler.name(),
-            "scheduler_config": scheduler,
-            "width": s.width,
-            "height": s.height,
-            "clip_skip": s.clip_skip,
-            "dtype": self.weights.dtype,
-            "model": self.weights.model_name,
-            "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
-        });
-        for (list, entries) in self.weights.adapters() {
-            json[list] = entries.into();
-        }
-        let images = self.inputs.iter().filter(|input| input.role == CONTROL);
-        for (i, control) in s.controls.iter().enumerate() {
-            let Some(entry) = json["controls"].get_mut(i).and_then(Value::as_object_mut) else { break };
-            entry.extend(control.json());
-            if let Some(Input { name, sha256, .. }) = images.clone().nth(i) {
-                entry.insert("image".into(), json!({"name": name, "sha256": sha256}));
+        let mut fields = self.provenance().write();
+        self.settings.request_of(seed).put(&mut fields);
+        match &self.settings.task {
+            Task::TextToImage => {}
+            Task::ImageToImage { strength, .. } => {
+                fields.insert("strength".into(), (*strength).into());
+            }
+            Task::Inpaint { strength, options, .. } => {
+                fields.insert("strength".into(), (*strength).into());
+                fields.insert("inpaint".into(), options.write().into());
             }
         }
-        if s.prompt_syntax == PromptSyntax::Weighted {
-            json["prompt_syntax"] = "weighted".into();
+        fields.into()
+    }
+
+    fn provenance(&self) -> Provenance {
+        let mut adapters = self.weights.adapters();
+        let mut list = |name| adapters.remove(name).unwrap_or_default();
+        let input = |role: &str| self.inputs.iter().find(|input| input.role == role).map(Input::record);
+        Provenance {
+            program: PROGRAM.into(),
+            record: RECORD_FORM,
+            kind: self.kind().into(),
+            dtype: self.weights.dtype.into(),
+            model: self.weights.model_name.clone(),
+            weights_sha256: self.hash_weights().cloned().unwrap_or_default(),
+            vae: self.vae_name.clone(),
+            loras: list("loras"),
+            embeddings: list("embeddings"),
+            controls: self.controls(list("controls")),
+            image: input("image"),
+            mask: input("mask"),
         }
-        if s.guidance_shape != GuidanceShape::Constant {
-            json["guidance_schedule"] = format!("{:?}", s.guidance_shape).to_lowercase().into();
-        }
-        if let Some((low, high)) = s.guidance_interval {
-            json["guidance_interval"] = json!([low, high]);
-        }
-        if let Some(Projection { eta, norm_threshold, momentum }) = s.projection {
-            json["apg"] = json!({"eta": eta, "norm_threshold": norm_threshold, "momentum": momentum});
-        }
-        if let Some(name) = &self.vae_name {
-            json["vae"] = name.as_str().into();
-        }
-        if let Some(xl) = &s.xl {
-            json["xl"] = xl.json();
-        }
-        if s.pag_scale > 0.0 {
-            json["pag_scale"] = s.pag_scale.into();
-        }
-        if s.task.canvas().is_some() {
-            json["strength"] = s.task.strength().into();
-        }
-        for Input { role, name, sha256 } in self.inputs.iter().filter(|input| input.role != CONTROL) {
-            json[*role] = json!({"name": name, "sha256": sha256});
-        }
-        if let Task::Inpaint { resampling, canvas, .. } = &s.task {
-            json["inpaint"] = canvas.options().clone();
-            if resampling.times > 1 {
-                json["inpaint"]["resample"] = resampling.times.into();
-                json["inpaint"]["jump_length"] = resampling.jump_length.into();
+    }
+
+    /// Control models, each with how it acted and its picture.
+    fn controls(&self, mut models: Vec<Value>) -> Vec<Value> {
+        let mut images = self.inputs.iter().filter(|input| input.role == CONTROL);
+        for (model, control) in models.iter_mut().zip(&self.settings.controls) {
+            let Value::Object(model) = model else { continue };
+            model.extend(control.options());
+            if let Some(image) = images.next() {
+                model.insert("image".into(), crate::requests::values::write(&image.record()));
             }
         }
-        json
+        models
     }
 
     /// The command that makes such pictures.
@@ -156,8 +140,8 @@ impl Record {
 
     fn parameters(&self, seed: u64) -> String {
         let s = &self.settings;
-        let mut text = s.prompt.clone();
-        if let Some(negative) = s.negative_prompt.as_ref().filter(|text| !text.is_empty()) {
+        let mut text = s.request.prompt.clone();
+        if let Some(negative) = s.request.negative_prompt.as_ref().filter(|text| !text.is_empty()) {
             text += &format!("\nNegative prompt: {negative}");
         }
         text += &format!(
@@ -180,13 +164,13 @@ impl Record {
         if s.task.canvas().is_some() {
             text += &format!(", Denoising strength: {}", s.task.strength());
         }
-        if s.clip_skip > 0 {
+        if s.request.clip_skip > 0 {
             // A1111 counts from 1, the last layer.
-            text += &format!(", Clip skip: {}", s.clip_skip + 1);
+            text += &format!(", Clip skip: {}", s.request.clip_skip + 1);
         }
         if let Some(eta) = s.scheduler_config.fields().get("eta").and_then(Value::as_f64).filter(|&eta| eta > 0.0) {
             text += &format!(", Eta: {eta}");
         }
-        text + concat!(", Version: tweedie ", env!("CARGO_PKG_VERSION"))
+        text + ", Version: " + PROGRAM
     }
 }
