@@ -1,16 +1,17 @@
 //! Inpainting and outpainting.
 
-use crate::builder::{Builder, Pipeline};
 use crate::canvas::Canvas;
-use crate::latent_diffusion::LatentDiffusion;
-use crate::request::{Settings, TextToImageRequest};
+use crate::request::{ModelFacts, Settings, TextToImageRequest};
 use crate::task::{Task, check_strength};
 use tweedie::images::{Margins, Mask, MaskResize, Photo};
-use tweedie::models::Halves;
 use tweedie::schedulers::Resampling;
 use tweedie::{Error, Result};
 
 /// A request to repaint a part of a picture.
+///
+/// What happens depends on the model's network. One that takes nine channels is shown the mask and the masked picture
+/// (Rombach et al. 2022). Any other is held to the picture by putting the known part back after every step, at
+/// the level that the state has reached.
 ///
 /// Sizes are as in [`crate::ImageToImageRequest`]. Where the mask is zero the result has the picture's own bytes,
 /// unless [`Composite::Decoded`] is asked for.
@@ -81,63 +82,17 @@ impl InpaintRequest {
             composite: Composite::default(),
         }
     }
-}
 
-/// A pipeline that repaints parts of pictures, loaded and ready.
-///
-/// What it does depends on the model's UNet. One that takes nine channels is shown the mask and the masked picture
-/// (Rombach et al. 2022). Any other is held to the picture by putting the known part back after every step, at
-/// the level that the state has reached.
-#[derive(Debug)]
-pub struct Inpaint(LatentDiffusion);
-
-impl Inpaint {
-    /// Starts from the embedded model on the best device.
-    pub fn builder() -> Builder<Self> {
-        Builder::default()
-    }
-
-    /// Checks a request and fills in what it leaves to the model.
-    ///
-    /// # Errors
-    /// If the request cannot be carried out; the message says what can.
-    pub fn settle(&self, request: &InpaintRequest) -> Result<Settings> {
-        let facts = self.0.facts();
-        let strength = check_strength(request.strength.or(facts.defaults.strength).unwrap_or(1.0))?;
-        let Resampling { times, jump_length } = request.resampling;
+    /// Checks the request against a model and fills in what it leaves to it.
+    pub(crate) fn settle(&self, facts: &ModelFacts) -> Result<Settings> {
+        let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(1.0))?;
+        let Resampling { times, jump_length } = self.resampling;
         for (what, count) in [("resample", times), ("the jump length", jump_length)] {
             if !(1..=1000).contains(&count) {
                 return Err(Error::invalid(what, count, "take 1 (no repetition) to 1000"));
             }
         }
-        let canvas = Canvas::for_inpainting(request, facts.native_size())?;
-        request.text.settle(&facts, Task::Inpaint { canvas, strength, resampling: request.resampling })
-    }
-
-    /// Makes the pictures of a request.
-    ///
-    /// # Errors
-    /// If the request cannot be carried out.
-    pub fn generate(&self, request: &InpaintRequest) -> Result<Vec<Photo>> {
-        self.0.generate(&self.settle(request)?)
-    }
-
-    /// The loaded model, with its stages.
-    pub fn model(&self) -> &LatentDiffusion {
-        &self.0
-    }
-
-    /// The loaded model, to run once.
-    pub fn into_model(self) -> LatentDiffusion {
-        self.0
-    }
-}
-
-impl Pipeline for Inpaint {
-    const SHOWS_KNOWN: bool = true;
-    const HALVES: Halves = Halves::Both;
-
-    fn over(model: LatentDiffusion) -> Self {
-        Self(model)
+        let canvas = Canvas::for_inpainting(self, facts.native_size())?;
+        self.text.settle(facts, Task::Inpaint { canvas, strength, resampling: self.resampling })
     }
 }

@@ -1,14 +1,17 @@
 //! What is wanted, and the only place that checks it.
 
+use crate::builder::check_task;
 use crate::canvas::NativeSize;
 use crate::control::{ControlImage, ControlSettings};
+use crate::image_to_image::ImageToImageRequest;
+use crate::inpaint::InpaintRequest;
 use crate::model::Defaults;
 use crate::task::Task;
 use crate::xl::{XlFacts, XlRequest, XlSettings};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, GuidanceShape, Projection};
-use tweedie::models::{AutoencoderConfig, ControlModel, UNet2DConditionConfig};
+use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
 use tweedie::schedulers::{self, GivenLevels, NoiseSchedule, Scheduler, SchedulerChoice};
 use tweedie::{Error, Result};
 
@@ -100,22 +103,63 @@ impl Default for TextToImageRequest {
     }
 }
 
+/// What a model is asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Request<'a> {
+    /// Pictures from a text.
+    TextToImage(&'a TextToImageRequest),
+    /// Pictures from a text and a picture.
+    ImageToImage(&'a ImageToImageRequest),
+    /// A part of a picture painted anew.
+    Inpaint(&'a InpaintRequest),
+}
+
+impl<'a> From<&'a TextToImageRequest> for Request<'a> {
+    fn from(request: &'a TextToImageRequest) -> Self {
+        Self::TextToImage(request)
+    }
+}
+
+impl<'a> From<&'a ImageToImageRequest> for Request<'a> {
+    fn from(request: &'a ImageToImageRequest) -> Self {
+        Self::ImageToImage(request)
+    }
+}
+
+impl<'a> From<&'a InpaintRequest> for Request<'a> {
+    fn from(request: &'a InpaintRequest) -> Self {
+        Self::Inpaint(request)
+    }
+}
+
+impl Request<'_> {
+    /// Checks the request against a model and fills in what it leaves to it.
+    pub(crate) fn settle(self, facts: &ModelFacts) -> Result<Settings> {
+        match self {
+            Self::TextToImage(request) => request.settle(facts, Task::TextToImage),
+            Self::ImageToImage(request) => request.settle(facts),
+            Self::Inpaint(request) => request.settle(facts),
+        }
+    }
+}
+
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
-pub(crate) struct ModelFacts<'a> {
-    pub unet: &'a UNet2DConditionConfig,
-    pub vae: &'a AutoencoderConfig,
-    pub scheduler: &'a ConfigFields,
+pub(crate) struct ModelFacts {
+    pub unet: UNet2DConditionConfig,
+    pub vae: AutoencoderConfig,
+    pub scheduler: ConfigFields,
     /// What the network is taken to predict where nothing says it.
     pub guessed_prediction: Option<&'static str>,
-    pub defaults: &'a Defaults,
+    pub defaults: Defaults,
     /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
-    pub controls: &'a [ControlModel],
+    /// For each control model, whether it can lead without a prompt.
+    pub guessing_controls: Vec<bool>,
     pub xl: Option<XlFacts>,
 }
 
-impl ModelFacts<'_> {
+impl ModelFacts {
     /// The size of pictures that the model makes unless told otherwise.
     pub fn native_size(&self) -> NativeSize {
         let factor = self.vae.factor();
@@ -218,8 +262,9 @@ impl Settings {
 
 impl TextToImageRequest {
     /// Checks the request against the model and fills in defaults. A task that works on a picture brings its size.
-    pub(crate) fn settle(&self, facts: &ModelFacts<'_>, task: Task) -> Result<Settings> {
-        let defaults = facts.defaults;
+    pub(crate) fn settle(&self, facts: &ModelFacts, task: Task) -> Result<Settings> {
+        check_task(task.kind(), facts.unet.in_channels, facts.vae.latent_channels)?;
+        let defaults = &facts.defaults;
         let native = facts.native_size();
         let (width, height) = match task.canvas() {
             Some(canvas) => (canvas.width(), canvas.height()),
@@ -244,8 +289,9 @@ impl TextToImageRequest {
             return Err(Error::invalid("clip-skip", self.clip_skip, fix));
         }
 
-        let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
-        let (scheduler, scheduler_config, mut warnings) = self.scheduler(facts.scheduler)?;
+        let controls =
+            ControlSettings::settle(&self.controls, &facts.guessing_controls, task.canvas(), (width, height))?;
+        let (scheduler, scheduler_config, mut warnings) = self.scheduler(&facts.scheduler)?;
         if self.controls.iter().any(|control| control.guess) && !controls.iter().any(|control| control.strength.guess) {
             let warning = "guess mode (--control-guess) has no effect, as no control model is a ControlNet";
             warnings.push(warning.into());

@@ -5,7 +5,7 @@ use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::Photo;
-use tweedie_pipelines::{ImageToImage, ImageToImageRequest};
+use tweedie_pipelines::{ImageToImageRequest, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct Img2img {
@@ -27,9 +27,9 @@ impl Img2img {
         let plan = self.generate.plan(&[&self.image])?;
         let image = Photo::read(&self.image)?;
         let inputs = vec![inputs::input("image", &self.image)?];
-        let pipeline = self.generate.build::<ImageToImage>(&plan)?;
+        let model = self.generate.build(TaskKind::ImageToImage, &plan)?;
         let request = ImageToImageRequest { text: self.generate.text_request()?, image, strength: self.strength };
-        let settings = pipeline.settle(&request)?;
-        self.generate.run(plan, pipeline.into_model(), &settings, inputs)
+        let settings = model.settle(&request)?;
+        self.generate.run(plan, &model, &settings, inputs)
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, builder::PossibleValuesParser};
 use std::path::PathBuf;
 use tweedie::images::{Margins, Mask, MaskResize, Photo};
 use tweedie::schedulers::Resampling;
-use tweedie_pipelines::{Composite, Inpaint, InpaintRequest, MaskShaping};
+use tweedie_pipelines::{Composite, InpaintRequest, MaskShaping, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct InpaintArguments {
@@ -75,9 +75,9 @@ impl InpaintArguments {
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
-        let pipeline = self.generate.build::<Inpaint>(&plan)?;
-        let settings = pipeline.settle(&self.request(image, mask)?)?;
-        self.generate.run(plan, pipeline.into_model(), &settings, inputs)
+        let model = self.generate.build(TaskKind::Inpaint, &plan)?;
+        let settings = model.settle(&self.request(image, mask)?)?;
+        self.generate.run(plan, &model, &settings, inputs)
     }
 
     fn request(&self, image: Photo, mask: Option<Mask>) -> anyhow::Result<InpaintRequest> {
