@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Picture, encode_animation, encode_png};
 use tweedie_pipelines::{
-    Error, Event, Input, LatentDiffusion, Options, Pipeline, Previews, Record, Seconds, Settings, TextToImageRequest,
+    Error, Event, Input, LatentDiffusion, Options, Previews, Record, Seconds, Settings, TaskKind, TextToImageRequest,
 };
 
 /// The options of every command that makes pictures from a text.
@@ -95,13 +95,13 @@ impl Generate {
         Ok(Plan { interrupt, output, plot, steps })
     }
 
-    /// The pipeline that the options ask for, with what is put on top of its model; that is fetched first if need be.
-    pub fn build<P: Pipeline>(&self, plan: &Plan) -> anyhow::Result<P> {
+    /// The model that the options ask for, for one run of a task, with what is put on top of its model; that is fetched first if need be.
+    pub fn build(&self, task: TaskKind, plan: &Plan) -> anyhow::Result<LatentDiffusion> {
         let fetching = Fetching { interrupt: &plan.interrupt, quiet: self.quiet };
         let source = self.model.source(&fetching);
         let preview = self.preview_vae.as_ref();
         let preview = preview.map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
-        let builder = self.model.builder(&source)?.preview_vae(preview);
+        let builder = self.model.builder(task, &source)?.preview_vae(preview);
         Ok(builder.adapters(self.adapters.adapters(&source)?).build()?)
     }
 
@@ -109,7 +109,7 @@ impl Generate {
     pub fn run(
         &self,
         plan: Plan,
-        model: LatentDiffusion,
+        model: &LatentDiffusion,
         settings: &Settings,
         inputs: Vec<Input>,
     ) -> anyhow::Result<()> {
@@ -156,11 +156,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn run(&mut self, model: LatentDiffusion) -> anyhow::Result<Seconds> {
+    fn run(&mut self, model: &LatentDiffusion) -> anyhow::Result<Seconds> {
         let (settings, record) = (self.settings, self.record);
         let result = std::thread::scope(|scope| {
             let mut hashes = false;
-            model.run_once(settings, &mut |event| {
+            model.run(settings, &mut |event| {
                 // The weights' hash goes into the pictures. It can wait until there is something to see, and is then ready
                 // before the first picture as a rule.
                 if matches!(event, Event::Step { .. }) && !std::mem::replace(&mut hashes, true) {
@@ -199,7 +199,7 @@ impl Work<'_> {
                     return ControlFlow::Break(());
                 }
             }
-            Event::Decoding => self.progress.stage("decoding"),
+            Event::Decoding { .. } => self.progress.stage("decoding"),
             Event::Picture { .. } => {
                 if let Err(error) = self.save(&event) {
                     self.failure = Some(error);

@@ -6,7 +6,7 @@ use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::Photo;
-use tweedie_pipelines::{Error, ImageToImage, ImageToImageRequest, Options};
+use tweedie_pipelines::{Error, ImageToImageRequest, Options, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct Img2img {
@@ -27,10 +27,10 @@ impl Img2img {
         let plan = self.generate.plan(&[&self.image])?;
         let image = Photo::read(&self.image)?;
         let inputs = vec![inputs::input("image", &self.image)?];
-        let pipeline = self.generate.build::<ImageToImage>(&plan)?;
+        let model = self.generate.build(TaskKind::ImageToImage, &plan)?;
         let mut request = ImageToImageRequest::of(image, self.generate.text_request()?);
         request.read(self.options.fields()).map_err(Error::from)?;
-        let settings = pipeline.settle(&request)?;
-        self.generate.run(plan, pipeline.into_model(), &settings, inputs)
+        let settings = model.settle(&request)?;
+        self.generate.run(plan, &model, &settings, inputs)
     }
 }

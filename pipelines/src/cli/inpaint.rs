@@ -6,7 +6,7 @@ use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::{Mask, Photo};
-use tweedie_pipelines::{Error, Inpaint, InpaintRequest, Options};
+use tweedie_pipelines::{Error, InpaintRequest, Options, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct InpaintArguments {
@@ -34,10 +34,10 @@ impl InpaintArguments {
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
-        let pipeline = self.generate.build::<Inpaint>(&plan)?;
+        let model = self.generate.build(TaskKind::Inpaint, &plan)?;
         let mut request = InpaintRequest::of(image, mask, self.generate.text_request()?);
         request.read(self.options.fields()).map_err(Error::from)?;
-        let settings = pipeline.settle(&request)?;
-        self.generate.run(plan, pipeline.into_model(), &settings, inputs)
+        let settings = model.settle(&request)?;
+        self.generate.run(plan, &model, &settings, inputs)
     }
 }

@@ -30,7 +30,7 @@ use fetching::Fetching;
 use source::{OfflineOption, Part, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Pipeline};
+use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, TaskKind, Usage};
 
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
@@ -125,17 +125,19 @@ impl ModelArguments {
         Source { dtype: self.dtype, device: self.device, offline: self.offline.offline(), fetching }
     }
 
-    fn builder<P: Pipeline>(&self, source: &Source<'_>) -> anyhow::Result<Builder<P>> {
+    /// For one run of a task.
+    fn builder(&self, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
         let model = match &self.model {
             Some(path) => source.open(path, self.config.clone(), Part::Model)?,
             None => Model::Embedded,
         };
-        self.builder_with(model, source)
+        self.builder_with(model, task, source)
     }
 
-    /// With a model that was found otherwise.
-    fn builder_with<P: Pipeline>(&self, model: Model, source: &Source<'_>) -> anyhow::Result<Builder<P>> {
+    /// For one run of a task, with a model that was found otherwise.
+    fn builder_with(&self, model: Model, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
         let vae = self.vae.as_ref().map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
-        Ok(Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype))
+        let builder = Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype);
+        Ok(builder.usage(Usage::Once(task)))
     }
 }

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use tweedie::images::{Mask, Photo};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
-    Adapters, ControlImage, DTypeChoice, Event, ImageToImage, Inpaint, LatentDiffusion, LoraRequest, Model, Pipeline,
-    Record, Settings, TextToImage, TextToImageRequest,
+    Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Record, Settings, TaskKind,
+    TextToImageRequest,
 };
 
 #[derive(Debug, Args)]
@@ -77,8 +77,8 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn build<P: Pipeline>(self, source: &Source<'_>) -> anyhow::Result<P> {
-        let builder = self.arguments.builder_with::<P>(self.model, source)?;
+    fn build(self, task: TaskKind, source: &Source<'_>) -> anyhow::Result<LatentDiffusion> {
+        let builder = self.arguments.builder_with(self.model, task, source)?;
         Ok(builder.adapters(self.adapters).build()?)
     }
 }
@@ -115,7 +115,7 @@ impl Verify {
         if let Some(other) = recipe.other_adapters(&record) {
             bail!("not all files that the picture was made with are those: {other}");
         }
-        let again = self.render(model, &settings, &interrupt)?;
+        let again = self.render(&model, &settings, &interrupt)?;
         if let Some(output) = &output {
             output.write(0, &again.encode_png(&[])?)?;
         }
@@ -211,44 +211,44 @@ impl Verify {
         let builder = Prepared { arguments: &self.model, model, adapters };
         match (recipe.kind(), image) {
             ("img2img", Some(image)) => {
-                let pipeline: ImageToImage = builder.build(source)?;
+                let model = builder.build(TaskKind::ImageToImage, source)?;
                 let mut request = recipe.image_request(image)?;
                 (request.text.controls, request.text.loras) = (controls, loras);
                 let settings = recipe.settle(&mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
-                    pipeline.settle(&request)
+                    model.settle(&request)
                 })?;
-                Ok((pipeline.into_model(), settings))
+                Ok((model, settings))
             }
             ("inpaint", Some(image)) => {
-                let pipeline: Inpaint = builder.build(source)?;
+                let model = builder.build(TaskKind::Inpaint, source)?;
                 let mut request = recipe.inpaint_request(image, mask)?;
                 (request.text.controls, request.text.loras) = (controls, loras);
                 let settings = recipe.settle(&mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
-                    pipeline.settle(&request)
+                    model.settle(&request)
                 })?;
-                Ok((pipeline.into_model(), settings))
+                Ok((model, settings))
             }
             _ => {
-                let pipeline: TextToImage = builder.build(source)?;
+                let model = builder.build(TaskKind::TextToImage, source)?;
                 let request = TextToImageRequest { controls, loras, ..recipe.text_request()? };
-                let settings = recipe.settle(&mut |_| pipeline.settle(&request))?;
-                Ok((pipeline.into_model(), settings))
+                let settings = recipe.settle(&mut |_| model.settle(&request))?;
+                Ok((model, settings))
             }
         }
     }
 
-    fn render(&self, model: LatentDiffusion, settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<Photo> {
+    fn render(&self, model: &LatentDiffusion, settings: &Settings, interrupt: &Interrupt) -> anyhow::Result<Photo> {
         let progress = Progress::new(self.quiet);
         let mut again = None;
-        let run = model.run_once(settings, &mut |event| {
+        let run = model.run(settings, &mut |event| {
             match event {
                 Event::Step { done, steps, .. } => {
                     progress.stage("denoising");
                     progress.steps(done, steps);
                 }
-                Event::Decoding => progress.stage("decoding"),
+                Event::Decoding { .. } => progress.stage("decoding"),
                 Event::Picture { picture, .. } => again = Some(picture.clone()),
                 _ => {}
             }

@@ -122,11 +122,7 @@ impl Record {
 
     /// The command that makes such pictures.
     pub fn kind(&self) -> &'static str {
-        match self.settings.task {
-            Task::TextToImage => "txt2img",
-            Task::ImageToImage { .. } => "img2img",
-            Task::Inpaint { .. } => "inpaint",
-        }
+        self.settings.task.kind().name()
     }
 
     /// The text of a picture: `parameters`, as A1111's web UI writes and reads it, and `tweedie`, which is

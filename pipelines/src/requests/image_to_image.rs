@@ -5,7 +5,7 @@ use crate::requests::text_to_image::TextToImageRequest;
 use tweedie::images::Photo;
 
 options! {
-    /// A request for pictures from a text and a picture.
+    /// A request for pictures from a text and a picture (SDEdit, Meng et al. 2022).
     ///
     /// With a width or a height the picture is resized first, and the result has that size. Otherwise the program works
     /// at the picture's aspect ratio with about as many pixels as the model is made for, and the result has the

@@ -7,6 +7,10 @@ use tweedie::images::{Margins, Mask, MaskResize, Photo};
 options! {
     /// A request to repaint a part of a picture.
     ///
+    /// What happens depends on the model's network. One that takes nine channels is shown the mask and the masked picture
+    /// (Rombach et al. 2022). Any other is held to the picture by putting the known part back after every step, at
+    /// the level that the state has reached.
+    ///
     /// Sizes are as in [`crate::ImageToImageRequest`]. Where the mask is zero the result has the picture's own bytes,
     /// unless [`InpaintOptions::composite`] is turned off.
     #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ pub(crate) mod image_to_image;
 pub(crate) mod inpaint;
 pub(crate) mod lora;
 pub(crate) mod options;
+pub(crate) mod request;
 pub(crate) mod text_to_image;
 pub(crate) mod values;
 pub(crate) mod xl;

@@ -5,7 +5,7 @@ use crate::requests::control::ControlImage;
 use crate::requests::options::Options;
 use serde_json::{Map, Value};
 use tweedie::images::{Photo, Picture};
-use tweedie::models::{ControlModel, Strength};
+use tweedie::models::Strength;
 use tweedie::{Error, Result};
 
 /// A control that has been checked.
@@ -20,11 +20,10 @@ pub struct ControlSettings {
 }
 
 impl ControlSettings {
-    /// Checks what is asked for against the models, and fits pictures to the run's `size` and canvas. Guess mode is a
-    /// ControlNet's alone.
+    /// Checks what is asked for against the models, of which some can guess, and fits pictures to the run's size and canvas.
     pub(crate) fn settle(
         images: &[ControlImage],
-        models: &[ControlModel],
+        models: &[bool],
         canvas: Option<&Canvas>,
         (width, height): (usize, usize),
     ) -> Result<Vec<Self>> {
@@ -32,7 +31,7 @@ impl ControlSettings {
             let fix = format!("the pipeline has {} control models; give each of them one", models.len());
             return Err(Error::invalid("the number of control pictures", images.len(), fix));
         }
-        let settle = |(control, model): (&ControlImage, &ControlModel)| {
+        let settle = |(control, &guesses): (&ControlImage, &bool)| {
             let &ControlImage { ref image, scale, start, end, guess } = control;
             if !scale.is_finite() {
                 return Err(Error::invalid("the scale of a control", scale, "take a number; 1 is usual, 0 is none"));
@@ -45,7 +44,7 @@ impl ControlSettings {
                 Some(canvas) => canvas.aligned(image)?,
                 None => image.to_picture().resized(width, height)?,
             };
-            let guess = guess && matches!(model, ControlModel::ControlNet(_));
+            let guess = guess && guesses;
             Ok(Self { picture, strength: Strength { scale, guess }, window: (start, end) })
         };
         images.iter().zip(models).map(settle).collect()

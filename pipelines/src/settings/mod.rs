@@ -7,16 +7,20 @@ mod scheduler;
 pub use control::ControlSettings;
 
 use crate::adapters::UsedAdapter;
+use crate::canvas::Canvas;
 use crate::model::Defaults;
 use crate::native_size::{NativeSize, check_side};
+use crate::requests::image_to_image::ImageToImageRequest;
+use crate::requests::inpaint::InpaintRequest;
 use crate::requests::lora::LoraRequest;
 use crate::requests::options::OptionValue;
+use crate::requests::request::Request;
 use crate::requests::text_to_image::TextToImageRequest;
-use crate::task::Task;
+use crate::task::{Task, check_strength, check_task};
 use crate::xl::{XlFacts, XlSettings};
 use tweedie::config::ConfigFields;
 use tweedie::denoising::GuidanceSchedule;
-use tweedie::models::{AutoencoderConfig, ControlModel, UNet2DConditionConfig};
+use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
 use tweedie::schedulers::{GivenLevels, NoiseSchedule, Scheduler, SchedulerChoice};
 use tweedie::{Error, Result};
 
@@ -25,20 +29,21 @@ const MOST_IMAGES: usize = 100_000;
 
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
-pub(crate) struct ModelFacts<'a> {
-    pub unet: &'a UNet2DConditionConfig,
-    pub vae: &'a AutoencoderConfig,
-    pub scheduler: &'a ConfigFields,
+pub(crate) struct ModelFacts {
+    pub unet: UNet2DConditionConfig,
+    pub vae: AutoencoderConfig,
+    pub scheduler: ConfigFields,
     /// What the network is taken to predict where nothing says it.
     pub guessed_prediction: Option<&'static str>,
-    pub defaults: &'a Defaults,
+    pub defaults: Defaults,
     /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
-    pub controls: &'a [ControlModel],
+    /// For each control model, whether it can lead without a prompt.
+    pub guessing_controls: Vec<bool>,
     pub xl: Option<XlFacts>,
 }
 
-impl ModelFacts<'_> {
+impl ModelFacts {
     /// The size of pictures that the model makes unless told otherwise.
     pub fn native_size(&self) -> NativeSize {
         let factor = self.vae.factor();
@@ -158,10 +163,40 @@ impl Settings {
     }
 }
 
+impl Request<'_> {
+    /// Checks the request against a model and fills in what it leaves to it.
+    pub(crate) fn settle(self, facts: &ModelFacts) -> Result<Settings> {
+        match self {
+            Self::TextToImage(request) => request.settle(facts, Task::TextToImage),
+            Self::ImageToImage(request) => request.settle(facts),
+            Self::Inpaint(request) => request.settle(facts),
+        }
+    }
+}
+
+impl ImageToImageRequest {
+    fn settle(&self, facts: &ModelFacts) -> Result<Settings> {
+        let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(0.8))?;
+        let size = (self.text.width, self.text.height);
+        let canvas = Canvas::for_image(&self.image, size, facts.native_size())?;
+        self.text.settle(facts, Task::ImageToImage { canvas, strength })
+    }
+}
+
+impl InpaintRequest {
+    fn settle(&self, facts: &ModelFacts) -> Result<Settings> {
+        let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(1.0))?;
+        let options = self.inpaint.settle()?;
+        let canvas = Canvas::for_inpainting(self, facts.native_size())?;
+        self.text.settle(facts, Task::Inpaint { canvas, strength, options })
+    }
+}
+
 impl TextToImageRequest {
     /// Checks the request against the model and fills in defaults. A task that works on a picture brings its size.
-    pub(crate) fn settle(&self, facts: &ModelFacts<'_>, task: Task) -> Result<Settings> {
-        let defaults = facts.defaults;
+    fn settle(&self, facts: &ModelFacts, task: Task) -> Result<Settings> {
+        check_task(task.kind(), facts.unet.in_channels, facts.vae.latent_channels)?;
+        let defaults = &facts.defaults;
         let native = facts.native_size();
         let (width, height) = match task.canvas() {
             Some(canvas) => (canvas.width(), canvas.height()),
@@ -186,8 +221,9 @@ impl TextToImageRequest {
             return Err(Error::invalid("clip-skip", self.clip_skip, fix));
         }
 
-        let controls = ControlSettings::settle(&self.controls, facts.controls, task.canvas(), (width, height))?;
-        let (scheduler, scheduler_config, mut warnings) = self.settle_scheduler(facts.scheduler)?;
+        let controls =
+            ControlSettings::settle(&self.controls, &facts.guessing_controls, task.canvas(), (width, height))?;
+        let (scheduler, scheduler_config, mut warnings) = self.settle_scheduler(&facts.scheduler)?;
         if self.controls.iter().any(|control| control.guess) && !controls.iter().any(|control| control.strength.guess) {
             let warning = "guess mode (--control-guess) has no effect, as no control model is a ControlNet";
             warnings.push(warning.into());
