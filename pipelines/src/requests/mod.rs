@@ -14,3 +14,6 @@ pub(crate) mod request;
 pub(crate) mod text_to_image;
 pub(crate) mod values;
 pub(crate) mod xl;
+
+#[cfg(test)]
+mod tests;

@@ -177,6 +177,14 @@ impl WrongOption {
     }
 }
 
+impl std::fmt::Display for WrongOption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` is {}; {}", self.name, self.shown(), self.fix)
+    }
+}
+
+impl std::error::Error for WrongOption {}
+
 impl From<WrongOption> for Error {
     fn from(wrong: WrongOption) -> Self {
         Self::invalid(format!("`{}`", wrong.name), wrong.shown(), wrong.fix)
@@ -441,7 +449,7 @@ macro_rules! serde_by_options {
                 let mut value = Self::default();
                 let fields = serde::Deserialize::deserialize(deserializer)?;
                 let read = $crate::requests::options::Options::read(&mut value, fields);
-                read.map_err(|wrong| <D::Error as serde::de::Error>::custom(tweedie::Error::from(wrong)))?;
+                read.map_err(<D::Error as serde::de::Error>::custom)?;
                 Ok(value)
             }
         }

@@ -76,7 +76,7 @@ options! {
             sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...");
             /// Fresh noise in DDIM's steps, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
-            /// Fields that override those of the model's scheduler file; above are options for some.
+            /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
