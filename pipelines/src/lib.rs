@@ -62,5 +62,5 @@ pub use train::{
     BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver,
     TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
 };
-pub use tweedie::{Error, Result};
+pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};
