@@ -45,4 +45,4 @@ pub mod score_based;
 pub mod training;
 
 pub use candle_core::{DType, Device, Tensor};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result, with_options};

@@ -57,8 +57,9 @@ pub use records::record::{Input, Record};
 pub use requests::control::ControlImage;
 pub use requests::image_to_image::ImageToImageRequest;
 pub use requests::inpaint::{InpaintOptions, InpaintRequest};
+pub use requests::kind::{FlagValue, OptionKind};
 pub use requests::lora::LoraRequest;
-pub use requests::options::{FlagValue, OptionInfo, OptionKind, Options, WrongOption};
+pub use requests::options::{OptionInfo, Options, WrongOption};
 pub use requests::request::Request;
 pub use requests::text_to_image::{PromptSyntax, TextToImageRequest};
 pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
@@ -68,5 +69,5 @@ pub use train::{
     BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver,
     TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
 };
-pub use tweedie::{Error, Result};
+pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

@@ -7,6 +7,7 @@ mod cached;
 mod data;
 mod eval;
 mod fetching;
+mod flags;
 mod generate;
 mod given;
 mod img2img;
@@ -67,8 +68,17 @@ enum Command {
     Bench(bench::BenchArguments),
 }
 
-/// Shows why the program failed.
-pub fn show_error(message: &str) {
+/// Shows why the program failed: the error and its causes, without those that are quoted already.
+pub fn show_error(error: &anyhow::Error) {
+    let message = error.chain().map(flags::in_error).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    });
     print::remark(&format!("error: {message}"));
 }
 

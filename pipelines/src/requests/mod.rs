@@ -8,6 +8,7 @@
 pub(crate) mod control;
 pub(crate) mod image_to_image;
 pub(crate) mod inpaint;
+pub(crate) mod kind;
 pub(crate) mod lora;
 pub(crate) mod options;
 pub(crate) mod request;

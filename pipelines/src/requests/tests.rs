@@ -3,8 +3,9 @@
 use crate::PixelRequest;
 use crate::requests::image_to_image::ImageToImageRequest;
 use crate::requests::inpaint::{InpaintOptions, InpaintRequest};
+use crate::requests::kind::OptionKind;
 use crate::requests::lora::LoraRequest;
-use crate::requests::options::{OptionInfo, OptionKind, Options};
+use crate::requests::options::{OptionInfo, Options};
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::requests::xl::XlRequest;
 use serde_json::{Map, Value, json};

@@ -1,9 +1,10 @@
 //! Text to image, and what all tasks share.
 
 use crate::requests::control::ControlImage;
+use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::lora::LoraRequest;
-use crate::requests::options::{FlagValue, OptionKind, OptionValue, flag, json, option, options, serde_by_options};
-use crate::requests::values::{read, values_by_serde, write};
+use crate::requests::options::{flag, json, option, options, serde_by_options};
+use crate::requests::values::{OptionValue, read, values_by_serde, write};
 use crate::requests::xl::XlRequest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
