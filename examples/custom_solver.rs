@@ -15,7 +15,7 @@ use tweedie::images::encode_png;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{Run, Solver, sample};
 use tweedie_pipelines::stages::{Reference, prepare};
-use tweedie_pipelines::{TextToImage, TextToImageRequest};
+use tweedie_pipelines::{LatentDiffusion, TextToImageRequest};
 
 #[derive(Default)]
 struct AdamsBashforth {
@@ -46,22 +46,22 @@ impl Solver for AdamsBashforth {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let pipeline = TextToImage::builder().build()?;
+    let model = LatentDiffusion::builder().build()?;
     let request = TextToImageRequest {
         prompt: "a rocket on a black background".into(),
         steps: Some(12),
         seed: 2,
         ..TextToImageRequest::default()
     };
-    let settings = pipeline.settle(&request)?;
+    let settings = model.settle(&request)?;
 
-    let model = pipeline.model();
-    let encoded = model.encode().run(&settings)?;
+    let encoded = model.encode()?.run(&settings)?;
     let negative = encoded.negative.ok_or("the guidance scale is 1 or less")?;
-    let guided = ClassifierFreeGuidance::new(model.denoise().unet(), &negative, settings.guidance_scale, 0.0);
+    let denoise = model.denoise()?;
+    let guided = ClassifierFreeGuidance::new(denoise.unet(), &negative, settings.guidance_scale, 0.0);
     for name in ["ddim", "adams-bashforth"] {
-        let mut noise = TorchNoise::per_image(&[settings.seed]);
-        let device = model.denoise().device();
+        let mut noise = TorchNoise::per_image(&[settings.request.seed]);
+        let device = model.device();
         let start = prepare(&settings, &Reference::default(), model.decode().vae().config(), 1, &mut noise, device)?;
         let mut solver: Box<dyn Solver> =
             if name == "ddim" { start.scheduler.solver() } else { Box::new(AdamsBashforth::default()) };
@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let latents = sample(solver.as_mut(), start.latents, 0, run, &mut |_| ControlFlow::Continue(()))?;
 
         let file = format!("rocket-{name}.png");
-        std::fs::write(&file, encode_png(&model.decode().run(&latents)?, &[])?)?;
+        std::fs::write(&file, encode_png(&model.decode().run(&latents, &mut |_, _| ControlFlow::Continue(()))?, &[])?)?;
         println!("saved {file}");
     }
     Ok(())

@@ -3,8 +3,8 @@
 //! `cargo run --release --example picture_grid -- examples/pictures/emoji-grid.png`
 
 use std::error::Error;
-use tweedie::images::{Picture, encode_png};
-use tweedie_pipelines::{TextToImage, TextToImageRequest};
+use tweedie::images::{Photo, Picture, encode_png};
+use tweedie_pipelines::{LatentDiffusion, TextToImageRequest};
 
 /// Prompt and seed of each picture.
 const PICTURES: [(&str, u64); 16] = [
@@ -28,11 +28,11 @@ const PICTURES: [(&str, u64); 16] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let file = std::env::args().nth(1).ok_or("give the name of the PNG file to write")?;
-    let pipeline = TextToImage::builder().build()?;
+    let model = LatentDiffusion::builder().build()?;
     let mut pictures = Vec::new();
     for (prompt, seed) in PICTURES {
         let request = TextToImageRequest { prompt: prompt.into(), seed, ..TextToImageRequest::default() };
-        pictures.extend(pipeline.generate(&request)?);
+        pictures.extend(model.generate(&request)?.pictures.iter().map(Photo::to_picture));
     }
     std::fs::write(&file, encode_png(&Picture::grid(&pictures, 8, 4)?, &[])?)?;
     println!("saved {file}");

@@ -1,6 +1,27 @@
 //! The library's one error type. Every variant says what was wrong, with the value, and what to do.
+//!
+//! Messages speak no interface's language: where one advises another value of a request's option it names the option's field
+//! in backquotes, as in "take \`dtype\` f32", and [`Error::message`] lets an interface put its own name there: a flag, a
+//! form's label.
 
 use std::path::{Path, PathBuf};
+
+/// Whose fault an [`Error`] is, and so who can mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// What was asked for cannot be done: ask for something else.
+    Request,
+    /// A model, or what goes on top of one, is damaged, incomplete, or of a kind that is not covered.
+    Model,
+    /// Some other file, folder or address cannot be read or written.
+    File,
+    /// The machine lacks a device, or the device failed.
+    Device,
+    /// There is not enough memory.
+    Memory,
+    /// The caller stopped the work.
+    Cancelled,
+}
 
 /// What went wrong in the library.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +66,11 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] Box<crate::checkpoints::WeightReport>),
 
-    /// A request or an argument that cannot be carried out.
+    /// Something that cannot be carried out or used, for a reason of the given kind.
     #[error("{what} is {value}; {fix}")]
     Invalid {
+        /// Whose fault it is.
+        kind: ErrorKind,
         /// The option or argument.
         what: String,
         /// Its value.
@@ -116,8 +139,93 @@ impl Error {
         Self::Malformed { path: path.to_path_buf(), kind, reason: reason.to_string() }
     }
 
-    /// An [`Error::Invalid`] argument.
+    /// A request or an argument that cannot be carried out: [`Error::Invalid`] of the kind [`ErrorKind::Request`].
     pub fn invalid(what: impl Into<String>, value: impl ToString, fix: impl Into<String>) -> Self {
-        Self::Invalid { what: what.into(), value: value.to_string(), fix: fix.into() }
+        Self::unusable(ErrorKind::Request, what, value, fix)
+    }
+
+    /// An [`Error::Invalid`] of a kind.
+    pub fn unusable(kind: ErrorKind, what: impl Into<String>, value: impl ToString, fix: impl Into<String>) -> Self {
+        Self::Invalid { kind, what: what.into(), value: value.to_string(), fix: fix.into() }
+    }
+
+    /// Whose fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::Memory,
+            Self::Io { .. } => ErrorKind::File,
+            Self::Malformed { kind, .. } if OTHER_FILES.contains(kind) => ErrorKind::File,
+            Self::Malformed { .. } | Self::Config { .. } | Self::Weights(_) | Self::Tokenizer { .. } => {
+                ErrorKind::Model
+            }
+            Self::NotFinite { .. } => ErrorKind::Model,
+            Self::Invalid { kind, .. } => *kind,
+            Self::Diverged { .. } => ErrorKind::Request,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Tensor(error) if error.to_string().to_lowercase().contains("out of memory") => ErrorKind::Memory,
+            Self::Tensor(_) => ErrorKind::Device,
+        }
+    }
+
+    /// The message, with the options that it names called as `option` says; those that it does not know stay as they are.
+    ///
+    /// What a configuration file calls a field is no option, even of the same name.
+    pub fn message(&self, option: &dyn Fn(&str) -> Option<String>) -> String {
+        match self {
+            Self::Config { component, field, value, expected } => {
+                format!("{component} config: `{field}` is {value}; {}", with_options(expected, option))
+            }
+            other => with_options(&other.to_string(), option),
+        }
+    }
+}
+
+/// What [`Error::Malformed`] calls files that are no part of a model.
+const OTHER_FILES: [&str; 1] = ["picture"];
+
+/// A text in which every name in backquotes that `option` knows is replaced by what it says.
+pub fn with_options(text: &str, option: &dyn Fn(&str) -> Option<String>) -> String {
+    // What stands in backquotes is every second part.
+    let mut parts = text.split('`').enumerate().peekable();
+    let mut shown = String::with_capacity(text.len());
+    while let Some((i, part)) = parts.next() {
+        let quoted = i % 2 == 1 && parts.peek().is_some();
+        match option(part).filter(|_| quoted) {
+            Some(name) => shown.push_str(&name),
+            None if quoted => shown.extend(["`", part, "`"]),
+            None if i % 2 == 1 => shown.extend(["`", part]),
+            None => shown.push_str(part),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flag(name: &str) -> Option<String> {
+        ["dtype", "batch_size"].contains(&name).then(|| format!("--{}", name.replace('_', "-")))
+    }
+
+    #[test]
+    fn an_interface_puts_its_own_names_in() {
+        let message = |text: &str| with_options(text, &flag);
+        assert_eq!(message("take `dtype` f32 or `batch_size` 1"), "take --dtype f32 or --batch-size 1");
+        assert_eq!(message("`tweedie inpaint` and `other`"), "`tweedie inpaint` and `other`");
+        assert_eq!(message("a ` alone, `dtype"), "a ` alone, `dtype");
+        assert_eq!(message("one `dtype` and `"), "one --dtype and `");
+    }
+
+    #[test]
+    fn a_configurations_field_is_no_option() {
+        let error = Error::Config {
+            component: "unet".into(),
+            field: "dtype".into(),
+            value: "3".into(),
+            expected: "use `dtype`".into(),
+        };
+        assert_eq!(error.message(&flag), "unet config: `dtype` is 3; use --dtype");
+        assert_eq!(error.kind(), ErrorKind::Model);
     }
 }

@@ -46,5 +46,5 @@ pub mod score_based;
 pub mod training;
 
 pub use candle_core::{DType, Device, Tensor};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result, with_options};
 pub use noise_level::NoiseLevel;

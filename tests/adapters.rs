@@ -18,7 +18,7 @@ use tweedie::kernels::InstructionSet;
 use tweedie::layers::WeightSource;
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
-use tweedie_pipelines::{ControlImage, Model, TextToImage, TextToImageRequest};
+use tweedie_pipelines::{ControlImage, LatentDiffusion, Model, TaskKind, TextToImageRequest, Usage};
 
 /// Weights in memory.
 struct Stored {
@@ -300,8 +300,8 @@ fn changed_control(
 
 /// The message of a pipeline with this control model.
 fn control_refusal(model: &str, control: &Path) -> TestResult<String> {
-    let builder = TextToImage::builder().model_folder(golden("models").join(model)).control(control);
-    Ok(builder.build().err().ok_or("it was taken")?.to_string())
+    let builder = LatentDiffusion::builder().model_folder(golden("models").join(model)).control(control);
+    Ok(builder.usage(Usage::Once(TaskKind::TextToImage)).build().err().ok_or("it was taken")?.to_string())
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn control_models_that_do_not_fit_are_refused() -> TestResult {
 
 /// The picture that a control model makes with the small Stable Diffusion 1.x.
 fn controlled(control: &Path, guess: bool) -> TestResult<Photo> {
-    let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).control(control).build()?;
+    let model = LatentDiffusion::builder().model_folder(golden("models/sd15")).control(control).build()?;
     let image = Photo::read(&golden("cases/control-guess/control.0.png"))?;
     let request = TextToImageRequest {
         prompt: "a bridge".into(),
@@ -348,7 +348,7 @@ fn controlled(control: &Path, guess: bool) -> TestResult<Photo> {
         controls: vec![ControlImage { guess, ..ControlImage::new(image) }],
         ..TextToImageRequest::default()
     };
-    Ok(pipeline.model().generate(&pipeline.settle(&request)?)?.swap_remove(0))
+    Ok(model.generate(&request)?.pictures.swap_remove(0))
 }
 
 /// The tensors of a control model's folder in one file, under other names.
@@ -473,17 +473,17 @@ fn models_of_no_channels_are_refused() -> TestResult {
 
 /// The picture that an autoencoder makes of the small Stable Diffusion 1.x's latents.
 fn decoded(vae: &Path) -> TestResult<Photo> {
-    let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).vae(Some(Model::at(vae.into(), None)?));
+    let builder =
+        LatentDiffusion::builder().model_folder(golden("models/sd15")).vae(Some(Model::at(vae.into(), None)?));
     let request = TextToImageRequest { prompt: "a bridge".into(), steps: Some(1), ..TextToImageRequest::default() };
-    let pipeline = pipeline.build()?;
-    Ok(pipeline.model().generate(&pipeline.settle(&request)?)?.swap_remove(0))
+    Ok(builder.build()?.generate(&request)?.pictures.swap_remove(0))
 }
 
 /// Guess mode is told by ControlNets alone; that it does nothing else is said, and not written into pictures.
 #[test]
 fn guess_mode_without_a_control_net_is_warned_of() -> TestResult {
     let settled = |models: &[&str]| -> TestResult<_> {
-        let builder = TextToImage::builder().model_folder(golden("models/sd15"));
+        let builder = LatentDiffusion::builder().model_folder(golden("models/sd15"));
         let builder = models.iter().fold(builder, |builder, name| builder.control(golden("models").join(name)));
         let image = Photo::read(&golden("cases/control-guess/control.0.png"))?;
         let control = ControlImage { guess: true, ..ControlImage::new(image) };
@@ -534,8 +534,9 @@ fn a_control_model_that_pools_adds_means() -> TestResult {
     let field = |json: &mut Value| json["global_pool_conditions"] = true.into();
     let pooling = changed_control("controlnet", field, |_| Ok(()))?;
     let residuals = |path: &Path| -> TestResult<Vec<Tensor>> {
-        let pipeline = TextToImage::builder().model_folder(golden("models/sd15")).control(path).build()?;
-        let ControlModel::ControlNet(model) = &pipeline.model().denoise().controls()[0] else {
+        let denoise =
+            LatentDiffusion::builder().model_folder(golden("models/sd15")).control(path).build()?.denoise()?;
+        let ControlModel::ControlNet(model) = &denoise.controls()[0] else {
             return Err("no ControlNet".into());
         };
         let mut generator = TorchGenerator::new(8);

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tweedie::checkpoints::{ModelFiles, SingleFile, TensorFile, convert_to_file};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, TextToImage};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion, Model};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -119,8 +119,8 @@ fn whole(folder: &Path) -> TestResult<BTreeMap<String, Tensor>> {
     Ok(candle_core::safetensors::load(path, &Device::Cpu)?.into_iter().collect())
 }
 
-fn build(model: Model) -> tweedie::Result<TextToImage> {
-    TextToImage::builder().model(model).device(DeviceChoice::Cpu).dtype(DTypeChoice::F32).build()
+fn build(model: Model) -> tweedie::Result<LatentDiffusion> {
+    LatentDiffusion::builder().model(model).device(DeviceChoice::Cpu).dtype(DTypeChoice::F32).build()
 }
 
 fn message_of(bytes: &[u8], config: Option<PathBuf>) -> TestResult<String> {

@@ -23,9 +23,9 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImage,
-    ImageToImageRequest, Inpaint, InpaintRequest, LatentDiffusion, LoraChoice, Model, Pipeline, Settings, SizeRequest,
-    TextToImage, TextToImageRequest, XlRequest,
+    Adapters, Builder, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImageRequest,
+    InpaintRequest, LatentDiffusion, LoraChoice, Model, NegativeSizeRequest, Settings, SizeRequest, TextToImageRequest,
+    XlRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -107,7 +107,7 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         guidance_scale: json["guidance_scale"].as_f64(),
         guidance_rescale: json["guidance_rescale"].as_f64(),
         scheduler: Some(entry.name.into()),
-        scheduler_fields: fields,
+        scheduler_config: fields,
         width: number("width"),
         height: number("height"),
         num_images: number("num_images_per_prompt").unwrap_or(1),
@@ -116,23 +116,34 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         xl: XlRequest {
             prompt_2: text("prompt_2"),
             negative_prompt_2: text("negative_prompt_2"),
-            sizes: sizes(json, ""),
-            negative_sizes: sizes(json, "negative_"),
+            sizes: sizes(json),
+            negative_sizes: negative_sizes(json),
         },
         ..TextToImageRequest::default()
     })
 }
 
-fn sizes(json: &Value, prefix: &str) -> SizeRequest {
-    let pair = |name: &str| {
-        let value = &json[format!("{prefix}{name}")];
-        Some((value[0].as_u64()? as usize, value[1].as_u64()? as usize))
-    };
+fn sizes(json: &Value) -> SizeRequest {
     SizeRequest {
-        original: pair("original_size"),
-        crop_top_left: pair("crops_coords_top_left"),
-        target: pair("target_size"),
+        original: pair(json, "original_size"),
+        crop_top_left: pair(json, "crops_coords_top_left"),
+        target: pair(json, "target_size"),
+        ..SizeRequest::default()
     }
+}
+
+fn negative_sizes(json: &Value) -> NegativeSizeRequest {
+    NegativeSizeRequest {
+        original: pair(json, "negative_original_size"),
+        crop_top_left: pair(json, "negative_crops_coords_top_left"),
+        target: pair(json, "negative_target_size"),
+        ..NegativeSizeRequest::default()
+    }
+}
+
+fn pair(json: &Value, name: &str) -> Option<(usize, usize)> {
+    let value = &json[name];
+    Some((value[0].as_u64()? as usize, value[1].as_u64()? as usize))
 }
 
 /// The forms that the case's model comes in: the folder, and single files with the folder's configurations.
@@ -142,7 +153,7 @@ fn forms(case: &Case) -> Vec<Model> {
     std::iter::once(Model::Folder(case.model())).chain(single).collect()
 }
 
-fn builder<P: Pipeline>(case: &Case, model: &Model, backend: Backend, dtype: DTypeChoice) -> TestResult<Builder<P>> {
+fn builder(case: &Case, model: &Model, backend: Backend, dtype: DTypeChoice) -> TestResult<Builder> {
     let builder = Builder::default().model(model.clone()).device(DeviceChoice::Cpu).dtype(dtype).backend(backend);
     let vae = case.json["vae"].as_str().map(|name| Model::Folder(case.root.join("models").join(name)));
     Ok(builder.vae(vae).adapters(adapters(case)?))
@@ -198,27 +209,21 @@ fn settled_in(
     change(&mut text);
     let strength = case.json["strength"].as_f64();
     let file = |field: &str| case.folder.join(case.json[field].as_str().unwrap_or_default());
-    Ok(match kind(&case.json).trim_end_matches("-xl") {
+    let loaded = builder(case, model, backend, dtype)?.build()?;
+    let settings = match kind(&case.json).trim_end_matches("-xl") {
         "img2img" => {
-            let pipeline = builder::<ImageToImage>(case, model, backend, dtype)?.build()?;
             let image = Photo::read(&file("init_image"))?;
-            let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
-            (pipeline.into_model(), settings)
+            loaded.settle(&ImageToImageRequest { text, image, strength })?
         }
         "inpaint" => {
-            let pipeline = builder::<Inpaint>(case, model, backend, dtype)?.build()?;
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
-            let composite = Composite::Decoded;
-            let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
-            let settings = pipeline.settle(&request)?;
-            (pipeline.into_model(), settings)
+            let mut request = InpaintRequest { strength, ..InpaintRequest::of(image, Some(mask), text) };
+            request.inpaint.composite = false;
+            loaded.settle(&request)?
         }
-        _ => {
-            let pipeline = builder::<TextToImage>(case, model, backend, dtype)?.build()?;
-            let settings = pipeline.settle(&text)?;
-            (pipeline.into_model(), settings)
-        }
-    })
+        _ => loaded.settle(&text)?,
+    };
+    Ok((loaded, settings))
 }
 
 fn check_token_ids(case: &Case) -> TestResult {
@@ -231,7 +236,9 @@ fn check_token_ids(case: &Case) -> TestResult {
         ("text_2.negative", "tokenizer_2", ["negative_prompt_2", "negative_prompt"]),
     ] {
         if let Some(ids) = case.stages.get(&format!("{stage}.input_ids")) {
-            let text = texts.iter().find_map(|field| case.json[field].as_str()).unwrap_or_default();
+            // An empty second text is none, as diffusers takes it.
+            let given = |field: &&str| case.json[*field].as_str().filter(|text| !text.is_empty());
+            let text = texts.iter().find_map(given).unwrap_or_default();
             let mut tokenizer = Tokenizer::from_files(&files, folder)?;
             for choice in adapters(case)?.embeddings {
                 let (folder, name) = (choice.path.parent().ok_or("no folder")?, choice.path.file_name());
@@ -286,7 +293,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let (model, settings) = settled(case, model, backend, |_| ())?;
     let (mut noise, images) = noise(case);
 
-    let encoded = model.encode().run(&settings)?;
+    let encoded = model.encode()?.run(&settings)?;
     let positive = encoded.positive.repeat(images)?;
     let negative = encoded.negative.as_ref().map(|negative| negative.repeat(images)).transpose()?;
     let rows = match &negative {
@@ -303,12 +310,13 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     }
 
     let vae = model.decode().vae();
-    let reference = reference(&settings.task, vae, model.denoise().unet().config(), &Device::Cpu)?;
+    let denoise = model.denoise()?;
+    let reference = reference(&settings.task, vae, denoise.unet().config(), &Device::Cpu)?;
     check_reference(case, &settings, &reference)?;
     let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let network = model.denoise().network(&settings)?;
+    let network = denoise.network(&settings)?;
     let recorder = Recorder::new(&network);
     let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
     let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
@@ -363,7 +371,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     case.check("guided.last", &guided[guided.len() - 1].raw, TOLERANCE)?;
     case.check("vae.decode.out", &vae.decode(&vae.config().unscaled(&latents)?)?, TOLERANCE)?;
     for i in 0..images {
-        check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?)?)?;
+        check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?)?;
     }
     Ok(())
 }
@@ -386,7 +394,7 @@ fn check_pictures(case: &Case, model: &Model, batch_size: usize) -> TestResult {
         request.seed = first;
         request.batch_size = batch_size;
     })?;
-    for (i, picture) in model.generate(&settings)?.iter().enumerate() {
+    for (i, picture) in model.generate_settled(&settings)?.pictures.iter().enumerate() {
         check_picture(case, i, &picture.to_picture())?;
     }
     Ok(())
@@ -445,22 +453,22 @@ fn golden_pictures_of_words_in_every_form() -> TestResult {
 /// After the first step a preview is Tweedie's formula of what the network said, decoded.
 fn check_previews(case: &Case) -> TestResult {
     let vae = case.json["vae"].as_str().map(|name| Model::Folder(case.root.join("models").join(name)));
-    let builder = builder::<ImageToImage>(case, &Model::Folder(case.model()), Backend::Kernels, DTypeChoice::F32)?;
-    let pipeline = builder.preview_vae(vae).build()?;
+    let builder = builder(case, &Model::Folder(case.model()), Backend::Kernels, DTypeChoice::F32)?;
+    let loaded = builder.preview_vae(vae).build()?;
     let image = Photo::read(&case.folder.join(case.json["init_image"].as_str().unwrap_or_default()))?;
     let strength = case.json["strength"].as_f64();
     let seed = case.json["seed"].as_u64().ok_or("no seed")?;
     let text = TextToImageRequest { seed, ..request(case)? };
-    let settings = pipeline.settle(&ImageToImageRequest { text, image, strength })?;
+    let settings = loaded.settle(&ImageToImageRequest { text, image, strength })?;
     let (mut previews, mut order) = (Vec::new(), Vec::new());
-    pipeline.into_model().run_once(&settings, &mut |event| {
+    loaded.run(&settings, &mut |event| {
         match event {
             Event::Step { done, .. } => order.push(("step", done)),
             Event::Preview { index: 0, done, picture } => {
                 order.push(("preview", done));
                 previews.push(picture.clone());
             }
-            Event::Decoding => order.push(("decoding", 0)),
+            Event::Decoding { done: 0, .. } => order.push(("decoding", 0)),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -476,7 +484,7 @@ fn check_previews(case: &Case) -> TestResult {
     let x0 = ((x - (epsilon * sigma)?)? / alpha)?;
     // The preview's decoder is the one that the golden cases hold to diffusers.
     let decoder = settled(case, &Model::Folder(case.model()), Backend::Kernels, |_| ())?.0;
-    let expected = decoder.decode().run(&x0)?;
+    let expected = decoder.decode().run(&x0, &mut |_, _| ControlFlow::Continue(()))?;
     let off = previews[0].rgb().iter().zip(expected.rgb()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(off <= Some(1), "{}: {off:?}", case.name);
     Ok(())
@@ -517,7 +525,7 @@ fn check_conversions(case: &Case) -> TestResult {
     convert_to_folder(&original.files()?, &at("half"), Some(DType::F16))?;
     let picture = |model: &Model, dtype: DTypeChoice| -> TestResult<Vec<Photo>> {
         let (model, settings) = settled_in(case, model, Backend::Kernels, dtype, |request| request.num_images = 1)?;
-        Ok(model.generate(&settings)?)
+        Ok(model.generate_settled(&settings)?.pictures)
     };
     let rounded = picture(&original, DTypeChoice::F16)?;
     assert!(picture(&file("half.safetensors"), DTypeChoice::F32)? == rounded, "{}: one file", case.name);

@@ -9,11 +9,11 @@ use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
-use tweedie::images::Picture;
+use tweedie::images::{Photo, Picture};
 use tweedie::kernels::Products;
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{UNet2DConditionConfig, UNet2DConditionModel};
-use tweedie_pipelines::{Builder, DTypeChoice, TextToImage, TextToImageRequest};
+use tweedie_pipelines::{Builder, DTypeChoice, LatentDiffusion, TextToImageRequest};
 
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
@@ -25,25 +25,25 @@ fn psnr(a: &Picture, b: &Picture) -> f64 {
     10.0 * (255.0 * 255.0 * a.rgb().len() as f64 / squares).log10()
 }
 
-fn pictures(builder: Builder<TextToImage>) -> TestResult<Vec<Picture>> {
+fn pictures(builder: Builder) -> TestResult<Vec<Picture>> {
     let request = TextToImageRequest {
         prompt: "a fox on a blue background".into(),
         steps: Some(8),
         num_images: 2,
         ..TextToImageRequest::default()
     };
-    Ok(builder.build()?.generate(&request)?)
+    Ok(builder.build()?.generate(&request)?.pictures.iter().map(Photo::to_picture).collect())
 }
 
 /// They were seen at 56 dB, and those of f16, which is what the embedded weights are, at no difference. The bound allows twice
 /// the error.
 #[test]
 fn pictures_of_rounded_numbers_are_near_those_of_f32() -> TestResult {
-    let exact = pictures(TextToImage::builder())?;
+    let exact = pictures(LatentDiffusion::builder())?;
     let kinds = [
-        ("weights in f16", TextToImage::builder().dtype(DTypeChoice::F16), f64::INFINITY),
-        ("weights in bf16", TextToImage::builder().dtype(DTypeChoice::BF16).products(Products::Full), 50.0),
-        ("products in bf16", TextToImage::builder().products(Products::Bf16), 50.0),
+        ("weights in f16", LatentDiffusion::builder().dtype(DTypeChoice::F16), f64::INFINITY),
+        ("weights in bf16", LatentDiffusion::builder().dtype(DTypeChoice::BF16).products(Products::Full), 50.0),
+        ("products in bf16", LatentDiffusion::builder().products(Products::Bf16), 50.0),
     ];
     for (name, builder, least) in kinds {
         for (i, (exact, rounded)) in exact.iter().zip(pictures(builder)?).enumerate() {

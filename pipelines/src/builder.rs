@@ -3,12 +3,13 @@
 use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
-use crate::latent_diffusion::LatentDiffusion;
+use crate::latent_diffusion::{LatentDiffusion, ModelParts};
 use crate::model::{Defaults, Model, component_alone, config, family, model_index, unet_parameters};
+use crate::settings::ModelFacts;
 use crate::stages::{Decode, Denoise, Encode, TextEncoder};
+use crate::task::{TaskKind, Usage, check_task};
 use crate::used_weights::WeightFile;
 use crate::xl::XlFacts;
-use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,14 +20,14 @@ use tweedie::config::ConfigFields;
 use tweedie::kernels::Products;
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{
-    Autoencoder, AutoencoderConfig, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves,
+    Autoencoder, AutoencoderConfig, ClipTextConfig, ClipTextModel, ControlModel, EitherAutoencoderConfig, Halves,
     UNet2DConditionConfig, UNet2DConditionModel,
 };
 use tweedie::{DType, Device, Error, Result};
 
 /// Says with which model, where and in which number format a pipeline runs.
-#[derive(Debug, Clone)]
-pub struct Builder<P> {
+#[derive(Debug, Clone, Default)]
+pub struct Builder {
     model: Model,
     vae: Option<Model>,
     preview_vae: Option<Model>,
@@ -35,38 +36,10 @@ pub struct Builder<P> {
     backend: Option<Backend>,
     products: Option<Products>,
     adapters: Adapters,
-    pipeline: PhantomData<P>,
+    usage: Usage,
 }
 
-impl<P> Default for Builder<P> {
-    fn default() -> Self {
-        Self {
-            model: Model::default(),
-            vae: None,
-            preview_vae: None,
-            device: DeviceChoice::default(),
-            dtype: DTypeChoice::default(),
-            backend: None,
-            products: None,
-            adapters: Adapters::default(),
-            pipeline: PhantomData,
-        }
-    }
-}
-
-/// A pipeline over a latent diffusion model: what it needs of one, and how it is made of one.
-pub trait Pipeline: Sized {
-    /// Whether it shows the network what is known of the picture, if the network is made for that.
-    const SHOWS_KNOWN: bool;
-
-    /// The halves of the autoencoder that it uses.
-    const HALVES: Halves;
-
-    /// The pipeline over a loaded model.
-    fn over(model: LatentDiffusion) -> Self;
-}
-
-impl<P> Builder<P> {
+impl Builder {
     /// A model in a folder in diffusers layout, instead of the embedded one.
     #[must_use]
     pub fn model_folder(self, path: impl Into<PathBuf>) -> Self {
@@ -130,6 +103,13 @@ impl<P> Builder<P> {
         self
     }
 
+    /// What the model will be asked for; by default anything, any number of times.
+    #[must_use]
+    pub fn usage(mut self, usage: Usage) -> Self {
+        self.usage = usage;
+        self
+    }
+
     /// Another way to compute than the device's own: tests run on the CPU what other devices would.
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
@@ -143,15 +123,13 @@ impl<P> Builder<P> {
         self.products = Some(products);
         self
     }
-}
 
-impl<P: Pipeline> Builder<P> {
     /// Loads the model.
     ///
     /// # Errors
     /// If a file is missing or damaged, if weights do not fit their configuration, or if the model is not one
-    /// for this pipeline.
-    pub fn build(self) -> Result<P> {
+    /// for the task that it is loaded for.
+    pub fn build(self) -> Result<LatentDiffusion> {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
@@ -167,7 +145,7 @@ impl<P: Pipeline> Builder<P> {
         let (vae_files, vae_component) = vae_source.as_ref().map_or((&files, "vae"), |(files, name)| (files, name));
         let vae_loader = Loader { files: vae_files, ..loader };
         let vae_config = vae_loader.vae_config(vae_component)?;
-        check_channels(&unet_config, vae_config.common(), P::SHOWS_KNOWN)?;
+        check_channels(&unet_config, vae_config.common(), self.usage.task())?;
         let preview_source = self.preview_vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
         let preview = preview_source.as_ref().map(|(files, component)| {
             let loader = Loader { files, ..loader };
@@ -189,20 +167,32 @@ impl<P: Pipeline> Builder<P> {
         let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
         let controls = self.adapters.controls.iter().map(|model| control::load(model, &loader, &unet_config));
         let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, P::HALVES)?;
+        let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, self.usage.halves())?;
         let preview = preview.map(|(loader, component, config)| loader.vae(component, config, Halves::Decoder));
         let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
         let (unet, unet_files) = loader.unet(unet_config)?;
         loras.finish(family)?;
-        Ok(P::over(LatentDiffusion {
+        let parts = ModelParts {
             encode: Encode::new(encoders, device.clone()),
             denoise: Denoise::new(unet, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
             preview,
+        };
+        let facts = ModelFacts {
+            unet: parts.denoise.unet().config().clone(),
+            vae: parts.decode.vae().config().clone(),
             scheduler,
             guessed_prediction: self.model.guessed_prediction(&files),
-            xl,
             defaults,
+            text_layers: skippable_layers(&parts.encode, xl.is_some()),
+            guessing_controls: (parts.denoise.controls().iter())
+                .map(|control| matches!(control, ControlModel::ControlNet(_)))
+                .collect(),
+            xl,
+        };
+        Ok(LatentDiffusion {
+            parts: parts.kept(self.usage),
+            facts,
             adapters: [self.adapters.used(&embeddings), used_controls].concat(),
             weights: [(&files, text_files), (&files, unet_files), (vae_files, vae_weights)]
                 .into_iter()
@@ -213,7 +203,7 @@ impl<P: Pipeline> Builder<P> {
             format,
             device,
             load_seconds: start.elapsed().as_secs_f64(),
-        }))
+        })
     }
 }
 
@@ -351,19 +341,15 @@ fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, Stri
     }
 }
 
-fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, shows_known: bool) -> Result<()> {
+/// `task`: the one that the model is loaded for; nothing if for all.
+fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, task: Option<TaskKind>) -> Result<()> {
     let latent = vae.latent_channels;
-    let inpainting = unet.in_channels == 2 * latent + 1;
-    let fits = unet.in_channels == latent || (inpainting && shows_known);
-    if !fits || unet.out_channels < latent {
-        let fix = if inpainting {
-            "this is an inpainting model; use it with `tweedie inpaint`, or another model here".into()
-        } else {
-            format!("the autoencoder has {latent} latent channels; the two do not belong together")
-        };
+    let inpaints = unet.in_channels == 2 * latent + 1;
+    if !(unet.in_channels == latent || inpaints) || unet.out_channels < latent {
+        let fix = format!("the autoencoder has {latent} latent channels; the two do not belong together");
         return Err(Error::invalid("in_channels of the unet", unet.in_channels, fix));
     }
-    Ok(())
+    task.map_or(Ok(()), |task| check_task(task, unet.in_channels, latent))
 }
 
 /// Whether previews of the model's latents can be drawn by this autoencoder, at the size of its pictures.
@@ -375,6 +361,12 @@ fn check_preview(preview: &AutoencoderConfig, vae: &AutoencoderConfig) -> Result
     }
     let fix = format!("the model's have {}; take one made for this model's family", name(form(vae)));
     Err(Error::invalid("the latents of the autoencoder for previews", name(form(preview)), fix))
+}
+
+/// How many layers `clip_skip` can skip. Stable Diffusion XL starts to count one layer further back.
+fn skippable_layers(encode: &Encode, xl: bool) -> usize {
+    let layers = encode.encoders().iter().map(|encoder| encoder.model.config().num_hidden_layers);
+    layers.min().unwrap_or(0).saturating_sub(usize::from(xl))
 }
 
 /// The network sees the states of all encoders side by side.

@@ -32,8 +32,15 @@ pub enum Event<'a> {
         /// The clean latents that the network predicted last, decoded.
         picture: &'a Picture,
     },
-    /// The autoencoder starts on a picture.
-    Decoding,
+    /// The autoencoder starts on a picture, or is done with a part of its decoder.
+    Decoding {
+        /// Which picture of the request, from 0.
+        index: usize,
+        /// Parts of the decoder that are done; 0 at the start.
+        done: usize,
+        /// How many it has.
+        parts: usize,
+    },
     /// A picture is finished.
     Picture {
         /// Which of the request, from 0.

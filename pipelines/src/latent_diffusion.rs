@@ -1,17 +1,18 @@
 //! A latent diffusion model, loaded, and the whole way through it.
 
 use crate::adapters::UsedAdapter;
+use crate::builder::Builder;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
-use crate::model::Defaults;
-use crate::record::Record;
-use crate::request::{ModelFacts, Settings};
+use crate::records::record::Record;
+use crate::requests::request::Request;
+use crate::settings::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
+use crate::task::Usage;
 use crate::used_weights::{UsedWeights, WeightFile};
-use crate::xl::XlFacts;
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::Step;
@@ -30,19 +31,13 @@ pub struct Seconds {
     pub decode: f64,
 }
 
-/// A latent diffusion model, loaded and ready: what [`crate::TextToImage`], [`crate::ImageToImage`] and
-/// [`crate::Inpaint`] run.
+/// A latent diffusion model, loaded and ready for any number of runs, of all three tasks, by any number of threads at a time.
+///
+/// A run changes nothing in it: what belongs to a run lives in that run.
 #[derive(Debug)]
 pub struct LatentDiffusion {
-    pub(crate) encode: Encode,
-    pub(crate) denoise: Denoise,
-    pub(crate) decode: Decode,
-    /// Another decoder, for previews.
-    pub(crate) preview: Option<Decode>,
-    pub(crate) scheduler: ConfigFields,
-    pub(crate) guessed_prediction: Option<&'static str>,
-    pub(crate) xl: Option<XlFacts>,
-    pub(crate) defaults: Defaults,
+    pub(crate) parts: KeptParts,
+    pub(crate) facts: ModelFacts,
     pub(crate) adapters: Vec<UsedAdapter>,
     pub(crate) weights: Vec<WeightFile>,
     /// What its autoencoder is called, if it is another model's.
@@ -53,79 +48,96 @@ pub struct LatentDiffusion {
     pub(crate) load_seconds: f64,
 }
 
+/// The pictures of a request, and what a user should know of them.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// One for each image of the request, in its order.
+    pub pictures: Vec<Photo>,
+    /// What was asked for and had no effect, or another than might be thought.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub seconds: Seconds,
+}
+
 impl LatentDiffusion {
-    /// What the check of a request needs to know of this model.
-    pub(crate) fn facts(&self) -> ModelFacts<'_> {
-        ModelFacts {
-            unet: self.denoise.unet().config(),
-            vae: self.decode.vae().config(),
-            scheduler: &self.scheduler,
-            guessed_prediction: self.guessed_prediction,
-            defaults: &self.defaults,
-            controls: self.denoise.controls(),
-            text_layers: self.skippable_layers(),
-            xl: self.xl,
-        }
+    /// Starts from the embedded model on the best device.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 
-    /// Stable Diffusion XL starts to count one layer further back.
-    fn skippable_layers(&self) -> usize {
-        let layers = self.encode.encoders().iter().map(|encoder| encoder.model.config().num_hidden_layers);
-        layers.min().unwrap_or(0).saturating_sub(usize::from(self.xl.is_some()))
+    /// Checks a request and fills in what it leaves to the model.
+    ///
+    /// # Errors
+    /// If the request cannot be carried out; the message says what can.
+    pub fn settle<'a>(&self, request: impl Into<Request<'a>>) -> Result<Settings> {
+        request.into().settle(&self.facts)
     }
 
-    /// What pictures made with these settings will say of how they were made.
-    pub fn record(&self, settings: &Settings) -> Record {
-        let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
-        Record::new(settings, weights.with_adapters(&self.adapters)).with_vae(self.vae_name.clone())
-    }
-
-    /// The stage that makes conditioning.
-    pub fn encode(&self) -> &Encode {
-        &self.encode
-    }
-
-    /// The stage that makes latents.
-    pub fn denoise(&self) -> &Denoise {
-        &self.denoise
-    }
-
-    /// The stage that makes pictures.
-    pub fn decode(&self) -> &Decode {
-        &self.decode
+    /// Makes the pictures of a request.
+    ///
+    /// # Errors
+    /// If the request cannot be carried out, or as [`Self::run`].
+    pub fn generate<'a>(&self, request: impl Into<Request<'a>>) -> Result<Generated> {
+        self.generate_settled(&self.settle(request)?)
     }
 
     /// Makes the pictures of settled settings.
     ///
     /// # Errors
-    /// If the network or the decoder fails.
-    pub fn generate(&self, settings: &Settings) -> Result<Vec<Photo>> {
-        let mut pictures = Vec::with_capacity(settings.num_images);
-        let mut collect = |event: Event<'_>| {
-            if let Event::Picture { picture, .. } = event {
-                pictures.push(picture.clone());
+    /// As [`Self::run`].
+    pub fn generate_settled(&self, settings: &Settings) -> Result<Generated> {
+        let (mut pictures, mut warnings) = (Vec::with_capacity(settings.request.num_images), Vec::new());
+        let seconds = self.run(settings, &mut |event| {
+            match event {
+                Event::Picture { picture, .. } => pictures.push(picture.clone()),
+                Event::Warning(warning) => warnings.push(warning),
+                _ => {}
             }
             ControlFlow::Continue(())
-        };
-        if let Some(unchanged) = settings.task.unchanged() {
-            unchanged_pictures(settings, unchanged, &mut collect)?;
-            return Ok(pictures);
-        }
-        let mut seconds = Seconds::default();
-        let encoded = self.encode.run(settings)?;
-        let reference = reference(&settings.task, self.decode.vae(), self.denoise.unet().config(), &self.device)?;
-        let (preview, device, seconds) = (None, &self.device, &mut seconds);
-        let batches = Batches { settings, encoded: &encoded, reference: &reference, preview, device, seconds };
-        batches.run(&mut Some(&self.denoise), &self.decode, &mut collect)?;
-        Ok(pictures)
+        })?;
+        Ok(Generated { pictures, warnings, seconds })
     }
 
-    /// Makes the pictures of settled settings and ends the pipeline: the text encoder's memory is given back
-    /// before denoising, and the UNet's before the last picture is decoded.
+    /// What pictures made with these settings will say of how they were made.
+    pub fn record(&self, settings: &Settings) -> Record {
+        let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
+        Record::new(settings, weights.with_adapters(&[self.adapters.clone(), settings.adapters()].concat()))
+            .with_vae(self.vae_name.clone())
+    }
+
+    /// The device that it is loaded on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The stage that makes conditioning.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] if the observer breaks; pictures that it was told of before are whole.
-    pub fn run_once(self, settings: &Settings, observer: &mut Observer<'_>) -> Result<Seconds> {
+    /// If the model was loaded for one run, which has used it up.
+    pub fn encode(&self) -> Result<Arc<Encode>> {
+        self.parts.encode.get()
+    }
+
+    /// The stage that makes latents.
+    ///
+    /// # Errors
+    /// If the model was loaded for one run, which has used it up.
+    pub fn denoise(&self) -> Result<Arc<Denoise>> {
+        self.parts.denoise.get()
+    }
+
+    /// The stage that makes pictures.
+    pub fn decode(&self) -> &Decode {
+        &self.parts.decode
+    }
+
+    /// Makes the pictures of settled settings, and tells the observer of warnings, steps, previews and pictures.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the observer breaks, which it can in every step and between the parts of the decoder; pictures
+    /// that it was told of before are whole. Whatever the networks report. If the model was loaded for one run and this is
+    /// another.
+    pub fn run(&self, settings: &Settings, observer: &mut Observer<'_>) -> Result<Seconds> {
         let mut seconds = Seconds { load: self.load_seconds, ..Seconds::default() };
         for warning in &settings.warnings {
             tell(observer, Event::Warning(warning.clone()))?;
@@ -135,23 +147,76 @@ impl LatentDiffusion {
             return Ok(seconds);
         }
         let start = Instant::now();
-        let encoded = self.encode.run(settings)?;
-        drop(self.encode);
+        let encoded = self.parts.encode.last_use()?.run(settings)?;
         for warning in &encoded.warnings {
             tell(observer, Event::Warning(warning.clone()))?;
         }
-        let reference = reference(&settings.task, self.decode.vae(), self.denoise.unet().config(), &self.device)?;
+        let reference = reference(&settings.task, self.decode().vae(), &self.facts.unet, &self.device)?;
         seconds.encode = start.elapsed().as_secs_f64();
-        let batches = Batches {
-            settings,
-            encoded: &encoded,
-            reference: &reference,
-            preview: self.preview.as_ref(),
-            device: &self.device,
-            seconds: &mut seconds,
-        };
-        batches.run(&mut Some(self.denoise), &self.decode, observer)?;
+        let denoise = self.parts.denoise.last_use()?;
+        let (preview, device) = (self.parts.preview.as_ref(), &self.device);
+        let (encoded, reference, seconds_of) = (&encoded, &reference, &mut seconds);
+        let batches = Batches { settings, encoded, reference, preview, device, seconds: seconds_of };
+        batches.run(denoise, self.decode(), observer)?;
         Ok(seconds)
+    }
+}
+
+/// The stages of a model.
+#[derive(Debug)]
+pub(crate) struct ModelParts {
+    pub encode: Encode,
+    pub denoise: Denoise,
+    pub decode: Decode,
+    /// Another decoder, for previews.
+    pub preview: Option<Decode>,
+}
+
+impl ModelParts {
+    pub fn kept(self, usage: Usage) -> KeptParts {
+        let Self { encode, denoise, decode, preview } = self;
+        KeptParts { encode: Kept::new(encode, usage), denoise: Kept::new(denoise, usage), decode, preview }
+    }
+}
+
+/// The stages as a loaded model has them.
+#[derive(Debug)]
+pub(crate) struct KeptParts {
+    encode: Kept<Encode>,
+    denoise: Kept<Denoise>,
+    decode: Decode,
+    preview: Option<Decode>,
+}
+
+/// A stage that runs share, and that the only run of a model lets go of when it needs it no more.
+#[derive(Debug)]
+struct Kept<T> {
+    stage: Mutex<Option<Arc<T>>>,
+    usage: Usage,
+}
+
+impl<T> Kept<T> {
+    fn new(stage: T, usage: Usage) -> Self {
+        Self { stage: Mutex::new(Some(Arc::new(stage))), usage }
+    }
+
+    fn get(&self) -> Result<Arc<T>> {
+        // A panic elsewhere leaves the stage or nothing.
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        stage.clone().ok_or_else(Self::used_up)
+    }
+
+    /// The stage for a run: the only run owns it.
+    fn last_use(&self) -> Result<Arc<T>> {
+        if self.usage == Usage::Any {
+            return self.get();
+        }
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        stage.take().ok_or_else(Self::used_up)
+    }
+
+    fn used_up() -> Error {
+        Error::invalid("the model", "used up by its one run", "load it with Usage::Any for several")
     }
 }
 
@@ -174,18 +239,14 @@ struct Batches<'a> {
 }
 
 impl Batches<'_> {
-    /// Denoises batch after batch and decodes image by image, which bounds the memory; `denoise` is dropped when
+    /// Denoises batch after batch and decodes image by image, which bounds the memory; `denoise` is let go of when
     /// the last batch is denoised.
-    fn run<D: std::borrow::Borrow<Denoise>>(
-        self,
-        denoise: &mut Option<D>,
-        decode: &Decode,
-        observer: &mut Observer<'_>,
-    ) -> Result<()> {
+    fn run(self, denoise: Arc<Denoise>, decode: &Decode, observer: &mut Observer<'_>) -> Result<()> {
+        let mut denoise = Some(denoise);
         let batches = self.settings.seed_batches();
         for (batch, seeds) in batches.iter().enumerate() {
             let start = Instant::now();
-            let Some(network) = denoise.as_ref() else { break };
+            let Some(network) = &denoise else { break };
             let mut noise = TorchNoise::per_image(seeds);
             let vae = decode.vae().config();
             let prepared = prepare(self.settings, self.reference, vae, seeds.len(), &mut noise, self.device)?;
@@ -204,21 +265,21 @@ impl Batches<'_> {
                     ControlFlow::Break(())
                 })
             };
-            let latents = network.borrow().run(self.settings, self.encoded, prepared, &mut noise, &mut on_step);
+            let latents = network.run(self.settings, self.encoded, prepared, &mut noise, &mut on_step);
             let latents = failure.map_or(latents, Err)?;
             self.seconds.denoise += start.elapsed().as_secs_f64() - previewing;
             self.seconds.decode += previewing;
             if batch + 1 == batches.len() {
-                *denoise = None;
+                denoise = None;
             }
 
             for (i, &seed) in seeds.iter().enumerate() {
-                tell(observer, Event::Decoding)?;
                 let start = Instant::now();
+                let index = batch * self.settings.request.batch_size + i;
                 let latents = latents.narrow(0, i, 1)?;
-                let decoded = decode.run(&latents)?;
+                let decoded =
+                    decode.run(&latents, &mut |done, parts| observer(Event::Decoding { index, done, parts }))?;
                 self.seconds.decode += start.elapsed().as_secs_f64();
-                let index = batch * self.settings.batch_size + i;
                 let picture = self.settings.task.finish(&decoded)?;
                 let decoded = Some((&latents, &decoded));
                 tell(observer, Event::Picture { index, seed, picture: &picture, decoded })?;
@@ -231,8 +292,8 @@ impl Batches<'_> {
     fn show(&self, step: &Step<'_>, batch: usize, observer: &mut Observer<'_>) -> Result<ControlFlow<()>> {
         let (Some(preview), Some(x0)) = (self.preview, &step.x0) else { return Ok(ControlFlow::Continue(())) };
         for i in 0..x0.dim(0)? {
-            let picture = preview.run(&x0.narrow(0, i, 1)?)?;
-            let index = batch * self.settings.batch_size + i;
+            let picture = preview.run(&x0.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?;
+            let index = batch * self.settings.request.batch_size + i;
             let told = observer(Event::Preview { index, done: step.done, picture: &picture });
             if told.is_break() {
                 return Ok(told);

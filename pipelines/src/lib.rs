@@ -1,12 +1,13 @@
 //! Tweedie's pipelines: the order in which its building blocks run.
 //!
 //! ```text
-//! request -> builder -> TextToImage | ImageToImage | Inpaint
+//! builder -> LatentDiffusion, shared by runs; request -> settle -> settings -> run
 //!     encode (text) -> reference (given picture) -> prepare (noise) -> denoise -> decode -> pictures
 //! ```
 //!
-//! A [`TextToImageRequest`], [`ImageToImageRequest`] or [`InpaintRequest`] says what is wanted; the pipeline's
-//! builder says with which model, where, and in which number format. Each stage in [`stages`] takes what the one
+//! A [`TextToImageRequest`], [`ImageToImageRequest`] or [`InpaintRequest`] says what is wanted; a
+//! [`Builder`] says with which model, where, and in which number format. What it loads, a [`LatentDiffusion`], serves all
+//! three, in any number of runs at a time. Each stage in [`stages`] takes what the one
 //! before it returned. A [`Canvas`] leads from a photo of any size to what the model works on, and back.
 
 mod adapters;
@@ -23,17 +24,16 @@ mod event;
 mod http;
 #[cfg(feature = "hub")]
 pub mod hub;
-mod image_to_image;
-mod inpaint;
 mod latent_diffusion;
 mod model;
+mod native_size;
 mod pixel;
 mod previews;
-mod record;
-mod request;
+mod records;
+mod requests;
+mod settings;
 pub mod stages;
 mod task;
-mod text_to_image;
 mod train;
 mod used_weights;
 pub mod verify;
@@ -41,27 +41,33 @@ mod xl;
 
 pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
-pub use builder::{Builder, Pipeline};
-pub use canvas::{Canvas, NativeSize};
+pub use builder::Builder;
+pub use canvas::Canvas;
 pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
-pub use control::{ControlImage, ControlSettings};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
-pub use image_to_image::{ImageToImage, ImageToImageRequest};
-pub use inpaint::{Composite, Inpaint, InpaintRequest, MaskShaping};
-pub use latent_diffusion::{LatentDiffusion, Seconds};
+pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
 pub use model::{Defaults, Model, ModelInfo};
+pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
 };
 pub use previews::Previews;
-pub use record::{Input, Record};
-pub use request::{PromptSyntax, Settings, TextToImageRequest};
-pub use task::Task;
-pub use text_to_image::TextToImage;
+pub use records::record::{Input, Record};
+pub use requests::control::ControlImage;
+pub use requests::image_to_image::ImageToImageRequest;
+pub use requests::inpaint::{InpaintOptions, InpaintRequest};
+pub use requests::kind::{FlagValue, OptionKind};
+pub use requests::lora::LoraRequest;
+pub use requests::options::{OptionInfo, Options, WrongOption};
+pub use requests::request::Request;
+pub use requests::text_to_image::{PromptSyntax, TextToImageRequest};
+pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
+pub use settings::{ControlSettings, Settings};
+pub use task::{Task, TaskKind, Usage};
 pub use train::{
     BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver,
     TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
 };
-pub use tweedie::{Error, Result};
-pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};
+pub use tweedie::{Error, ErrorKind, Result};
+pub use xl::{LastSize, Sizes, XlSettings};

@@ -1,11 +1,63 @@
 //! What a run starts from, and what becomes of what it paints.
 
 use crate::canvas::Canvas;
+use crate::requests::inpaint::InpaintOptions;
 use tweedie::images::{Photo, Picture};
-use tweedie::schedulers::Resampling;
+use tweedie::models::Halves;
 use tweedie::{Error, Result};
 
-/// One of the three things that a latent diffusion model is asked for.
+/// The three things that a latent diffusion model is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskKind {
+    /// A picture from a text.
+    TextToImage,
+    /// A picture from a text and a picture.
+    ImageToImage,
+    /// A part of a picture painted anew.
+    Inpaint,
+}
+
+impl TaskKind {
+    /// What records and the command line call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TextToImage => "txt2img",
+            Self::ImageToImage => "img2img",
+            Self::Inpaint => "inpaint",
+        }
+    }
+}
+
+/// What a model is loaded for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Usage {
+    /// All tasks, in any number of runs, by any number of threads at a time.
+    #[default]
+    Any,
+    /// One run of one task: only the halves of the autoencoder that it needs are loaded, and every part is let go of when
+    /// the run needs it no more, which is what bounds the memory of a process that makes pictures once.
+    Once(TaskKind),
+}
+
+impl Usage {
+    /// The only task, if there is one.
+    pub(crate) fn task(self) -> Option<TaskKind> {
+        match self {
+            Self::Any => None,
+            Self::Once(task) => Some(task),
+        }
+    }
+
+    /// The halves of the autoencoder that are needed.
+    pub(crate) fn halves(self) -> Halves {
+        match self {
+            Self::Once(TaskKind::TextToImage) => Halves::Decoder,
+            _ => Halves::Both,
+        }
+    }
+}
+
+/// A task with what it works on.
 #[derive(Debug, Clone)]
 pub enum Task {
     /// A picture from noise.
@@ -23,12 +75,21 @@ pub enum Task {
         canvas: Canvas,
         /// The share of the steps that are done, 0 to 1; at 1 the masked part starts from pure noise.
         strength: f64,
-        /// Jumps back in time.
-        resampling: Resampling,
+        /// The request's, with its defaults filled in.
+        options: InpaintOptions,
     },
 }
 
 impl Task {
+    /// Which of the three it is.
+    pub fn kind(&self) -> TaskKind {
+        match self {
+            Self::TextToImage => TaskKind::TextToImage,
+            Self::ImageToImage { .. } => TaskKind::ImageToImage,
+            Self::Inpaint { .. } => TaskKind::Inpaint,
+        }
+    }
+
     /// The picture that is worked on.
     pub fn canvas(&self) -> Option<&Canvas> {
         match self {
@@ -63,6 +124,16 @@ impl Task {
             None => Ok(decoded.into()),
         }
     }
+}
+
+/// Whether a model whose network takes so many channels can do a task: one that is shown mask and masked picture can do
+/// nothing else.
+pub(crate) fn check_task(task: TaskKind, in_channels: usize, latent_channels: usize) -> Result<()> {
+    if in_channels > latent_channels && task != TaskKind::Inpaint {
+        let fix = "this is an inpainting model; use it with `tweedie inpaint`, or another model here";
+        return Err(Error::invalid("in_channels of the unet", in_channels, fix));
+    }
+    Ok(())
 }
 
 /// A strength as diffusers takes it.

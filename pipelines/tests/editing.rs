@@ -4,7 +4,7 @@ mod tweedie;
 
 use ::tweedie::images::{Mask, Photo, Samples};
 use ::tweedie::schedulers::SCHEDULERS;
-use ::tweedie_pipelines::{Inpaint, InpaintRequest};
+use ::tweedie_pipelines::{InpaintRequest, LatentDiffusion};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder};
 use std::path::Path;
 use tweedie::{TestResult, Tweedie, check_same_picture, golden, pixels};
@@ -109,13 +109,13 @@ fn unmasked_pixels_keep_every_bit_on_every_solver_and_both_kinds_of_unet() -> Te
     let photo = Photo::read(file.path())?;
     let mask = Mask::new(64, 64, rectangle(64, 64, 20, 9, 51, 40).into_raw())?;
     for model in ["sd15", "inpaint9"] {
-        let pipeline = Inpaint::builder().model_folder(golden().join("models").join(model)).build()?;
+        let loaded = LatentDiffusion::builder().model_folder(golden().join("models").join(model)).build()?;
         for entry in SCHEDULERS {
             let mut request = InpaintRequest::new("a cat", photo.clone(), Some(mask.clone()));
             request.text.scheduler = Some(entry.name.into());
             request.text.steps = Some(3);
-            let pictures = pipeline.generate(&request).map_err(|e| format!("{model}, {}: {e}", entry.name))?;
-            let (outside, inside) = changes(&photo, &pictures[0], &mask)?;
+            let pictures = loaded.generate(&request).map_err(|e| format!("{model}, {}: {e}", entry.name))?;
+            let (outside, inside) = changes(&photo, &pictures.pictures[0], &mask)?;
             assert!(outside == 0 && inside > 0, "{model}, {}: {outside} {inside}", entry.name);
         }
     }

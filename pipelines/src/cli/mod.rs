@@ -7,7 +7,9 @@ mod cached;
 mod data;
 mod eval;
 mod fetching;
+mod flags;
 mod generate;
+mod given;
 mod img2img;
 mod inpaint;
 mod inputs;
@@ -17,21 +19,19 @@ mod model;
 mod output;
 mod print;
 mod progress;
-mod request_options;
 mod sample;
 mod schedulers;
 mod source;
 mod train;
 mod txt2img;
 mod verify;
-mod xl_options;
 
 use clap::{Args, Parser, Subcommand};
 use fetching::Fetching;
 use source::{OfflineOption, Part, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Pipeline};
+use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, TaskKind, Usage};
 
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
@@ -68,8 +68,17 @@ enum Command {
     Bench(bench::BenchArguments),
 }
 
-/// Shows why the program failed.
-pub fn show_error(message: &str) {
+/// Shows why the program failed: the error and its causes, without those that are quoted already.
+pub fn show_error(error: &anyhow::Error) {
+    let message = error.chain().map(flags::in_error).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    });
     print::remark(&format!("error: {message}"));
 }
 
@@ -126,17 +135,19 @@ impl ModelArguments {
         Source { dtype: self.dtype, device: self.device, offline: self.offline.offline(), fetching }
     }
 
-    fn builder<P: Pipeline>(&self, source: &Source<'_>) -> anyhow::Result<Builder<P>> {
+    /// For one run of a task.
+    fn builder(&self, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
         let model = match &self.model {
             Some(path) => source.open(path, self.config.clone(), Part::Model)?,
             None => Model::Embedded,
         };
-        self.builder_with(model, source)
+        self.builder_with(model, task, source)
     }
 
-    /// With a model that was found otherwise.
-    fn builder_with<P: Pipeline>(&self, model: Model, source: &Source<'_>) -> anyhow::Result<Builder<P>> {
+    /// For one run of a task, with a model that was found otherwise.
+    fn builder_with(&self, model: Model, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
         let vae = self.vae.as_ref().map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
-        Ok(Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype))
+        let builder = Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype);
+        Ok(builder.usage(Usage::Once(task)))
     }
 }

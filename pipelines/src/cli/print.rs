@@ -12,6 +12,11 @@ pub fn result(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A warning of the library's.
+pub fn warning(text: &str) {
+    remark(&format!("warning: {}", super::flags::in_text(text)));
+}
+
 /// A remark. If it cannot be shown, the work goes on.
 pub fn remark(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

@@ -41,7 +41,7 @@ impl Progress {
 
     /// A warning, shown even if quiet.
     pub fn warning(&self, text: &str) {
-        self.bar.suspend(|| print::remark(&format!("warning: {text}")));
+        self.bar.suspend(|| print::warning(text));
     }
 
     /// Takes the bar away.

@@ -2,7 +2,7 @@
 
 use super::generate::Generate;
 use clap::Args;
-use tweedie_pipelines::TextToImage;
+use tweedie_pipelines::TaskKind;
 
 #[derive(Debug, Args)]
 pub struct Txt2img {
@@ -13,8 +13,8 @@ pub struct Txt2img {
 impl Txt2img {
     pub fn run(&self) -> anyhow::Result<()> {
         let plan = self.generate.plan(&[])?;
-        let pipeline = self.generate.build::<TextToImage>(&plan)?;
-        let settings = pipeline.settle(&self.generate.text_request()?)?;
-        self.generate.run(plan, pipeline.into_model(), &settings, Vec::new())
+        let model = self.generate.build(TaskKind::TextToImage, &plan)?;
+        let settings = model.settle(&self.generate.text_request()?)?;
+        self.generate.run(plan, &model, &settings, Vec::new())
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use tweedie::Result;
 use tweedie::images::Picture;
-use tweedie::models::Autoencoder;
+use tweedie::models::{Autoencoder, Watch};
 
 /// The autoencoder's decoder.
 #[derive(Debug)]
@@ -22,15 +22,16 @@ impl Decode {
         &self.vae
     }
 
-    /// Decodes the latents of one image.
+    /// Decodes the latents of one image; `watch` is told of the decoder's parts that are done, and of how many there are, and
+    /// says whether to go on.
     ///
     /// # Shapes
     /// `latents`: `[1, latent_channels, height, width]` of the diffusion model.
     ///
     /// # Errors
-    /// If the decoder gives values that are not finite.
-    pub fn run(&self, latents: &Tensor) -> Result<Picture> {
-        let decoded = self.vae.decode(&self.vae.config().unscaled(latents)?)?;
+    /// [`tweedie::Error::Cancelled`] if `watch` breaks; if the decoder gives values that are not finite.
+    pub fn run(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Picture> {
+        let decoded = self.vae.decode_watched(&self.vae.config().unscaled(latents)?, watch)?;
         let mut pictures = Picture::from_tensor(&decoded)?;
         Ok(pictures.swap_remove(0))
     }

@@ -1,10 +1,13 @@
 //! Whichever autoencoder a model has.
 
-use super::{AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTinyConfig, DiagonalGaussian, Halves};
+use super::{
+    AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTinyConfig, DiagonalGaussian, Halves, Watch,
+};
 use crate::Result;
 use crate::config::ConfigFields;
 use crate::layers::Weights;
 use candle_core::{DType, Tensor};
+use std::ops::ControlFlow;
 
 /// The configuration of an [`Autoencoder`], by the class that its file names.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,9 +89,17 @@ impl Autoencoder {
     /// # Errors
     /// If the channels do not fit.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// See [`AutoencoderKl::decode_watched`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`] if `watch` breaks; if the channels do not fit.
+    pub fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
         match self {
-            Self::Kl(vae) => vae.decode(latents),
-            Self::Tiny(vae) => vae.decode(latents),
+            Self::Kl(vae) => vae.decode_watched(latents, watch),
+            Self::Tiny(vae) => vae.decode_watched(latents, watch),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The autoencoder's two halves, which share their middle.
 
-use super::AutoencoderConfig;
+use super::{AutoencoderConfig, Watch, tell};
 use crate::Result;
 use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights};
 use crate::models::attention_block::{AttentionBlock, AttentionBlockConfig};
@@ -138,10 +138,14 @@ impl Decoder {
         })
     }
 
-    pub fn forward(&self, z: FeatureMap) -> Result<FeatureMap> {
+    /// The parts that `watch` is told of are the middle, each resolution, and the last convolution.
+    pub fn forward(&self, z: FeatureMap, watch: &mut Watch<'_>) -> Result<FeatureMap> {
+        let parts = self.blocks.len() + 2;
+        tell(watch, 0, parts)?;
         let mut h = self.middle.forward(&self.conv_in.forward(&z)?)?;
         drop(z);
-        for (resnets, up) in &self.blocks {
+        for (i, (resnets, up)) in self.blocks.iter().enumerate() {
+            tell(watch, i + 1, parts)?;
             for resnet in resnets {
                 h = resnet.forward(&h, None)?;
             }
@@ -150,6 +154,9 @@ impl Decoder {
                 h = up.forward(&h, 2 * height, 2 * width)?;
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&h)?)
+        tell(watch, parts - 1, parts)?;
+        let pixels = self.conv_out.forward(&self.conv_norm_out.forward(&h)?)?;
+        tell(watch, parts, parts)?;
+        Ok(pixels)
     }
 }

@@ -14,6 +14,7 @@ use crate::layers::{Backend, Conv2d, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use halves::{Decoder, Encoder};
+use std::ops::ControlFlow;
 
 /// The encoder's answer: a Gaussian with a diagonal covariance for each latent value.
 #[derive(Debug, Clone)]
@@ -61,6 +62,17 @@ impl DiagonalGaussian {
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         Ok((&self.mean + ((&self.log_variance * 0.5)?.exp()? * noise)?)?)
     }
+}
+
+/// Is told how many of a decoder's parts are done and how many there are, before the first and after each; breaking stops it.
+pub type Watch<'a> = dyn FnMut(usize, usize) -> ControlFlow<()> + 'a;
+
+/// Tells a [`Watch`] of a part.
+///
+/// # Errors
+/// [`Error::Cancelled`] if it breaks.
+fn tell(watch: &mut Watch<'_>, done: usize, parts: usize) -> Result<()> {
+    if watch(done, parts).is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 /// The autoencoder; the encoder can be left out where it is not needed.
@@ -143,11 +155,19 @@ impl AutoencoderKl {
     /// # Errors
     /// If the channels do not fit.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// The same; `watch` is told of the decoder's parts.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
+    pub fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
         let z = FeatureMap::from_nchw(&latents.to_dtype(self.dtype)?, self.backend)?;
         let z = match &self.post_quant_conv {
             Some(post) => post.forward(&z)?,
             None => z,
         };
-        Ok(self.decoder.forward(z)?.to_nchw()?.to_dtype(latents.dtype())?)
+        Ok(self.decoder.forward(z, watch)?.to_nchw()?.to_dtype(latents.dtype())?)
     }
 }

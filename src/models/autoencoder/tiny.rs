@@ -1,12 +1,13 @@
 //! The tiny autoencoder (TAESD; Ollin Boer Bohan, 2023), as diffusers' `AutoencoderTiny` has it: convolutions and ReLU
 //! alone, distilled from Stable Diffusion's autoencoder, some twenty times as fast.
 
-use super::{AutoencoderConfig, DiagonalGaussian, Halves};
+use super::{AutoencoderConfig, DiagonalGaussian, Halves, Watch, tell};
 use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde_json::json;
+use std::ops::ControlFlow;
 
 /// The configuration of an [`AutoencoderTiny`], in diffusers' terms.
 #[derive(Debug, Clone, PartialEq)]
@@ -217,7 +218,7 @@ impl AutoencoderTiny {
         let Some(encoder) = &self.encoder else {
             return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
         };
-        let latents = self.run(encoder, &images.affine(0.5, 0.5)?)?;
+        let latents = self.run(encoder, &images.affine(0.5, 0.5)?, &mut |_, _| ControlFlow::Continue(()))?;
         DiagonalGaussian::certain(latents)
     }
 
@@ -230,13 +231,25 @@ impl AutoencoderTiny {
     /// # Errors
     /// If the channels do not fit.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let limited = ((latents / 3.0)?.tanh()? * 3.0)?;
-        Ok(self.run(&self.decoder, &limited)?.affine(2.0, -1.0)?)
+        self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
     }
 
-    fn run(&self, layers: &[Layer], x: &Tensor) -> Result<Tensor> {
-        let first = FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)?;
-        let last = layers.iter().try_fold(first, |h, layer| layer.forward(h))?;
+    /// The same; `watch` is told of the decoder's layers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
+    pub fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
+        let limited = ((latents / 3.0)?.tanh()? * 3.0)?;
+        Ok(self.run(&self.decoder, &limited, watch)?.affine(2.0, -1.0)?)
+    }
+
+    fn run(&self, layers: &[Layer], x: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
+        let mut last = FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)?;
+        tell(watch, 0, layers.len())?;
+        for (i, layer) in layers.iter().enumerate() {
+            last = layer.forward(last)?;
+            tell(watch, i + 1, layers.len())?;
+        }
         Ok(last.to_nchw()?.to_dtype(x.dtype())?)
     }
 }
