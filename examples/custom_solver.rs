@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let denoise = model.denoise()?;
     let guided = ClassifierFreeGuidance::new(denoise.unet(), &negative, settings.guidance_scale, 0.0);
     for name in ["ddim", "adams-bashforth"] {
-        let mut noise = TorchNoise::per_image(&[settings.seed]);
+        let mut noise = TorchNoise::per_image(&[settings.request.seed]);
         let device = model.device();
         let start = prepare(&settings, &Reference::default(), model.decode().vae().config(), 1, &mut noise, device)?;
         let mut solver: Box<dyn Solver> =

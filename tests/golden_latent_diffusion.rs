@@ -20,8 +20,9 @@ use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
-    Adapters, Builder, Composite, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImageRequest,
-    InpaintRequest, LatentDiffusion, LoraChoice, Model, Settings, SizeRequest, TextToImageRequest, XlRequest,
+    Adapters, Builder, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImageRequest,
+    InpaintRequest, LatentDiffusion, LoraChoice, Model, NegativeSizeRequest, Settings, SizeRequest, TextToImageRequest,
+    XlRequest,
 };
 
 /// Of the largest value of a stage. Exact arithmetic is within 5e-5 of the reference's f32; tanh instead of erf
@@ -88,7 +89,7 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         guidance_scale: json["guidance_scale"].as_f64(),
         guidance_rescale: json["guidance_rescale"].as_f64(),
         scheduler: Some(entry.name.into()),
-        scheduler_fields: fields,
+        scheduler_config: fields,
         width: number("width"),
         height: number("height"),
         num_images: number("num_images_per_prompt").unwrap_or(1),
@@ -97,23 +98,34 @@ fn request(case: &Case) -> TestResult<TextToImageRequest> {
         xl: XlRequest {
             prompt_2: text("prompt_2"),
             negative_prompt_2: text("negative_prompt_2"),
-            sizes: sizes(json, ""),
-            negative_sizes: sizes(json, "negative_"),
+            sizes: sizes(json),
+            negative_sizes: negative_sizes(json),
         },
         ..TextToImageRequest::default()
     })
 }
 
-fn sizes(json: &Value, prefix: &str) -> SizeRequest {
-    let pair = |name: &str| {
-        let value = &json[format!("{prefix}{name}")];
-        Some((value[0].as_u64()? as usize, value[1].as_u64()? as usize))
-    };
+fn sizes(json: &Value) -> SizeRequest {
     SizeRequest {
-        original: pair("original_size"),
-        crop_top_left: pair("crops_coords_top_left"),
-        target: pair("target_size"),
+        original: pair(json, "original_size"),
+        crop_top_left: pair(json, "crops_coords_top_left"),
+        target: pair(json, "target_size"),
+        ..SizeRequest::default()
     }
+}
+
+fn negative_sizes(json: &Value) -> NegativeSizeRequest {
+    NegativeSizeRequest {
+        original: pair(json, "negative_original_size"),
+        crop_top_left: pair(json, "negative_crops_coords_top_left"),
+        target: pair(json, "negative_target_size"),
+        ..NegativeSizeRequest::default()
+    }
+}
+
+fn pair(json: &Value, name: &str) -> Option<(usize, usize)> {
+    let value = &json[name];
+    Some((value[0].as_u64()? as usize, value[1].as_u64()? as usize))
 }
 
 /// The forms that the case's model comes in: the folder, and single files with the folder's configurations.
@@ -187,8 +199,8 @@ fn settled_in(
         }
         "inpaint" => {
             let (image, mask) = (Photo::read(&file("init_image"))?, Mask::read(&file("mask_image"))?);
-            let composite = Composite::Decoded;
-            let request = InpaintRequest { text, strength, composite, ..InpaintRequest::new("", image, Some(mask)) };
+            let mut request = InpaintRequest { strength, ..InpaintRequest::of(image, Some(mask), text) };
+            request.inpaint.composite = false;
             loaded.settle(&request)?
         }
         _ => loaded.settle(&text)?,

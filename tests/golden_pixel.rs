@@ -151,16 +151,16 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
     let pipeline =
         PixelPipeline::builder().model(PixelModel::Folder(case.model())).device(DeviceChoice::Cpu).build()?;
     let entry = by_class_name(case.json["scheduler"]["name"].as_str().unwrap_or_default())?;
-    let mut scheduler_fields = case.scheduler_config();
-    scheduler_fields.insert("eta".into(), case.json.get("eta").cloned().unwrap_or(json!(0.0)));
+    let mut scheduler_config = case.scheduler_config();
+    scheduler_config.insert("eta".into(), case.json.get("eta").cloned().unwrap_or(json!(0.0)));
     let images = case.json["batch"].as_u64().unwrap_or(1) as usize;
     let request = |seed: u64| PixelRequest {
         classes: classes(case).unwrap_or_default(),
         steps: case.json["steps"].as_u64().map(|steps| steps as usize),
         scheduler: Some(entry.name.into()),
-        scheduler_fields: scheduler_fields.clone(),
+        scheduler_config: scheduler_config.clone(),
         seed,
-        num_images: images,
+        num_images: Some(images),
         batch_size,
         ..PixelRequest::default()
     };

@@ -5,9 +5,9 @@ use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::{LatentDiffusion, ModelParts};
 use crate::model::{Defaults, Model, component_alone, config, family, model_index, unet_parameters};
-use crate::request::ModelFacts;
+use crate::settings::ModelFacts;
 use crate::stages::{Decode, Denoise, Encode, TextEncoder};
-use crate::task::{TaskKind, Usage};
+use crate::task::{TaskKind, Usage, check_task};
 use crate::used_weights::WeightFile;
 use crate::xl::XlFacts;
 use std::path::PathBuf;
@@ -350,16 +350,6 @@ fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, task: O
         return Err(Error::invalid("in_channels of the unet", unet.in_channels, fix));
     }
     task.map_or(Ok(()), |task| check_task(task, unet.in_channels, latent))
-}
-
-/// Whether a model whose network takes so many channels can do a task: one that is shown mask and masked picture can do
-/// nothing else.
-pub(crate) fn check_task(task: TaskKind, in_channels: usize, latent_channels: usize) -> Result<()> {
-    if in_channels > latent_channels && task != TaskKind::Inpaint {
-        let fix = "this is an inpainting model; use it with `tweedie inpaint`, or another model here";
-        return Err(Error::invalid("in_channels of the unet", in_channels, fix));
-    }
-    Ok(())
 }
 
 /// Whether previews of the model's latents can be drawn by this autoencoder, at the size of its pictures.

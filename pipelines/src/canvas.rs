@@ -1,21 +1,9 @@
 //! From a photo of any size to what a model works on, and back.
 
-use crate::inpaint::{Composite, InpaintRequest, MaskShaping};
-use crate::request::{LARGEST_SIDE, check_side};
-use serde_json::{Value, json};
+use crate::native_size::{LARGEST_SIDE, NativeSize, check_side};
+use crate::requests::inpaint::{InpaintOptions, InpaintRequest};
 use tweedie::Result;
 use tweedie::images::{CropBox, Margins, Mask, MaskResize, Photo, Picture};
-
-/// The size of pictures that a model is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NativeSize {
-    /// Width in pixels.
-    pub width: usize,
-    /// Height in pixels.
-    pub height: usize,
-    /// What sides must be multiples of: the autoencoder's factor.
-    pub factor: usize,
-}
 
 /// A photo and the part of it that a model works on, at a size that suits the model.
 #[derive(Debug, Clone)]
@@ -38,8 +26,8 @@ struct Repaint {
     /// Where, at the working size, black and white.
     working: Mask,
     resize: MaskResize,
-    composite: Composite,
-    options: Value,
+    /// Over so many pixels inside the mask the photo and what is painted are mixed; `None` if what is painted is the result.
+    blend: Option<usize>,
 }
 
 impl Canvas {
@@ -54,12 +42,13 @@ impl Canvas {
 
     /// A photo and its mask for inpainting.
     pub(crate) fn for_inpainting(request: &InpaintRequest, native: NativeSize) -> Result<Self> {
-        let MaskShaping { invert, grow, blur, resize } = request.shaping;
-        let given = request.mask.as_ref().map(|mask| if invert { mask.inverted() } else { mask.clone() });
+        let InpaintOptions { mask_grow: grow, mask_blur: blur, mask_resize: resize, outpaint, .. } = request.inpaint;
+        let given =
+            request.mask.as_ref().map(|mask| if request.inpaint.invert_mask { mask.inverted() } else { mask.clone() });
         let mut warnings = Vec::new();
         warnings.extend(request.mask.as_ref().and_then(|mask| stretched(mask, &request.image)));
 
-        let (photo, given) = extended(&request.image, given, request.outpaint, resize)?;
+        let (photo, given) = extended(&request.image, given, outpaint, resize)?;
         let asked = asked_size(&photo, (request.text.width, request.text.height), native.factor)?;
         let photo = resized(&photo, asked)?;
         let mut mask = given.fitted(photo.width(), photo.height(), resize)?.grown(grow);
@@ -68,7 +57,7 @@ impl Canvas {
         }
 
         let whole = CropBox::whole(photo.width(), photo.height());
-        let frame = match (request.crop_to_mask, mask.bounding_box()) {
+        let frame = match (request.inpaint.crop_to_mask, mask.bounding_box()) {
             (Some(padding), Some(masked)) => masked.padded(padding, whole.width, whole.height).with_aspect(
                 (native.width, native.height),
                 whole.width,
@@ -84,7 +73,8 @@ impl Canvas {
         let unchanged = grow == 0 && blur == 0 && frame == whole;
         let small = if unchanged { given } else { mask.crop(&frame)? }.fitted(working.0, working.1, resize)?;
 
-        let repaint = Repaint { working: small, resize, composite: request.composite, options: options(request), mask };
+        let blend = request.inpaint.composite.then(|| request.inpaint.blend.unwrap_or(0));
+        let repaint = Repaint { mask, working: small, resize, blend };
         let mut canvas = Self { photo, frame, working, repaint: Some(repaint), warnings };
         canvas.warn_of_vanished_mask(native.factor)?;
         Ok(canvas)
@@ -176,13 +166,8 @@ impl Canvas {
 
     /// Whether the result is the photo, whatever the model would paint.
     pub fn has_nothing_to_paint(&self) -> bool {
-        let nothing = |repaint: &Repaint| repaint.composite != Composite::Decoded && repaint.mask.is_empty();
+        let nothing = |repaint: &Repaint| repaint.blend.is_some() && repaint.mask.is_empty();
         self.repaint.as_ref().is_some_and(nothing)
-    }
-
-    /// The options that made the mask and the frame, for the picture's record.
-    pub(crate) fn options(&self) -> Value {
-        self.repaint.as_ref().map_or(Value::Null, |repaint| repaint.options.clone())
     }
 
     /// The result, from what the model painted at the working size.
@@ -193,8 +178,8 @@ impl Canvas {
         let painted = Photo::from(painted);
         match &self.repaint {
             None => resized(&painted, Some((self.photo.width(), self.photo.height()))),
-            Some(Repaint { composite: Composite::Decoded, .. }) => Ok(painted),
-            Some(Repaint { composite: Composite::Blend(feather), mask, .. }) => {
+            Some(Repaint { blend: None, .. }) => Ok(painted),
+            Some(Repaint { blend: Some(feather), mask, .. }) => {
                 let painted = resized(&painted, Some((self.frame.width, self.frame.height)))?;
                 self.photo.paste(&painted.to_picture(), &mask.weights(*feather), &self.frame)
             }
@@ -270,27 +255,4 @@ fn stretched(mask: &Mask, photo: &Photo) -> Option<String> {
             photo.height()
         )
     })
-}
-
-/// The options of a request that say where to paint.
-fn options(request: &InpaintRequest) -> Value {
-    let MaskShaping { invert, grow, blur, resize } = request.shaping;
-    let mut options = json!({
-        "invert_mask": invert,
-        "mask_grow": grow,
-        "mask_blur": blur,
-        "mask_resize": if resize == MaskResize::Max { "max" } else { "lanczos" },
-    });
-    if let Some(padding) = request.crop_to_mask {
-        options["crop_to_mask"] = padding.into();
-    }
-    let Margins { left, top, right, bottom } = request.outpaint;
-    if request.outpaint != Margins::default() {
-        options["outpaint"] = json!({"left": left, "top": top, "right": right, "bottom": bottom});
-    }
-    match request.composite {
-        Composite::Decoded => options["composite"] = false.into(),
-        Composite::Blend(feather) => options["blend"] = feather.into(),
-    }
-    options
 }

@@ -1,92 +1,15 @@
-//! Pictures that steer a run: what is asked for, and the models that do it.
+//! Models that steer a run by a picture.
 
 use crate::adapters::UsedAdapter;
 use crate::builder::Loader;
-use crate::canvas::Canvas;
 use crate::device::NumberFormat;
 use crate::model::{Model, component_alone, family};
-use serde_json::Value;
 use std::path::Path;
 use tweedie::checkpoints::{ModelFiles, SingleFile};
 use tweedie::config::ConfigFields;
-use tweedie::images::{Photo, Picture};
 use tweedie::layers::Weights;
-use tweedie::models::{
-    ControlConfig, ControlModel, ControlNetConfig, Strength, T2iAdapterConfig, UNet2DConditionConfig,
-};
+use tweedie::models::{ControlConfig, ControlModel, ControlNetConfig, T2iAdapterConfig, UNet2DConditionConfig};
 use tweedie::{Error, Result};
-
-/// A picture for a control model, in the order in which the models were given to the builder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ControlImage {
-    /// Edges, depth, a pose, or whatever the model was trained on. It is resized to the picture that is made.
-    pub image: Photo,
-    /// What is added to the network is multiplied by this; 1 is usual.
-    pub scale: f64,
-    /// The share of the run at which the control starts, 0 to 1.
-    pub start: f64,
-    /// The share of the run at which it ends, 0 to 1.
-    pub end: f64,
-    /// Whether the picture is to lead without help from the prompt: see [`Strength::guess`].
-    pub guess: bool,
-}
-
-impl ControlImage {
-    /// Control by a picture over the whole run.
-    pub fn new(image: Photo) -> Self {
-        Self { image, scale: 1.0, start: 0.0, end: 1.0, guess: false }
-    }
-}
-
-/// A control that has been checked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ControlSettings {
-    /// The picture, at the size of the run's.
-    pub picture: Picture,
-    /// How much it counts.
-    pub strength: Strength,
-    /// The shares of the run at which the control starts and ends.
-    pub window: (f64, f64),
-}
-
-impl ControlSettings {
-    /// Checks what is asked for against the models, of which some can guess, and fits pictures to the run's size and canvas.
-    pub(crate) fn settle(
-        images: &[ControlImage],
-        models: &[bool],
-        canvas: Option<&Canvas>,
-        (width, height): (usize, usize),
-    ) -> Result<Vec<Self>> {
-        if images.len() != models.len() {
-            let fix = format!("the pipeline has {} control models; give each of them one", models.len());
-            return Err(Error::invalid("the number of control pictures", images.len(), fix));
-        }
-        let settle = |(control, &guesses): (&ControlImage, &bool)| {
-            let &ControlImage { ref image, scale, start, end, guess } = control;
-            if !scale.is_finite() {
-                return Err(Error::invalid("the scale of a control", scale, "take a number; 1 is usual, 0 is none"));
-            }
-            if !(start >= 0.0 && start < end && end <= 1.0) {
-                let fix = "take two shares of the run from 0 to 1, the start before the end";
-                return Err(Error::invalid("start and end of a control", format!("{start} and {end}"), fix));
-            }
-            let picture = match canvas {
-                Some(canvas) => canvas.aligned(image)?,
-                None => image.to_picture().resized(width, height)?,
-            };
-            let guess = guess && guesses;
-            Ok(Self { picture, strength: Strength { scale, guess }, window: (start, end) })
-        };
-        images.iter().zip(models).map(settle).collect()
-    }
-
-    /// What a picture's settings say of it.
-    pub(crate) fn json(&self) -> Vec<(String, Value)> {
-        let fields = [("scale", self.strength.scale), ("start", self.window.0), ("end", self.window.1)];
-        let guess = self.strength.guess.then(|| ("guess".into(), true.into()));
-        fields.into_iter().map(|(name, value)| (name.into(), value.into())).chain(guess).collect()
-    }
-}
 
 /// Loads a control model for a UNet: a folder in diffusers layout, its class by its `config.json`, or a file.
 pub(crate) fn load(

@@ -4,8 +4,9 @@ use crate::adapters::UsedAdapter;
 use crate::builder::Builder;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
-use crate::record::Record;
-use crate::request::{ModelFacts, Request, Settings};
+use crate::records::record::Record;
+use crate::requests::request::Request;
+use crate::settings::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
 use crate::task::Usage;
 use crate::used_weights::{UsedWeights, WeightFile};
@@ -85,7 +86,7 @@ impl LatentDiffusion {
     /// # Errors
     /// As [`Self::run`].
     pub fn generate_settled(&self, settings: &Settings) -> Result<Generated> {
-        let (mut pictures, mut warnings) = (Vec::with_capacity(settings.num_images), Vec::new());
+        let (mut pictures, mut warnings) = (Vec::with_capacity(settings.request.num_images), Vec::new());
         let seconds = self.run(settings, &mut |event| {
             match event {
                 Event::Picture { picture, .. } => pictures.push(picture.clone()),
@@ -100,7 +101,8 @@ impl LatentDiffusion {
     /// What pictures made with these settings will say of how they were made.
     pub fn record(&self, settings: &Settings) -> Record {
         let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
-        Record::new(settings, weights.with_adapters(&self.adapters)).with_vae(self.vae_name.clone())
+        Record::new(settings, weights.with_adapters(&[self.adapters.clone(), settings.adapters()].concat()))
+            .with_vae(self.vae_name.clone())
     }
 
     /// The device that it is loaded on.
@@ -273,7 +275,7 @@ impl Batches<'_> {
 
             for (i, &seed) in seeds.iter().enumerate() {
                 let start = Instant::now();
-                let index = batch * self.settings.batch_size + i;
+                let index = batch * self.settings.request.batch_size + i;
                 let latents = latents.narrow(0, i, 1)?;
                 let decoded =
                     decode.run(&latents, &mut |done, parts| observer(Event::Decoding { index, done, parts }))?;
@@ -291,7 +293,7 @@ impl Batches<'_> {
         let (Some(preview), Some(x0)) = (self.preview, &step.x0) else { return Ok(ControlFlow::Continue(())) };
         for i in 0..x0.dim(0)? {
             let picture = preview.run(&x0.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?;
-            let index = batch * self.settings.batch_size + i;
+            let index = batch * self.settings.request.batch_size + i;
             let told = observer(Event::Preview { index, done: step.done, picture: &picture });
             if told.is_break() {
                 return Ok(told);

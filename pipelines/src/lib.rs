@@ -24,14 +24,14 @@ mod event;
 mod http;
 #[cfg(feature = "hub")]
 pub mod hub;
-mod image_to_image;
-mod inpaint;
 mod latent_diffusion;
 mod model;
+mod native_size;
 mod pixel;
 mod previews;
-mod record;
-mod request;
+mod records;
+mod requests;
+mod settings;
 pub mod stages;
 mod task;
 mod train;
@@ -42,25 +42,31 @@ mod xl;
 pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
-pub use canvas::{Canvas, NativeSize};
+pub use canvas::Canvas;
 pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
-pub use control::{ControlImage, ControlSettings};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
-pub use image_to_image::ImageToImageRequest;
-pub use inpaint::{Composite, InpaintRequest, MaskShaping};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
 pub use model::{Defaults, Model, ModelInfo};
+pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
 };
 pub use previews::Previews;
-pub use record::{Input, Record};
-pub use request::{PromptSyntax, Request, Settings, TextToImageRequest};
+pub use records::record::{Input, Record};
+pub use requests::control::ControlImage;
+pub use requests::image_to_image::ImageToImageRequest;
+pub use requests::inpaint::{InpaintOptions, InpaintRequest};
+pub use requests::lora::LoraRequest;
+pub use requests::options::{FlagValue, OptionInfo, OptionKind, Options, WrongOption};
+pub use requests::request::Request;
+pub use requests::text_to_image::{PromptSyntax, TextToImageRequest};
+pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
+pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
     BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver,
     TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
 };
 pub use tweedie::{Error, ErrorKind, Result};
-pub use xl::{LastSize, Pixels, SizeRequest, Sizes, XlRequest, XlSettings};
+pub use xl::{LastSize, Sizes, XlSettings};

@@ -1,9 +1,9 @@
 //! What a run starts from, and what becomes of what it paints.
 
 use crate::canvas::Canvas;
+use crate::requests::inpaint::InpaintOptions;
 use tweedie::images::{Photo, Picture};
 use tweedie::models::Halves;
-use tweedie::schedulers::Resampling;
 use tweedie::{Error, Result};
 
 /// The three things that a latent diffusion model is asked for.
@@ -75,8 +75,8 @@ pub enum Task {
         canvas: Canvas,
         /// The share of the steps that are done, 0 to 1; at 1 the masked part starts from pure noise.
         strength: f64,
-        /// Jumps back in time.
-        resampling: Resampling,
+        /// The request's, with its defaults filled in.
+        options: InpaintOptions,
     },
 }
 
@@ -124,6 +124,16 @@ impl Task {
             None => Ok(decoded.into()),
         }
     }
+}
+
+/// Whether a model whose network takes so many channels can do a task: one that is shown mask and masked picture can do
+/// nothing else.
+pub(crate) fn check_task(task: TaskKind, in_channels: usize, latent_channels: usize) -> Result<()> {
+    if in_channels > latent_channels && task != TaskKind::Inpaint {
+        let fix = "this is an inpainting model; use it with `tweedie inpaint`, or another model here";
+        return Err(Error::invalid("in_channels of the unet", in_channels, fix));
+    }
+    Ok(())
 }
 
 /// A strength as diffusers takes it.

@@ -1,44 +1,18 @@
 //! What Stable Diffusion XL is told beside one prompt: a second one, and the sizes of the pictures that it was trained
 //! on (Podell et al. 2023, sections 2.2 and 2.3).
 
-use crate::request::TextToImageRequest;
+use crate::requests::text_to_image::TextToImageRequest;
+use crate::requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
 use crate::task::Task;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tweedie::models::UNet2DConditionConfig;
 use tweedie::{Error, Result};
-
-/// Height and width, or a position as y and x, in pixels.
-pub type Pixels = (usize, usize);
 
 /// No size that the model is told is larger.
 const LARGEST: usize = 1 << 20;
 
 /// The score that the refiner is told of the picture it should make, and of the one it should stay away from.
 const AESTHETIC_SCORES: [f32; 2] = [6.0, 2.5];
-
-/// What a request says for models of this family; other models pass over it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct XlRequest {
-    /// What the second text encoder reads; by default the prompt.
-    pub prompt_2: Option<String>,
-    /// What it reads for the negative prompt; by default that.
-    pub negative_prompt_2: Option<String>,
-    /// Of the picture that is wanted.
-    pub sizes: SizeRequest,
-    /// Of the picture to stay away from; by default the same.
-    pub negative_sizes: SizeRequest,
-}
-
-/// Sizes, where a request states them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SizeRequest {
-    /// Height and width that a training picture had before it was made smaller; by default the picture's.
-    pub original: Option<Pixels>,
-    /// Where a training picture was cut; by default at the top left corner.
-    pub crop_top_left: Option<Pixels>,
-    /// Height and width that are aimed at; by default the picture's.
-    pub target: Option<Pixels>,
-}
 
 /// What the check of a request needs to know of a model of this family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,49 +88,33 @@ impl Sizes {
         }
         ids
     }
-
-    fn json(&self) -> Value {
-        let pair = |(a, b): Pixels| json!([a, b]);
-        let mut json = json!({"original": pair(self.original), "crop_top_left": pair(self.crop_top_left)});
-        match self.last {
-            LastSize::Target(target) => json["target"] = pair(target),
-            LastSize::AestheticScore(score) => json["aesthetic_score"] = score.into(),
-        }
-        json
-    }
-
-    /// What [`Self::json`] wrote.
-    fn from_json(json: &Value) -> Option<Self> {
-        let pair = |value: &Value| match value.as_array()?.as_slice() {
-            [a, b] => Some((usize::try_from(a.as_u64()?).ok()?, usize::try_from(b.as_u64()?).ok()?)),
-            _ => None,
-        };
-        let score = |value: &Value| Some(LastSize::AestheticScore(value.as_f64()? as f32));
-        let last = pair(&json["target"]).map(LastSize::Target).or_else(|| score(&json["aesthetic_score"]))?;
-        Some(Self { original: pair(&json["original"])?, crop_top_left: pair(&json["crop_top_left"])?, last })
-    }
 }
 
 impl XlSettings {
-    /// For the record of a picture.
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "prompt_2": self.prompt_2,
-            "negative_prompt_2": self.negative_prompt_2,
-            "sizes": self.sizes.json(),
-            "negative_sizes": self.negative_sizes.json(),
-        })
-    }
-
-    /// The same with what [`Self::json`] wrote; what it does not write follows from request and model.
-    pub(crate) fn with_json(self, json: &Value) -> Option<Self> {
-        Some(Self {
-            prompt_2: json["prompt_2"].as_str()?.into(),
-            negative_prompt_2: json["negative_prompt_2"].as_str()?.into(),
-            sizes: Sizes::from_json(&json["sizes"])?,
-            negative_sizes: Sizes::from_json(&json["negative_sizes"])?,
-            ..self
-        })
+    /// The request that says all this whatever a model's defaults are.
+    pub(crate) fn request(&self) -> XlRequest {
+        let last = |sizes: &Sizes| match sizes.last {
+            LastSize::Target(target) => (Some(target), None),
+            LastSize::AestheticScore(score) => (None, Some(f64::from(score))),
+        };
+        let Self { sizes, negative_sizes: negative, .. } = self;
+        let ((target, aesthetic_score), (negative_target, negative_score)) = (last(sizes), last(negative));
+        XlRequest {
+            prompt_2: Some(self.prompt_2.clone()),
+            negative_prompt_2: Some(self.negative_prompt_2.clone()),
+            sizes: SizeRequest {
+                original: Some(sizes.original),
+                target,
+                crop_top_left: Some(sizes.crop_top_left),
+                aesthetic_score,
+            },
+            negative_sizes: NegativeSizeRequest {
+                original: Some(negative.original),
+                target: negative_target,
+                crop_top_left: Some(negative.crop_top_left),
+                aesthetic_score: negative_score,
+            },
+        }
     }
 }
 
@@ -177,60 +135,69 @@ impl TextToImageRequest {
             return Ok(None);
         };
         let XlRequest { prompt_2, negative_prompt_2, sizes, negative_sizes } = &self.xl;
-        sizes.check()?;
-        negative_sizes.check()?;
+        check([sizes.original, sizes.target], sizes.crop_top_left, sizes.aesthetic_score)?;
+        let negative = negative_sizes;
+        check([negative.original, negative.target], negative.crop_top_left, negative.aesthetic_score)?;
         let zero_negative = self.negative_prompt.is_none() && facts.zeros_for_no_prompt;
-        if zero_negative && negative_prompt_2.is_some() {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        if zero_negative && given(negative_prompt_2).is_some() {
             warnings
                 .push("the second negative prompt has no effect without a first; give --negative-prompt too".into());
         }
-        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         Ok(Some(XlSettings {
             prompt_2: given(prompt_2).unwrap_or_else(|| self.prompt.clone()),
             negative_prompt_2: given(negative_prompt_2).or(self.negative_prompt.clone()).unwrap_or_default(),
             zero_negative,
             sizes: sizes.settle(facts.scored, picture),
-            negative_sizes: negative_sizes.settle_negative(sizes, facts.scored, task, picture),
+            negative_sizes: negative.settle(sizes, facts.scored, task, picture),
         }))
     }
 }
 
-impl SizeRequest {
-    fn check(&self) -> Result<()> {
-        for (what, size) in [("the original size", self.original), ("the target size", self.target)] {
-            if let Some((height, width)) = size
-                && (height == 0 || width == 0 || height > LARGEST || width > LARGEST)
-            {
-                let fix = format!("give height and width from 1 to {LARGEST}, such as 1024x1024");
-                return Err(Error::invalid(what, format!("{height}x{width}"), fix));
-            }
-        }
-        match self.crop_top_left {
-            Some((y, x)) if y.max(x) > LARGEST => {
-                Err(Error::invalid("the crop's corner", format!("{y},{x}"), format!("take 0 to {LARGEST}")))
-            }
-            _ => Ok(()),
+/// Whether sizes are such as a picture may have.
+fn check(sizes: [Option<Pixels>; 2], corner: Option<Pixels>, score: Option<f64>) -> Result<()> {
+    for (what, size) in ["the original size", "the target size"].into_iter().zip(sizes) {
+        if let Some((height, width)) = size
+            && (height == 0 || width == 0 || height > LARGEST || width > LARGEST)
+        {
+            let fix = format!("give height and width from 1 to {LARGEST}, such as 1024x1024");
+            return Err(Error::invalid(what, format!("{height}x{width}"), fix));
         }
     }
+    if let Some((y, x)) = corner.filter(|&(y, x)| y.max(x) > LARGEST) {
+        return Err(Error::invalid("the crop's corner", format!("{y},{x}"), format!("take 0 to {LARGEST}")));
+    }
+    match score.filter(|score| !(0.0..=10.0).contains(score)) {
+        Some(score) => Err(Error::invalid("the aesthetic score", score, "take a number from 0 to 10")),
+        None => Ok(()),
+    }
+}
 
+impl SizeRequest {
     fn settle(&self, scored: bool, picture: Pixels) -> Sizes {
         Sizes {
             original: self.original.unwrap_or(picture),
             crop_top_left: self.crop_top_left.unwrap_or((0, 0)),
             last: match scored {
-                true => LastSize::AestheticScore(AESTHETIC_SCORES[0]),
+                true => {
+                    LastSize::AestheticScore(self.aesthetic_score.map_or(AESTHETIC_SCORES[0], |score| score as f32))
+                }
                 false => LastSize::Target(self.target.unwrap_or(picture)),
             },
         }
     }
+}
 
+impl NegativeSizeRequest {
     /// As diffusers fills in what is not stated, where its pipelines differ: from a text, the negative sizes count
     /// if both are stated and are those of the prompt otherwise; from a picture, each that is not stated is the
     /// prompt's, and the corner is always the prompt's unless there is a score.
-    fn settle_negative(&self, positive: &Self, scored: bool, task: &Task, picture: Pixels) -> Sizes {
+    fn settle(&self, positive: &SizeRequest, scored: bool, task: &Task, picture: Pixels) -> Sizes {
         let of_prompt = positive.settle(scored, picture);
         let last = match of_prompt.last {
-            LastSize::AestheticScore(_) => LastSize::AestheticScore(AESTHETIC_SCORES[1]),
+            LastSize::AestheticScore(_) => {
+                LastSize::AestheticScore(self.aesthetic_score.map_or(AESTHETIC_SCORES[1], |score| score as f32))
+            }
             LastSize::Target(target) => LastSize::Target(self.target.unwrap_or(target)),
         };
         let own_corner = self.crop_top_left.unwrap_or((0, 0));
@@ -249,23 +216,23 @@ mod tests {
 
     #[test]
     fn the_numbers_come_in_the_networks_order() {
-        let request =
-            SizeRequest { original: Some((512, 768)), crop_top_left: Some((16, 32)), target: Some((1024, 640)) };
+        let (original, crop_top_left, target) = (Some((512, 768)), Some((16, 32)), Some((1024, 640)));
+        let request = SizeRequest { original, crop_top_left, target, ..SizeRequest::default() };
         assert_eq!(request.settle(false, (64, 96)).time_ids(), [512.0, 768.0, 16.0, 32.0, 1024.0, 640.0]);
         let own = SizeRequest::default().settle(false, (64, 96));
         assert_eq!(own.time_ids(), [64.0, 96.0, 0.0, 0.0, 64.0, 96.0]);
         assert_eq!(request.settle(true, (64, 96)).time_ids(), [512.0, 768.0, 16.0, 32.0, 6.0]);
-        let refined = SizeRequest::default().settle_negative(&request, true, &Task::TextToImage, (64, 96));
+        let refined = NegativeSizeRequest::default().settle(&request, true, &Task::TextToImage, (64, 96));
         assert_eq!(refined.time_ids(), [512.0, 768.0, 0.0, 0.0, 2.5]);
     }
 
     #[test]
     fn half_of_the_negative_sizes_is_none_when_painting_from_a_text() {
         let positive = SizeRequest { original: Some((512, 768)), ..SizeRequest::default() };
-        let half = SizeRequest { original: Some((100, 100)), ..SizeRequest::default() };
-        let both = SizeRequest { target: Some((200, 200)), ..half };
+        let half = NegativeSizeRequest { original: Some((100, 100)), ..NegativeSizeRequest::default() };
+        let both = NegativeSizeRequest { target: Some((200, 200)), ..half };
         let negative =
-            |request: &SizeRequest| request.settle_negative(&positive, false, &Task::TextToImage, (64, 96)).time_ids();
+            |request: &NegativeSizeRequest| request.settle(&positive, false, &Task::TextToImage, (64, 96)).time_ids();
         assert_eq!(negative(&half), [512.0, 768.0, 0.0, 0.0, 64.0, 96.0]);
         assert_eq!(negative(&both), [100.0, 100.0, 0.0, 0.0, 200.0, 200.0]);
     }

@@ -5,7 +5,8 @@ use super::{CropBox, Mask, Photo, Samples};
 use crate::{Error, Result};
 
 /// Pixels to add on each side of a picture.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Margins {
     /// Columns before the first.
     pub left: usize,

@@ -14,7 +14,8 @@ use std::path::Path;
 const HALF: u8 = 128;
 
 /// How a mask gets another size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MaskResize {
     /// As diffusers: by Lanczos resampling, half and above is white; to latent size by the nearest pixel. A line thinner
     /// than the step vanishes.

@@ -1,11 +1,13 @@
 //! What is put on top of a model.
 
+use super::given::Given;
 use super::inputs;
 use super::source::{Part, Source};
 use clap::Args;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tweedie::images::Photo;
-use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoice};
+use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Error, Input, LoraChoice, Options};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -26,19 +28,8 @@ pub struct AdapterOptions {
     #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control)]
     control: Vec<Control>,
 
-    /// The share of the run at which controls start, 0 to 1; several, in the order of --control, with commas between
-    /// [default: 0]
-    #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
-    control_start: Vec<f64>,
-
-    /// The share of the run at which controls end, 0 to 1; several as for --control-start [default: 1]
-    #[arg(long, value_name = "F", value_delimiter = ',', requires = "control")]
-    control_end: Vec<f64>,
-
-    /// Let the pictures of ControlNets lead without help from the prompt, which may be empty; a guidance scale of 3 to 5
-    /// suits that. It has no effect on T2I-Adapters
-    #[arg(long, requires = "control")]
-    control_guess: bool,
+    #[command(flatten)]
+    acting: Given<ControlImage>,
 }
 
 /// A control model with its picture.
@@ -76,25 +67,28 @@ impl AdapterOptions {
 
     /// The pictures, with when and how strongly they act.
     pub fn control_images(&self) -> anyhow::Result<Vec<ControlImage>> {
-        let starts = for_each_control("--control-start", &self.control_start, self.control.len(), 0.0)?;
-        let ends = for_each_control("--control-end", &self.control_end, self.control.len(), 1.0)?;
-        let images = self.control.iter().zip(starts.into_iter().zip(ends));
-        images
-            .map(|(control, (start, end))| {
-                let (image, scale, guess) = (Photo::read(&control.image)?, control.scale, self.control_guess);
-                Ok(ControlImage { image, scale, start, end, guess })
-            })
-            .collect()
+        let fields = self.acting.fields();
+        let count = self.control.len();
+        let read = |(i, control): (usize, &Control)| {
+            let mut image = ControlImage { scale: control.scale, ..ControlImage::new(Photo::read(&control.image)?) };
+            let own = fields.iter().map(|(key, value)| Ok((key.clone(), of_control(key, value, i, count)?)));
+            image.read(own.collect::<anyhow::Result<_>>()?).map_err(Error::from)?;
+            Ok(image)
+        };
+        self.control.iter().enumerate().map(read).collect()
     }
 }
 
-/// One value for all controls, or one for each.
-fn for_each_control(flag: &str, values: &[f64], count: usize, default: f64) -> anyhow::Result<Vec<f64>> {
-    match values {
-        [] => Ok(vec![default; count]),
-        [one] => Ok(vec![*one; count]),
-        values if values.len() == count => Ok(values.to_vec()),
-        values => anyhow::bail!("{flag} has {} values for {count} controls; give one, or one for each", values.len()),
+/// What an option says of control `i`: one value is for all controls, and several are for one each.
+fn of_control(key: &str, value: &Value, i: usize, count: usize) -> anyhow::Result<Value> {
+    match value.as_array().map(Vec::as_slice) {
+        None => Ok(value.clone()),
+        Some([one]) => Ok(one.clone()),
+        Some(values) if values.len() == count => Ok(values[i].clone()),
+        Some(values) => {
+            let given = values.len();
+            anyhow::bail!("--control-{key} has {given} values for {count} controls; give one, or one for each")
+        }
     }
 }
 

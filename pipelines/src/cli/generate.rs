@@ -2,10 +2,10 @@
 
 use super::adapter_options::AdapterOptions;
 use super::fetching::Fetching;
+use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
-use super::request_options::RequestOptions;
 use super::source::Part;
 use super::{ModelArguments, memory, print, schedulers};
 use clap::Args;
@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Picture, encode_animation, encode_png};
 use tweedie_pipelines::{
-    Error, Event, Input, LatentDiffusion, Previews, Record, Seconds, Settings, TaskKind, TextToImageRequest,
+    Error, Event, Input, LatentDiffusion, Options, Previews, Record, Seconds, Settings, TaskKind, TextToImageRequest,
 };
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
 pub struct Generate {
     #[command(flatten)]
-    pub request: RequestOptions,
+    pub request: Given<TextToImageRequest>,
 
     #[command(flatten)]
     pub model: ModelArguments,
@@ -72,14 +72,19 @@ pub struct Plan {
 impl Generate {
     /// What is wanted, with the pictures of the control models.
     pub fn text_request(&self) -> anyhow::Result<TextToImageRequest> {
-        Ok(TextToImageRequest { controls: self.adapters.control_images()?, ..self.request.request() })
+        let mut request =
+            TextToImageRequest { controls: self.adapters.control_images()?, ..TextToImageRequest::default() };
+        request.read(self.request.fields()).map_err(Error::from)?;
+        Ok(request)
     }
 
     /// Plans the files that will be written. None of `inputs` is among them, even with `--force`.
     pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
         let interrupt = Interrupt::listen()?;
-        let RequestOptions { prompt, seed, num_images, .. } = &self.request;
-        let output = Output::plan(self.output.as_deref(), prompt, *seed, *num_images, self.force)?;
+        let mut request = TextToImageRequest::default();
+        request.read(self.request.fields()).map_err(Error::from)?;
+        let TextToImageRequest { prompt, seed, num_images, .. } = request;
+        let output = Output::plan(self.output.as_deref(), &prompt, seed, num_images, self.force)?;
         let plot =
             self.plot_schedule.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
         for output in plot.iter().chain([&output]) {
@@ -167,9 +172,9 @@ impl Work<'_> {
         self.progress.finish();
         match (self.failure.take(), result) {
             (Some(error), _) => Err(error),
-            (None, Err(Error::Cancelled)) if self.saved == settings.num_images => Ok(Seconds::default()),
+            (None, Err(Error::Cancelled)) if self.saved == settings.request.num_images => Ok(Seconds::default()),
             (None, Err(Error::Cancelled)) => {
-                anyhow::bail!("stopped; {} of {} pictures were saved", self.saved, settings.num_images)
+                anyhow::bail!("stopped; {} of {} pictures were saved", self.saved, settings.request.num_images)
             }
             (None, result) => Ok(result?),
         }
@@ -218,7 +223,7 @@ impl Work<'_> {
         let previews = match self.shown.remove(index) {
             Some(shown) => shown,
             None => {
-                let previews = self.previews.pictures(index % self.settings.batch_size, latents, decoded)?;
+                let previews = self.previews.pictures(index % self.settings.request.batch_size, latents, decoded)?;
                 for (i, preview) in previews.iter().enumerate() {
                     folder.write(&format!("{prefix}step-{:03}.png", i + 1), &encode_png(preview, &[])?)?;
                 }
@@ -244,7 +249,7 @@ impl Work<'_> {
 
     /// What the names of a picture's previews start with.
     fn prefix(&self, index: usize) -> String {
-        if self.settings.num_images > 1 { format!("{index}-") } else { String::new() }
+        if self.settings.request.num_images > 1 { format!("{index}-") } else { String::new() }
     }
 }
 
@@ -258,9 +263,9 @@ fn summary(settings: &Settings, record: &Record, output: &Output, seconds: Secon
     let seeds: Vec<u64> = settings.seed_batches().concat();
     json!({
         "files": output.paths().iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
-        "seed": settings.seed,
+        "seed": settings.request.seed,
         "seeds": seeds,
-        "settings": record.json(settings.seed),
+        "settings": record.json(settings.request.seed),
         "seconds": {
             "load": seconds.load,
             "encode": seconds.encode,

@@ -1,11 +1,12 @@
 //! `tweedie img2img`.
 
 use super::generate::Generate;
+use super::given::Given;
 use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::Photo;
-use tweedie_pipelines::{ImageToImageRequest, TaskKind};
+use tweedie_pipelines::{Error, ImageToImageRequest, Options, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct Img2img {
@@ -14,9 +15,8 @@ pub struct Img2img {
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
 
-    /// How far to go from it, from 0 (leave it) to 1 [default: the model's, else 0.8]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    strength: Option<f64>,
+    #[command(flatten)]
+    options: Given<ImageToImageRequest>,
 
     #[command(flatten)]
     generate: Generate,
@@ -28,7 +28,8 @@ impl Img2img {
         let image = Photo::read(&self.image)?;
         let inputs = vec![inputs::input("image", &self.image)?];
         let model = self.generate.build(TaskKind::ImageToImage, &plan)?;
-        let request = ImageToImageRequest { text: self.generate.text_request()?, image, strength: self.strength };
+        let mut request = ImageToImageRequest::of(image, self.generate.text_request()?);
+        request.read(self.options.fields()).map_err(Error::from)?;
         let settings = model.settle(&request)?;
         self.generate.run(plan, &model, &settings, inputs)
     }

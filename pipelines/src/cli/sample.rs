@@ -1,20 +1,21 @@
 //! `tweedie sample`.
 
 use super::fetching::Fetching;
+use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
 use super::source::{OfflineOption, Part, Source};
 use super::{memory, print};
 use clap::{ArgGroup, Args, ValueEnum};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Photo, Picture, encode_png};
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, Error, Event, Model, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds,
-    PixelSettings, Trajectory,
+    DTypeChoice, DeviceChoice, Error, Event, Model, Options, PixelModel, PixelPipeline, PixelRecord, PixelRequest,
+    PixelSeconds, PixelSettings, Trajectory,
 };
 
 /// White pixels between the pictures of a grid.
@@ -38,45 +39,12 @@ pub struct Sample {
     #[arg(long, value_name = "MODEL", group = "source")]
     checkpoint: Option<PathBuf>,
 
-    /// The classes of the pictures in turn [default: all classes of the model in turn]
-    #[arg(long, value_name = "C,C,...", value_delimiter = ',')]
-    classes: Vec<u32>,
-
-    /// How many pictures [default: one for each of --classes, else 1]
-    #[arg(long, value_name = "N")]
-    num_images: Option<usize>,
-
-    /// Number of denoising steps [default: the model's, else 50]
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-
-    /// The sampler, such as ddpm, ddim or dpm++2m; `tweedie schedulers` lists all [default: the model's]
-    #[arg(long, value_name = "NAME")]
-    scheduler: Option<String>,
-
-    /// Fresh noise in DDIM's steps, 0 to 1 [default: 0]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    eta: Option<f64>,
-
-    /// How strongly to follow the class; 1 turns guidance off [default: the model's, else 1]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    guidance_scale: Option<f64>,
-
     /// Also guide by the gradient of this classifier, made by `tweedie train classifier`
     #[arg(long, value_name = "DIR")]
     classifier: Option<PathBuf>,
 
-    /// How strongly the classifier guides [default: 1]
-    #[arg(long, value_name = "F", requires = "classifier", allow_negative_numbers = true)]
-    classifier_scale: Option<f64>,
-
-    /// The first image's seed; image i uses seed + i
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-
-    /// How many pictures at a time; changes speed and memory, not the pictures
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    batch_size: usize,
+    #[command(flatten)]
+    request: Given<PixelRequest>,
 
     /// Put all pictures into one file, side by side
     #[arg(long)]
@@ -130,7 +98,8 @@ impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
         let named = self.checkpoint.clone().map_or(PixelModel::Mnist, PixelModel::Folder);
-        let outputs = self.outputs(&named.name())?;
+        let request = self.request()?;
+        let outputs = self.outputs(&request, &named.name())?;
         let model = match &self.checkpoint {
             Some(path) => self.open(path, &interrupt)?,
             None => named,
@@ -140,7 +109,7 @@ impl Sample {
             builder = builder.classifier(classifier);
         }
         let pipeline = builder.build()?;
-        let settings = pipeline.settle(&self.request())?;
+        let settings = pipeline.settle(&request)?;
         let record = pipeline.record(&settings);
 
         let start = Instant::now();
@@ -164,36 +133,20 @@ impl Sample {
         })
     }
 
-    fn num_images(&self) -> usize {
-        self.num_images.unwrap_or(self.classes.len().max(1))
-    }
-
-    fn outputs(&self, model: &str) -> anyhow::Result<Outputs> {
+    fn outputs(&self, request: &PixelRequest, model: &str) -> anyhow::Result<Outputs> {
         let one = |path: &PathBuf| Output::plan(Some(path), "", 0, 1, self.force);
-        let files = if self.grid { 1 } else { self.num_images() };
+        let files = if self.grid { 1 } else { request.count() };
         Ok(Outputs {
-            pictures: Output::plan(self.output.as_deref(), model, self.seed, files, self.force)?,
+            pictures: Output::plan(self.output.as_deref(), model, request.seed, files, self.force)?,
             trajectory: self.trajectory.as_ref().map(one).transpose()?,
             animation: self.animation.as_ref().map(one).transpose()?,
         })
     }
 
-    fn request(&self) -> PixelRequest {
-        let mut scheduler_fields = Map::new();
-        if let Some(eta) = self.eta {
-            scheduler_fields.insert("eta".into(), eta.into());
-        }
-        PixelRequest {
-            classes: self.classes.clone(),
-            steps: self.steps,
-            guidance_scale: self.guidance_scale,
-            classifier_scale: self.classifier_scale,
-            scheduler: self.scheduler.clone(),
-            scheduler_fields,
-            seed: self.seed,
-            num_images: self.num_images(),
-            batch_size: self.batch_size,
-        }
+    fn request(&self) -> anyhow::Result<PixelRequest> {
+        let mut request = PixelRequest::default();
+        request.read(self.request.fields()).map_err(Error::from)?;
+        Ok(request)
     }
 
     fn generate(

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tweedie::images::{Mask, Photo};
-use tweedie_pipelines::verify::{Comparison, Recipe, Verdict, WeightsCheck, check_weights};
+use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
-    Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, Model, Record, Settings, TaskKind, TextToImageRequest,
+    Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Record, Settings, TaskKind,
+    TextToImageRequest,
 };
 
 #[derive(Debug, Args)]
@@ -64,6 +65,8 @@ struct Inputs {
     mask: Option<Mask>,
     adapters: Adapters,
     controls: Vec<ControlImage>,
+    /// Those that act beside the model's weights.
+    loras: Vec<LoraRequest>,
 }
 
 /// A model that was found, and what goes on top.
@@ -108,7 +111,7 @@ impl Verify {
             );
         }
         // As a file has it: numbers through text.
-        let record: Value = serde_json::from_str(&record.json(settings.seed).to_string())?;
+        let record: Value = serde_json::from_str(&record.json(settings.request.seed).to_string())?;
         if let Some(other) = recipe.other_adapters(&record) {
             bail!("not all files that the picture was made with are those: {other}");
         }
@@ -116,7 +119,9 @@ impl Verify {
         if let Some(output) = &output {
             output.write(0, &again.encode_png(&[])?)?;
         }
-        self.report(&Comparison::of(&given, &again), recipe.differences(&record))
+        let comparison = Comparison::of(&given, &again);
+        let faults = if comparison.verdict() == Verdict::Identical { Vec::new() } else { recipe.faults(&settings)? };
+        self.report(&comparison, [faults, recipe.differences(&record)].concat())
     }
 
     /// The files that it was made from, if they are those.
@@ -128,12 +133,12 @@ impl Verify {
                 (Some(recorded), Some(path)) => {
                     let found = inputs::input(role, path)?.sha256;
                     if found != recorded.sha256 {
-                        let (path, was) = (path.display(), recorded.sha256);
+                        let (path, was) = (path.display(), &recorded.sha256);
                         bail!("{path} has the SHA-256 {found}, and the picture's {role} had {was}; give that one");
                     }
                 }
                 (Some(recorded), None) => {
-                    let (name, sum) = (recorded.name, recorded.sha256);
+                    let InputRecord { name, sha256: sum } = recorded;
                     bail!("the picture was made from {name:?} (SHA-256 {sum}), which is missing; give it with {option}")
                 }
                 (None, None) if needs_image && role == "image" => {
@@ -144,10 +149,11 @@ impl Verify {
             }
         }
         let (mut adapters, mut controls) = (self.adapters.adapters(source)?, self.adapters.control_images()?);
-        recipe.apply_adapters(&mut adapters, &mut controls)?;
+        let loras = recipe.apply_adapters(&mut adapters, &mut controls)?;
         Ok(Inputs {
             adapters,
             controls,
+            loras,
             image: self.image.as_deref().map(Photo::read).transpose()?,
             mask: self.mask.as_deref().map(Mask::read).transpose()?,
         })
@@ -201,13 +207,13 @@ impl Verify {
         inputs: Inputs,
         source: &Source<'_>,
     ) -> anyhow::Result<(LatentDiffusion, Settings)> {
-        let Inputs { image, mask, adapters, controls } = inputs;
+        let Inputs { image, mask, adapters, controls, loras } = inputs;
         let builder = Prepared { arguments: &self.model, model, adapters };
         match (recipe.kind(), image) {
             ("img2img", Some(image)) => {
                 let model = builder.build(TaskKind::ImageToImage, source)?;
                 let mut request = recipe.image_request(image)?;
-                request.text.controls = controls;
+                (request.text.controls, request.text.loras) = (controls, loras);
                 let settings = recipe.settle(&mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
                     model.settle(&request)
@@ -217,7 +223,7 @@ impl Verify {
             ("inpaint", Some(image)) => {
                 let model = builder.build(TaskKind::Inpaint, source)?;
                 let mut request = recipe.inpaint_request(image, mask)?;
-                request.text.controls = controls;
+                (request.text.controls, request.text.loras) = (controls, loras);
                 let settings = recipe.settle(&mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
                     model.settle(&request)
@@ -226,7 +232,7 @@ impl Verify {
             }
             _ => {
                 let model = builder.build(TaskKind::TextToImage, source)?;
-                let request = TextToImageRequest { controls, ..recipe.text_request()? };
+                let request = TextToImageRequest { controls, loras, ..recipe.text_request()? };
                 let settings = recipe.settle(&mut |_| model.settle(&request))?;
                 Ok((model, settings))
             }

@@ -1,9 +1,11 @@
 //! What a picture carries of how it was made.
 
-use super::PixelSettings;
+use super::{PixelRequest, PixelSettings};
 use crate::device::NumberFormat;
+use crate::records::provenance::Provenance;
+use crate::requests::options::Options;
 use crate::used_weights::{UsedWeights, WeightFile};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tweedie::Result;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::images::TextChunk;
@@ -42,31 +44,25 @@ impl PixelRecord {
     /// Everything as JSON, of the image at `index`; of all images without one.
     pub fn json(&self, index: Option<usize>) -> Value {
         let s = &self.settings;
-        let fields = s.scheduler_config.fields().iter().filter(|(name, _)| !name.starts_with('_'));
-        let scheduler: Map<String, Value> = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let mut json = json!({
-            "program": concat!("tweedie ", env!("CARGO_PKG_VERSION")),
-            "kind": "sample",
-            "seed": s.seed_of(index.unwrap_or(0)),
-            "steps": s.steps,
-            "guidance_scale": s.guidance_scale,
-            "scheduler": s.scheduler.name(),
-            "scheduler_config": scheduler,
-            "width": s.width,
-            "height": s.height,
-            "dtype": self.weights.dtype,
-            "model": self.weights.model_name,
-            "weights_sha256": self.hash_weights().cloned().unwrap_or_default(),
-        });
+        let provenance = Provenance {
+            program: concat!("tweedie ", env!("CARGO_PKG_VERSION")).into(),
+            kind: "sample".into(),
+            dtype: self.weights.dtype.into(),
+            model: self.weights.model_name.clone(),
+            weights_sha256: self.hash_weights().cloned().unwrap_or_default(),
+            ..Provenance::default()
+        };
+        let mut fields = provenance.write();
+        PixelRequest { seed: s.seed_of(index.unwrap_or(0)), ..s.request() }.put(&mut fields);
+        let mut json = Value::from(fields);
+        json["width"] = s.width.into();
+        json["height"] = s.height.into();
         match index {
             Some(index) => json["class"] = s.class_of(index).into(),
             None => {
                 json["classes"] = (0..s.num_images).filter_map(|i| s.class_of(i)).collect::<Vec<_>>().into();
                 json["num_images"] = s.num_images.into();
             }
-        }
-        if s.classifier_scale != 0.0 {
-            json["classifier_scale"] = s.classifier_scale.into();
         }
         json
     }

@@ -1,6 +1,7 @@
 //! What is wanted of a model in pixel space, and the only place that checks it.
 
 use crate::model::Defaults;
+use crate::requests::options::{OptionKind, json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::models::{LeNetConfig, UNet2DConfig};
@@ -16,44 +17,48 @@ const MOST_VALUES: usize = 1 << 28;
 /// Steps where neither request nor model says how many, as diffusers' DDIM pipeline has them.
 const STEPS: usize = 50;
 
-/// A request for pictures. What is `None` is taken from the model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PixelRequest {
-    /// Image `i` is of class `classes[i mod n]`; none means all classes of the model in turn.
-    pub classes: Vec<u32>,
-    /// Number of denoising steps; by default the model's, else 50.
-    pub steps: Option<usize>,
-    /// How strongly the class is followed by classifier-free guidance; 1 turns it off. By default the model's, else 1.
-    pub guidance_scale: Option<f64>,
-    /// How strongly the classifier guides, if there is one; by default 1.
-    pub classifier_scale: Option<f64>,
-    /// The scheduler's name on the command line; by default that of `defaults.json`, or the model's own.
-    pub scheduler: Option<String>,
-    /// Fields that override those of the model's scheduler file, and those of a request, such as "eta".
-    pub scheduler_fields: Map<String, Value>,
-    /// Image `i` is made from `seed + i`.
-    pub seed: u64,
-    /// How many pictures.
-    pub num_images: usize,
-    /// How many of them at a time; changes speed and memory, not the pictures.
-    pub batch_size: usize,
+options! {
+    /// A request for pictures of a model in pixel space. What is `None` is taken from the model.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct PixelRequest {
+        options {
+            /// The classes of the pictures in turn.
+            ///
+            /// Image `i` is of class `classes[i mod n]`.
+            classes: Vec<u32> = Vec::new() => option(OptionKind::Counts, "C,C,...").default("all classes of the model in turn");
+            /// How many pictures.
+            num_images: Option<usize> = None => option(OptionKind::Count, "N").default("one for each of `classes`, else 1");
+            /// Number of denoising steps.
+            steps: Option<usize> = None =>
+                option(OptionKind::Count, "N").default("the model's, else 50").always_recorded();
+            /// The sampler, such as ddpm, ddim or dpm++2m; `tweedie schedulers` lists all.
+            scheduler: Option<String> = None => option(OptionKind::Name, "NAME").default("the model's").always_recorded();
+            /// Fresh noise in DDIM's steps, 0 to 1.
+            eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
+            /// How strongly to follow the class; 1 turns guidance off.
+            guidance_scale: Option<f64> = None =>
+                option(OptionKind::Number, "F").default("the model's, else 1").always_recorded();
+            /// How strongly the classifier guides.
+            classifier_scale: Option<f64> = None => option(OptionKind::Number, "F").default("1").needs("classifier");
+            /// Fields that override those of the model's scheduler file.
+            ///
+            /// A picture's record has all of them.
+            scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
+            /// The first image's seed; image i uses seed + i.
+            seed: u64 = 0 => option(OptionKind::Count, "N").always_recorded();
+            /// How many pictures at a time; changes speed and memory, not the pictures.
+            batch_size: usize = 16 => option(OptionKind::Count, "N");
+        }
+    }
 }
 
 impl Default for PixelRequest {
     fn default() -> Self {
-        Self {
-            classes: Vec::new(),
-            steps: None,
-            guidance_scale: None,
-            classifier_scale: None,
-            scheduler: None,
-            scheduler_fields: Map::new(),
-            seed: 0,
-            num_images: 1,
-            batch_size: 1,
-        }
+        Self::of()
     }
 }
+
+serde_by_options!(PixelRequest);
 
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
@@ -106,6 +111,20 @@ impl PixelSettings {
         self.scheduler.entry.build(&self.scheduler_config)
     }
 
+    /// The request that makes these pictures whatever a model's defaults are, without how many and of which classes.
+    pub(super) fn request(&self) -> PixelRequest {
+        let fields = self.scheduler_config.fields().iter().filter(|(name, _)| !name.starts_with('_'));
+        PixelRequest {
+            steps: Some(self.steps),
+            scheduler: Some(self.scheduler.name()),
+            guidance_scale: Some(self.guidance_scale),
+            classifier_scale: Some(self.classifier_scale).filter(|&scale| scale != 0.0),
+            scheduler_config: fields.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            seed: self.seed,
+            ..PixelRequest::default()
+        }
+    }
+
     /// The seed of an image.
     pub fn seed_of(&self, index: usize) -> u64 {
         self.seed.wrapping_add(index as u64)
@@ -128,12 +147,18 @@ impl PixelSettings {
 }
 
 impl PixelRequest {
+    /// How many pictures are asked for.
+    pub fn count(&self) -> usize {
+        self.num_images.unwrap_or(self.classes.len().max(1))
+    }
+
     /// Checks the request against the model and fills in defaults.
     pub(super) fn settle(&self, facts: &PixelFacts<'_>) -> Result<PixelSettings> {
         let sample_size = facts.unet.sample_size;
         let (height, width) = sample_size.ok_or_else(|| Error::invalid("sample_size", "null", "set it"))?;
-        let batch_size = self.batch_size.min(self.num_images.max(1));
-        for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
+        let num_images = self.count();
+        let batch_size = self.batch_size.min(num_images.max(1));
+        for (what, count) in [("the number of images", num_images), ("the batch size", self.batch_size)] {
             if count == 0 || count > MOST_IMAGES {
                 return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));
             }
@@ -157,7 +182,7 @@ impl PixelRequest {
             seed: self.seed,
             width,
             height,
-            num_images: self.num_images,
+            num_images,
             batch_size,
             warnings,
         };
@@ -255,7 +280,9 @@ impl PixelRequest {
         };
         let mut config = choice.configure(file);
         let mut warnings = Vec::new();
-        for (name, value) in &self.scheduler_fields {
+        let mut fields = self.scheduler_config.clone();
+        fields.extend(self.eta.map(|eta| ("eta".into(), eta.into())));
+        for (name, value) in &fields {
             if name == "eta" {
                 if !value.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta)) {
                     let fix = "take a number from 0 (deterministic) to 1 (as much noise as DDPM)";

@@ -1,7 +1,7 @@
 //! Noise to latents.
 
 use super::{Encoded, Prepared};
-use crate::request::Settings;
+use crate::settings::Settings;
 use candle_core::Tensor;
 use std::ops::ControlFlow;
 use tweedie::conditioning::Conditioning;
@@ -115,9 +115,9 @@ fn guided<'a>(
     scale: GuidanceSchedule,
     negative: Option<&'a Conditioning>,
 ) -> Box<dyn Network + 'a> {
-    match (negative, settings.projection) {
-        _ if settings.pag_scale > 0.0 => {
-            Box::new(PerturbedAttentionGuidance::new(network, negative, scale, settings.pag_scale))
+    match (negative, settings.request.apg) {
+        _ if settings.request.pag_scale > 0.0 => {
+            Box::new(PerturbedAttentionGuidance::new(network, negative, scale, settings.request.pag_scale))
         }
         (None, _) => Box::new(network),
         (Some(negative), None) => {

@@ -1,6 +1,7 @@
 //! Prompt to conditioning.
 
-use crate::request::{PromptSyntax, Settings};
+use crate::requests::text_to_image::PromptSyntax;
+use crate::settings::Settings;
 use crate::xl::Sizes;
 use candle_core::Tensor;
 use tweedie::conditioning::{Conditioning, Tokenizer, WeightedChunk, weighted_chunks};
@@ -78,15 +79,15 @@ impl Encode {
     pub fn run(&self, settings: &Settings) -> Result<Encoded> {
         let mut warnings = Vec::new();
         let xl = settings.xl.as_ref();
-        let negative_prompt = settings.negative_prompt.as_deref().unwrap_or_default();
+        let negative_prompt = settings.request.negative_prompt.as_deref().unwrap_or_default();
         let second = |text: fn(&crate::XlSettings) -> &String| xl.map_or("", |xl| text(xl));
-        let prompts = [&settings.prompt, second(|xl| &xl.prompt_2)];
+        let prompts = [&settings.request.prompt, second(|xl| &xl.prompt_2)];
         let negative_prompts = [negative_prompt, second(|xl| &xl.negative_prompt_2)];
         let zero_negative = xl.is_some_and(|xl| xl.zero_negative);
 
-        let mut chunks = vec![self.chunks(prompts, "prompt", settings.prompt_syntax, &mut warnings)?];
+        let mut chunks = vec![self.chunks(prompts, "prompt", settings.request.prompt_syntax, &mut warnings)?];
         if settings.guided() && !zero_negative {
-            let syntax = settings.prompt_syntax;
+            let syntax = settings.request.prompt_syntax;
             chunks.push(self.chunks(negative_prompts, "negative prompt", syntax, &mut warnings)?);
         }
         // Encoders stand side by side and both branches run in one batch, so a shorter text gets empty chunks.
@@ -95,7 +96,7 @@ impl Encode {
             chunks.resize(longest, encoder.empty());
         }
 
-        let mut positive = self.conditioning(&chunks[0], settings.clip_skip, xl.is_some())?;
+        let mut positive = self.conditioning(&chunks[0], settings.request.clip_skip, xl.is_some())?;
         let mut negative = match chunks.get(1) {
             Some(chunks) => Some(self.conditioning(chunks, 0, xl.is_some())?),
             None => settings.guided().then(|| zeros(&positive)).transpose()?,

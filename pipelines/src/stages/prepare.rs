@@ -1,7 +1,7 @@
 //! Noise levels, the first latents of a batch, and what of the picture is known.
 
 use super::Reference;
-use crate::request::Settings;
+use crate::settings::Settings;
 use crate::task::Task;
 use candle_core::Tensor;
 use tweedie::models::{AutoencoderConfig, DiagonalGaussian};
@@ -83,8 +83,8 @@ pub fn prepare(
     };
     let resampling = Resampling::default();
     let mut prepared = Prepared { scheduler, levels, start, latents, known: None, shown: None, resampling };
-    if let (Task::Inpaint { resampling, .. }, Some(mask)) = (&settings.task, &reference.mask) {
-        prepared.resampling = *resampling;
+    if let (Task::Inpaint { options, .. }, Some(mask)) = (&settings.task, &reference.mask) {
+        prepared.resampling = options.resampling();
         if let Some(masked) = &reference.masked {
             let masked = sampled(masked, &mut draw, batch, vae)?;
             prepared.shown = Some(Tensor::cat(&[&mask.repeat((batch, 1, 1, 1))?, &masked], 1)?);

@@ -2,9 +2,11 @@
 //! and it is made again.
 
 mod compare;
+mod faults;
 mod find;
 mod recipe;
 
+pub use crate::records::provenance::InputRecord;
 pub use compare::{Comparison, Verdict};
 pub use find::{WeightsCheck, check_weights};
-pub use recipe::{InputRecord, Recipe};
+pub use recipe::Recipe;

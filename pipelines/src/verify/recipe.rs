@@ -1,74 +1,38 @@
 //! From a picture's record back to the request that made it.
 
 use crate::adapters::Adapters;
-use crate::control::ControlImage;
 use crate::device::DTypeChoice;
-use crate::image_to_image::ImageToImageRequest;
-use crate::inpaint::{Composite, InpaintRequest, MaskShaping};
-use crate::request::{PromptSyntax, Settings, TextToImageRequest};
+use crate::records::provenance::{InputRecord, Provenance, RECORD_FORM};
+use crate::requests::control::ControlImage;
+use crate::requests::image_to_image::ImageToImageRequest;
+use crate::requests::inpaint::InpaintRequest;
+use crate::requests::lora::LoraRequest;
+use crate::requests::options::{Options, WrongOption, shortened};
+use crate::requests::text_to_image::TextToImageRequest;
+use crate::settings::Settings;
+use crate::verify::faults;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{GuidanceShape, Projection};
-use tweedie::images::{Margins, Mask, MaskResize, Photo, read_png_text};
-use tweedie::schedulers::Resampling;
+use tweedie::images::{Mask, Photo, read_png_text};
 use tweedie::{Error, Result};
-
-/// The fields of a record that a picture can be made from again.
-const KNOWN: [&str; 30] = [
-    "program",
-    "kind",
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "guidance_scale",
-    "guidance_rescale",
-    "scheduler",
-    "scheduler_config",
-    "width",
-    "height",
-    "clip_skip",
-    "dtype",
-    "model",
-    "weights_sha256",
-    "prompt_syntax",
-    "guidance_schedule",
-    "guidance_interval",
-    "apg",
-    "vae",
-    "xl",
-    "pag_scale",
-    "strength",
-    "image",
-    "mask",
-    "inpaint",
-    "loras",
-    "embeddings",
-    "controls",
-];
 
 /// The lists of what was put on top of the model.
 const ADAPTERS: [&str; 3] = ["loras", "embeddings", "controls"];
 
 /// Fields that may be others without another picture, or are compared by their sums.
-const IRRELEVANT: [&str; 8] =
-    ["model", "vae", "weights_sha256", "image", "mask", ADAPTERS[0], ADAPTERS[1], ADAPTERS[2]];
+const IRRELEVANT: [&str; 9] =
+    ["record", "model", "vae", "weights_sha256", "image", "mask", ADAPTERS[0], ADAPTERS[1], ADAPTERS[2]];
 
 /// What a picture says of how it was made: what [`crate::Record::json`] wrote.
 #[derive(Debug, Clone)]
 pub struct Recipe {
+    /// All of it.
     fields: Map<String, Value>,
+    provenance: Provenance,
+    /// The options of its request.
+    options: Map<String, Value>,
     path: PathBuf,
-}
-
-/// A file that a picture was made from, as its record names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InputRecord {
-    /// Its name, without its folder.
-    pub name: String,
-    /// The SHA-256 of its bytes.
-    pub sha256: String,
 }
 
 impl Recipe {
@@ -82,32 +46,58 @@ impl Recipe {
             let fix = "give a PNG file that this program wrote and no other has saved since";
             return Err(Error::malformed("picture to verify", path, format!("it has no settings of Tweedie; {fix}")));
         };
-        let fields = serde_json::from_str(&chunk.text).map_err(|e| {
+        let fields: Map<String, Value> = serde_json::from_str(&chunk.text).map_err(|e| {
             Error::malformed("picture to verify", path, format!("its settings are no JSON object ({e})"))
         })?;
-        let recipe = Self { fields, path: path.into() };
-        if !["txt2img", "img2img", "inpaint"].contains(&recipe.kind()) {
-            return Err(recipe.wrong("kind", "pictures of txt2img, img2img and inpaint can be verified"));
-        }
-        if let Some(name) = recipe.fields.keys().find(|name| !KNOWN.contains(&name.as_str())) {
-            return Err(recipe.wrong(name, "this version cannot repeat that; take the one that made the picture"));
-        }
+        let (mut provenance, mut options) = (Provenance::default(), fields.clone());
+        let taken = provenance.take(&mut options);
+        let recipe = Self { fields, provenance, options, path: path.into() };
+        taken.map_err(|wrong| recipe.of(wrong))?;
+        recipe.check()?;
         Ok(recipe)
+    }
+
+    /// Whether it is a recipe that this version can follow, with everything in it that a picture follows from.
+    fn check(&self) -> Result<()> {
+        let (own, own_keys) = match self.kind() {
+            "txt2img" => (Vec::new(), TextToImageRequest::keys()),
+            "img2img" => (ImageToImageRequest::options(), ImageToImageRequest::keys()),
+            "inpaint" => (InpaintRequest::options(), InpaintRequest::keys()),
+            _ => return Err(self.wrong("kind", "pictures of txt2img, img2img and inpaint can be verified")),
+        };
+        let another = "this version cannot repeat that; take the one that made the picture";
+        if self.provenance.record > RECORD_FORM {
+            return Err(self.wrong("record", another));
+        }
+        if let Some(name) = self.options.keys().find(|name| !own_keys.contains(&name.as_str())) {
+            return Err(self.wrong(name, another));
+        }
+        let needed = TextToImageRequest::options().into_iter().chain(own).filter(|option| option.always_recorded);
+        for option in needed {
+            let [key] = option.path[..] else { continue };
+            let nothing = Some(&Value::Null);
+            let value = self.options.get(key);
+            // No negative prompt is as good as any.
+            if value.is_none() || value == nothing && key != "negative_prompt" {
+                return Err(self.wrong(key, format!("a picture does not follow from its settings without {key}")));
+            }
+        }
+        Ok(())
     }
 
     /// The command that made it.
     pub fn kind(&self) -> &str {
-        self.fields.get("kind").and_then(Value::as_str).unwrap_or_default()
+        &self.provenance.kind
     }
 
     /// What the model is called.
     pub fn model_name(&self) -> &str {
-        self.fields.get("model").and_then(Value::as_str).unwrap_or_default()
+        &self.provenance.model
     }
 
     /// What its autoencoder is called, if it is not the model's own.
     pub fn vae_name(&self) -> Option<&str> {
-        self.fields.get("vae").and_then(Value::as_str)
+        self.provenance.vae.as_deref()
     }
 
     /// The SHA-256 of each weight file by its name.
@@ -115,10 +105,13 @@ impl Recipe {
     /// # Errors
     /// If there is none.
     pub fn weights(&self) -> Result<&Map<String, Value>> {
-        let weights = self.fields.get("weights_sha256").and_then(Value::as_object);
-        weights.filter(|weights| !weights.is_empty()).ok_or_else(|| {
-            self.wrong("weights_sha256", "it must name the weights; without, no model can be said to be the same")
-        })
+        match &self.provenance.weights_sha256 {
+            weights if !weights.is_empty() => Ok(weights),
+            _ => {
+                let fix = "it must name the weights; without, no model can be said to be the same";
+                Err(self.wrong("weights_sha256", fix))
+            }
+        }
     }
 
     /// The number format of the weights.
@@ -126,34 +119,34 @@ impl Recipe {
     /// # Errors
     /// If it is none.
     pub fn dtype(&self) -> Result<DTypeChoice> {
-        self.text("dtype")?.parse().map_err(|fix: String| self.wrong("dtype", fix))
-    }
-
-    /// The seed.
-    ///
-    /// # Errors
-    /// If it is no whole number.
-    pub fn seed(&self) -> Result<u64> {
-        self.fields.get("seed").and_then(Value::as_u64).ok_or_else(|| self.wrong("seed", "it must be a whole number"))
+        self.provenance.dtype.parse().map_err(|fix: String| self.wrong("dtype", fix))
     }
 
     /// A file that it was made from: "image", "mask".
-    pub fn input(&self, role: &str) -> Option<InputRecord> {
-        let input = self.fields.get(role)?;
-        let text = |name: &str| input[name].as_str().unwrap_or_default().to_owned();
-        Some(InputRecord { name: text("name"), sha256: text("sha256") })
+    pub fn input(&self, role: &str) -> Option<&InputRecord> {
+        match role {
+            "image" => self.provenance.image.as_ref(),
+            "mask" => self.provenance.mask.as_ref(),
+            _ => None,
+        }
     }
 
     /// What was put on top of the model: "loras", "embeddings" or "controls".
     pub fn adapters(&self, list: &str) -> &[Value] {
-        self.fields.get(list).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+        match list {
+            "loras" => &self.provenance.loras,
+            "embeddings" => &self.provenance.embeddings,
+            "controls" => &self.provenance.controls,
+            _ => &[],
+        }
     }
 
-    /// Gives adapters the weights and tokens that were used, and control pictures their scales and times.
+    /// Gives adapters the weights and tokens that were used, and control pictures their scales and times. LoRAs that
+    /// acted beside the weights are taken out of `adapters`: they belong to the request.
     ///
     /// # Errors
     /// If there are more or fewer than the picture was made with, or its record lacks a number.
-    pub fn apply_adapters(&self, adapters: &mut Adapters, images: &mut [ControlImage]) -> Result<()> {
+    pub fn apply_adapters(&self, adapters: &mut Adapters, images: &mut [ControlImage]) -> Result<Vec<LoraRequest>> {
         let given = [adapters.loras.len(), adapters.embeddings.len(), adapters.controls.len().max(images.len())];
         for (list, count) in ADAPTERS.into_iter().zip(given) {
             let recorded = self.adapters(list);
@@ -182,7 +175,11 @@ impl Recipe {
             image.end = number(ADAPTERS[2], i, "end")?;
             image.guess = self.adapters(ADAPTERS[2])[i]["guess"].as_bool().unwrap_or(false);
         }
-        Ok(())
+        let beside = |recorded: &&Value| recorded["applied"] == "beside";
+        let loras = std::mem::take(&mut adapters.loras).into_iter().zip(self.adapters(ADAPTERS[0]));
+        let (beside, merged): (Vec<_>, Vec<_>) = loras.partition(|(_, recorded)| beside(recorded));
+        adapters.loras = merged.into_iter().map(|(lora, _)| lora).collect();
+        Ok(beside.into_iter().map(|(lora, _)| LoraRequest { name: lora.path, weight: lora.weight }).collect())
     }
 
     /// Which file of an adapter, or which control picture, in another record is not what the picture was made with.
@@ -198,102 +195,36 @@ impl Recipe {
         })
     }
 
-    /// The part of the request that all commands share, without control pictures; the size only if it is the text's to say.
+    /// The request of a picture from text, without control pictures.
     ///
     /// # Errors
-    /// If a field is missing or of another type.
+    /// If a field is of another type.
     pub fn text_request(&self) -> Result<TextToImageRequest> {
-        let of_text = self.kind() == "txt2img";
-        let mut xl = crate::xl::XlRequest::default();
-        if let Some(recorded) = self.fields.get("xl") {
-            let text = |name: &str| recorded[name].as_str().map(str::to_owned);
-            xl.prompt_2 = text("prompt_2");
-            xl.negative_prompt_2 =
-                text("negative_prompt_2").filter(|_| self.optional_text("negative_prompt").is_some());
-        }
-        Ok(TextToImageRequest {
-            prompt: self.text("prompt")?.into(),
-            negative_prompt: self.optional_text("negative_prompt").map(str::to_owned),
-            prompt_syntax: match self.optional_text("prompt_syntax") {
-                None => PromptSyntax::Plain,
-                Some("weighted") => PromptSyntax::Weighted,
-                Some(_) => return Err(self.wrong("prompt_syntax", "it must be weighted")),
-            },
-            steps: Some(self.count("steps")?),
-            guidance_scale: Some(self.number("guidance_scale")?),
-            guidance_rescale: Some(self.number("guidance_rescale")?),
-            guidance_shape: match self.optional_text("guidance_schedule") {
-                None => GuidanceShape::Constant,
-                Some("linear") => GuidanceShape::Linear,
-                Some("cosine") => GuidanceShape::Cosine,
-                Some(_) => return Err(self.wrong("guidance_schedule", "it must be linear or cosine")),
-            },
-            guidance_interval: self.guidance_interval()?,
-            projection: self.projection()?,
-            pag_scale: self.fields.get("pag_scale").map_or(Ok(0.0), |_| self.number("pag_scale"))?,
-            scheduler: Some(self.text("scheduler")?.into()),
-            scheduler_fields: self.scheduler_fields()?.clone(),
-            seed: self.seed()?,
-            width: of_text.then(|| self.count("width")).transpose()?,
-            height: of_text.then(|| self.count("height")).transpose()?,
-            num_images: 1,
-            batch_size: 1,
-            clip_skip: self.count("clip_skip")?,
-            controls: Vec::new(),
-            xl,
-        })
+        let mut request = TextToImageRequest::default();
+        request.read(self.options.clone()).map_err(|wrong| self.of(wrong))?;
+        Ok(request)
     }
 
-    /// The request of a picture from a picture.
+    /// The request of a picture from a picture, without its size, which [`Self::settle`] finds.
     ///
     /// # Errors
     /// As [`Self::text_request`].
     pub fn image_request(&self, image: Photo) -> Result<ImageToImageRequest> {
-        Ok(ImageToImageRequest { text: self.text_request()?, image, strength: Some(self.number("strength")?) })
+        let mut request = ImageToImageRequest::new("", image);
+        request.read(self.options.clone()).map_err(|wrong| self.of(wrong))?;
+        (request.text.width, request.text.height) = (None, None);
+        Ok(request)
     }
 
-    /// The request of a repainted picture.
+    /// The request of a repainted picture, without its size, which [`Self::settle`] finds.
     ///
     /// # Errors
     /// As [`Self::text_request`].
     pub fn inpaint_request(&self, image: Photo, mask: Option<Mask>) -> Result<InpaintRequest> {
-        let options = self.fields.get("inpaint").cloned().unwrap_or_default();
-        let wrong = |what: &str| self.wrong("inpaint", format!("its {what} must be as this program writes it"));
-        let flag = |name: &str| options[name].as_bool().ok_or_else(|| wrong(name));
-        let count = |value: &Value, name: &str, default: Option<usize>| match value {
-            Value::Null => default.ok_or_else(|| wrong(name)),
-            value => value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(name)),
-        };
-        let of = |name: &str, default| count(&options[name], name, default);
-        let margin = |side: &str| count(&options["outpaint"][side], "outpaint", Some(0));
-        Ok(InpaintRequest {
-            text: self.text_request()?,
-            image,
-            mask,
-            shaping: MaskShaping {
-                invert: flag("invert_mask")?,
-                grow: of("mask_grow", None)?,
-                blur: of("mask_blur", None)?,
-                resize: match options["mask_resize"].as_str() {
-                    Some("max") => MaskResize::Max,
-                    Some("lanczos") => MaskResize::Lanczos,
-                    _ => return Err(wrong("mask_resize")),
-                },
-            },
-            strength: Some(self.number("strength")?),
-            resampling: Resampling { times: of("resample", Some(1))?, jump_length: of("jump_length", Some(1))? },
-            crop_to_mask: options.get("crop_to_mask").map(|value| count(value, "crop_to_mask", None)).transpose()?,
-            outpaint: Margins {
-                left: margin("left")?,
-                top: margin("top")?,
-                right: margin("right")?,
-                bottom: margin("bottom")?,
-            },
-            composite: match options["composite"].as_bool() {
-                Some(false) => Composite::Decoded,
-                _ => Composite::Blend(of("blend", Some(0))?),
-            },
-        })
+        let mut request = InpaintRequest::new("", image, mask);
+        request.read(self.options.clone()).map_err(|wrong| self.of(wrong))?;
+        (request.text.width, request.text.height) = (None, None);
+        Ok(request)
     }
 
     /// Settles its request for a model: `settle` does it with the width and height that it is given, or with none. The
@@ -303,7 +234,11 @@ impl Recipe {
     /// # Errors
     /// If the request cannot be carried out, or the picture leads to another size.
     pub fn settle(&self, settle: &mut dyn FnMut(Option<(usize, usize)>) -> Result<Settings>) -> Result<Settings> {
-        let size = (self.count("width")?, self.count("height")?);
+        let TextToImageRequest { width, height, .. } = self.text_options()?;
+        let (Some(width), Some(height)) = (width, height) else {
+            return Err(self.wrong("width", "width and height must be whole numbers"));
+        };
+        let size = (width, height);
         let settled = match settle(None) {
             Ok(settings) if (settings.width, settings.height) == size => settings,
             _ => settle(Some(size))?,
@@ -315,26 +250,30 @@ impl Recipe {
         self.repeated(settled)
     }
 
-    /// Settled settings with what the record has in full: no default of this version or of the model's files counts.
+    /// The options that all commands share.
+    fn text_options(&self) -> Result<TextToImageRequest> {
+        let mut request = TextToImageRequest::default();
+        request.take(&mut self.options.clone()).map_err(|wrong| self.of(wrong))?;
+        Ok(request)
+    }
+
+    /// Settled settings with the scheduler's fields as the record has them: nothing that this version or the model's
+    /// files would add counts.
     fn repeated(&self, mut settings: Settings) -> Result<Settings> {
         let mut fields = settings.scheduler_config.fields().clone();
         fields.retain(|name, _| name.starts_with('_'));
-        fields.extend(self.scheduler_fields()?.clone());
+        fields.extend(self.text_options()?.scheduler_config);
         settings.scheduler_config = ConfigFields::from_fields("scheduler", fields);
         settings.build_scheduler()?.levels(settings.steps)?;
-        match (settings.xl.take(), self.fields.get("xl")) {
-            (Some(xl), Some(recorded)) => {
-                let xl = xl.with_json(recorded);
-                settings.xl = Some(xl.ok_or_else(|| self.wrong("xl", "it must be as this program writes it"))?);
-            }
-            (None, None) => {}
-            _ => {
-                return Err(
-                    self.wrong("xl", "it goes with Stable Diffusion XL alone, and the model is of another family")
-                );
-            }
-        }
         Ok(settings)
+    }
+
+    /// Why the picture need not follow from its settings: what the version that made it did otherwise than it says.
+    ///
+    /// # Errors
+    /// If the scheduler cannot be built.
+    pub fn faults(&self, settings: &Settings) -> Result<Vec<String>> {
+        faults::of(&self.provenance, settings)
     }
 
     /// What of the weights in another record is not what the picture was made with: `None` if all is.
@@ -371,60 +310,12 @@ impl Recipe {
             .collect()
     }
 
-    fn scheduler_fields(&self) -> Result<&Map<String, Value>> {
-        let fields = self.fields.get("scheduler_config").and_then(Value::as_object);
-        fields.ok_or_else(|| self.wrong("scheduler_config", "it must be an object"))
-    }
-
-    fn guidance_interval(&self) -> Result<Option<(f64, f64)>> {
-        let Some(value) = self.fields.get("guidance_interval") else { return Ok(None) };
-        match (value[0].as_f64(), value[1].as_f64()) {
-            (Some(low), Some(high)) => Ok(Some((low, high))),
-            _ => Err(self.wrong("guidance_interval", "it must be two numbers")),
-        }
-    }
-
-    fn projection(&self) -> Result<Option<Projection>> {
-        let Some(value) = self.fields.get("apg") else { return Ok(None) };
-        let number = |name: &str| {
-            value[name].as_f64().ok_or_else(|| self.wrong("apg", "it must have eta, norm_threshold and momentum"))
-        };
-        Ok(Some(Projection {
-            eta: number("eta")?,
-            norm_threshold: number("norm_threshold")?,
-            momentum: number("momentum")?,
-        }))
-    }
-
-    fn text(&self, name: &str) -> Result<&str> {
-        self.optional_text(name).ok_or_else(|| self.wrong(name, "it must be a text"))
-    }
-
-    fn optional_text(&self, name: &str) -> Option<&str> {
-        self.fields.get(name).and_then(Value::as_str)
-    }
-
-    fn number(&self, name: &str) -> Result<f64> {
-        self.fields.get(name).and_then(Value::as_f64).ok_or_else(|| self.wrong(name, "it must be a number"))
-    }
-
-    fn count(&self, name: &str) -> Result<usize> {
-        let count = self.fields.get(name).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        count.ok_or_else(|| self.wrong(name, "it must be a whole number from 0 on"))
-    }
-
     fn wrong(&self, name: &str, fix: impl Into<String>) -> Error {
         let value = shortened(&self.fields.get(name).cloned().unwrap_or_default());
         Error::invalid(format!("`{name}` in the settings of {}", self.path.display()), value, fix)
     }
-}
 
-/// JSON on one line that is not too long.
-fn shortened(value: &Value) -> String {
-    const LONGEST: usize = 80;
-    let text = value.to_string();
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+    fn of(&self, wrong: WrongOption) -> Error {
+        Error::invalid(format!("`{}` in the settings of {}", wrong.name, self.path.display()), wrong.shown(), wrong.fix)
     }
 }

@@ -8,7 +8,8 @@ use candle_core::{D, DType, Device, Tensor};
 use std::cell::RefCell;
 
 /// What adaptive projected guidance does to the difference of the two branches.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Projection {
     /// The share of the part that is parallel to the conditional output, which saturates colours.
     pub eta: f64,

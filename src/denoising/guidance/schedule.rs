@@ -4,7 +4,8 @@ use crate::schedulers::NoiseSchedule;
 
 /// How the guidance scale develops from noise to data (Wang et al. 2024, "Analysis of classifier-free guidance
 /// weight schedulers"). Each has the given scale as its mean.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum GuidanceShape {
     /// The same throughout.
     #[default]

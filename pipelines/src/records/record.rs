@@ -1,0 +1,172 @@
+//! The record of a run.
+
+use crate::records::provenance::{InputRecord, Provenance, RECORD_FORM};
+use crate::requests::options::Options;
+use crate::settings::Settings;
+use crate::task::Task;
+use crate::used_weights::UsedWeights;
+use serde_json::{Map, Value};
+use tweedie::Result;
+use tweedie::images::TextChunk;
+
+/// The settings of a run, for its pictures and for `--json`.
+///
+/// The SHA-256 of the weights is computed when it is first needed, so that it can be done while others
+/// work: see [`Record::hash_weights`].
+#[derive(Debug)]
+pub struct Record {
+    settings: Settings,
+    weights: UsedWeights,
+    vae_name: Option<String>,
+    inputs: Vec<Input>,
+}
+
+/// A file that pictures are made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// What it is: "image", "mask", or "control", of which there is one for each control model.
+    pub role: &'static str,
+    /// Its name, without its folder.
+    pub name: String,
+    /// The SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+/// The role of a control model's picture.
+const CONTROL: &str = "control";
+
+/// The program that pictures say they were made by.
+const PROGRAM: &str = concat!("tweedie ", env!("CARGO_PKG_VERSION"));
+
+impl Input {
+    fn record(&self) -> InputRecord {
+        InputRecord { name: self.name.clone(), sha256: self.sha256.clone() }
+    }
+}
+
+impl Record {
+    pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
+        Self { settings: settings.clone(), weights, vae_name: None, inputs: Vec::new() }
+    }
+
+    /// Names another autoencoder than the model's.
+    pub(crate) fn with_vae(mut self, name: Option<String>) -> Self {
+        self.vae_name = name;
+        self
+    }
+
+    /// Adds a file that the pictures are made from.
+    #[must_use]
+    pub fn with_input(mut self, input: Input) -> Self {
+        self.inputs.push(input);
+        self
+    }
+
+    /// The SHA-256 of each weight file, by its name in the model's folder.
+    ///
+    /// # Errors
+    /// If a file can no longer be read.
+    pub fn hash_weights(&self) -> Result<&Map<String, Value>, &str> {
+        self.weights.hashes()
+    }
+
+    /// Everything as JSON: the request that makes the picture of that seed, and what it is made from.
+    pub fn json(&self, seed: u64) -> Value {
+        let mut fields = self.provenance().write();
+        self.settings.request_of(seed).put(&mut fields);
+        match &self.settings.task {
+            Task::TextToImage => {}
+            Task::ImageToImage { strength, .. } => {
+                fields.insert("strength".into(), (*strength).into());
+            }
+            Task::Inpaint { strength, options, .. } => {
+                fields.insert("strength".into(), (*strength).into());
+                fields.insert("inpaint".into(), options.write().into());
+            }
+        }
+        fields.into()
+    }
+
+    fn provenance(&self) -> Provenance {
+        let mut adapters = self.weights.adapters();
+        let mut list = |name| adapters.remove(name).unwrap_or_default();
+        let input = |role: &str| self.inputs.iter().find(|input| input.role == role).map(Input::record);
+        Provenance {
+            program: PROGRAM.into(),
+            record: RECORD_FORM,
+            kind: self.kind().into(),
+            dtype: self.weights.dtype.into(),
+            model: self.weights.model_name.clone(),
+            weights_sha256: self.hash_weights().cloned().unwrap_or_default(),
+            vae: self.vae_name.clone(),
+            loras: list("loras"),
+            embeddings: list("embeddings"),
+            controls: self.controls(list("controls")),
+            image: input("image"),
+            mask: input("mask"),
+        }
+    }
+
+    /// Control models, each with how it acted and its picture.
+    fn controls(&self, mut models: Vec<Value>) -> Vec<Value> {
+        let mut images = self.inputs.iter().filter(|input| input.role == CONTROL);
+        for (model, control) in models.iter_mut().zip(&self.settings.controls) {
+            let Value::Object(model) = model else { continue };
+            model.extend(control.options());
+            if let Some(image) = images.next() {
+                model.insert("image".into(), crate::requests::values::write(&image.record()));
+            }
+        }
+        models
+    }
+
+    /// The command that makes such pictures.
+    pub fn kind(&self) -> &'static str {
+        self.settings.task.kind().name()
+    }
+
+    /// The text of a picture: `parameters`, as A1111's web UI writes and reads it, and `tweedie`, which is
+    /// [`Self::json`].
+    pub fn chunks(&self, seed: u64) -> Vec<TextChunk> {
+        vec![
+            TextChunk::new("parameters", self.parameters(seed)),
+            TextChunk::new("tweedie", self.json(seed).to_string()),
+        ]
+    }
+
+    fn parameters(&self, seed: u64) -> String {
+        let s = &self.settings;
+        let mut text = s.request.prompt.clone();
+        if let Some(negative) = s.request.negative_prompt.as_ref().filter(|text| !text.is_empty()) {
+            text += &format!("\nNegative prompt: {negative}");
+        }
+        text += &format!(
+            "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
+            s.steps,
+            s.scheduler.label(),
+            s.guidance_scale,
+            s.width,
+            s.height
+        );
+        let unet = self.hash_weights().ok().and_then(|hashes| {
+            // A file with all weights is known by its own hash.
+            let unet = hashes.iter().find(|(name, _)| name.starts_with("unet/") || !name.contains('/'))?;
+            unet.1.as_str().and_then(|hash| hash.get(..10)).map(str::to_owned)
+        });
+        if let Some(hash) = unet {
+            text += &format!(", Model hash: {hash}");
+        }
+        text += &format!(", Model: {}", self.weights.model_name);
+        if s.task.canvas().is_some() {
+            text += &format!(", Denoising strength: {}", s.task.strength());
+        }
+        if s.request.clip_skip > 0 {
+            // A1111 counts from 1, the last layer.
+            text += &format!(", Clip skip: {}", s.request.clip_skip + 1);
+        }
+        if let Some(eta) = s.scheduler_config.fields().get("eta").and_then(Value::as_f64).filter(|&eta| eta > 0.0) {
+            text += &format!(", Eta: {eta}");
+        }
+        text + ", Version: " + PROGRAM
+    }
+}

@@ -1,0 +1,303 @@
+//! A request settled: checked against a model, with every default filled in. This is the only check.
+
+mod control;
+mod inpaint;
+mod scheduler;
+
+pub use control::ControlSettings;
+
+use crate::adapters::UsedAdapter;
+use crate::canvas::Canvas;
+use crate::model::Defaults;
+use crate::native_size::{NativeSize, check_side};
+use crate::requests::image_to_image::ImageToImageRequest;
+use crate::requests::inpaint::InpaintRequest;
+use crate::requests::lora::LoraRequest;
+use crate::requests::options::OptionValue;
+use crate::requests::request::Request;
+use crate::requests::text_to_image::TextToImageRequest;
+use crate::task::{Task, check_strength, check_task};
+use crate::xl::{XlFacts, XlSettings};
+use tweedie::config::ConfigFields;
+use tweedie::denoising::GuidanceSchedule;
+use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
+use tweedie::schedulers::{GivenLevels, NoiseSchedule, Scheduler, SchedulerChoice};
+use tweedie::{Error, Result};
+
+/// The most pictures of a request.
+const MOST_IMAGES: usize = 100_000;
+
+/// What the check of a request needs to know of a model.
+#[derive(Debug)]
+pub(crate) struct ModelFacts {
+    pub unet: UNet2DConditionConfig,
+    pub vae: AutoencoderConfig,
+    pub scheduler: ConfigFields,
+    /// What the network is taken to predict where nothing says it.
+    pub guessed_prediction: Option<&'static str>,
+    pub defaults: Defaults,
+    /// So many layers `clip_skip` can skip.
+    pub text_layers: usize,
+    /// For each control model, whether it can lead without a prompt.
+    pub guessing_controls: Vec<bool>,
+    pub xl: Option<XlFacts>,
+}
+
+impl ModelFacts {
+    /// The size of pictures that the model makes unless told otherwise.
+    pub fn native_size(&self) -> NativeSize {
+        let factor = self.vae.factor();
+        let (height, width) = self.unet.sample_size;
+        NativeSize {
+            width: self.defaults.width.unwrap_or(width * factor),
+            height: self.defaults.height.unwrap_or(height * factor),
+            factor,
+        }
+    }
+}
+
+/// A request that has been checked, with what it left to the model.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What was asked for, but for the pictures of control models. What it may leave to the model stands below.
+    pub request: TextToImageRequest,
+    /// Number of denoising steps.
+    pub steps: usize,
+    /// Guidance scale.
+    pub guidance_scale: f64,
+    /// Whether the network takes the guidance scale as an input, so that one branch is enough.
+    pub guidance_is_embedded: bool,
+    /// Guidance rescale.
+    pub guidance_rescale: f64,
+    /// The scheduler, with what its name sets.
+    pub scheduler: SchedulerChoice,
+    /// Its fields.
+    pub scheduler_config: ConfigFields,
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Pictures that steer the run.
+    pub controls: Vec<ControlSettings>,
+    /// What Stable Diffusion XL is told besides, if the model is one.
+    pub xl: Option<XlSettings>,
+    /// What denoising starts from, and what becomes of its pictures.
+    pub task: Task,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Whether there is guidance by two branches: at a scale of 1 or less one is enough.
+    pub fn guided(&self) -> bool {
+        self.guidance_scale > 1.0 && !self.guidance_is_embedded
+    }
+
+    /// The scheduler, configured.
+    ///
+    /// # Errors
+    /// If a field of its configuration has an unusable value.
+    pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
+        self.scheduler.entry.build(&self.scheduler_config)
+    }
+
+    /// The step that the run starts with: as diffusers' pipelines do, `strength` of the steps are done.
+    pub fn start(&self) -> usize {
+        let done = (self.steps as f64 * self.task.strength()) as usize;
+        self.steps - done.min(self.steps)
+    }
+
+    /// The guidance scale at each timestep of a forward process; without one it is constant.
+    pub fn guidance_schedule(&self, schedule: Option<&NoiseSchedule>) -> GuidanceSchedule {
+        let Some(schedule) = schedule else { return self.guidance_scale.into() };
+        let guidance = GuidanceSchedule::new(self.guidance_scale, self.request.guidance_schedule).over(schedule);
+        match self.request.guidance_interval {
+            Some((low, high)) => guidance.between_sigmas(schedule, low, high),
+            None => guidance,
+        }
+    }
+
+    /// The seeds of the images, in batches.
+    pub fn seed_batches(&self) -> Vec<Vec<u64>> {
+        let seeds: Vec<u64> = (0..self.request.num_images as u64).map(|i| self.request.seed.wrapping_add(i)).collect();
+        seeds.chunks(self.request.batch_size).map(<[u64]>::to_vec).collect()
+    }
+
+    /// What its pictures say of LoRAs that act in this request alone.
+    pub(crate) fn adapters(&self) -> Vec<UsedAdapter> {
+        let used = |lora: &LoraRequest| {
+            let name = lora.name.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let mut used = UsedAdapter::named("loras", name, lora.name.clone());
+            used.fields.insert("weight".into(), lora.weight.to_json());
+            used.fields.insert("applied".into(), "beside".into());
+            used
+        };
+        self.request.loras.iter().map(used).collect()
+    }
+
+    /// The request that makes the picture of that seed whatever a model's defaults are: all that was left to the model is
+    /// filled in, and there is no other picture. Which files act beside the model stands with their sums:
+    /// see [`Self::adapters`].
+    pub(crate) fn request_of(&self, seed: u64) -> TextToImageRequest {
+        let fields = self.scheduler_config.fields().iter().filter(|(name, _)| !name.starts_with('_'));
+        TextToImageRequest {
+            steps: Some(self.steps),
+            guidance_scale: Some(self.guidance_scale),
+            guidance_rescale: Some(self.guidance_rescale),
+            scheduler: Some(self.scheduler.name()),
+            timestep_spacing: None,
+            prediction_type: None,
+            timesteps: None,
+            sigmas: None,
+            eta: None,
+            scheduler_config: fields.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            seed,
+            width: Some(self.width),
+            height: Some(self.height),
+            num_images: 1,
+            batch_size: 1,
+            loras: Vec::new(),
+            xl: self.xl.as_ref().map(XlSettings::request).unwrap_or_default(),
+            ..self.request.clone()
+        }
+    }
+}
+
+impl Request<'_> {
+    /// Checks the request against a model and fills in what it leaves to it.
+    pub(crate) fn settle(self, facts: &ModelFacts) -> Result<Settings> {
+        match self {
+            Self::TextToImage(request) => request.settle(facts, Task::TextToImage),
+            Self::ImageToImage(request) => request.settle(facts),
+            Self::Inpaint(request) => request.settle(facts),
+        }
+    }
+}
+
+impl ImageToImageRequest {
+    fn settle(&self, facts: &ModelFacts) -> Result<Settings> {
+        let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(0.8))?;
+        let size = (self.text.width, self.text.height);
+        let canvas = Canvas::for_image(&self.image, size, facts.native_size())?;
+        self.text.settle(facts, Task::ImageToImage { canvas, strength })
+    }
+}
+
+impl InpaintRequest {
+    fn settle(&self, facts: &ModelFacts) -> Result<Settings> {
+        let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(1.0))?;
+        let options = self.inpaint.settle()?;
+        let canvas = Canvas::for_inpainting(self, facts.native_size())?;
+        self.text.settle(facts, Task::Inpaint { canvas, strength, options })
+    }
+}
+
+impl TextToImageRequest {
+    /// Checks the request against the model and fills in defaults. A task that works on a picture brings its size.
+    fn settle(&self, facts: &ModelFacts, task: Task) -> Result<Settings> {
+        check_task(task.kind(), facts.unet.in_channels, facts.vae.latent_channels)?;
+        let defaults = &facts.defaults;
+        let native = facts.native_size();
+        let (width, height) = match task.canvas() {
+            Some(canvas) => (canvas.width(), canvas.height()),
+            None => (self.width.unwrap_or(native.width), self.height.unwrap_or(native.height)),
+        };
+        check_side("width", width, native.factor)?;
+        check_side("height", height, native.factor)?;
+
+        // Latent consistency models are distilled for a few steps, and have no file that says so.
+        let guidance_is_embedded = facts.unet.time_cond_proj_dim.is_some();
+        let (usual_steps, usual_scale) = if guidance_is_embedded { (4, 8.5) } else { (30, 7.5) };
+        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual_scale);
+        let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
+        self.check_guidance(guidance_scale, guidance_rescale)?;
+        for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
+            if count == 0 || count > MOST_IMAGES {
+                return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));
+            }
+        }
+        if self.clip_skip > facts.text_layers {
+            let fix = format!("the text encoder has {} layers; take at most that", facts.text_layers);
+            return Err(Error::invalid("clip-skip", self.clip_skip, fix));
+        }
+
+        let controls =
+            ControlSettings::settle(&self.controls, &facts.guessing_controls, task.canvas(), (width, height))?;
+        let (scheduler, scheduler_config, mut warnings) = self.settle_scheduler(&facts.scheduler)?;
+        if self.controls.iter().any(|control| control.guess) && !controls.iter().any(|control| control.strength.guess) {
+            let warning = "guess mode (--control-guess) has no effect, as no control model is a ControlNet";
+            warnings.push(warning.into());
+        }
+        warnings.extend(self.guessed_prediction(facts.guessed_prediction));
+        let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
+        let given = GivenLevels::from_config(&scheduler_config)?;
+        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual_steps);
+        let settings = Settings {
+            request: TextToImageRequest { controls: Vec::new(), ..self.clone() },
+            steps,
+            guidance_scale,
+            guidance_is_embedded,
+            guidance_rescale,
+            scheduler,
+            scheduler_config,
+            width,
+            height,
+            controls,
+            xl,
+            warnings: [task.warnings(), warnings].concat(),
+            task,
+        };
+        // Whether the steps can be made shows when the levels are.
+        settings.build_scheduler()?.levels(settings.steps)?;
+        if settings.start() == settings.steps && settings.task.unchanged().is_none() {
+            let fix = format!(
+                "of {steps} steps that leaves none; take {:.2} or more, or more steps",
+                (100.0 / steps as f64).ceil() / 100.0
+            );
+            return Err(Error::invalid("the strength", settings.task.strength(), fix));
+        }
+        Ok(settings)
+    }
+
+    /// What the user should know of a prediction type that is a guess and was not overridden.
+    fn guessed_prediction(&self, guessed: Option<&str>) -> Option<String> {
+        let guessed = guessed.filter(|_| !self.scheduler_fields().contains_key("prediction_type"))?;
+        let other = match guessed {
+            "epsilon" => "v_prediction, with --width 768 --height 768",
+            _ => "epsilon, with --width 512 --height 512",
+        };
+        Some(format!(
+            "files of Stable Diffusion 2.x do not say what their network predicts; {guessed} is assumed. If pictures are \
+             noise or stains, try --prediction-type {other}"
+        ))
+    }
+
+    fn check_guidance(&self, scale: f64, rescale: f64) -> Result<()> {
+        if !scale.is_finite() || scale < 0.0 {
+            return Err(Error::invalid("the guidance scale", scale, "take a number from 0 on; 7.5 is usual"));
+        }
+        if !(0.0..=1.0).contains(&rescale) {
+            return Err(Error::invalid("the guidance rescale", rescale, "take a number from 0 to 1"));
+        }
+        if !self.pag_scale.is_finite() || self.pag_scale < 0.0 {
+            return Err(Error::invalid(
+                "the scale of perturbed attention",
+                self.pag_scale,
+                "take a number from 0 on; 3 is usual",
+            ));
+        }
+        if let Some((low, high)) = self.guidance_interval
+            && !(low >= 0.0 && high > low)
+        {
+            let fix = "give two noise levels, the lower first, such as 0.3,5";
+            return Err(Error::invalid("the guidance interval", format!("{low},{high}"), fix));
+        }
+        let kinds = [rescale > 0.0, self.apg.is_some(), self.pag_scale > 0.0];
+        if kinds.iter().filter(|&&kind| kind).count() > 1 {
+            let fix =
+                "guidance rescale, adaptive projected and perturbed-attention guidance exclude each other; choose one";
+            return Err(Error::invalid("guidance", "of several kinds", fix));
+        }
+        Ok(())
+    }
+}

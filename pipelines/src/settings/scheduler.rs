@@ -1,0 +1,59 @@
+//! The scheduler of a request.
+
+use crate::requests::text_to_image::TextToImageRequest;
+use serde_json::Value;
+use tweedie::config::ConfigFields;
+use tweedie::schedulers::{self, SchedulerChoice};
+use tweedie::{Error, Result};
+
+/// Fields that come with a request and that only some schedulers read.
+const REQUEST_FIELDS: [&str; 2] = ["eta", "use_clipped_model_output"];
+
+impl TextToImageRequest {
+    /// The scheduler that is meant, its fields, and what the user should know of them.
+    pub(super) fn settle_scheduler(&self, file: &ConfigFields) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+        let choice = match (&self.scheduler, file.class_name()) {
+            (Some(name), _) => schedulers::by_name(name)?,
+            (None, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
+            (None, None) => return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler")),
+        };
+        let mut config = choice.configure(file);
+        let fields = self.scheduler_fields();
+        let mut warnings = Vec::new();
+        if self.scheduler.is_none() {
+            // As diffusers' pipelines treat the scheduler files of old models.
+            for (name, value) in [("steps_offset", Value::from(1)), ("clip_sample", Value::from(false))] {
+                if let Some(stated) = file.fields().get(name).filter(|stated| **stated != value) {
+                    warnings.push(format!(
+                        "the model's scheduler file has {name} {stated}; {value} is used, as in diffusers"
+                    ));
+                }
+                config = config.with(name, value);
+            }
+        }
+        if let Some(list) = ["timesteps", "sigmas"].into_iter().find(|list| fields.contains_key(*list)) {
+            if !choice.entry.request_fields.contains(&list) || choice.suffix.is_some() {
+                let fix =
+                    format!("it chooses its own noise levels; leave the list of {list} away, or take euler or dpm++2m");
+                return Err(Error::invalid("the scheduler", choice.name(), fix));
+            }
+            // A list takes the place of the file's rule.
+            for rule in ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"] {
+                config = config.with(rule, false);
+            }
+        }
+        for (name, value) in &fields {
+            if REQUEST_FIELDS.contains(&name.as_str()) && !choice.entry.request_fields.contains(&name.as_str()) {
+                warnings.push(format!("{name} has no effect with the scheduler {}", choice.name()));
+            }
+            config = config.with(name, value.clone());
+        }
+        if let Some(eta) = fields.get("eta")
+            && !eta.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta))
+        {
+            let fix = "take a number from 0 (deterministic) to 1 (as much noise as DDPM)";
+            return Err(Error::invalid("eta", eta, fix));
+        }
+        Ok((choice, config, warnings))
+    }
+}
