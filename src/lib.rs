@@ -22,6 +22,7 @@
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
+//! | [`families`] | what kinds of models there are, how each is recognised and built |
 //! | [`adapters`] | LoRA, which changes a model's weights while they are read; textual inversion |
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
@@ -35,6 +36,7 @@ pub mod conditioning;
 pub mod config;
 pub mod denoising;
 mod error;
+pub mod families;
 pub mod images;
 pub mod kernels;
 pub mod layers;

@@ -11,9 +11,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use tweedie::adapters::TextualInversion;
-use tweedie::checkpoints::{ModelFiles, TensorFile, convert_to_file, convert_to_folder};
+use tweedie::checkpoints::{ModelFiles, TensorFile};
 use tweedie::conditioning::{Conditioning, Tokenizer};
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
+use tweedie::families::{convert_to_file, convert_to_folder};
 use tweedie::images::{Mask, Photo, Picture};
 use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
@@ -293,13 +294,17 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
 
     let vae = model.decode().vae();
     let denoise = model.denoise()?;
-    let reference = reference(&settings.task, vae, denoise.unet().config(), &Device::Cpu)?;
+    let reference = reference(&settings.task, vae, &denoise.network().facts(), &Device::Cpu)?;
     check_reference(case, &settings, &reference)?;
-    let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
+    let prepared = prepare(&settings, &reference, &vae.latent_space(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let network = denoise.network(&settings, &prepared)?;
-    let recorder = Recorder::new(&network);
+    let controlled = denoise.controlled(&settings, &prepared)?;
+    let network: &dyn Network = match &controlled {
+        Some(controlled) => controlled,
+        None => denoise.network(),
+    };
+    let recorder = Recorder::new(network);
     let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
     let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
     let guidance = negative.as_ref().map(|negative| {
@@ -328,7 +333,8 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let last = unet.len() - 1;
     case.check("unet.0.in", &unet[0].0, TOLERANCE)?;
     if let Some(mid) = case.stages.get("controlnet.0.mid") {
-        let residuals = network.residuals(0, &unet[0].0, unet[0].1, &rows, 0)?.unwrap_or_default();
+        let controlled = controlled.as_ref().ok_or("no controls")?;
+        let residuals = controlled.residuals(0, &unet[0].0, unet[0].1, &rows, 0)?.unwrap_or_default();
         for (i, down) in residuals.down.iter().enumerate() {
             case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;
         }
@@ -348,7 +354,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     case.check("unet.last.in", &unet[last].0, TOLERANCE)?;
     case.check("unet.last.out", &unet[last].2, TOLERANCE)?;
     case.check("guided.last", &guided[guided.len() - 1].2, TOLERANCE)?;
-    case.check("vae.decode.out", &vae.decode(&vae.config().unscaled(&latents)?)?, TOLERANCE)?;
+    case.check("vae.decode.out", &vae.decode(&vae.latent_space().unscaled(&latents)?)?, TOLERANCE)?;
     for i in 0..images {
         check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?)?;
     }

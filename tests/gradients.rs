@@ -12,7 +12,7 @@ use tweedie::layers::{
     WeightSource, Weights, with_gradients,
 };
 use tweedie::models::{
-    AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
+    Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
 use tweedie::noise::{NoiseSource, TorchGenerator, TorchNoise};

@@ -1,8 +1,7 @@
 //! Textual inversion (Gal et al. 2023): words that a text encoder has learned from pictures.
 
 use super::lora::open_tensors;
-use crate::conditioning::Tokenizer;
-use crate::models::ClipTextModel;
+use crate::conditioning::TextEncoder;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
@@ -76,13 +75,13 @@ impl TextualInversion {
         self.vectors.len()
     }
 
-    /// Adds the word to each of a model's text encoders, in their order, and to their tokenizers. Several vectors take the
-    /// token and `TOKEN_1`, `TOKEN_2`, ...; the token in a prompt stands for all of them.
+    /// Adds the word to a model's text encoder, to each of its networks if it has several. Several vectors take the token and
+    /// `TOKEN_1`, `TOKEN_2`, ...; the token in a prompt stands for all of them.
     ///
     /// # Errors
     /// If it was made for other encoders, or a tokenizer knows the token already.
-    pub fn teach(&self, encoders: &mut [(&mut Tokenizer, &mut ClipTextModel)]) -> Result<()> {
-        let widths: Vec<usize> = encoders.iter().map(|(_, encoder)| encoder.config().hidden_size).collect();
+    pub fn teach(&self, encoder: &mut dyn TextEncoder) -> Result<()> {
+        let widths = encoder.embedding_widths();
         let own: Vec<usize> = self.vectors.iter().map(|vectors| vectors.dims()[1]).collect();
         if own != widths {
             let reason = format!(
@@ -91,10 +90,6 @@ impl TextualInversion {
             );
             return Err(Error::malformed("embedding", &self.path, reason));
         }
-        for ((tokenizer, encoder), vectors) in encoders.iter_mut().zip(&self.vectors) {
-            let ids = tokenizer.learn(&self.token, vectors.dims()[0])?;
-            encoder.learn(ids[0], vectors)?;
-        }
-        Ok(())
+        encoder.learn(&self.token, &self.vectors)
     }
 }

@@ -9,9 +9,11 @@
 //! fields that start with an underscore, so it loads such a folder as any other. A network without the field has no
 //! null class, and cannot be guided.
 
+mod text_encoder;
 mod tokenizer;
 mod weighted;
 
+pub use text_encoder::{Prompt, TextEncoder};
 pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
 pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
@@ -49,6 +51,15 @@ impl Conditioning {
     pub fn classes(classes: &[u32], device: &Device) -> Result<Self> {
         let labels = Tensor::from_slice(classes, classes.len(), device)?;
         Ok(Self { class_labels: Some(labels), ..Self::default() })
+    }
+
+    /// Zeros in place of text and pooled text: what Stable Diffusion XL was trained with where a picture had no caption.
+    ///
+    /// # Errors
+    /// If the tensors cannot be made.
+    pub fn without_text(&self) -> Result<Self> {
+        let zeros = |x: &Option<Tensor>| x.as_ref().map(Tensor::zeros_like).transpose();
+        Ok(Self { text: zeros(&self.text)?, pooled: zeros(&self.pooled)?, ..Self::default() })
     }
 
     /// Whether all parts are the same tensors, not only equal ones.
