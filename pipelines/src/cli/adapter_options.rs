@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tweedie::images::Photo;
-use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Error, Input, LoraChoice, Options};
+use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoice, Options};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ impl AdapterOptions {
         let read = |(i, control): (usize, &Control)| {
             let mut image = ControlImage { scale: control.scale, ..ControlImage::new(Photo::read(&control.image)?) };
             let own = fields.iter().map(|(key, value)| Ok((key.clone(), of_control(key, value, i, count)?)));
-            image.read(own.collect::<anyhow::Result<_>>()?).map_err(Error::from)?;
+            image.read(own.collect::<anyhow::Result<_>>()?)?;
             Ok(image)
         };
         self.control.iter().enumerate().map(read).collect()

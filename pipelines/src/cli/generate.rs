@@ -74,7 +74,7 @@ impl Generate {
     pub fn text_request(&self) -> anyhow::Result<TextToImageRequest> {
         let mut request =
             TextToImageRequest { controls: self.adapters.control_images()?, ..TextToImageRequest::default() };
-        request.read(self.request.fields()).map_err(Error::from)?;
+        request.read(self.request.fields())?;
         Ok(request)
     }
 
@@ -82,7 +82,7 @@ impl Generate {
     pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
         let interrupt = Interrupt::listen()?;
         let mut request = TextToImageRequest::default();
-        request.read(self.request.fields()).map_err(Error::from)?;
+        request.read(self.request.fields())?;
         let TextToImageRequest { prompt, seed, num_images, .. } = request;
         let output = Output::plan(self.output.as_deref(), &prompt, seed, num_images, self.force)?;
         let plot =

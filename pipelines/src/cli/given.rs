@@ -4,6 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value};
 use std::marker::PhantomData;
+use tweedie::with_options;
 use tweedie_pipelines::{OptionInfo, OptionKind, Options};
 
 /// The options of `R` that the command line gives, as JSON.
@@ -89,15 +90,10 @@ fn value(option: &OptionInfo, matches: &ArgMatches) -> Option<Value> {
 
 /// The help of an option, in which others are called as here.
 fn help(option: &OptionInfo) -> String {
-    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     let default = option.default.as_ref().map(|words| format!(" [default: {words}]")).unwrap_or_default();
-    let text = option.help.clone() + &default;
-    let parts = text.split('`').enumerate().map(|(i, part)| match i % 2 {
-        1 if is_name(part) => format!("--{}", dashed(part)),
-        1 => format!("`{part}`"),
-        _ => part.to_owned(),
-    });
-    parts.collect()
+    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let flag = |text: &str| is_name(text).then(|| format!("--{}", dashed(text)));
+    with_options(&(option.help.clone() + &default), &flag)
 }
 
 fn dashed(name: &str) -> String {

@@ -6,7 +6,7 @@ use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::Photo;
-use tweedie_pipelines::{Error, ImageToImageRequest, Options, TaskKind};
+use tweedie_pipelines::{ImageToImageRequest, Options, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct Img2img {
@@ -29,7 +29,7 @@ impl Img2img {
         let inputs = vec![inputs::input("image", &self.image)?];
         let model = self.generate.build(TaskKind::ImageToImage, &plan)?;
         let mut request = ImageToImageRequest::of(image, self.generate.text_request()?);
-        request.read(self.options.fields()).map_err(Error::from)?;
+        request.read(self.options.fields())?;
         let settings = model.settle(&request)?;
         self.generate.run(plan, &model, &settings, inputs)
     }

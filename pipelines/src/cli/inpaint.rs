@@ -6,7 +6,7 @@ use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::{Mask, Photo};
-use tweedie_pipelines::{Error, InpaintRequest, Options, TaskKind};
+use tweedie_pipelines::{InpaintRequest, Options, TaskKind};
 
 #[derive(Debug, Args)]
 pub struct InpaintArguments {
@@ -36,7 +36,7 @@ impl InpaintArguments {
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
         let model = self.generate.build(TaskKind::Inpaint, &plan)?;
         let mut request = InpaintRequest::of(image, mask, self.generate.text_request()?);
-        request.read(self.options.fields()).map_err(Error::from)?;
+        request.read(self.options.fields())?;
         let settings = model.settle(&request)?;
         self.generate.run(plan, &model, &settings, inputs)
     }

@@ -145,7 +145,7 @@ impl Sample {
 
     fn request(&self) -> anyhow::Result<PixelRequest> {
         let mut request = PixelRequest::default();
-        request.read(self.request.fields()).map_err(Error::from)?;
+        request.read(self.request.fields())?;
         Ok(request)
     }
 

@@ -1,7 +1,8 @@
 //! What is wanted of a model in pixel space, and the only place that checks it.
 
 use crate::model::Defaults;
-use crate::requests::options::{OptionKind, json, option, options, serde_by_options};
+use crate::requests::kind::OptionKind;
+use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::models::{LeNetConfig, UNet2DConfig};

@@ -1,7 +1,7 @@
 //! What a picture was made from, and by what: all of its record that is no option of a request.
 
-use crate::requests::options::{OptionValue, json, options, serde_by_options};
-use crate::requests::values::{read, values_by_serde, write};
+use crate::requests::options::{json, options, serde_by_options};
+use crate::requests::values::{OptionValue, read, values_by_serde, write};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -2,6 +2,7 @@
 
 use crate::records::provenance::{InputRecord, Provenance, RECORD_FORM};
 use crate::requests::options::Options;
+use crate::requests::values::write;
 use crate::settings::Settings;
 use crate::task::Task;
 use crate::used_weights::UsedWeights;
@@ -112,9 +113,9 @@ impl Record {
         let mut images = self.inputs.iter().filter(|input| input.role == CONTROL);
         for (model, control) in models.iter_mut().zip(&self.settings.controls) {
             let Value::Object(model) = model else { continue };
-            model.extend(control.options());
+            model.extend(control.options.clone());
             if let Some(image) = images.next() {
-                model.insert("image".into(), crate::requests::values::write(&image.record()));
+                model.insert("image".into(), write(&image.record()));
             }
         }
         models

@@ -1,6 +1,7 @@
 //! Pictures that steer a run.
 
-use crate::requests::options::{FlagValue, OptionKind, flag, json, option, options};
+use crate::requests::kind::{FlagValue, OptionKind};
+use crate::requests::options::{flag, json, option, options};
 use tweedie::images::Photo;
 
 options! {

@@ -1,6 +1,7 @@
 //! Image to image.
 
-use crate::requests::options::{OptionKind, option, options};
+use crate::requests::kind::OptionKind;
+use crate::requests::options::{option, options};
 use crate::requests::text_to_image::TextToImageRequest;
 use tweedie::images::Photo;
 

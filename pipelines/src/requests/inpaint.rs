@@ -1,6 +1,7 @@
 //! Inpainting and outpainting.
 
-use crate::requests::options::{FlagValue, OptionKind, flag, option, options, serde_by_options};
+use crate::requests::kind::{FlagValue, OptionKind};
+use crate::requests::options::{flag, option, options, serde_by_options};
 use crate::requests::text_to_image::TextToImageRequest;
 use tweedie::images::{Margins, Mask, MaskResize, Photo};
 

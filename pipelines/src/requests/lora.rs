@@ -1,6 +1,8 @@
 //! LoRAs of a request.
 
-use crate::requests::options::{OptionKind, OptionValue, Options, json, option, options, serde_by_options};
+use crate::requests::kind::OptionKind;
+use crate::requests::options::{Options, json, option, options, serde_by_options};
+use crate::requests::values::OptionValue;
 use serde_json::Value;
 use std::path::PathBuf;
 

@@ -8,9 +8,13 @@
 pub(crate) mod control;
 pub(crate) mod image_to_image;
 pub(crate) mod inpaint;
+pub(crate) mod kind;
 pub(crate) mod lora;
 pub(crate) mod options;
 pub(crate) mod request;
 pub(crate) mod text_to_image;
 pub(crate) mod values;
 pub(crate) mod xl;
+
+#[cfg(test)]
+mod tests;

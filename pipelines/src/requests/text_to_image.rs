@@ -1,9 +1,10 @@
 //! Text to image, and what all tasks share.
 
 use crate::requests::control::ControlImage;
+use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::lora::LoraRequest;
-use crate::requests::options::{FlagValue, OptionKind, OptionValue, flag, json, option, options, serde_by_options};
-use crate::requests::values::{read, values_by_serde, write};
+use crate::requests::options::{flag, json, option, options, serde_by_options};
+use crate::requests::values::{OptionValue, read, values_by_serde, write};
 use crate::requests::xl::XlRequest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -76,7 +77,7 @@ options! {
             sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...");
             /// Fresh noise in DDIM's steps, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
-            /// Fields that override those of the model's scheduler file; above are options for some.
+            /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();

@@ -1,12 +1,23 @@
 //! The values of options as JSON.
 
-use crate::requests::options::OptionValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::denoising::{GuidanceShape, Projection};
 use tweedie::images::{Margins, MaskResize};
+
+/// A value of an option, as JSON has it.
+pub(crate) trait OptionValue: Sized {
+    /// What it must be, to say so where it is not.
+    fn expected() -> String;
+
+    /// The value that JSON stands for, if it is one.
+    fn from_json(value: &Value) -> Option<Self>;
+
+    /// The JSON that stands for it.
+    fn to_json(&self) -> Value;
+}
 
 /// Values whose JSON is serde's, with what they must be.
 macro_rules! values_by_serde {

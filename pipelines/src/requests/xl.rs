@@ -1,7 +1,8 @@
 //! What a request says for Stable Diffusion XL alone: a second prompt, and the sizes of the pictures that it was trained on
 //! (Podell et al. 2023, sections 2.2 and 2.3).
 
-use crate::requests::options::{OptionInfo, OptionKind, json, option, options, serde_by_options};
+use crate::requests::kind::OptionKind;
+use crate::requests::options::{OptionInfo, json, option, options, serde_by_options};
 
 /// Height and width, or a position as y and x, in pixels.
 pub type Pixels = (usize, usize);

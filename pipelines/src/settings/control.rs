@@ -4,7 +4,7 @@ use crate::canvas::Canvas;
 use crate::requests::control::ControlImage;
 use crate::requests::options::Options;
 use serde_json::{Map, Value};
-use tweedie::images::{Photo, Picture};
+use tweedie::images::Picture;
 use tweedie::models::Strength;
 use tweedie::{Error, Result};
 
@@ -17,6 +17,8 @@ pub struct ControlSettings {
     pub strength: Strength,
     /// The shares of the run at which the control starts and ends.
     pub window: (f64, f64),
+    /// The options of the request that say so, for the picture's record.
+    pub(crate) options: Map<String, Value>,
 }
 
 impl ControlSettings {
@@ -45,15 +47,12 @@ impl ControlSettings {
                 None => image.to_picture().resized(width, height)?,
             };
             let guess = guess && guesses;
-            Ok(Self { picture, strength: Strength { scale, guess }, window: (start, end) })
+            let mut options = control.write();
+            if !guess {
+                options.shift_remove("guess");
+            }
+            Ok(Self { picture, strength: Strength { scale, guess }, window: (start, end), options })
         };
         images.iter().zip(models).map(settle).collect()
-    }
-
-    /// The same picture as asked for: what a picture's record says of it.
-    pub(crate) fn options(&self) -> Map<String, Value> {
-        let [scale, start, end] = [self.strength.scale, self.window.0, self.window.1];
-        ControlImage { scale, start, end, guess: self.strength.guess, ..ControlImage::new(Photo::from(&self.picture)) }
-            .write()
     }
 }
