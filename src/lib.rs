@@ -17,7 +17,8 @@
 //! | [`schedulers`] | the forward process, the choice of timesteps, the solvers, the sampling loop |
 //! | [`score_based`] | the SDE and ODE of continuous time, Langevin dynamics, likelihoods |
 //! | [`denoising`] | what a network predicts, guidance |
-//! | [`conditioning`] | tokenizer, and what the network is conditioned on |
+//! | [`conditioning`] | what the network is conditioned on |
+//! | [`text`] | tokenizer, weights in prompts, what a text encoder is |
 //! | [`models`] | CLIP text encoder, UNet, autoencoder |
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
@@ -44,6 +45,7 @@ pub mod models;
 pub mod noise;
 pub mod schedulers;
 pub mod score_based;
+pub mod text;
 pub mod training;
 
 pub use candle_core::{DType, Device, Tensor};

@@ -9,13 +9,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{ModelFiles, SingleFile};
-use tweedie::conditioning::{Conditioning, Tokenizer, weighted_chunks};
+use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::images::Photo;
 use tweedie::kernels::InstructionSet;
 use tweedie::layers::WeightSource;
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
+use tweedie::text::{Tokenizer, weighted_chunks};
 use tweedie_pipelines::{ControlImage, LatentDiffusion, Model, TaskKind, TextToImageRequest, Usage};
 
 /// Weights in memory.

@@ -12,13 +12,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use tweedie::adapters::TextualInversion;
 use tweedie::checkpoints::{ModelFiles, TensorFile};
-use tweedie::conditioning::{Conditioning, Tokenizer};
+use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network};
 use tweedie::families::{convert_to_file, convert_to_folder};
 use tweedie::images::{Mask, Photo, Picture};
 use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{NoiseLevel, Run, SCHEDULERS, Step, by_class_name, sample};
+use tweedie::text::Tokenizer;
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
     Adapters, Builder, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImageRequest,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::f64::consts::LN_10;
 use std::path::Path;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
-use tweedie::conditioning::{Conditioning, Prompt, TextEncoder};
+use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{Network, PerturbedNetwork};
 use tweedie::families::{
     Architecture, AutoencoderArchitecture, Component, DenoisingNetwork, Families, Family, Loader, NetworkFacts, Variant,
@@ -14,6 +14,7 @@ use tweedie::families::{
 use tweedie::images::{Photo, Picture};
 use tweedie::layers::{Linear, WeightSource, Weights};
 use tweedie::models::{Autoencoder, DiagonalGaussian, Halves, LatentSpace, Watch};
+use tweedie::text::{Prompt, TextEncoder};
 use tweedie::{Error, Result};
 use tweedie_pipelines::{ImageToImageRequest, LatentDiffusion, TextToImageRequest};
 

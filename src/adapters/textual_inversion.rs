@@ -1,7 +1,7 @@
 //! Textual inversion (Gal et al. 2023): words that a text encoder has learned from pictures.
 
 use super::lora::open_tensors;
-use crate::conditioning::TextEncoder;
+use crate::text::TextEncoder;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! From a prompt or a class to what the network is conditioned on.
+//! What a network is conditioned on: a text, a class, sizes.
 //!
 //! # No class
 //!
@@ -8,14 +8,6 @@
 //! ([`UNet2DConfig::null_class`](crate::models::UNet2DConfig::null_class)); diffusers passes over configuration
 //! fields that start with an underscore, so it loads such a folder as any other. A network without the field has no
 //! null class, and cannot be guided.
-
-mod text_encoder;
-mod tokenizer;
-mod weighted;
-
-pub use text_encoder::{Prompt, TextEncoder};
-pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
-pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};

@@ -2,10 +2,10 @@
 
 use super::Loader;
 use crate::checkpoints::{ModelFiles, SingleFile};
-use crate::conditioning::TextEncoder;
 use crate::denoising::PerturbedNetwork;
 use crate::layers::Weights;
 use crate::models::{Autoencoder, Control, ControlModel, ControlledUNet, Halves, LatentSpace};
+use crate::text::TextEncoder;
 use crate::{DType, Error, ErrorKind, Result};
 use std::fmt;
 

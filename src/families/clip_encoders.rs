@@ -2,8 +2,9 @@
 
 use super::{Component, Loader};
 use crate::checkpoints::ComponentKind;
-use crate::conditioning::{Conditioning, Prompt, TextEncoder, Tokenizer, WeightedChunk, weighted_chunks};
+use crate::conditioning::Conditioning;
 use crate::models::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+use crate::text::{Prompt, TextEncoder, Tokenizer, WeightedChunk, weighted_chunks};
 use crate::{Device, Error, Result};
 use candle_core::Tensor;
 

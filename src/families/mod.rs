@@ -5,7 +5,7 @@
 //! and how what they say is joined, the usual settings. [`Families`] is the list that is searched, by one detector for folders
 //! and one for files; a family from outside this crate joins it with [`Families::with`]. From a model's configurations a
 //! family makes an [`Architecture`], and that makes of weights what pipelines run: a
-//! [`TextEncoder`](crate::conditioning::TextEncoder), a [`DenoisingNetwork`], an [`Autoencoder`](crate::models::Autoencoder).
+//! [`TextEncoder`](crate::text::TextEncoder), a [`DenoisingNetwork`], an [`Autoencoder`](crate::models::Autoencoder).
 //!
 //! What a network predicts and whether it is shown a known picture are facts of a model, not families of their own.
 //!

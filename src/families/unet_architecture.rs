@@ -7,13 +7,13 @@ use super::{
     UsualSettings, Variant, XlFacts,
 };
 use crate::checkpoints::ModelFiles;
-use crate::conditioning::TextEncoder;
 use crate::config::ConfigFields;
 use crate::layers::Weights;
 use crate::models::{
     Autoencoder, Control, ControlModel, ControlledUNet, EitherAutoencoderConfig, Halves, LatentSpace,
     UNet2DConditionConfig, UNet2DConditionModel,
 };
+use crate::text::TextEncoder;
 use crate::{DType, Error, Result};
 
 /// How a UNet is built.

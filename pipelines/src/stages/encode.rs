@@ -4,7 +4,8 @@ use crate::requests::text_to_image::PromptSyntax;
 use crate::settings::Settings;
 use crate::xl::Sizes;
 use candle_core::Tensor;
-use tweedie::conditioning::{Conditioning, Prompt, TextEncoder};
+use tweedie::conditioning::Conditioning;
+use tweedie::text::{Prompt, TextEncoder};
 use tweedie::{Device, Error, ErrorKind, Result};
 
 /// The text encoder.

@@ -1,7 +1,7 @@
 //! What makes conditioning of texts.
 
-use super::Conditioning;
 use crate::Result;
+use crate::conditioning::Conditioning;
 use candle_core::Tensor;
 use std::fmt;
 
