@@ -161,7 +161,7 @@ impl Builder {
         let (mut encoders, text_files) = loader.text_encoders(&unet_config)?;
         for embedding in &embeddings {
             let pupils = encoders.iter_mut().map(|encoder| (&mut encoder.tokenizer, &mut encoder.model));
-            embedding.teach(&mut pupils.collect::<Vec<_>>())?;
+            embedding.add_to(&mut pupils.collect::<Vec<_>>())?;
         }
         check_width(&encoders, &unet_config)?;
         let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
