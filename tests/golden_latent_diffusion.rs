@@ -229,7 +229,7 @@ fn check_token_ids(case: &Case) -> TestResult {
                 let name = name.and_then(|name| name.to_str()).ok_or("no name")?;
                 let file = TensorFile::open(&ModelFiles::folder(folder)?, name)?;
                 let word = TextualInversion::read(&choice.path, choice.token.as_deref())?;
-                tokenizer.learn(word.token(), file.tensors().first().ok_or("no vectors")?.shape[0])?;
+                tokenizer.add_token(word.token(), file.tensors().first().ok_or("no vectors")?.shape[0])?;
             }
             let got = tokenizer.encode(text)?.ids;
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
@@ -412,7 +412,7 @@ fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     Ok(())
 }
 
-/// The learned words of a case, in the other forms that lie beside its file.
+/// The textual inversions of a case, in the other forms that lie beside its file.
 #[test]
 fn golden_pictures_of_words_in_every_form() -> TestResult {
     let mut ran = 0;

@@ -124,8 +124,8 @@ impl TextEncoder for BagOfLetters {
         vec![TEXT_WIDTH]
     }
 
-    fn learn(&mut self, token: &str, _: &[Tensor]) -> Result<()> {
-        Err(Error::invalid("the embedding's token", token, "letters cannot be learned"))
+    fn add_token(&mut self, token: &str, _: &[Tensor]) -> Result<()> {
+        Err(Error::invalid("the embedding's token", token, "letters have no more tokens"))
     }
 }
 

@@ -168,7 +168,7 @@ impl Builder {
 
         let (mut text_encoder, text_files) = architecture.text_encoder(&loader)?;
         for embedding in &embeddings {
-            embedding.teach(text_encoder.as_mut())?;
+            embedding.add_to(text_encoder.as_mut())?;
         }
         architecture.check_text(text_encoder.as_ref())?;
         let xl = architecture.xl(&files, text_encoder.as_ref())?;

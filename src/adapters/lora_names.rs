@@ -14,7 +14,7 @@ use super::sgm_names;
 
 /// What a tensor of a file is in the change of its module's weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum Role {
     /// The factor that lies at the input, A in the paper.
     Down,
     /// The factor that lies at the output, B in the paper.
@@ -47,34 +47,34 @@ pub(super) enum Part {
 }
 
 /// Endings of names, without a final `.weight`.
-const PARTS: [(&str, Part); 27] = [
-    (".lora_down", Part::Down),
-    (".lora_up", Part::Up),
-    (".lora_A", Part::Down),
-    (".lora_B", Part::Up),
-    (".lora.down", Part::Down),
-    (".lora.up", Part::Up),
-    (".lora_linear_layer.down", Part::Down),
-    (".lora_linear_layer.up", Part::Up),
-    ("_lora.down", Part::Down),
-    ("_lora.up", Part::Up),
-    (".lora_mid", Part::Mid),
-    (".alpha", Part::Alpha),
-    (".dora_scale", Part::Scale),
-    (".lora_magnitude_vector", Part::Magnitude),
-    (".diff", Part::Difference),
-    (".hada_w1_a", Part::HadamardLeft1),
-    (".hada_w1_b", Part::HadamardRight1),
-    (".hada_t1", Part::HadamardCore1),
-    (".hada_w2_a", Part::HadamardLeft2),
-    (".hada_w2_b", Part::HadamardRight2),
-    (".hada_t2", Part::HadamardCore2),
-    (".lokr_w1", Part::Kronecker1),
-    (".lokr_w1_a", Part::KroneckerLeft1),
-    (".lokr_w1_b", Part::KroneckerRight1),
-    (".lokr_w2", Part::Kronecker2),
-    (".lokr_w2_a", Part::KroneckerLeft2),
-    (".lokr_w2_b", Part::KroneckerRight2),
+const ROLES: [(&str, Role); 27] = [
+    (".lora_down", Role::Down),
+    (".lora_up", Role::Up),
+    (".lora_A", Role::Down),
+    (".lora_B", Role::Up),
+    (".lora.down", Role::Down),
+    (".lora.up", Role::Up),
+    (".lora_linear_layer.down", Role::Down),
+    (".lora_linear_layer.up", Role::Up),
+    ("_lora.down", Role::Down),
+    ("_lora.up", Role::Up),
+    (".lora_mid", Role::Mid),
+    (".alpha", Role::Alpha),
+    (".dora_scale", Role::Scale),
+    (".lora_magnitude_vector", Role::Magnitude),
+    (".diff", Role::Difference),
+    (".hada_w1_a", Role::HadamardLeft1),
+    (".hada_w1_b", Role::HadamardRight1),
+    (".hada_t1", Role::HadamardCore1),
+    (".hada_w2_a", Role::HadamardLeft2),
+    (".hada_w2_b", Role::HadamardRight2),
+    (".hada_t2", Role::HadamardCore2),
+    (".lokr_w1", Role::Kronecker1),
+    (".lokr_w1_a", Role::KroneckerLeft1),
+    (".lokr_w1_b", Role::KroneckerRight1),
+    (".lokr_w2", Role::Kronecker2),
+    (".lokr_w2_a", Role::KroneckerLeft2),
+    (".lokr_w2_b", Role::KroneckerRight2),
 ];
 
 /// Which weight of which component a tensor belongs to.
@@ -98,16 +98,16 @@ impl Module {
 const COMPONENTS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
 /// Takes a tensor's name apart; `None` if its ending is not known. `layers` is the UNet's `layers_per_block`.
-pub(super) fn parse(key: &str, layers: usize) -> Option<(Module, Part)> {
+pub(super) fn parse(key: &str, layers: usize) -> Option<(Module, Role)> {
     let bare = key.strip_suffix(".weight").unwrap_or(key);
     // PEFT puts the adapter's name before the last dot.
     let bare = bare.strip_suffix(".default").unwrap_or(bare);
-    let ending = |part: &(&str, Part)| bare.strip_suffix(part.0).map(|path| (path, part.1));
-    let (path, part) = match bare.strip_suffix(".lokr_t2") {
-        Some(path) => (path, Part::KroneckerCore2),
-        None => PARTS.iter().find_map(ending)?,
+    let ending = |known: &(&str, Role)| bare.strip_suffix(known.0).map(|path| (path, known.1));
+    let (path, role) = match bare.strip_suffix(".lokr_t2") {
+        Some(path) => (path, Role::KroneckerCore2),
+        None => ROLES.iter().find_map(ending)?,
     };
-    Some((module(path, layers), part))
+    Some((module(path, layers), role))
 }
 
 fn module(path: &str, layers: usize) -> Module {
@@ -194,13 +194,13 @@ mod tests {
             "down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
             "diffusion_model.input_blocks.2.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
         ] {
-            let (module, part) = parse(key, 2).unzip();
+            let (module, role) = parse(key, 2).unzip();
             assert_eq!(module, wanted, "{key}");
-            assert_eq!(part, Some(Part::Down), "{key}");
+            assert_eq!(role, Some(Role::Down), "{key}");
         }
         let out = parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora.up.weight", 2);
         let wanted = Module::of_tensor("unet", "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0.weight");
-        assert_eq!(out.unzip(), (wanted, Some(Part::Up)));
+        assert_eq!(out.unzip(), (wanted, Some(Role::Up)));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub trait Architecture: fmt::Debug + Send + Sync {
     /// If tokenizers or weights cannot be had.
     fn text_encoder(&self, loader: &Loader<'_>) -> Result<(Box<dyn TextEncoder>, Vec<String>)>;
 
-    /// Whether the network looks at what the text encoder says, once all words are learned.
+    /// Whether the network looks at what the text encoder says, once all tokens are added.
     ///
     /// # Errors
     /// If it does not.

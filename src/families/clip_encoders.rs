@@ -99,10 +99,10 @@ impl TextEncoder for ClipEncoders {
         self.encoders.iter().map(|encoder| encoder.model.config().hidden_size).collect()
     }
 
-    fn learn(&mut self, token: &str, vectors: &[Tensor]) -> Result<()> {
+    fn add_token(&mut self, token: &str, vectors: &[Tensor]) -> Result<()> {
         for (encoder, vectors) in self.encoders.iter_mut().zip(vectors) {
-            let ids = encoder.tokenizer.learn(token, vectors.dims()[0])?;
-            encoder.model.learn(ids[0], vectors)?;
+            let ids = encoder.tokenizer.add_token(token, vectors.dims()[0])?;
+            encoder.model.add_embeddings(ids[0], vectors)?;
         }
         Ok(())
     }

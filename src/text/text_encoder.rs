@@ -37,12 +37,12 @@ pub trait TextEncoder: fmt::Debug + Send + Sync {
     /// For each network the width of its token embeddings, by which a textual inversion tells what it was made for.
     fn embedding_widths(&self) -> Vec<usize>;
 
-    /// Adds a token that stands for learned vectors, `[vectors, width]` for each network; the widths are those of
+    /// Adds a token that stands for trained embeddings, `[vectors, width]` for each network; the widths are those of
     /// [`Self::embedding_widths`].
     ///
     /// # Errors
     /// If a tokenizer knows the token already.
-    fn learn(&mut self, token: &str, vectors: &[Tensor]) -> Result<()>;
+    fn add_token(&mut self, token: &str, vectors: &[Tensor]) -> Result<()>;
 
     /// The width of the pooled text; 0 if there is none.
     fn pooled_width(&self) -> usize {
