@@ -9,7 +9,7 @@ use std::time::Instant;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
-use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak};
+use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak, threads};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
@@ -85,7 +85,7 @@ impl Bench {
         within("the number of runs", self.runs, MOST)?;
         within("the size", self.size, MOST)?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || match &self.model {
+        let format = self.dtype.on(&device, None, || match &self.model {
             BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),
             BenchModel::Model(model) => {
                 let files = model.files()?;
@@ -102,13 +102,14 @@ impl Bench {
             _ => format.name(),
         };
         results.insert("weights".into(), weights.into());
+        results.insert("products".into(), products_name(format.products).into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
         results.insert("threads".into(), threads().into());
         results.insert("size".into(), self.size.into());
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
         results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
-        let peak = device.is_cpu().then(|| measured_peak(Products::of_weights(format.weights)));
+        let peak = device.is_cpu().then(|| measured_peak(format.products));
         self.time(&components, &device, peak, &mut results)?;
         Ok(results)
     }
@@ -247,9 +248,11 @@ pub(crate) fn within(what: &str, value: usize, most: usize) -> Result<()> {
     Ok(())
 }
 
-/// Threads that compute.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+fn products_name(products: Products) -> &'static str {
+    match products {
+        Products::Full => "full",
+        Products::Bf16 => "bf16",
+    }
 }
 
 pub(crate) fn rounded(seconds: f64) -> Value {
@@ -269,7 +272,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
     let unet = UNet2DConditionConfig::from_fields(&fields("unet", SD15_UNET)?)?;
     let vae = AutoencoderConfig::from_fields(&fields("vae", SD15_VAE)?)?;
     let text = ClipTextConfig::from_fields(&fields("text_encoder", SD15_TEXT)?)?;
-    let weights = Weights::new(&source as &dyn WeightSource);
+    let weights = Weights::new(&source as &dyn WeightSource).with_products(format.products);
     Ok(Components {
         text_encoder: Some(ClipTextModel::new(&weights, text)?),
         text_encoder_2: None,
@@ -280,7 +283,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
 
 /// Only the components that are there, so that a folder of a UNet alone can be timed.
 fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
-    let loader = Loader { files, device, format, backend: None, products: None, loras: None };
+    let loader = Loader { files, device, format, backend: None, products: Some(format.products), loras: None };
     let has = |component: &str| files.exists(&format!("{component}/config.json"));
     let text_encoder =
         |component: &'static str| has(component).then(|| Ok::<_, Error>(loader.text_encoder(component)?.0)).transpose();

@@ -133,8 +133,8 @@ impl Builder {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || unet_parameters(&files))?;
-        let Self { backend, products, .. } = self;
+        let format = self.dtype.on(&device, self.products, || unet_parameters(&files))?;
+        let (backend, products) = (self.backend, Some(format.products));
         let loader = Loader { files: &files, device: &device, format, backend, products, loras: None };
 
         let unet_config = loader.unet_config()?;

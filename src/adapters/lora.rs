@@ -3,7 +3,6 @@
 use super::lora_delta::{Factors, Failure};
 use super::lora_names::{Module, Part, parse, unsupported_kind};
 use crate::checkpoints::{ModelFiles, StoredTensor, TensorFile};
-use crate::kernels::Products;
 use crate::layers::WeightSource;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -211,12 +210,13 @@ pub struct MergedWeights<'a> {
 
 impl MergedWeights<'_> {
     fn merged(&self, module: &Module, stored: &Tensor) -> Result<Tensor> {
-        let stays_f32 = stored.device().is_cpu() && Products::of_weights(stored.dtype()) == Products::Full;
         let base = stored.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
         let mut sum = base.clone();
         for (file, weight) in &self.loras.files {
             sum = file.merge(module, &sum, &base, *weight)?;
         }
+        // Rounded on the CPU, the sum would move pictures of full products; others round it anyway.
+        let stays_f32 = stored.device().is_cpu();
         if stays_f32 { Ok(sum) } else { Ok(sum.to_dtype(stored.dtype())?.to_device(stored.device())?) }
     }
 }

@@ -60,7 +60,7 @@ impl<'a> Weights<'a> {
         self
     }
 
-    /// The same place, with products taken so by the kernels, instead of as is fastest for the type of each weight.
+    /// The same place, with products taken so by the kernels, instead of in full.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
         self.products = Some(products);
@@ -124,8 +124,7 @@ impl Weight {
             // What is trained is rounded only where somebody asks for it.
             return Ok(Self::Plain(tensor, weights.products.unwrap_or_default()));
         }
-        let products = weights.products.unwrap_or_else(|| Products::of_weights(tensor.dtype()));
-        Ok(Self::Packed(PackedWeight::with_products(&tensor, products)?))
+        Ok(Self::Packed(PackedWeight::with_products(&tensor, weights.products.unwrap_or_default())?))
     }
 
     /// How products with it are taken.

@@ -135,7 +135,7 @@ impl PixelBuilder {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || unet_parameters(&files))?;
+        let format = self.dtype.on(&device, None, || unet_parameters(&files))?;
         let fields = config(&files, "unet", "config.json")?;
         if fields.class_name() == Some("UNet2DConditionModel") {
             let fix = "it draws what a text says; use `tweedie txt2img --model` with this folder";
@@ -147,8 +147,8 @@ impl PixelBuilder {
         let defaults = Defaults::read(&files)?;
         let pipeline_class = model_index(&files)?["_class_name"].as_str().map(str::to_owned);
 
-        let loader =
-            Loader { files: &files, device: &device, format, backend: self.backend, products: None, loras: None };
+        let (backend, products) = (self.backend, Some(format.products));
+        let loader = Loader { files: &files, device: &device, format, backend, products, loras: None };
         let (unet, weight_files) = loader
             .load("unet", format.weights, &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
         let classifier = self.classifier.as_deref().map(|path| {
