@@ -57,7 +57,7 @@ fn merged(loras: Loras, stored: &Stored) -> TestResult<HashMap<String, Tensor>> 
 /// Every weight of `stored`, with the LoRAs beside it.
 fn adapted(loras: Loras, stored: &Stored) -> TestResult<Vec<Weight>> {
     let source = loras.beside("unet", stored);
-    let computation = Computation { backend: Backend::Kernels, products: None };
+    let computation = Computation { backend: Backend::Kernels, products: Products::Full };
     let weights = stored.tensors.iter().filter(|(_, tensor)| tensor.rank() >= 2);
     let all =
         weights.map(|(name, tensor)| source.weight(name, tensor.dims(), computation)).collect::<Result<_, _>>()?;
@@ -167,7 +167,7 @@ fn merged_weight(dtype: DType, products: Products) -> TestResult<(DType, Tensor,
     let base = stored.tensors[NAME].to_dtype(dtype)?.to_dtype(DType::F32)?;
     stored.dtype = dtype;
     let loras = Loras::open([(path.as_path(), 0.5)], 2)?;
-    let computation = Computation { backend: Backend::Kernels, products: Some(products) };
+    let computation = Computation { backend: Backend::Kernels, products };
     let weight = loras.over("unet", &stored).weight(NAME, &[12, 10], computation)?;
     loras.finish("a test's model")?;
     let file = candle_core::safetensors::load(&path, &Device::Cpu)?;

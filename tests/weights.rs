@@ -23,7 +23,7 @@ use tweedie::noise::{NoiseSource, TorchNoise};
 /// Of the largest value: sums of some hundred f32 products in another order.
 const ORDER_TOLERANCE: f32 = 5e-6;
 
-const KERNELS: Computation = Computation { backend: Backend::Kernels, products: None };
+const KERNELS: Computation = Computation { backend: Backend::Kernels, products: Products::Full };
 
 fn random(seed: u64, shape: &[usize]) -> tweedie::Result<Tensor> {
     TorchNoise::shared(seed).normal(shape)
@@ -151,7 +151,7 @@ fn a_form_is_the_tensor_that_it_was_made_of() -> TestResult {
     for (shape, dtype) in [(&[20, 32][..], DType::F32), (&[33, 7, 3, 3], DType::F16), (&[16, 64], DType::F64)] {
         let tensor = random(4, shape)?.to_dtype(dtype)?;
         for backend in [Backend::Kernels, Backend::Candle] {
-            let weight = Weight::from_tensor(&tensor, Computation { backend, products: Some(Products::Full) })?;
+            let weight = Weight::from_tensor(&tensor, Computation { backend, products: Products::Full })?;
             let form = weight.form();
             assert_eq!((form.shape(), form.dtype(), form.backend()), (shape, dtype, backend));
             let difference = (form.to_dense()?.to_dtype(DType::F64)? - tensor.to_dtype(DType::F64)?)?;
@@ -159,7 +159,7 @@ fn a_form_is_the_tensor_that_it_was_made_of() -> TestResult {
         }
     }
     let tensor = random(4, &[32, 64, 3, 3])?;
-    let products = Some(Products::Bf16);
+    let products = Products::Bf16;
     let rounded = Weight::from_tensor(&tensor, Computation { backend: Backend::Kernels, products })?;
     let want = tensor.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
     assert_eq!(bits(&rounded.form().to_dense()?.to_dtype(DType::F32)?)?, bits(&want)?);
@@ -290,7 +290,7 @@ fn a_store_is_of_one_model() -> TestResult {
     };
     assert!(message(KERNELS, "conv_in.weight", &[32, 9, 3, 3]).contains("[32, 4, 3, 3]"));
     assert!(message(KERNELS, "conv_before.weight", &[32, 4, 3, 3]).contains("absent"));
-    let rounded = Computation { products: Some(Products::Bf16), ..KERNELS };
+    let rounded = Computation { products: Products::Bf16, ..KERNELS };
     assert!(message(rounded, "conv_in.weight", &[32, 4, 3, 3]).contains("Bf16"));
     assert!(store.tensor("conv_in.bias", &[31]).is_err_and(|error| error.to_string().contains("[32]")));
     assert!(store.contains("conv_in.weight") && !store.contains("conv_before.weight"));

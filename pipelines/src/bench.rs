@@ -9,7 +9,7 @@ use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::families::{AutoencoderArchitecture, autoencoder_config};
-use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak};
+use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak, threads};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves, UNet2DConditionConfig,
@@ -86,7 +86,7 @@ impl Bench {
         within("the number of runs", self.runs, MOST)?;
         within("the size", self.size, MOST)?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || match &self.model {
+        let format = self.dtype.on(&device, None, || match &self.model {
             BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),
             BenchModel::Model(model) => {
                 let files = model.files()?;
@@ -103,13 +103,14 @@ impl Bench {
             _ => format.name(),
         };
         results.insert("weights".into(), weights.into());
+        results.insert("products".into(), products_name(format.products).into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
         results.insert("threads".into(), threads().into());
         results.insert("size".into(), self.size.into());
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
         results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
-        let peak = device.is_cpu().then(|| measured_peak(Products::of_weights(format.weights)));
+        let peak = device.is_cpu().then(|| measured_peak(format.products));
         self.time(&components, &device, peak, &mut results)?;
         Ok(results)
     }
@@ -247,9 +248,11 @@ pub(crate) fn within(what: &str, value: usize, most: usize) -> Result<()> {
     Ok(())
 }
 
-/// Threads that compute.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+fn products_name(products: Products) -> &'static str {
+    match products {
+        Products::Full => "full",
+        Products::Bf16 => "bf16",
+    }
 }
 
 pub(crate) fn rounded(seconds: f64) -> Value {
@@ -270,7 +273,7 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
     let vae = EitherAutoencoderConfig::from_fields(&fields("vae", SD15_VAE)?)?;
     let in_channels = vae.common().in_channels;
     let text = ClipTextConfig::from_fields(&fields("text_encoder", SD15_TEXT)?)?;
-    let weights = Weights::new(&source as &dyn WeightSource);
+    let weights = Weights::new(&source as &dyn WeightSource).with_products(format.products);
     Ok(Components {
         text_encoder: Some(ClipTextModel::new(&weights, text)?),
         text_encoder_2: None,

@@ -138,8 +138,8 @@ impl Builder {
         let device = self.device.open()?;
         let detected = families.detect(&files)?;
         let network = detected.component(ComponentKind::Network)?.folder;
-        let format = self.dtype.on(&device, || component_parameters(&files, network))?;
-        let loader = Loader { backend: *backend, products: *products, ..format.loader(&files, &device) };
+        let format = self.dtype.on(&device, *products, || component_parameters(&files, network))?;
+        let loader = Loader { backend: *backend, ..format.loader(&files, &device) };
 
         let architecture = detected.family.architecture(&files)?;
         let network_facts = architecture.network_facts();
@@ -258,8 +258,9 @@ impl OtherAutoencoder {
 impl NumberFormat {
     /// A loader of a model's components in this format, without adapters.
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
-        let Self { weights, keeps_halves, activations } = self;
-        Loader { files, device, weights, keeps_halves, activations, backend: None, products: None, loras: None }
+        let Self { weights, keeps_halves, products, activations } = self;
+        let products = Some(products);
+        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None }
     }
 }
 

@@ -46,9 +46,7 @@ impl WeightSource for MergedWeights<'_> {
             return self.source.weight(name, shape, computation);
         };
         let stored = self.source.tensor(name, shape)?;
-        let products = computation.products_with(stored.dtype());
-        let computation = Computation { products: Some(products), ..computation };
-        Weight::from_tensor(&self.merged(module, stored, products)?, computation)
+        Weight::from_tensor(&self.merged(module, stored, computation.products)?, computation)
     }
 
     fn contains(&self, name: &str) -> bool {

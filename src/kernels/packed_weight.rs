@@ -35,12 +35,12 @@ enum Values {
 }
 
 impl PackedWeight {
-    /// Lays a weight out. Values of half precision must be finite.
+    /// Lays a weight out for full products. Values of half precision must be finite.
     ///
     /// # Errors
     /// If the weight has another rank than 2 or 4, is not on the CPU, or not of floats.
     pub fn new(weight: &Tensor) -> Result<Self> {
-        Self::with_products(weight, Products::of_weights(weight.dtype()))
+        Self::with_products(weight, Products::Full)
     }
 
     /// The same with the exactness of products given. Where the inputs are no multiple of 32 or the outputs fewer than 16, as

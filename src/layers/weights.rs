@@ -56,19 +56,8 @@ impl Backend {
 pub struct Computation {
     /// With whose operations, which is how activations lie in memory.
     pub backend: Backend,
-    /// How exactly the kernels take products; `None` leaves it to the type that the weight is stored in.
-    pub products: Option<Products>,
-}
-
-impl Computation {
-    /// How products are taken with a weight that is stored in a type and does not change.
-    pub fn products_with(self, dtype: DType) -> Products {
-        let by_type = || match self.backend {
-            Backend::Kernels => Products::of_weights(dtype),
-            Backend::Candle => Products::Full,
-        };
-        self.products.unwrap_or_else(by_type)
-    }
+    /// How exactly the kernels take products.
+    pub products: Products,
 }
 
 /// A place in a [`WeightSource`]: what a layer is made from.
@@ -84,7 +73,7 @@ pub struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// The root of a source, computed with the backend of its device.
     pub fn new(source: &'a dyn WeightSource) -> Self {
-        let computation = Computation { backend: Backend::for_device(source.device()), products: None };
+        let computation = Computation { backend: Backend::for_device(source.device()), products: Products::Full };
         Self { source, computation, path: String::new() }
     }
 
@@ -95,10 +84,10 @@ impl<'a> Weights<'a> {
         self
     }
 
-    /// The same place, with products taken so by the kernels, instead of as is fastest for the type of each weight.
+    /// The same place, with products taken so by the kernels, instead of in full.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
-        self.computation.products = Some(products);
+        self.computation.products = products;
         self
     }
 

@@ -135,7 +135,7 @@ impl PixelBuilder {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || component_parameters(&files, "unet"))?;
+        let format = self.dtype.on(&device, None, || component_parameters(&files, "unet"))?;
         let fields = files.config("unet", "config.json")?;
         if fields.class_name() == Some("UNet2DConditionModel") {
             let fix = "it draws what a text says; use `tweedie txt2img --model` with this folder";

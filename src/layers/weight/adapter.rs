@@ -128,7 +128,7 @@ impl WeightDelta {
 
 /// Whatever is done with the weight, the change is exact.
 fn in_full(computation: Computation) -> Computation {
-    Computation { products: Some(Products::Full), ..computation }
+    Computation { products: Products::Full, ..computation }
 }
 
 /// The tensor itself where it has the shape already: a trained one stays the variable that it is.

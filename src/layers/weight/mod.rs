@@ -154,8 +154,7 @@ impl Weight {
 fn form_of(tensor: &Tensor, computation: Computation) -> Result<Arc<dyn WeightForm>> {
     let Computation { backend, products } = computation;
     if backend != Backend::Kernels || tensor.track_op() {
-        // What is trained is rounded only where somebody asks for it.
-        return Ok(Arc::new(Dense::new(tensor.clone(), backend, products.unwrap_or_default())));
+        return Ok(Arc::new(Dense::new(tensor.clone(), backend, products)));
     }
-    Ok(Arc::new(Packed::new(tensor, computation.products_with(tensor.dtype()))?))
+    Ok(Arc::new(Packed::new(tensor, products)?))
 }
