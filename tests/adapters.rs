@@ -11,6 +11,7 @@ use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{ModelFiles, SingleFile};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::families::{Family, SDXL};
 use tweedie::images::Photo;
 use tweedie::kernels::Products;
 use tweedie::layers::{Backend, Computation, Weight, WeightSource};
@@ -86,7 +87,8 @@ fn golden_weights_with_adapters_in_them() -> TestResult {
                 if form == "pt" && !files[0].exists() {
                     continue;
                 }
-                let loras = Loras::open(files.iter().map(PathBuf::as_path).zip(weights.iter().copied()), 2)?;
+                let loras =
+                    Loras::open(files.iter().map(PathBuf::as_path).zip(weights.iter().copied()), &SDXL.lora_target(2))?;
                 let got = merged(loras, &Stored::open(&root.join("adapters/base.safetensors"))?)?;
                 for (name, want) in candle_core::safetensors::load(folder.join("merged.safetensors"), &Device::Cpu)? {
                     let error = largest(&(&got[&name] - &want)?)? / largest(&want)?;
@@ -124,7 +126,7 @@ const UP: &str = "lora_unet_down_blocks_0_linear.lora_up.weight";
 fn refusal(tensors: &[(&str, &[usize])]) -> TestResult<String> {
     let folder = tempfile::tempdir()?;
     let path = write_lora(folder.path(), tensors)?;
-    let outcome = Loras::open([(path.as_path(), 1.0)], 2)
+    let outcome = Loras::open([(path.as_path(), 1.0)], &SDXL.lora_target(2))
         .map_err(Into::into)
         .and_then(|loras| merged(loras, &Stored::open(&golden("adapters/base.safetensors"))?));
     Ok(outcome.err().ok_or("it was taken")?.to_string())
@@ -151,7 +153,8 @@ fn what_does_not_fit_is_named() -> TestResult {
         &[(DOWN, &[2, 10]), (UP, &[12, 2]), (elsewhere, &[2, 8]), (of_xl, &[2, 2048])],
         &["2 of its 3 weights", "a test's model", "Stable Diffusion XL"],
     )?;
-    let folder = Loras::open([(golden("adapters").as_path(), 1.0)], 2).err().ok_or("a folder")?.to_string();
+    let folder =
+        Loras::open([(golden("adapters").as_path(), 1.0)], &SDXL.lora_target(2)).err().ok_or("a folder")?.to_string();
     assert!(folder.contains("is a folder; give the file in it"), "{folder}");
     let twice = "unet.down_blocks.0.linear.lora_A.weight";
     says(&[(DOWN, &[2, 10]), (twice, &[2, 10]), (UP, &[12, 2])], &[twice, DOWN, "keep one"])?;
@@ -166,7 +169,7 @@ fn merged_weight(dtype: DType, products: Products) -> TestResult<(DType, Tensor,
     let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
     let base = stored.tensors[NAME].to_dtype(dtype)?.to_dtype(DType::F32)?;
     stored.dtype = dtype;
-    let loras = Loras::open([(path.as_path(), 0.5)], 2)?;
+    let loras = Loras::open([(path.as_path(), 0.5)], &SDXL.lora_target(2))?;
     let computation = Computation { backend: Backend::Kernels, products };
     let weight = loras.over("unet", &stored).weight(NAME, &[12, 10], computation)?;
     loras.finish("a test's model")?;
@@ -199,7 +202,7 @@ fn what_no_lora_touches_stays_as_it_is_stored() -> TestResult {
     let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
     let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
     stored.dtype = DType::F16;
-    let got = merged(Loras::open([(path.as_path(), 0.5)], 2)?, &stored)?;
+    let got = merged(Loras::open([(path.as_path(), 0.5)], &SDXL.lora_target(2))?, &stored)?;
     assert_eq!(got["down_blocks.0.linear.weight"].dtype(), DType::F32);
     assert_eq!(got["down_blocks.0.conv.weight"].dtype(), DType::F16);
     Ok(())
@@ -226,7 +229,7 @@ fn damaged_files_are_survived() -> TestResult {
                 _ => bytes[random(whole.len())] ^= 1 << random(8),
             }
             std::fs::write(&path, &bytes)?;
-            let open = || Loras::open([(path.as_path(), 1.0)], 2).map_err(Into::into);
+            let open = || Loras::open([(path.as_path(), 1.0)], &SDXL.lora_target(2)).map_err(Into::into);
             let merged = open().and_then(|loras| merged(loras, &stored).map(drop));
             let beside = open().and_then(|loras| adapted(loras, &stored).map(drop));
             if merged.is_ok() {

@@ -8,6 +8,7 @@ use tweedie::adapters::Loras;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::families::{Family, SD1};
 use tweedie::images::{Photo, Picture};
 use tweedie::kernels::{InstructionSet, Products};
 use tweedie::layers::{WeightSource, Weights};
@@ -81,7 +82,7 @@ fn unet_output(files: &ModelFiles, keeps_halves: bool, lora: Option<&Path>) -> T
         };
         assert_eq!(checkpoint.tensor(&stored.name, &stored.shape)?.dtype(), expected, "{}", stored.name);
     }
-    let loras = Loras::open(lora.map(|path| (path, 0.8)), config.layers_per_block[0])?;
+    let loras = Loras::open(lora.map(|path| (path, 0.8)), &SD1.lora_target(config.layers_per_block[0]))?;
     let merged = loras.over("unet", &checkpoint);
     let weights = Weights::new(&merged).with_products(Products::Full);
     let unet = UNet2DConditionModel::new(&weights, config.clone(), DType::F32)?;

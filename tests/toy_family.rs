@@ -9,7 +9,8 @@ use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{Network, PerturbedNetwork};
 use tweedie::families::{
-    Architecture, AutoencoderArchitecture, Component, DenoisingNetwork, Families, Family, Loader, NetworkFacts, Variant,
+    Architecture, AutoencoderArchitecture, Component, DenoisingNetwork, Families, Family, KeptWeights, Loader,
+    NetworkFacts, Variant,
 };
 use tweedie::images::{Photo, Picture};
 use tweedie::layers::{Linear, WeightSource, Weights};
@@ -340,5 +341,37 @@ fn what_does_not_fit_is_named() -> TestResult {
     std::fs::write(folder.path().join("edges.safetensors"), std::fs::read(&path)?)?;
     let error = with_control.control(folder.path().join("edges.safetensors")).build().err().ok_or("it loads")?;
     assert!(error.to_string().contains("models of this family take none"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    write_model(folder.path(), 7)?;
+    let (files, kept) = (ModelFiles::folder(folder.path())?, KeptWeights::default());
+    let loader = Loader {
+        files: &files,
+        device: &Device::Cpu,
+        weights: DType::F32,
+        keeps_halves: false,
+        activations: DType::F32,
+        backend: None,
+        products: None,
+        loras: None,
+        kept: Some(&kept),
+    };
+    let architecture = TOY.architecture(&files)?;
+    let build = || loader.load("mixer", &[], |weights| architecture.network(weights, DType::F32));
+    let (first, names) = build()?;
+    assert_eq!(names, ["mixer/diffusion_pytorch_model.safetensors"]);
+    std::fs::remove_dir_all(folder.path().join("mixer"))?;
+    let (again, names) = build()?;
+    assert!(names.is_empty());
+    let x = RandomWeights::new(1, DType::F32, &Device::Cpu).tensor("x", &[1, LATENTS.channels, SIDE, SIDE])?;
+    let conditioning = Conditioning::text(Tensor::ones((1, 1, TEXT_WIDTH), DType::F32, &Device::Cpu)?);
+    let values = |network: &dyn DenoisingNetwork| -> TestResult<Vec<f32>> {
+        Ok(network.forward(&x, 500.0, &conditioning)?.flatten_all()?.to_vec1()?)
+    };
+    assert_eq!(values(first.as_ref())?, values(again.as_ref())?);
     Ok(())
 }

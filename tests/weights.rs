@@ -12,6 +12,7 @@ use tweedie::adapters::{LoraFile, Loras};
 use tweedie::checkpoints::RandomWeights;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::families::{Family, SDXL};
 use tweedie::kernels::{ConvGeometry, Products};
 use tweedie::layers::{
     Adapter, Backend, Computation, Conv2d, FeatureMap, Linear, Weight, WeightDelta, WeightForm, WeightRecorder,
@@ -206,7 +207,7 @@ fn is_shared<T: Send + Sync>(_: &T) {}
 fn one_store_serves_models_with_and_without_adapters() -> TestResult {
     let folder = tempfile::tempdir()?;
     let open = |seed| -> TestResult<_> {
-        let file = Arc::new(LoraFile::open(&write_lora(folder.path(), seed, &[])?, 1)?);
+        let file = Arc::new(LoraFile::open(&write_lora(folder.path(), seed, &[])?, &SDXL.lora_target(1))?);
         is_shared(&file);
         Ok(file)
     };
@@ -257,7 +258,7 @@ fn a_store_shares_the_memory_of_weights_and_lets_go_of_it() -> TestResult {
     const NAME: &str = "down_blocks.0.resnets.0.conv1.weight";
     const SHAPE: [usize; 4] = [32, 32, 3, 3];
     let folder = tempfile::tempdir()?;
-    let file = Arc::new(LoraFile::open(&write_lora(folder.path(), 100, &[])?, 1)?);
+    let file = Arc::new(LoraFile::open(&write_lora(folder.path(), 100, &[])?, &SDXL.lora_target(1))?);
     let source = random_weights();
     let recorder = WeightRecorder::new(&source);
     let model = unet(&recorder)?;
@@ -301,7 +302,7 @@ fn a_store_is_of_one_model() -> TestResult {
 fn what_does_not_fit_beside_a_weight_is_named() -> TestResult {
     let folder = tempfile::tempdir()?;
     let message = |more: &[(&str, &[usize])]| -> TestResult<String> {
-        let file = Arc::new(LoraFile::open(&write_lora(folder.path(), 300, more)?, 1)?);
+        let file = Arc::new(LoraFile::open(&write_lora(folder.path(), 300, more)?, &SDXL.lora_target(1))?);
         let (loras, source) = (loras(&[(&file, 1.0)])?, random_weights());
         unet(&loras.beside("unet", &source))?;
         Ok(loras.finish("a test's model").err().ok_or("it was taken")?.to_string())
@@ -370,7 +371,7 @@ fn adapters_beside_weights_are_those_merged_into_them() -> TestResult {
         let json: Value = serde_json::from_str(&text)?;
         let weights = json["weights"].as_array().into_iter().flatten().filter_map(Value::as_f64);
         let files = weights.enumerate().map(|(i, weight)| {
-            Ok((Arc::new(LoraFile::open(&folder.join(format!("lora.{i}.safetensors")), 2)?), weight))
+            Ok((Arc::new(LoraFile::open(&folder.join(format!("lora.{i}.safetensors")), &SDXL.lora_target(2))?), weight))
         });
         let files: Vec<(Arc<LoraFile>, f64)> = files.collect::<TestResult<_>>()?;
         let (over, beside) = (Loras::new(files.iter().cloned())?, Loras::new(files.iter().cloned())?);

@@ -4,9 +4,8 @@ use crate::model::Model;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::Result;
-use tweedie::adapters::{Loras, TextualInversion};
+use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
 use tweedie::checkpoints::file_sha256;
-use tweedie::families::Architecture;
 
 /// The adapters of a pipeline; none by default.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,10 +37,10 @@ pub struct LoraChoice {
 }
 
 impl Adapters {
-    /// The LoRAs, for a model of this architecture.
-    pub(crate) fn open_loras(&self, architecture: &dyn Architecture) -> Result<Loras> {
+    /// The LoRAs, for a model.
+    pub(crate) fn open_loras(&self, target: &LoraTarget) -> Result<Loras> {
         let files = self.loras.iter().map(|lora| (lora.path.as_path(), lora.weight));
-        Loras::open(files, architecture.layers_per_block())
+        Loras::open(files, target)
     }
 
     pub(crate) fn read_embeddings(&self) -> Result<Vec<TextualInversion>> {

@@ -143,7 +143,7 @@ impl Builder {
 
         let architecture = detected.family.architecture(&files)?;
         let network_facts = architecture.network_facts();
-        let loras = self.adapters.open_loras(architecture.as_ref())?;
+        let loras = self.adapters.open_loras(&detected.family.lora_target(architecture.layers_per_block()))?;
         let loader = Loader { loras: Some(&loras), ..loader };
         let in_model = detected.component(ComponentKind::Autoencoder)?.folder;
         let other = |model: &Option<Model>| {
@@ -260,7 +260,7 @@ impl NumberFormat {
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
         let Self { weights, keeps_halves, products, activations } = self;
         let products = Some(products);
-        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None }
+        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None, kept: None }
     }
 }
 

@@ -1,11 +1,11 @@
 //! A file of low-rank adaptation (Hu et al. 2022) or one of its relatives.
 
-use super::adapter_file;
 use super::lora_delta::{Change, Factors, Failure};
 use super::lora_names::{Module, Role, parse, unsupported_kind};
+use super::{LoraTarget, adapter_file};
 use crate::checkpoints::{StoredTensor, TensorFile};
 use crate::layers::{Computation, WeightDelta};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ pub struct LoraFile {
     /// Where the tensors of each module are stored.
     modules: BTreeMap<Module, BTreeMap<Role, StoredTensor>>,
     settings: Settings,
+    /// What it was made for.
+    family: Option<&'static str>,
     /// What has stood beside a weight, for the next time that the weight's model is built.
     deltas: Mutex<BTreeMap<Module, Laid>>,
 }
@@ -61,15 +63,19 @@ impl Settings {
 }
 
 impl LoraFile {
-    /// Opens a file. `layers` is the UNet's `layers_per_block`, by which the names of the original code are read.
+    /// Opens a file for a model.
     ///
     /// # Errors
     /// If it is of no form that is read, or holds what is not supported; the message names the first such tensor.
-    pub fn open(path: &Path, layers: usize) -> Result<Self> {
+    pub fn open(path: &Path, target: &LoraTarget) -> Result<Self> {
         let file = adapter_file::open("LoRA", path)?;
+        if target.components.is_empty() {
+            let fix = "models of this family take none; leave it away";
+            return Err(Error::unusable(ErrorKind::Model, "the LoRA", path.display(), fix));
+        }
         let mut modules: BTreeMap<Module, BTreeMap<Role, StoredTensor>> = BTreeMap::new();
         for tensor in file.tensors() {
-            let Some((module, role)) = parse(&tensor.name, layers) else { return Err(unknown(path, &tensor.name)) };
+            let Some((module, role)) = parse(&tensor.name, target) else { return Err(unknown(path, &tensor.name)) };
             let name = tensor.name.clone();
             if let Some(StoredTensor { name: other, .. }) = modules.entry(module).or_default().insert(role, tensor) {
                 let reason = format!("{name} and {other} are the same part of the same weight; keep one");
@@ -80,24 +86,21 @@ impl LoraFile {
             return Err(Error::malformed("LoRA file", path, "it holds no tensor; get it again"));
         }
         let settings = Settings::read(&file);
-        Ok(Self { path: path.into(), file, modules, settings, deltas: Mutex::default() })
+        let looks_at_text = modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"));
+        let text_width = looks_at_text.and_then(|(_, tensors)| tensors.get(&Role::Down)?.shape.get(1));
+        let family = text_width.and_then(|&width| target.family(width));
+        Ok(Self { path: path.into(), file, modules, settings, family, deltas: Mutex::default() })
     }
 
     /// The model family that it was made for, as far as the width of the text in its cross-attention tells.
     pub fn family(&self) -> Option<&'static str> {
-        let down = self.modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"))?.1.get(&Role::Down)?;
-        match down.shape.get(1)? {
-            768 => Some("Stable Diffusion 1.x"),
-            1024 => Some("Stable Diffusion 2.x"),
-            2048 => Some("Stable Diffusion XL"),
-            _ => None,
-        }
+        self.family
     }
 
     fn factors(&self, module: &Module, parts: &BTreeMap<Role, StoredTensor>) -> Result<Factors> {
         let mut factors = Factors {
             alpha: self.settings.alpha(module),
-            by_root_of_rank: self.settings.by_root_of_rank(module.component),
+            by_root_of_rank: self.settings.by_root_of_rank(&module.component),
             ..Factors::default()
         };
         for (&role, stored) in parts {

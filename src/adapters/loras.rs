@@ -2,7 +2,7 @@
 
 use super::lora_file::LoraFile;
 use super::lora_names::Module;
-use super::{AdaptedWeights, MergedWeights};
+use super::{AdaptedWeights, LoraTarget, MergedWeights};
 use crate::layers::{Adapter, Computation, WeightSource};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -29,14 +29,14 @@ struct UseMade {
 }
 
 impl Loras {
-    /// Opens files, each with what its change is multiplied by. `layers` is the UNet's `layers_per_block`.
+    /// Opens files for a model, each with what its change is multiplied by.
     ///
     /// # Errors
     /// If a file cannot be used, or a weight is not finite.
-    pub fn open<'a>(files: impl IntoIterator<Item = (&'a Path, f64)>, layers: usize) -> Result<Self> {
+    pub fn open<'a>(files: impl IntoIterator<Item = (&'a Path, f64)>, target: &LoraTarget) -> Result<Self> {
         let open = |(path, weight): (&Path, f64)| {
             check_finite(path, weight)?;
-            Ok((Arc::new(LoraFile::open(path, layers)?), weight))
+            Ok((Arc::new(LoraFile::open(path, target)?), weight))
         };
         Ok(Self { files: files.into_iter().map(open).collect::<Result<_>>()?, ..Self::default() })
     }

@@ -24,6 +24,7 @@ mod adapter_file;
 mod lora_delta;
 mod lora_file;
 mod lora_names;
+mod lora_target;
 mod loras;
 mod merged;
 mod sgm_names;
@@ -31,6 +32,7 @@ mod textual_inversion;
 
 pub use adapted::AdaptedWeights;
 pub use lora_file::LoraFile;
+pub use lora_target::{LoraComponent, LoraTarget};
 pub use loras::Loras;
 pub use merged::MergedWeights;
 pub use textual_inversion::TextualInversion;

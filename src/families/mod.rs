@@ -38,7 +38,7 @@ pub use architecture::{
     Architecture, AutoencoderArchitecture, ControlSource, DenoisingNetwork, NetworkFacts, UsualSettings, XlFacts,
 };
 pub use convert::{convert_to_file, convert_to_folder};
-pub use loader::Loader;
+pub use loader::{KeptWeights, Loader};
 pub use pixel::PIXEL;
 pub use registry::{Detected, Drawn, FAMILIES, Families};
 pub use sd1::SD1;
@@ -47,6 +47,7 @@ pub use sdxl::{SDXL, SDXL_REFINER};
 pub use unet_architecture::{UNetArchitecture, autoencoder_config};
 
 use crate::Result;
+use crate::adapters::{LoraComponent, LoraTarget};
 use crate::checkpoints::{ComponentKind, FileLayout, ModelFiles, TensorFile};
 use std::fmt;
 
@@ -90,6 +91,17 @@ pub trait Family: fmt::Debug + Send + Sync {
         None
     }
 
+    /// What the names in LoRA files mean for a model whose UNet has so many layers at each resolution.
+    fn lora_target(&self, layers_per_block: usize) -> LoraTarget {
+        let changed = self.components().iter().filter(|component| !component.lora_prefixes.is_empty());
+        let components = changed.map(|&Component { folder, kind, lora_prefixes: prefixes, .. }| {
+            let is_network = kind == ComponentKind::Network;
+            LoraComponent { folder, is_network, prefixes }
+        });
+        let families = FAMILIES.iter().filter_map(|family| Some((family.text_width()?, family.name()))).collect();
+        LoraTarget { components: components.collect(), layers_per_block, families }
+    }
+
     /// What can be built of a model's weights, from its configurations.
     ///
     /// # Errors
@@ -106,22 +118,30 @@ pub struct Component {
     pub kind: ComponentKind,
     /// The folder of its tokenizer, for text encoders.
     pub tokenizer: Option<&'static str>,
+    /// What the names of its tensors begin with in LoRA files of any kind; none if LoRAs do not change it.
+    pub lora_prefixes: &'static [&'static str],
 }
 
 impl Component {
     /// A text encoder with its tokenizer's folder.
     pub const fn text_encoder(folder: &'static str, tokenizer: &'static str) -> Self {
-        Self { folder, kind: ComponentKind::TextEncoder, tokenizer: Some(tokenizer) }
+        Self { folder, kind: ComponentKind::TextEncoder, tokenizer: Some(tokenizer), lora_prefixes: &[] }
     }
 
     /// The denoising network.
     pub const fn network(folder: &'static str) -> Self {
-        Self { folder, kind: ComponentKind::Network, tokenizer: None }
+        Self { folder, kind: ComponentKind::Network, tokenizer: None, lora_prefixes: &[] }
     }
 
     /// The autoencoder.
     pub const fn autoencoder(folder: &'static str) -> Self {
-        Self { folder, kind: ComponentKind::Autoencoder, tokenizer: None }
+        Self { folder, kind: ComponentKind::Autoencoder, tokenizer: None, lora_prefixes: &[] }
+    }
+
+    /// The same, which LoRAs change.
+    #[must_use]
+    pub const fn in_loras(self, lora_prefixes: &'static [&'static str]) -> Self {
+        Self { lora_prefixes, ..self }
     }
 }
 

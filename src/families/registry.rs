@@ -104,11 +104,6 @@ impl Families {
         let detected = self.detect(configs).ok().and_then(|detected| detected.family.file_layout());
         detected.unwrap_or(&super::sd1::LAYOUT)
     }
-
-    /// The name of a family whose networks look at texts of a width.
-    pub fn name_by_text_width(&self, width: usize) -> Option<&'static str> {
-        self.iter().find(|family| family.text_width() == Some(width)).map(Family::name)
-    }
 }
 
 /// What a family's models draw from.

@@ -2,7 +2,7 @@
 
 use super::original_file::{self, PredictionMark, UNetSize};
 use super::original_layout::{OriginalLayout, TextPlace};
-use super::unet_architecture::{Build, recognise};
+use super::unet_architecture::{Build, TEXT_ENCODER_IN_LORAS, UNET_IN_LORAS, recognise};
 use super::{Architecture, Component, Family, UNetArchitecture, Variant};
 use crate::Result;
 use crate::checkpoints::{FileLayout, ModelFiles, TensorFile};
@@ -17,8 +17,11 @@ pub static SD1: StableDiffusion1 = StableDiffusion1;
 
 const SIZE: UNetSize = UNetSize { channels: 320, text: 768 };
 
-const COMPONENTS: [Component; 3] =
-    [Component::text_encoder("text_encoder", "tokenizer"), Component::network("unet"), Component::autoencoder("vae")];
+const COMPONENTS: [Component; 3] = [
+    Component::text_encoder("text_encoder", "tokenizer").in_loras(&TEXT_ENCODER_IN_LORAS),
+    Component::network("unet").in_loras(&UNET_IN_LORAS),
+    Component::autoencoder("vae"),
+];
 
 /// Where the original code has the one text encoder, whichever it is.
 pub(super) const TEXT_ENCODER: [TextPlace; 2] = [

@@ -4,7 +4,7 @@
 use super::clip_encoders::ClipStates;
 use super::original_file::{self, PredictionMark, UNetSize};
 use super::original_layout::OriginalLayout;
-use super::unet_architecture::{Build, recognise};
+use super::unet_architecture::{Build, TEXT_ENCODER_IN_LORAS, UNET_IN_LORAS, recognise};
 use super::{Architecture, Component, Family, UNetArchitecture, Variant};
 use crate::Result;
 use crate::checkpoints::{FileLayout, ModelFiles, TensorFile};
@@ -18,8 +18,11 @@ pub static SD2: StableDiffusion2 = StableDiffusion2;
 
 const SIZE: UNetSize = UNetSize { channels: 320, text: 1024 };
 
-const COMPONENTS: [Component; 3] =
-    [Component::text_encoder("text_encoder", "tokenizer"), Component::network("unet"), Component::autoencoder("vae")];
+const COMPONENTS: [Component; 3] = [
+    Component::text_encoder("text_encoder", "tokenizer").in_loras(&TEXT_ENCODER_IN_LORAS),
+    Component::network("unet").in_loras(&UNET_IN_LORAS),
+    Component::autoencoder("vae"),
+];
 
 static LAYOUT: OriginalLayout = OriginalLayout { text_encoders: &super::sd1::TEXT_ENCODER, marks_prediction: false };
 

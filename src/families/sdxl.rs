@@ -4,10 +4,13 @@
 use super::clip_encoders::ClipStates;
 use super::original_file::{self, PredictionMark, UNetSize};
 use super::original_layout::{OriginalLayout, TextPlace};
-use super::unet_architecture::{Build, recognise};
+use super::unet_architecture::{Build, TEXT_ENCODER_IN_LORAS, UNET_IN_LORAS, recognise};
 use super::{Architecture, Component, Family, UNetArchitecture, Variant};
 use crate::Result;
 use crate::checkpoints::{FileLayout, ModelFiles, TensorFile};
+
+/// What the second text encoder is called in LoRA files.
+const TEXT_ENCODER_2_IN_LORAS: [&str; 2] = ["lora_te2_", "text_encoder_2."];
 
 /// One of the two.
 #[derive(Debug)]
@@ -28,9 +31,9 @@ pub static SDXL: StableDiffusionXl = StableDiffusionXl {
     size: UNetSize { channels: 320, text: 2048 },
     build: Build::Xl,
     components: &[
-        Component::text_encoder("text_encoder", "tokenizer"),
-        Component::text_encoder("text_encoder_2", "tokenizer_2"),
-        Component::network("unet"),
+        Component::text_encoder("text_encoder", "tokenizer").in_loras(&TEXT_ENCODER_IN_LORAS),
+        Component::text_encoder("text_encoder_2", "tokenizer_2").in_loras(&TEXT_ENCODER_2_IN_LORAS),
+        Component::network("unet").in_loras(&UNET_IN_LORAS),
         Component::autoencoder("vae"),
     ],
     layout: &OriginalLayout {
@@ -56,8 +59,8 @@ pub static SDXL_REFINER: StableDiffusionXl = StableDiffusionXl {
     size: UNetSize { channels: 384, text: 1280 },
     build: Build::XlRefiner,
     components: &[
-        Component::text_encoder("text_encoder_2", "tokenizer_2"),
-        Component::network("unet"),
+        Component::text_encoder("text_encoder_2", "tokenizer_2").in_loras(&TEXT_ENCODER_2_IN_LORAS),
+        Component::network("unet").in_loras(&UNET_IN_LORAS),
         Component::autoencoder("vae"),
     ],
     layout: &OriginalLayout {

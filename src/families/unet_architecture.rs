@@ -16,6 +16,12 @@ use crate::models::{
 use crate::text::TextEncoder;
 use crate::{DType, Error, Result};
 
+/// What a UNet is called in LoRA files.
+pub(super) const UNET_IN_LORAS: [&str; 4] = ["lora_unet_", "unet.", "model.diffusion_model.", "diffusion_model."];
+
+/// What the first text encoder is called there.
+pub(super) const TEXT_ENCODER_IN_LORAS: [&str; 3] = ["lora_te_", "lora_te1_", "text_encoder."];
+
 /// How a UNet is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Build {
