@@ -58,11 +58,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let encoded = model.encode()?.run(&settings)?;
     let negative = encoded.negative.ok_or("the guidance scale is 1 or less")?;
     let denoise = model.denoise()?;
-    let guided = ClassifierFreeGuidance::new(denoise.unet(), &negative, settings.guidance_scale, 0.0);
+    let guided = ClassifierFreeGuidance::new(denoise.network(), &negative, settings.guidance_scale, 0.0);
     for name in ["ddim", "adams-bashforth"] {
         let mut noise = TorchNoise::per_image(&[settings.request.seed]);
         let device = model.device();
-        let start = prepare(&settings, &Reference::default(), model.decode().vae().config(), 1, &mut noise, device)?;
+        let start = prepare(&settings, &Reference::default(), model.decode().latent_space(), 1, &mut noise, device)?;
         let mut solver: Box<dyn Solver> =
             if name == "ddim" { start.scheduler.solver() } else { Box::new(AdamsBashforth::default()) };
 

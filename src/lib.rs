@@ -17,11 +17,13 @@
 //! | [`schedulers`] | the forward process, the choice of timesteps, the solvers, the sampling loop |
 //! | [`score_based`] | the SDE and ODE of continuous time, Langevin dynamics, likelihoods |
 //! | [`denoising`] | what a network predicts, guidance |
-//! | [`conditioning`] | tokenizer, and what the network is conditioned on |
+//! | [`conditioning`] | what the network is conditioned on |
+//! | [`text`] | tokenizer, weights in prompts, what a text encoder is |
 //! | [`models`] | CLIP text encoder, UNet, autoencoder |
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
+//! | [`families`] | what kinds of models there are, how each is recognised and built |
 //! | [`adapters`] | LoRA, which changes a model's weights while they are read; textual inversion |
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
@@ -35,6 +37,7 @@ pub mod conditioning;
 pub mod config;
 pub mod denoising;
 mod error;
+pub mod families;
 pub mod images;
 pub mod kernels;
 pub mod layers;
@@ -43,6 +46,7 @@ pub mod noise;
 mod noise_level;
 pub mod schedulers;
 pub mod score_based;
+pub mod text;
 pub mod training;
 
 pub use candle_core::{DType, Device, Tensor};

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use tweedie::NoiseLevel;
 use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{ModelFiles, SingleFile};
-use tweedie::conditioning::{Conditioning, Tokenizer, weighted_chunks};
+use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call};
+use tweedie::families::{Family, SDXL};
 use tweedie::images::Photo;
-use tweedie::kernels::InstructionSet;
-use tweedie::layers::WeightSource;
+use tweedie::kernels::Products;
+use tweedie::layers::{Backend, Computation, Weight, WeightSource};
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
+use tweedie::text::{Tokenizer, weighted_chunks};
 use tweedie_pipelines::{ControlImage, LatentDiffusion, Model, TaskKind, TextToImageRequest, Usage};
 
 /// Weights in memory.
@@ -55,6 +57,17 @@ fn merged(loras: Loras, stored: &Stored) -> TestResult<HashMap<String, Tensor>> 
     Ok(all)
 }
 
+/// Every weight of `stored`, with the LoRAs beside it.
+fn adapted(loras: Loras, stored: &Stored) -> TestResult<Vec<Weight>> {
+    let source = loras.beside("unet", stored);
+    let computation = Computation { backend: Backend::Kernels, products: Products::Full };
+    let weights = stored.tensors.iter().filter(|(_, tensor)| tensor.rank() >= 2);
+    let all =
+        weights.map(|(name, tensor)| source.weight(name, tensor.dims(), computation)).collect::<Result<_, _>>()?;
+    loras.finish("a test's model")?;
+    Ok(all)
+}
+
 fn largest(x: &Tensor) -> TestResult<f32> {
     Ok(x.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar()?)
 }
@@ -76,7 +89,8 @@ fn golden_weights_with_adapters_in_them() -> TestResult {
                 if form == "pt" && !files[0].exists() {
                     continue;
                 }
-                let loras = Loras::open(files.iter().map(PathBuf::as_path).zip(weights.iter().copied()), 2)?;
+                let loras =
+                    Loras::open(files.iter().map(PathBuf::as_path).zip(weights.iter().copied()), &SDXL.lora_target(2))?;
                 let got = merged(loras, &Stored::open(&root.join("adapters/base.safetensors"))?)?;
                 for (name, want) in candle_core::safetensors::load(folder.join("merged.safetensors"), &Device::Cpu)? {
                     let error = largest(&(&got[&name] - &want)?)? / largest(&want)?;
@@ -114,7 +128,7 @@ const UP: &str = "lora_unet_down_blocks_0_linear.lora_up.weight";
 fn refusal(tensors: &[(&str, &[usize])]) -> TestResult<String> {
     let folder = tempfile::tempdir()?;
     let path = write_lora(folder.path(), tensors)?;
-    let outcome = Loras::open([(path.as_path(), 1.0)], 2)
+    let outcome = Loras::open([(path.as_path(), 1.0)], &SDXL.lora_target(2))
         .map_err(Into::into)
         .and_then(|loras| merged(loras, &Stored::open(&golden("adapters/base.safetensors"))?));
     Ok(outcome.err().ok_or("it was taken")?.to_string())
@@ -141,49 +155,58 @@ fn what_does_not_fit_is_named() -> TestResult {
         &[(DOWN, &[2, 10]), (UP, &[12, 2]), (elsewhere, &[2, 8]), (of_xl, &[2, 2048])],
         &["2 of its 3 weights", "a test's model", "Stable Diffusion XL"],
     )?;
-    let folder = Loras::open([(golden("adapters").as_path(), 1.0)], 2).err().ok_or("a folder")?.to_string();
+    let folder =
+        Loras::open([(golden("adapters").as_path(), 1.0)], &SDXL.lora_target(2)).err().ok_or("a folder")?.to_string();
     assert!(folder.contains("is a folder; give the file in it"), "{folder}");
     let twice = "unet.down_blocks.0.linear.lora_A.weight";
     says(&[(DOWN, &[2, 10]), (twice, &[2, 10]), (UP, &[12, 2])], &[twice, DOWN, "keep one"])?;
     Ok(())
 }
 
-/// A sum is rounded to bf16 where the CPU rounds products with it anyway.
-#[test]
-fn merged_weights_in_bf16_stay_so_where_it_is_multiplied() -> TestResult {
+/// What a merged weight is, where the type of storage and what was asked of products are these.
+fn merged_weight(dtype: DType, products: Products) -> TestResult<(DType, Tensor, Tensor)> {
+    const NAME: &str = "down_blocks.0.linear.weight";
     let folder = tempfile::tempdir()?;
     let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
     let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
-    let base = stored.tensors["down_blocks.0.linear.weight"].to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
-    stored.dtype = DType::BF16;
-    let got = merged(Loras::open([(path.as_path(), 0.5)], 2)?, &stored)?;
+    let base = stored.tensors[NAME].to_dtype(dtype)?.to_dtype(DType::F32)?;
+    stored.dtype = dtype;
+    let loras = Loras::open([(path.as_path(), 0.5)], &SDXL.lora_target(2))?;
+    let computation = Computation { backend: Backend::Kernels, products };
+    let weight = loras.over("unet", &stored).weight(NAME, &[12, 10], computation)?;
+    loras.finish("a test's model")?;
     let file = candle_core::safetensors::load(&path, &Device::Cpu)?;
     let want = (base + (file[UP].matmul(&file[DOWN])? * 0.5)?)?;
-    let linear = &got["down_blocks.0.linear.weight"];
-    let multiplied = InstructionSet::in_use().multiplies_bf16();
-    assert_eq!(linear.dtype(), if multiplied { DType::BF16 } else { DType::F32 });
-    // Eight bits of a bf16 number are kept, so half of the ninth is lost at most.
-    let tolerance = if multiplied { largest(&want)? / 256.0 } else { 1e-6 };
-    assert!(largest(&(linear.to_dtype(DType::F32)? - &want)?)? <= tolerance);
+    Ok((weight.form().dtype(), weight.form().to_dense()?.to_dtype(DType::F32)?, want))
+}
+
+/// Rounding a merged weight to half precision would move pictures for nothing, unless products round it anyway. That follows from
+/// what was asked for, whatever this machine has instructions for.
+#[test]
+fn a_merged_weight_is_rounded_where_products_are_and_only_there() -> TestResult {
+    for stored in [DType::F32, DType::F16, DType::BF16] {
+        for products in [Products::Full, Products::Bf16] {
+            let rounded = products == Products::Bf16 && stored == DType::BF16;
+            let (dtype, got, want) = merged_weight(stored, products)?;
+            assert_eq!(dtype, if rounded { DType::BF16 } else { DType::F32 }, "{stored:?} {products:?}");
+            // Eight bits of a bf16 number are kept, so half of the ninth is lost at most.
+            let tolerance = if rounded { largest(&want)? / 256.0 } else { 1e-6 };
+            assert!(largest(&(got - &want)?)? <= tolerance, "{stored:?} {products:?}");
+        }
+    }
     Ok(())
 }
 
-/// Where the CPU computes in f32, rounding a merged weight to half precision would move pictures for nothing.
+/// As a tensor, a merged weight is in f32: nothing is known of the products.
 #[test]
-fn weights_in_half_precision_are_widened_where_they_are_merged() -> TestResult {
+fn what_no_lora_touches_stays_as_it_is_stored() -> TestResult {
     let folder = tempfile::tempdir()?;
     let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
     let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
-    let rounded = |tensor: &Tensor| tensor.to_dtype(DType::F16)?.to_dtype(DType::F32);
-    let base = rounded(&stored.tensors["down_blocks.0.linear.weight"])?;
     stored.dtype = DType::F16;
-    let got = merged(Loras::open([(path.as_path(), 0.5)], 2)?, &stored)?;
-    let file = candle_core::safetensors::load(&path, &Device::Cpu)?;
-    let want = (base + (file[UP].matmul(&file[DOWN])? * 0.5)?)?;
-    let linear = &got["down_blocks.0.linear.weight"];
-    assert_eq!(linear.dtype(), DType::F32);
-    assert!(largest(&(linear - &want)?)? < 1e-6);
-    assert_eq!(got["down_blocks.0.conv.weight"].dtype(), DType::F16, "what no LoRA touches stays as it is stored");
+    let got = merged(Loras::open([(path.as_path(), 0.5)], &SDXL.lora_target(2))?, &stored)?;
+    assert_eq!(got["down_blocks.0.linear.weight"].dtype(), DType::F32);
+    assert_eq!(got["down_blocks.0.conv.weight"].dtype(), DType::F16);
     Ok(())
 }
 
@@ -208,13 +231,16 @@ fn damaged_files_are_survived() -> TestResult {
                 _ => bytes[random(whole.len())] ^= 1 << random(8),
             }
             std::fs::write(&path, &bytes)?;
-            let outcome = Loras::open([(path.as_path(), 1.0)], 2).map_err(Into::into);
-            match outcome.and_then(|loras| merged(loras, &stored)) {
-                Ok(_) => taken += 1,
-                Err(error) => {
-                    assert!(error.to_string().contains("damaged.safetensors"), "{error}");
-                    refused += 1;
-                }
+            let open = || Loras::open([(path.as_path(), 1.0)], &SDXL.lora_target(2)).map_err(Into::into);
+            let merged = open().and_then(|loras| merged(loras, &stored).map(drop));
+            let beside = open().and_then(|loras| adapted(loras, &stored).map(drop));
+            if merged.is_ok() {
+                taken += 1
+            } else {
+                refused += 1
+            }
+            for error in [merged, beside].into_iter().filter_map(Result::err) {
+                assert!(error.to_string().contains("damaged.safetensors"), "{error}");
             }
         }
     }
@@ -263,10 +289,10 @@ fn an_embedding_is_called_as_asked_or_as_its_file_says() -> TestResult {
 }
 
 #[test]
-fn a_learned_word_stands_for_all_its_tokens_in_any_syntax() -> TestResult {
+fn the_token_of_a_textual_inversion_stands_for_all_its_tokens_in_any_syntax() -> TestResult {
     let mut tokenizer = Tokenizer::from_files(&ModelFiles::folder(&golden("models/sd15"))?, "tokenizer")?;
     let plain = tokenizer.encode_text("a cat")?;
-    let ids = tokenizer.learn("<thing>", 3)?;
+    let ids = tokenizer.add_token("<thing>", 3)?;
     assert_eq!(ids, [ids[0], ids[0] + 1, ids[0] + 2], "the next that are free");
     assert_eq!(tokenizer.encode_text("a cat")?, plain);
     let with = tokenizer.encode_text("a <Thing> cat")?;
@@ -275,7 +301,7 @@ fn a_learned_word_stands_for_all_its_tokens_in_any_syntax() -> TestResult {
     let chunks = weighted_chunks(&tokenizer, "a (<thing>:1.5) cat")?;
     let weights: Vec<f32> = chunks[0].weights[1..].iter().take_while(|&&w| w == 1.5 || w == 1.0).copied().collect();
     assert_eq!(weights[..5], [1.0, 1.5, 1.5, 1.5, 1.0]);
-    let again = tokenizer.learn("<thing>", 1).map_err(|e| e.to_string());
+    let again = tokenizer.add_token("<thing>", 1).map_err(|e| e.to_string());
     assert!(again.is_err_and(|message| message.contains("<thing>")));
     Ok(())
 }

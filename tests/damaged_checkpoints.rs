@@ -5,7 +5,8 @@
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tweedie::checkpoints::{ModelFiles, SingleFile, TensorFile, convert_to_file};
+use tweedie::checkpoints::{ModelFiles, SingleFile, TensorFile};
+use tweedie::families::{Families, convert_to_file};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion, Model};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -208,7 +209,8 @@ fn families_are_told_by_their_shapes() -> TestResult {
     let family = |bytes: TestResult<Vec<u8>>| -> TestResult<String> {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("x.safetensors"), bytes?)?;
-        Ok(SingleFile::open(&folder.path().join("x.safetensors"))?.family()?.name())
+        let file = SingleFile::open(&folder.path().join("x.safetensors"))?;
+        Ok(Families::built_in().detect_file(file.file())?.name())
     };
     assert_eq!(family(file(320, 4, 768, &[]))?, "Stable Diffusion 1.x");
     assert_eq!(family(file(320, 9, 768, &[]))?, "Stable Diffusion 1.x, inpainting");

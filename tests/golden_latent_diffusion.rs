@@ -12,15 +12,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use tweedie::NoiseLevel;
 use tweedie::adapters::TextualInversion;
-use tweedie::checkpoints::{ModelFiles, TensorFile, convert_to_file, convert_to_folder};
-use tweedie::conditioning::{Conditioning, Tokenizer};
+use tweedie::checkpoints::{ModelFiles, TensorFile};
+use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{
     Branch, Cache, Call, ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network, Position, RowLevels,
 };
+use tweedie::families::{convert_to_file, convert_to_folder};
 use tweedie::images::{Mask, Photo, Picture};
 use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{Run, SCHEDULERS, Step, by_class_name, sample};
+use tweedie::text::Tokenizer;
 use tweedie_pipelines::stages::{Reference, prepare, reference};
 use tweedie_pipelines::{
     Adapters, Builder, ControlImage, DTypeChoice, DeviceChoice, EmbeddingChoice, Event, ImageToImageRequest,
@@ -245,7 +247,7 @@ fn check_token_ids(case: &Case) -> TestResult {
                 let name = name.and_then(|name| name.to_str()).ok_or("no name")?;
                 let file = TensorFile::open(&ModelFiles::folder(folder)?, name)?;
                 let word = TextualInversion::read(&choice.path, choice.token.as_deref())?;
-                tokenizer.learn(word.token(), file.tensors().first().ok_or("no vectors")?.shape[0])?;
+                tokenizer.add_token(word.token(), file.tensors().first().ok_or("no vectors")?.shape[0])?;
             }
             let got = tokenizer.encode(text)?.ids;
             let want: Vec<i64> = ids.i(0)?.to_dtype(DType::I64)?.to_vec1()?;
@@ -311,13 +313,17 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
 
     let vae = model.decode().vae();
     let denoise = model.denoise()?;
-    let reference = reference(&settings.task, vae, denoise.unet().config(), &Device::Cpu)?;
+    let reference = reference(&settings.task, vae, &denoise.network().facts(), &Device::Cpu)?;
     check_reference(case, &settings, &reference)?;
-    let prepared = prepare(&settings, &reference, vae.config(), images, &mut noise, &Device::Cpu)?;
+    let prepared = prepare(&settings, &reference, &vae.latent_space(), images, &mut noise, &Device::Cpu)?;
     case.check("latents.start", &prepared.latents, TOLERANCE)?;
 
-    let network = denoise.network(&settings)?;
-    let recorder = Recorder::new(&network);
+    let controlled = denoise.controlled(&settings)?;
+    let network: &dyn Network = match &controlled {
+        Some(controlled) => controlled,
+        None => denoise.network(),
+    };
+    let recorder = Recorder::new(network);
     let shown = prepared.shown.as_ref().map(|shown| InpaintingNetwork::new(&recorder, shown));
     let unet = shown.as_ref().map_or(&recorder as &dyn Network, |shown| shown);
     let guidance = negative.as_ref().map(|negative| {
@@ -347,9 +353,10 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     let Recorded { x, level, branches, position, .. } = &unet[0];
     case.check("unet.0.in", x, TOLERANCE)?;
     if let Some(mid) = case.stages.get("controlnet.0.mid") {
+        let controlled = controlled.as_ref().ok_or("no controls")?;
         let (levels, cache) = (RowLevels::Shared(*level), Cache::default());
         let call = Call { x, levels, conditioning: &rows, branches, position: *position, cache: &cache };
-        let residuals = network.residuals(&call)?.unwrap_or_default();
+        let residuals = controlled.residuals(&call)?.unwrap_or_default();
         for (i, down) in residuals.down.iter().enumerate() {
             case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;
         }
@@ -369,7 +376,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     case.check("unet.last.in", &unet[last].x, TOLERANCE)?;
     case.check("unet.last.out", &unet[last].raw, TOLERANCE)?;
     case.check("guided.last", &guided[guided.len() - 1].raw, TOLERANCE)?;
-    case.check("vae.decode.out", &vae.decode(&vae.config().unscaled(&latents)?)?, TOLERANCE)?;
+    case.check("vae.decode.out", &vae.decode(&vae.latent_space().unscaled(&latents)?)?, TOLERANCE)?;
     for i in 0..images {
         check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?)?;
     }
@@ -426,7 +433,7 @@ fn golden_stages_with_the_operations_of_other_devices() -> TestResult {
     Ok(())
 }
 
-/// The learned words of a case, in the other forms that lie beside its file.
+/// The textual inversions of a case, in the other forms that lie beside its file.
 #[test]
 fn golden_pictures_of_words_in_every_form() -> TestResult {
     let mut ran = 0;

@@ -14,8 +14,8 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call};
 use tweedie::layers::Weights;
 use tweedie::models::{
-    AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, ControlResiduals, Halves, UNet2DConditionConfig,
-    UNet2DConditionModel,
+    Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, ControlResiduals, Halves,
+    UNet2DConditionConfig, UNet2DConditionModel,
 };
 
 const TOLERANCE: f64 = 1e-4;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::Path;
 use tweedie::checkpoints::ModelFiles;
-use tweedie::conditioning::{Tokenizer, clip_vocabulary};
+use tweedie::text::{Tokenizer, clip_vocabulary};
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().into_iter().flatten().filter_map(|v| v.as_u64().map(|v| v as u32)).collect()

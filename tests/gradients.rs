@@ -10,11 +10,11 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
 use tweedie::kernels::Products;
 use tweedie::layers::{
-    Activation, Attention, AttentionConfig, Backend, Conv2d, ConvGeometry, FeatureMap, GroupNorm, LayerNorm, Linear,
-    WeightSource, Weights, with_gradients,
+    Activation, Adapter, Attention, AttentionConfig, Backend, Computation, Conv2d, ConvGeometry, FeatureMap, GroupNorm,
+    LayerNorm, Linear, Weight, WeightDelta, WeightSource, Weights, with_gradients,
 };
 use tweedie::models::{
-    AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
+    Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
 use tweedie::noise::{NoiseSource, TorchGenerator, TorchNoise};
@@ -218,6 +218,65 @@ fn of_layers_with_what_is_fused_into_them() -> TestResult {
     for backend in [Backend::Kernels, Backend::Candle] {
         let trainable = Trainable::new();
         check_all(&format!("{backend:?}"), &Weights::new(&trainable).with_backend(backend), &trainable)?;
+    }
+    Ok(())
+}
+
+/// Frozen weights with trained factors of rank 2 beside them.
+struct LowRank {
+    frozen: RandomWeights,
+    factors: Trainable,
+}
+
+impl WeightSource for LowRank {
+    fn tensor(&self, name: &str, shape: &[usize]) -> tweedie::Result<Tensor> {
+        self.frozen.tensor(name, shape)
+    }
+
+    fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> tweedie::Result<Weight> {
+        let ones = vec![1; shape.len() - 2];
+        let down = self.factors.tensor(&format!("{name}.down"), &[&[2], &shape[1..]].concat())?;
+        let up = self.factors.tensor(&format!("{name}.up"), &[&[shape[0], 2], &ones[..]].concat())?;
+        let delta = WeightDelta::low_rank(&down, &up, shape, computation)?;
+        self.frozen.weight(name, shape, computation)?.with_adapter(Adapter { delta: delta.into(), scale: 0.7 })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.frozen.contains(name)
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+}
+
+/// With respect to low-rank factors and to the input, which also goes through the frozen weight beside them, packed or candle's.
+#[test]
+fn of_low_rank_factors_beside_frozen_weights() -> TestResult {
+    for backend in [Backend::Kernels, Backend::Candle] {
+        let source = || LowRank { frozen: RandomWeights::new(7, DType::F64, &Device::Cpu), factors: Trainable::new() };
+        let (x, weights) = (Var::from_tensor(&random(1, &[2, 3, 5])?)?, source());
+        let linear = Linear::new(&Weights::new(&weights).with_backend(backend), 5, 5)?;
+        let plus = |x: &Tensor| linear.forward_plus_residual(&linear.forward(&x.sin()?)?, x);
+        check("linear", &weights.factors, &x, &[], plus)?;
+        let weights = source();
+        let gated = Linear::new(&Weights::new(&weights).with_backend(backend), 5, 32)?;
+        check("gated", &weights.factors, &x, &[], |x| gated.forward_geglu(x))?;
+
+        let image = Var::from_tensor(&random(2, &[2, 4, 6, 5])?)?;
+        for (kernel, stride, pad) in [(3, 1, 1), (3, 2, 1), (1, 1, 0)] {
+            if stride > 1 && backend == Backend::Candle {
+                // candle's gradient of such a convolution has another shape than its input where a side is odd.
+                continue;
+            }
+            let weights = source();
+            let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+            let conv = Conv2d::with_geometry(&Weights::new(&weights).with_backend(backend), 4, 4, geometry)?;
+            check(&format!("{geometry:?}"), &weights.factors, &image, &[], on_map(backend, |x| conv.forward(x)))?;
+        }
+        let weights = source();
+        let conv = Conv2d::new(&Weights::new(&weights).with_backend(backend), 4, 4, 3)?;
+        check("residual", &weights.factors, &image, &[], on_map(backend, |x| conv.forward_plus_residual(x, x)))?;
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ fn models_are_shared_between_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<UNet2DConditionModel>();
     shared::<UNet2DModel>();
-    shared::<Autoencoder>();
+    shared::<dyn Autoencoder>();
     shared::<ClipTextModel>();
     shared::<ControlModel>();
     shared::<Box<dyn Network + Send + Sync>>();

@@ -4,9 +4,8 @@ use crate::model::Model;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::Result;
-use tweedie::adapters::{Loras, TextualInversion};
+use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
 use tweedie::checkpoints::file_sha256;
-use tweedie::models::UNet2DConditionConfig;
 
 /// The adapters of a pipeline; none by default.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,9 +37,10 @@ pub struct LoraChoice {
 }
 
 impl Adapters {
-    pub(crate) fn open_loras(&self, unet: &UNet2DConditionConfig) -> Result<Loras> {
-        let layers = unet.layers_per_block.first().copied().unwrap_or(2);
-        Loras::open(self.loras.iter().map(|lora| (lora.path.as_path(), lora.weight)), layers)
+    /// The LoRAs, for a model.
+    pub(crate) fn open_loras(&self, target: &LoraTarget) -> Result<Loras> {
+        let files = self.loras.iter().map(|lora| (lora.path.as_path(), lora.weight));
+        Loras::open(files, target)
     }
 
     pub(crate) fn read_embeddings(&self) -> Result<Vec<TextualInversion>> {

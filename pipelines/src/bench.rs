@@ -1,8 +1,7 @@
 //! Timing the parts of a model.
 
-use crate::builder::Loader;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
-use crate::model::{Model, unet_parameters};
+use crate::model::{Model, component_parameters};
 use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
@@ -10,10 +9,11 @@ use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
-use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak};
+use tweedie::families::{AutoencoderArchitecture, autoencoder_config};
+use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak, threads};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
-    Autoencoder, AutoencoderConfig, AutoencoderKl, ClipTextConfig, ClipTextModel, Halves, UNet2DConditionConfig,
+    Autoencoder, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
 use tweedie::{Device, Error, NoiseLevel, Result};
@@ -67,7 +67,8 @@ struct Components {
     text_encoder: Option<ClipTextModel>,
     text_encoder_2: Option<ClipTextModel>,
     unet: Option<UNet2DConditionModel>,
-    vae: Option<Autoencoder>,
+    /// With the channels of the pictures that it takes.
+    vae: Option<(Box<dyn Autoencoder>, usize)>,
 }
 
 impl Bench {
@@ -86,11 +87,11 @@ impl Bench {
         within("the number of runs", self.runs, MOST)?;
         within("the size", self.size, MOST)?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || match &self.model {
+        let format = self.dtype.on(&device, None, || match &self.model {
             BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),
             BenchModel::Model(model) => {
                 let files = model.files()?;
-                if files.exists("unet/config.json") { unet_parameters(&files) } else { Ok(0) }
+                if files.exists("unet/config.json") { component_parameters(&files, "unet") } else { Ok(0) }
             }
         })?;
         let start = Instant::now();
@@ -103,13 +104,14 @@ impl Bench {
             _ => format.name(),
         };
         results.insert("weights".into(), weights.into());
+        results.insert("products".into(), products_name(format.products).into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
         results.insert("threads".into(), threads().into());
         results.insert("size".into(), self.size.into());
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
         results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
-        let peak = device.is_cpu().then(|| measured_peak(Products::of_weights(format.weights)));
+        let peak = device.is_cpu().then(|| measured_peak(format.products));
         self.time(&components, &device, peak, &mut results)?;
         Ok(results)
     }
@@ -147,7 +149,7 @@ impl Bench {
             let ids = Tensor::zeros((1, tokens), candle_core::DType::U32, device)?;
             results.insert(name.into(), self.best(|| text_encoder.forward(&ids).map(|out| out.pooled))?.0);
         }
-        let factor = components.vae.as_ref().map_or(8, |vae| vae.config().factor());
+        let factor = components.vae.as_ref().map_or(8, |(vae, _)| vae.latent_space().factor);
         let side = self.size / factor;
         if side == 0 || !self.size.is_multiple_of(factor) {
             return Err(Error::invalid("the size", self.size, format!("take a multiple of {factor}")));
@@ -169,11 +171,10 @@ impl Bench {
             let first = out.flatten_all()?.i(..4)?.to_vec1::<f32>()?;
             results.insert("unet_first".into(), first.into());
         }
-        if let Some(vae) = &components.vae {
-            let config = vae.config();
-            let images = wave(&[1, config.in_channels, self.size, self.size], 0.37, f64::sin, device)?;
+        if let Some((vae, in_channels)) = &components.vae {
+            let images = wave(&[1, *in_channels, self.size, self.size], 0.37, f64::sin, device)?;
             results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
-            let latents = wave(&[1, config.latent_channels, side, side], 0.37, f64::sin, device)?;
+            let latents = wave(&[1, vae.latent_space().channels, side, side], 0.37, f64::sin, device)?;
             results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
             if let Some(peak) = peak {
                 results.insert("vae_decode_kernels".into(), kernels(peak, || vae.decode(&latents))?);
@@ -249,9 +250,11 @@ pub(crate) fn within(what: &str, value: usize, most: usize) -> Result<()> {
     Ok(())
 }
 
-/// Threads that compute.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+fn products_name(products: Products) -> &'static str {
+    match products {
+        Products::Full => "full",
+        Products::Bf16 => "bf16",
+    }
 }
 
 pub(crate) fn rounded(seconds: f64) -> Value {
@@ -269,30 +272,42 @@ fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
     let source = RandomWeights::new(0, format.weights, device);
     let fields = |component, text| ConfigFields::from_json(component, text, std::path::Path::new(component));
     let unet = UNet2DConditionConfig::from_fields(&fields("unet", SD15_UNET)?)?;
-    let vae = AutoencoderConfig::from_fields(&fields("vae", SD15_VAE)?)?;
+    let vae = EitherAutoencoderConfig::from_fields(&fields("vae", SD15_VAE)?)?;
+    let in_channels = vae.common().in_channels;
     let text = ClipTextConfig::from_fields(&fields("text_encoder", SD15_TEXT)?)?;
-    let weights = Weights::new(&source as &dyn WeightSource);
+    let weights = Weights::new(&source as &dyn WeightSource).with_products(format.products);
     Ok(Components {
         text_encoder: Some(ClipTextModel::new(&weights, text)?),
         text_encoder_2: None,
         unet: Some(UNet2DConditionModel::new(&weights, unet, format.activations)?),
-        vae: Some(Autoencoder::Kl(Box::new(AutoencoderKl::new(&weights, vae, Halves::Both, format.activations)?))),
+        vae: Some((vae.build(&weights, Halves::Both, format.activations)?, in_channels)),
     })
 }
 
 /// Only the components that are there, so that a folder of a UNet alone can be timed.
 fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
-    let loader = Loader { files, device, format, backend: None, products: None, loras: None };
+    let loader = format.loader(files, device);
     let has = |component: &str| files.exists(&format!("{component}/config.json"));
-    let text_encoder =
-        |component: &'static str| has(component).then(|| Ok::<_, Error>(loader.text_encoder(component)?.0)).transpose();
+    let text_encoder = |component: &'static str| -> Result<Option<ClipTextModel>> {
+        if !has(component) {
+            return Ok(None);
+        }
+        let config = ClipTextConfig::from_fields(&files.config(component, "config.json")?)?;
+        Ok(Some(loader.load(component, &[], |weights| ClipTextModel::new(weights, config))?.0))
+    };
+    let unet = || -> Result<UNet2DConditionModel> {
+        let config = UNet2DConditionConfig::from_fields(&files.config("unet", "config.json")?)?;
+        Ok(loader.load("unet", &[], |weights| UNet2DConditionModel::new(weights, config, loader.activations))?.0)
+    };
+    let vae = || -> Result<(Box<dyn Autoencoder>, usize)> {
+        let config = autoencoder_config(files, "vae")?;
+        Ok((config.load(&loader, "vae", Halves::Both)?.0, config.common().in_channels))
+    };
     let components = Components {
         text_encoder: text_encoder("text_encoder")?,
         text_encoder_2: text_encoder("text_encoder_2")?,
-        unet: has("unet").then(|| Ok::<_, Error>(loader.unet(loader.unet_config()?)?.0)).transpose()?,
-        vae: has("vae")
-            .then(|| Ok::<_, Error>(loader.vae("vae", loader.vae_config("vae")?, Halves::Both)?.0))
-            .transpose()?,
+        unet: has("unet").then(unet).transpose()?,
+        vae: has("vae").then(vae).transpose()?,
     };
     if components.text_encoder.is_none()
         && components.text_encoder_2.is_none()

@@ -4,30 +4,25 @@ use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::{LatentDiffusion, ModelParts};
-use crate::model::{Defaults, Model, component_alone, config, family, model_index, unet_parameters};
+use crate::model::{Defaults, Model, component_alone, component_parameters};
 use crate::settings::ModelFacts;
-use crate::stages::{Decode, Denoise, Encode, TextEncoder};
+use crate::stages::{Decode, Denoise, Encode};
 use crate::task::{TaskKind, Usage, check_task};
 use crate::used_weights::WeightFile;
-use crate::xl::XlFacts;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tweedie::adapters::Loras;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
-use tweedie::conditioning::Tokenizer;
-use tweedie::config::ConfigFields;
+use tweedie::checkpoints::{ComponentKind, ModelFiles, SingleFile};
+use tweedie::families::{Families, Loader, NetworkFacts};
 use tweedie::kernels::Products;
-use tweedie::layers::{Backend, WeightSource, Weights};
-use tweedie::models::{
-    Autoencoder, AutoencoderConfig, ClipTextConfig, ClipTextModel, ControlModel, EitherAutoencoderConfig, Halves,
-    UNet2DConditionConfig, UNet2DConditionModel,
-};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::layers::{Backend, Weights};
+use tweedie::models::{ControlModel, Halves, LatentSpace};
+use tweedie::{Device, Error, Result};
 
 /// Says with which model, where and in which number format a pipeline runs.
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
+    families: Families,
     model: Model,
     vae: Option<Model>,
     preview_vae: Option<Model>,
@@ -40,6 +35,13 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// The families that the model may belong to, instead of the library's own.
+    #[must_use]
+    pub fn families(mut self, families: Families) -> Self {
+        self.families = families;
+        self
+    }
+
     /// A model in a folder in diffusers layout, instead of the embedded one.
     #[must_use]
     pub fn model_folder(self, path: impl Into<PathBuf>) -> Self {
@@ -131,70 +133,78 @@ impl Builder {
     /// for the task that it is loaded for.
     pub fn build(self) -> Result<LatentDiffusion> {
         let start = Instant::now();
-        let files = self.model.files()?;
+        let Self { families, backend, products, .. } = &self;
+        let files = self.model.files_for(families)?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || unet_parameters(&files))?;
-        let Self { backend, products, .. } = self;
-        let loader = Loader { files: &files, device: &device, format, backend, products, loras: None };
+        let detected = families.detect(&files)?;
+        let network = detected.component(ComponentKind::Network)?.folder;
+        let format = self.dtype.on(&device, *products, || component_parameters(&files, network))?;
+        let loader = Loader { backend: *backend, ..format.loader(&files, &device) };
 
-        let unet_config = loader.unet_config()?;
-        let loras = self.adapters.open_loras(&unet_config)?;
-        let family = family(&unet_config);
+        let architecture = detected.family.architecture(&files)?;
+        let network_facts = architecture.network_facts();
+        let loras = self.adapters.open_loras(&detected.family.lora_target(architecture.layers_per_block()))?;
         let loader = Loader { loras: Some(&loras), ..loader };
-        let vae_source = self.vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
-        let (vae_files, vae_component) = vae_source.as_ref().map_or((&files, "vae"), |(files, name)| (files, name));
-        let vae_loader = Loader { files: vae_files, ..loader };
-        let vae_config = vae_loader.vae_config(vae_component)?;
-        check_channels(&unet_config, vae_config.common(), self.usage.task())?;
-        let preview_source = self.preview_vae.as_ref().map(|vae| autoencoder(vae, &files)).transpose()?;
-        let preview = preview_source.as_ref().map(|(files, component)| {
-            let loader = Loader { files, ..loader };
-            let config = loader.vae_config(component)?;
-            check_preview(config.common(), vae_config.common())?;
-            Ok::<_, Error>((loader, component, config))
+        let in_model = detected.component(ComponentKind::Autoencoder)?.folder;
+        let other = |model: &Option<Model>| {
+            let autoencoder = model.as_ref().map(|vae| OtherAutoencoder::find(vae, &files, in_model, families));
+            autoencoder.transpose()
+        };
+        let other_vae = other(&self.vae)?;
+        let (vae_files, vae_folder) = other_vae.as_ref().map_or((&files, in_model), OtherAutoencoder::place);
+        let vae = architecture.autoencoder(vae_files, vae_folder)?;
+        check_channels(&network_facts, &vae.latent_space(), self.usage.task())?;
+        let preview_vae = other(&self.preview_vae)?;
+        let preview = preview_vae.as_ref().map(|other| {
+            let (files, folder) = other.place();
+            let preview = architecture.autoencoder(files, folder)?;
+            check_preview(&preview.latent_space(), &vae.latent_space())?;
+            Ok::<_, Error>((Loader { files, ..loader }, folder, preview))
         });
         let preview = preview.transpose()?;
-        let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
+        let scheduler = files.config("scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
 
-        let (mut encoders, text_files) = loader.text_encoders(&unet_config)?;
+        let (mut text_encoder, text_files) = architecture.text_encoder(&loader)?;
         for embedding in &embeddings {
-            let pupils = encoders.iter_mut().map(|encoder| (&mut encoder.tokenizer, &mut encoder.model));
-            embedding.teach(&mut pupils.collect::<Vec<_>>())?;
+            embedding.add_to(text_encoder.as_mut())?;
         }
-        check_width(&encoders, &unet_config)?;
-        let xl = XlFacts::of(&unet_config, pooled_width(&encoders), &model_index(&files)?)?;
-        let controls = self.adapters.controls.iter().map(|model| control::load(model, &loader, &unet_config));
+        architecture.check_text(text_encoder.as_ref())?;
+        let xl = architecture.xl(&files, text_encoder.as_ref())?;
+        let controls = self.adapters.controls.iter().map(|model| control::load(model, &loader, architecture.as_ref()));
         let (controls, used_controls): (Vec<_>, Vec<_>) = controls.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let (vae, vae_weights) = vae_loader.vae(vae_component, vae_config, self.usage.halves())?;
-        let preview = preview.map(|(loader, component, config)| loader.vae(component, config, Halves::Decoder));
+        let latent_space = vae.latent_space();
+        let (vae, vae_weights) = vae.load(&Loader { files: vae_files, ..loader }, vae_folder, self.usage.halves())?;
+        let preview = preview.map(|(loader, folder, preview)| preview.load(&loader, folder, Halves::Decoder));
         let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
-        let (unet, unet_files) = loader.unet(unet_config)?;
-        loras.finish(family)?;
-        let parts = ModelParts {
-            encode: Encode::new(encoders, device.clone()),
-            denoise: Denoise::new(unet, device.clone()).with_controls(controls),
-            decode: Decode::new(vae),
-            preview,
-        };
+        let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
+        let (network, network_files) = loader.load(network, &[], build)?;
+        loras.finish(&detected.name())?;
         let facts = ModelFacts {
-            unet: parts.denoise.unet().config().clone(),
-            vae: parts.decode.vae().config().clone(),
+            network: network_facts,
+            latent_space,
+            usual: architecture.usual_settings(),
             scheduler,
-            guessed_prediction: self.model.guessed_prediction(&files),
+            guessed_prediction: self.model.guessed_prediction(&files, families),
             defaults,
-            text_layers: skippable_layers(&parts.encode, xl.is_some()),
-            guessing_controls: (parts.denoise.controls().iter())
+            text_layers: text_encoder.skippable_layers(),
+            guessing_controls: (controls.iter())
                 .map(|control| matches!(control, ControlModel::ControlNet(_)))
                 .collect(),
             xl,
+        };
+        let parts = ModelParts {
+            encode: Encode::new(text_encoder, device.clone()),
+            denoise: Denoise::new(network, device.clone()).with_controls(controls),
+            decode: Decode::new(vae),
+            preview,
         };
         Ok(LatentDiffusion {
             parts: parts.kept(self.usage),
             facts,
             adapters: [self.adapters.used(&embeddings), used_controls].concat(),
-            weights: [(&files, text_files), (&files, unet_files), (vae_files, vae_weights)]
+            weights: [(&files, text_files), (&files, network_files), (vae_files, vae_weights)]
                 .into_iter()
                 .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
                 .collect(),
@@ -207,181 +217,71 @@ impl Builder {
     }
 }
 
-/// Loads components of one model.
-#[derive(Clone, Copy)]
-pub(crate) struct Loader<'a> {
-    pub files: &'a ModelFiles,
-    pub device: &'a Device,
-    pub format: NumberFormat,
-    pub backend: Option<Backend>,
-    pub products: Option<Products>,
-    /// What is merged into the weights.
-    pub loras: Option<&'a Loras>,
+/// An autoencoder in place of a model's own.
+struct OtherAutoencoder {
+    files: ModelFiles,
+    /// Its folder among them.
+    folder: String,
 }
 
-impl Loader<'_> {
-    pub fn unet_config(&self) -> Result<UNet2DConditionConfig> {
-        UNet2DConditionConfig::from_fields(&config(self.files, "unet", "config.json")?)
-    }
-
-    /// `component` is the folder that it lies in.
-    pub fn vae_config(&self, component: &str) -> Result<EitherAutoencoderConfig> {
-        if let ModelFiles::Single { weights, .. } = self.files
-            && let Some(config) = weights.tiny_autoencoder()?
-        {
-            return Ok(EitherAutoencoderConfig::Tiny(config));
+impl OtherAutoencoder {
+    /// Finds its files. A file has the configuration of the autoencoder that it replaces, in the folder `in_model` of the files
+    /// `replaced`, unless it is a tiny one, whose configuration follows from its tensors.
+    fn find(model: &Model, replaced: &ModelFiles, in_model: &str, families: &Families) -> Result<Self> {
+        let in_model = in_model.to_owned();
+        match model {
+            Model::File { path, config } => {
+                let configs = match (config, replaced) {
+                    (Some(folder), _) => ModelFiles::folder(folder)?,
+                    (None, ModelFiles::Single { configs, .. }) => configs.as_ref().clone(),
+                    (None, files) => files.clone(),
+                };
+                let weights = SingleFile::open(path)?;
+                let layout = families.file_layout(&configs);
+                Ok(Self { files: ModelFiles::Single { configs: Arc::new(configs), weights, layout }, folder: in_model })
+            }
+            Model::Folder(path) | Model::Cached { folder: path, .. }
+                if !path.join(&in_model).is_dir() && path.join("config.json").is_file() =>
+            {
+                let (files, folder) = component_alone(path, "the folder of the autoencoder")?;
+                Ok(Self { files, folder })
+            }
+            model => Ok(Self { files: model.files_for(families)?, folder: in_model }),
         }
-        let name = format!("{component}/config.json");
-        let text = self.files.read_text(&name)?;
-        EitherAutoencoderConfig::from_fields(&ConfigFields::from_json("vae", &text, &self.files.path(&name))?)
     }
 
-    pub fn text_encoder(&self, component: &'static str) -> Result<(ClipTextModel, Vec<String>)> {
-        let config = ClipTextConfig::from_fields(&config(self.files, component, "config.json")?)?;
-        self.load(component, self.format.weights, &[], |weights| ClipTextModel::new(weights, config))
-    }
-
-    /// One text encoder, or those of Stable Diffusion XL that there are: two, and in its refiner the second alone.
-    fn text_encoders(&self, unet: &UNet2DConditionConfig) -> Result<(Vec<TextEncoder>, Vec<String>)> {
-        const XL: [(&str, &str); 2] = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
-        let there = |component: &str| self.files.exists(&format!("{component}/config.json"));
-        let components = match unet.addition {
-            Some(_) if there("text_encoder_2") && !there("text_encoder") => &XL[1..],
-            Some(_) => &XL[..],
-            None => &XL[..1],
-        };
-        let (mut encoders, mut names) = (Vec::new(), Vec::new());
-        for &(component, folder) in components {
-            let tokenizer = Tokenizer::from_files(self.files, folder)?;
-            let (model, files) = self.text_encoder(component)?;
-            encoders.push(TextEncoder { tokenizer, model });
-            names.extend(files);
-        }
-        Ok((encoders, names))
-    }
-
-    pub fn unet(&self, config: UNet2DConditionConfig) -> Result<(UNet2DConditionModel, Vec<String>)> {
-        let dtype = self.format.activations;
-        self.load("unet", self.format.weights, &[], |weights| UNet2DConditionModel::new(weights, config, dtype))
-    }
-
-    pub fn vae(
-        &self,
-        component: &str,
-        config: EitherAutoencoderConfig,
-        halves: Halves,
-    ) -> Result<(Autoencoder, Vec<String>)> {
-        // An autoencoder that overflows when it computes in f16 says so.
-        let overflows = config.common().force_upcast && self.format.activations == DType::F16;
-        let NumberFormat { weights, activations, .. } = if overflows { NumberFormat::F32 } else { self.format };
-        let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
-        self.load(component, weights, unused, |weights| Autoencoder::new(weights, config, halves, activations))
-    }
-
-    pub fn load<T>(
-        &self,
-        component: &str,
-        dtype: DType,
-        unused: &[&str],
-        build: impl FnOnce(&Weights<'_>) -> Result<T>,
-    ) -> Result<(T, Vec<String>)> {
-        let precision = if dtype == DType::F16 { Precision::Half } else { Precision::Full };
-        let checkpoint = Checkpoint::open(self.files, component, precision, dtype, self.device)?;
-        self.load_from(checkpoint, component, unused, build)
-    }
-
-    /// Builds a component from weights that were opened otherwise.
-    pub fn load_from<T>(
-        &self,
-        checkpoint: Checkpoint,
-        component: &str,
-        unused: &[&str],
-        build: impl FnOnce(&Weights<'_>) -> Result<T>,
-    ) -> Result<(T, Vec<String>)> {
-        let names = checkpoint.file_names().to_vec();
-        let checkpoint = if self.format.keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
-        let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
-        let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
-        let weights = Weights::new(source);
-        let weights = match self.backend {
-            Some(backend) => weights.with_backend(backend),
-            None => weights,
-        };
-        let weights = match self.products {
-            Some(products) => weights.with_products(products),
-            None => weights,
-        };
-        let built = build(&weights);
-        // What did not fit explains a failure to build better than the failure itself.
-        checkpoint.finish(unused)?;
-        Ok((built?, names))
+    fn place(&self) -> (&ModelFiles, &str) {
+        (&self.files, &self.folder)
     }
 }
 
-/// The files of an autoencoder and its folder among them. A file has the configuration of the autoencoder that it
-/// replaces, unless it is a tiny one, whose configuration follows from its tensors.
-fn autoencoder(model: &Model, replaced: &ModelFiles) -> Result<(ModelFiles, String)> {
-    let in_model = "vae".to_owned();
-    match model {
-        Model::File { path, config } => {
-            let configs = match (config, replaced) {
-                (Some(folder), _) => ModelFiles::folder(folder)?,
-                (None, ModelFiles::Single { configs, .. }) => configs.as_ref().clone(),
-                (None, files) => files.clone(),
-            };
-            let weights = SingleFile::open(path)?;
-            Ok((ModelFiles::Single { configs: Arc::new(configs), weights }, in_model))
-        }
-        Model::Folder(path) | Model::Cached { folder: path, .. }
-            if !path.join("vae").is_dir() && path.join("config.json").is_file() =>
-        {
-            component_alone(path, "the folder of the autoencoder")
-        }
-        model => Ok((model.files()?, in_model)),
+impl NumberFormat {
+    /// A loader of a model's components in this format, without adapters.
+    pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
+        let Self { weights, keeps_halves, products, activations } = self;
+        let products = Some(products);
+        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None, kept: None }
     }
 }
 
 /// `task`: the one that the model is loaded for; nothing if for all.
-fn check_channels(unet: &UNet2DConditionConfig, vae: &AutoencoderConfig, task: Option<TaskKind>) -> Result<()> {
-    let latent = vae.latent_channels;
-    let inpaints = unet.in_channels == 2 * latent + 1;
-    if !(unet.in_channels == latent || inpaints) || unet.out_channels < latent {
+fn check_channels(network: &NetworkFacts, latent: &LatentSpace, task: Option<TaskKind>) -> Result<()> {
+    let (NetworkFacts { in_channels, out_channels, .. }, latent) = (*network, latent.channels);
+    let inpaints = in_channels == 2 * latent + 1;
+    if !(in_channels == latent || inpaints) || out_channels < latent {
         let fix = format!("the autoencoder has {latent} latent channels; the two do not belong together");
-        return Err(Error::invalid("in_channels of the unet", unet.in_channels, fix));
+        return Err(Error::invalid("in_channels of the unet", in_channels, fix));
     }
-    task.map_or(Ok(()), |task| check_task(task, unet.in_channels, latent))
+    task.map_or(Ok(()), |task| check_task(task, in_channels, latent))
 }
 
 /// Whether previews of the model's latents can be drawn by this autoencoder, at the size of its pictures.
-fn check_preview(preview: &AutoencoderConfig, vae: &AutoencoderConfig) -> Result<()> {
-    let form = |vae: &AutoencoderConfig| (vae.latent_channels, vae.factor());
+fn check_preview(preview: &LatentSpace, model: &LatentSpace) -> Result<()> {
+    let form = |latent: &LatentSpace| (latent.channels, latent.factor);
     let name = |(channels, factor)| format!("{channels} channels at 1/{factor} of the size");
-    if form(preview) == form(vae) {
+    if form(preview) == form(model) {
         return Ok(());
     }
-    let fix = format!("the model's have {}; take one made for this model's family", name(form(vae)));
+    let fix = format!("the model's have {}; take one made for this model's family", name(form(model)));
     Err(Error::invalid("the latents of the autoencoder for previews", name(form(preview)), fix))
-}
-
-/// How many layers `clip_skip` can skip. Stable Diffusion XL starts to count one layer further back.
-fn skippable_layers(encode: &Encode, xl: bool) -> usize {
-    let layers = encode.encoders().iter().map(|encoder| encoder.model.config().num_hidden_layers);
-    layers.min().unwrap_or(0).saturating_sub(usize::from(xl))
-}
-
-/// The network sees the states of all encoders side by side.
-fn check_width(encoders: &[TextEncoder], unet: &UNet2DConditionConfig) -> Result<()> {
-    let hidden: usize = encoders.iter().map(|encoder| encoder.model.config().hidden_size).sum();
-    match unet.cross_attention_dim.iter().find(|&&width| width != hidden) {
-        Some(width) => {
-            let fix = format!("the text encoder's hidden_size is {hidden}; the two do not belong together");
-            Err(Error::invalid("cross_attention_dim of the unet", width, fix))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Width of the pooled text: the last encoder's projection.
-fn pooled_width(encoders: &[TextEncoder]) -> usize {
-    encoders.last().map_or(0, |encoder| encoder.model.config().projection_dim)
 }

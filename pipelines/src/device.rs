@@ -1,9 +1,10 @@
 //! Where and in which number format to compute.
 
+use crate::bf16_products;
 use candle_core::utils::{cuda_is_available, metal_is_available};
 use std::fmt;
 use std::str::FromStr;
-use tweedie::kernels::InstructionSet;
+use tweedie::kernels::{InstructionSet, Products};
 use tweedie::{DType, Device, Error, Result};
 
 /// A device as a user asks for it.
@@ -83,16 +84,16 @@ impl DeviceChoice {
 /// A number format as a user asks for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DTypeChoice {
-    /// f16 on other devices than the CPU. There f32; but for large models, of 200 MB and more in f32, bf16 if the machine has
-    /// instructions for its products, and else for each tensor the format that it is stored in, where that is f16 or bf16:
-    /// what is computed is the same as with f32, in half the memory.
+    /// f16 on other devices than the CPU. There f32; but for large models, of 200 MB and more in f32, bf16 if the machine
+    /// multiplies it clearly faster (it has AMX, or so it was measured), and else for each tensor the format that it is stored in,
+    /// where that is f16 or bf16: what is computed is the same as with f32, in half the memory.
     #[default]
     Auto,
     /// 32 bits.
     F32,
     /// 16 bits, five of them exponent.
     F16,
-    /// 16 bits, eight of them exponent.
+    /// 16 bits, eight of them exponent. On the CPU activations are rounded too, in products, where that is clearly faster.
     BF16,
 }
 
@@ -117,12 +118,15 @@ pub(crate) struct NumberFormat {
     pub weights: DType,
     /// Whether those that are stored in half precision stay as they are, which changes no result.
     pub keeps_halves: bool,
+    /// How exactly the factors of products are taken on the CPU.
+    pub products: Products,
     /// Of activations, which are f32 on the CPU whatever the weights are stored in.
     pub activations: DType,
 }
 
 impl NumberFormat {
-    pub(crate) const F32: Self = Self { weights: DType::F32, keeps_halves: false, activations: DType::F32 };
+    pub(crate) const F32: Self =
+        Self { weights: DType::F32, keeps_halves: false, products: Products::Full, activations: DType::F32 };
 
     /// What results depend on.
     pub(crate) fn name(self) -> &'static str {
@@ -135,21 +139,50 @@ impl NumberFormat {
 }
 
 impl DTypeChoice {
-    /// `parameters` counts those of the denoising network; it is asked only where they matter.
+    /// `products` are those that somebody asks for, whatever is fastest. `parameters` counts those of the denoising network; it
+    /// is asked only where they matter.
     ///
     /// # Errors
     /// If they cannot be counted.
-    pub(crate) fn on(self, device: &Device, parameters: impl FnOnce() -> Result<usize>) -> Result<NumberFormat> {
+    pub(crate) fn on(
+        self,
+        device: &Device,
+        products: Option<Products>,
+        parameters: impl FnOnce() -> Result<usize>,
+    ) -> Result<NumberFormat> {
+        if let (Some(weights), false) = (self.of_any_model(device), device.is_cpu()) {
+            return Ok(NumberFormat { weights, activations: weights, ..NumberFormat::F32 });
+        }
+        self.on_cpu(Cpu { set: InstructionSet::in_use(), bf16_pays: bf16_products::pay }, products, parameters)
+    }
+
+    fn on_cpu(
+        self,
+        cpu: Cpu,
+        products: Option<Products>,
+        parameters: impl FnOnce() -> Result<usize>,
+    ) -> Result<NumberFormat> {
         /// The pictures of smaller models are the same on every machine.
         const LARGE: usize = 50_000_000;
-        if let Some(weights) = self.of_any_model(device) {
-            let activations = if device.is_cpu() { DType::F32 } else { weights };
-            return Ok(NumberFormat { weights, activations, ..NumberFormat::F32 });
-        }
-        let large = parameters()? >= LARGE;
-        Ok(match InstructionSet::in_use().multiplies_bf16() {
-            true if large => NumberFormat { weights: DType::BF16, ..NumberFormat::F32 },
-            multiplies_bf16 => NumberFormat { keeps_halves: large && !multiplies_bf16, ..NumberFormat::F32 },
+        let stated = NumberFormat { products: products.unwrap_or_default(), ..NumberFormat::F32 };
+        let large = || Ok::<_, Error>(parameters()? >= LARGE);
+        Ok(match self {
+            Self::F32 => stated,
+            Self::F16 => NumberFormat { weights: DType::F16, ..stated },
+            Self::BF16 => {
+                let products = match products {
+                    Some(products) => products,
+                    // A small model is not worth a measurement.
+                    None if cpu.set == InstructionSet::Avx512Bf16 && !large()? => Products::Full,
+                    None => cpu.fastest_products(),
+                };
+                NumberFormat { weights: DType::BF16, products, ..stated }
+            }
+            Self::Auto if !large()? => stated,
+            Self::Auto => match products.unwrap_or_else(|| cpu.fastest_products()) {
+                products @ Products::Bf16 => NumberFormat { weights: DType::BF16, products, ..stated },
+                products @ Products::Full => NumberFormat { keeps_halves: true, products, ..stated },
+            },
         })
     }
 
@@ -164,21 +197,99 @@ impl DTypeChoice {
     }
 }
 
+/// What the choice of number formats has to know of a CPU.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    set: InstructionSet,
+    /// Whether products of bf16 are clearly faster; asked only where the instruction set leaves that open, since the answer may
+    /// have to be measured.
+    bf16_pays: fn() -> bool,
+}
+
+impl Cpu {
+    /// AMX has many times the products of f32. AVX-512's of bf16 are twice as many as those of f32 on some machines; on others as
+    /// many, and then f32 wins by Winograd's convolutions.
+    fn fastest_products(self) -> Products {
+        match self.set {
+            InstructionSet::Amx => Products::Bf16,
+            InstructionSet::Avx512Bf16 if (self.bf16_pays)() => Products::Bf16,
+            _ => Products::Full,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SMALL: usize = 49_999_999;
+    const LARGE: usize = 50_000_000;
+
+    /// In this order: weights, whether halves are kept, products.
+    fn chosen(
+        choice: DTypeChoice,
+        set: InstructionSet,
+        bf16_pays: fn() -> bool,
+        products: Option<Products>,
+        parameters: usize,
+    ) -> Result<(DType, bool, Products)> {
+        let format = choice.on_cpu(Cpu { set, bf16_pays }, products, || Ok(parameters))?;
+        assert_eq!(format.activations, DType::F32);
+        Ok((format.weights, format.keeps_halves, format.products))
+    }
+
+    fn never() -> bool {
+        unreachable!("nothing is measured for this")
+    }
+
+    const EXACT: (DType, bool, Products) = (DType::F32, false, Products::Full);
+    const AS_STORED: (DType, bool, Products) = (DType::F32, true, Products::Full);
+    const ROUNDED: (DType, bool, Products) = (DType::BF16, false, Products::Bf16);
+
     #[test]
     fn automatic_formats_follow_size_and_machine() -> Result<()> {
-        let of = |parameters| DTypeChoice::Auto.on(&Device::Cpu, || Ok(parameters));
-        assert_eq!(of(49_999_999)?, NumberFormat::F32);
-        let multiplies_bf16 = InstructionSet::in_use().multiplies_bf16();
-        let large = of(50_000_000)?;
-        assert_eq!(large.weights, if multiplies_bf16 { DType::BF16 } else { DType::F32 });
-        assert_eq!((large.keeps_halves, large.activations), (!multiplies_bf16, DType::F32));
-        let asked = |choice: DTypeChoice| choice.on(&Device::Cpu, || unreachable!("it does not matter"));
-        assert_eq!(asked(DTypeChoice::F32)?, NumberFormat::F32);
-        assert_eq!(asked(DTypeChoice::F16)?, NumberFormat { weights: DType::F16, ..NumberFormat::F32 });
+        use InstructionSet::{Amx, Avx512Bf16};
+        for set in InstructionSet::ALL {
+            assert_eq!(chosen(DTypeChoice::Auto, set, never, None, SMALL)?, EXACT, "{set}");
+            let measured = set == Avx512Bf16;
+            let large = |pays| chosen(DTypeChoice::Auto, set, pays, None, LARGE);
+            let [slower, faster] =
+                if measured { [large(|| false)?, large(|| true)?] } else { [large(never)?, large(never)?] };
+            assert_eq!(slower, if set == Amx { ROUNDED } else { AS_STORED }, "{set}");
+            assert_eq!(faster, if set >= Avx512Bf16 { ROUNDED } else { AS_STORED }, "{set}");
+        }
+        Ok(())
+    }
+
+    /// Whatever instructions a machine has: those products are taken that were asked for, and none of the weights is rounded for
+    /// products that are not.
+    #[test]
+    fn products_that_are_asked_for_are_taken_on_every_machine() -> Result<()> {
+        for set in InstructionSet::ALL {
+            let full = |choice, parameters| chosen(choice, set, never, Some(Products::Full), parameters);
+            assert_eq!(full(DTypeChoice::Auto, SMALL)?, EXACT);
+            assert_eq!(full(DTypeChoice::Auto, LARGE)?, AS_STORED);
+            assert_eq!(full(DTypeChoice::BF16, LARGE)?, (DType::BF16, false, Products::Full));
+            let rounded = |choice, parameters| chosen(choice, set, never, Some(Products::Bf16), parameters);
+            assert_eq!(rounded(DTypeChoice::Auto, SMALL)?, (DType::F32, false, Products::Bf16));
+            assert_eq!(rounded(DTypeChoice::Auto, LARGE)?, ROUNDED);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stated_formats_are_as_stated() -> Result<()> {
+        for set in InstructionSet::ALL {
+            let asked = |choice: DTypeChoice| {
+                choice.on_cpu(Cpu { set, bf16_pays: never }, None, || unreachable!("it does not matter"))
+            };
+            assert_eq!(asked(DTypeChoice::F32)?, NumberFormat::F32);
+            assert_eq!(asked(DTypeChoice::F16)?, NumberFormat { weights: DType::F16, ..NumberFormat::F32 });
+            let products = if set == InstructionSet::Amx { Products::Bf16 } else { Products::Full };
+            assert_eq!(chosen(DTypeChoice::BF16, set, never, None, SMALL)?, (DType::BF16, false, products), "{set}");
+        }
+        let faster = chosen(DTypeChoice::BF16, InstructionSet::Avx512Bf16, || true, None, LARGE)?;
+        assert_eq!(faster, ROUNDED);
         Ok(())
     }
 }

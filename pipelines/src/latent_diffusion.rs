@@ -151,7 +151,7 @@ impl LatentDiffusion {
         for warning in &encoded.warnings {
             tell(observer, Event::Warning(warning.clone()))?;
         }
-        let reference = reference(&settings.task, self.decode().vae(), &self.facts.unet, &self.device)?;
+        let reference = reference(&settings.task, self.decode().vae(), &self.facts.network, &self.device)?;
         seconds.encode = start.elapsed().as_secs_f64();
         let denoise = self.parts.denoise.last_use()?;
         let (preview, device) = (self.parts.preview.as_ref(), &self.device);
@@ -248,8 +248,8 @@ impl Batches<'_> {
             let start = Instant::now();
             let Some(network) = &denoise else { break };
             let mut noise = TorchNoise::per_image(seeds);
-            let vae = decode.vae().config();
-            let prepared = prepare(self.settings, self.reference, vae, seeds.len(), &mut noise, self.device)?;
+            let latent_space = decode.latent_space();
+            let prepared = prepare(self.settings, self.reference, latent_space, seeds.len(), &mut noise, self.device)?;
             let (mut previewing, mut failure) = (0.0, None);
             let mut on_step = |step: &Step<'_>| {
                 let (done, steps, x0) = (step.done, step.total, step.x0.as_ref());

@@ -12,6 +12,7 @@
 
 mod adapters;
 mod bench;
+mod bf16_products;
 mod builder;
 mod canvas;
 mod classifier;

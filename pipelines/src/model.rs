@@ -3,8 +3,9 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tweedie::checkpoints::{Checkpoint, Family, ModelFiles, Precision, SingleFile};
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::config::ConfigFields;
+use tweedie::families::{Detected, Families};
 use tweedie::models::{EitherAutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
 use tweedie::{DType, Device, Error, Result};
 
@@ -49,20 +50,29 @@ impl Model {
         }
     }
 
-    /// Its files.
+    /// Its files, for the families of the library.
     ///
     /// # Errors
-    /// If the folder does not exist, or this build has no embedded model.
+    /// As [`Self::files_for`].
     pub fn files(&self) -> Result<ModelFiles> {
+        self.files_for(&Families::built_in())
+    }
+
+    /// Its files. One file's layout, and its configurations where none are given, are those of the family that it belongs to.
+    ///
+    /// # Errors
+    /// If the folder or file does not exist or is damaged, the file is of no family, or this build has no embedded model.
+    pub fn files_for(&self, families: &Families) -> Result<ModelFiles> {
         match self {
             Self::Folder(path) | Self::Cached { folder: path, .. } => ModelFiles::folder(path),
             Self::File { path, config } => {
                 let weights = SingleFile::open(path)?;
                 let configs = match config {
                     Some(folder) => ModelFiles::folder(folder)?,
-                    None => built_in(weights.family()?)?,
+                    None => built_in(&families.detect_file(weights.file())?)?,
                 };
-                Ok(ModelFiles::Single { configs: Arc::new(configs), weights })
+                let layout = families.file_layout(&configs);
+                Ok(ModelFiles::Single { configs: Arc::new(configs), weights, layout })
             }
             #[cfg(feature = "embedded-model")]
             Self::Embedded => Ok(ModelFiles::Embedded { name: "emoji-ldm", files: tweedie_weights::EMOJI_LDM }),
@@ -75,11 +85,11 @@ impl Model {
 
     /// What the network is taken to predict where the one file, opened as `files`, does not say: "v_prediction" or "epsilon".
     /// Configurations that were given say it.
-    pub(crate) fn guessed_prediction(&self, files: &ModelFiles) -> Option<&'static str> {
+    pub(crate) fn guessed_prediction(&self, files: &ModelFiles, families: &Families) -> Option<&'static str> {
         let (Self::File { config: None, .. }, ModelFiles::Single { weights, .. }) = (self, files) else { return None };
-        let family = weights.family().ok()?;
-        let name = if family.v_prediction { "v_prediction" } else { "epsilon" };
-        family.prediction_is_guessed.then_some(name)
+        let variant = families.detect_file(weights.file()).ok()?.variant;
+        let name = if variant.v_prediction { "v_prediction" } else { "epsilon" };
+        variant.prediction_is_guessed.then_some(name)
     }
 
     /// What pictures' settings call it.
@@ -105,42 +115,35 @@ impl From<PathBuf> for Model {
     }
 }
 
-/// The configurations and the tokenizer of a family.
+/// The configurations and the tokenizer that go with a file of a family.
 #[cfg(feature = "built-in-families")]
-fn built_in(family: Family) -> Result<ModelFiles> {
-    use tweedie::checkpoints::Generation::{One, Two, Xl, XlRefiner};
+fn built_in(detected: &Detected) -> Result<ModelFiles> {
     use tweedie_weights::stable_diffusion as sd;
-    let (name, files) = match (family.generation, family.inpainting, family.v_prediction) {
-        (One, false, false) => ("the built-in Stable Diffusion 1.x", sd::ONE),
-        (One, true, false) => ("the built-in Stable Diffusion 1.x, inpainting", sd::ONE_INPAINTING),
-        (Two, true, false) => ("the built-in Stable Diffusion 2.x, inpainting", sd::TWO_INPAINTING),
-        (Two, false, false) => ("the built-in Stable Diffusion 2.x", sd::TWO),
-        (Two, false, true) => ("the built-in Stable Diffusion 2.x that predicts v", sd::TWO_V),
-        (Xl, true, false) => ("the built-in Stable Diffusion XL, inpainting", sd::XL_INPAINTING),
-        (Xl, false, false) => ("the built-in Stable Diffusion XL", sd::XL),
-        (Xl, false, true) if family.zero_terminal_snr => {
+    let (name, files) = match detected.built_in() {
+        Some("sd1") => ("the built-in Stable Diffusion 1.x", sd::ONE),
+        Some("sd1-inpainting") => ("the built-in Stable Diffusion 1.x, inpainting", sd::ONE_INPAINTING),
+        Some("sd2") => ("the built-in Stable Diffusion 2.x", sd::TWO),
+        Some("sd2-v") => ("the built-in Stable Diffusion 2.x that predicts v", sd::TWO_V),
+        Some("sd2-inpainting") => ("the built-in Stable Diffusion 2.x, inpainting", sd::TWO_INPAINTING),
+        Some("sdxl") => ("the built-in Stable Diffusion XL", sd::XL),
+        Some("sdxl-v") => ("the built-in Stable Diffusion XL that predicts v", sd::XL_V),
+        Some("sdxl-v-zero-snr") => {
             ("the built-in Stable Diffusion XL that predicts v from noise alone", sd::XL_V_ZERO_SNR)
         }
-        (Xl, false, true) => ("the built-in Stable Diffusion XL that predicts v", sd::XL_V),
-        (XlRefiner, false, false) => ("the built-in refiner of Stable Diffusion XL", sd::XL_REFINER),
+        Some("sdxl-inpainting") => ("the built-in Stable Diffusion XL, inpainting", sd::XL_INPAINTING),
+        Some("sdxl-refiner") => ("the built-in refiner of Stable Diffusion XL", sd::XL_REFINER),
         _ => {
             let fix = "no configurations are built in for it; give their folder with --config";
-            return Err(Error::invalid("the model's family", family.name(), fix));
+            return Err(Error::invalid("the model's family", detected.name(), fix));
         }
     };
     Ok(ModelFiles::Embedded { name, files })
 }
 
 #[cfg(not(feature = "built-in-families"))]
-fn built_in(family: Family) -> Result<ModelFiles> {
+fn built_in(detected: &Detected) -> Result<ModelFiles> {
     let fix = "this build has no configurations of its own; give their folder with --config";
-    Err(Error::invalid("the model's family", family.name(), fix))
-}
-
-/// A component's configuration file.
-pub(crate) fn config(files: &ModelFiles, component: &'static str, file: &str) -> Result<ConfigFields> {
-    let name = format!("{component}/{file}");
-    ConfigFields::from_json(component, &files.read_text(&name)?, &files.path(&name))
+    Err(Error::invalid("the model's family", detected.name(), fix))
 }
 
 /// `defaults.json`: what a model's folder prefers where the request says nothing.
@@ -185,9 +188,6 @@ impl Defaults {
     }
 }
 
-/// The folders of a text-to-image model that hold weights.
-const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
-
 /// What `model info` shows of one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComponentInfo {
@@ -229,9 +229,9 @@ fn parameters(checkpoint: &Checkpoint) -> usize {
     checkpoint.stored().map(|t| t.shape.iter().product::<usize>()).sum()
 }
 
-/// The same of the denoising network, from its files' headers.
-pub(crate) fn unet_parameters(files: &ModelFiles) -> Result<usize> {
-    Ok(parameters(&Checkpoint::open(files, "unet", Precision::Full, DType::F32, &Device::Cpu)?))
+/// The same of a component, from its files' headers.
+pub(crate) fn component_parameters(files: &ModelFiles, component: &str) -> Result<usize> {
+    Ok(parameters(&Checkpoint::open(files, component, Precision::Full, DType::F32, &Device::Cpu)?))
 }
 
 impl ModelInfo {
@@ -240,11 +240,13 @@ impl ModelInfo {
     /// # Errors
     /// If a file is damaged, or there is no component at all.
     pub fn read(model: &Model) -> Result<Self> {
-        let files = model.files()?;
-        let index = model_index(&files)?;
+        let families = Families::built_in();
+        let files = model.files_for(&families)?;
+        let index = files.index()?;
         let class_of = |name: &str| index[name][1].as_str().map(str::to_owned);
+        let known: Vec<_> = families.components().iter().map(|component| component.folder).collect();
         let mut components = Vec::new();
-        for name in COMPONENTS {
+        for &name in &known {
             if !files.exists(&format!("{name}/config.json")) {
                 continue;
             }
@@ -262,12 +264,12 @@ impl ModelInfo {
             });
         }
         if components.is_empty() {
-            let fix = format!("it has none of the folders {} with a config.json", COMPONENTS.join(", "));
+            let fix = format!("it has none of the folders {} with a config.json", known.join(", "));
             return Err(Error::invalid("the model", files.path("").display(), fix));
         }
         let has = |name: &str| components.iter().any(|component| component.name == name);
-        let unet = has("unet").then(|| config(&files, "unet", "config.json")).transpose()?;
-        let vae = has("vae").then(|| config(&files, "vae", "config.json")).transpose()?;
+        let unet = has("unet").then(|| files.config("unet", "config.json")).transpose()?;
+        let vae = has("vae").then(|| files.config("vae", "config.json")).transpose()?;
         let class_name = unet.as_ref().and_then(|fields| fields.class_name());
         let pixels = unet.as_ref().filter(|_| class_name == Some("UNet2DModel"));
         let pixels = pixels.and_then(|fields| UNet2DConfig::from_fields(fields).ok());
@@ -276,53 +278,27 @@ impl ModelInfo {
         let vae = vae.and_then(|fields| EitherAutoencoderConfig::from_fields(&fields).ok());
         let size = unet.as_ref().zip(vae.as_ref()).map(|(unet, vae)| {
             let (height, width) = unet.sample_size;
-            (width * vae.common().factor(), height * vae.common().factor())
+            let factor = vae.common().latent_space().factor;
+            (width * factor, height * factor)
         });
         let size = size.or(pixels.as_ref().and_then(|unet| unet.sample_size).map(|(height, width)| (width, height)));
         let scheduler = "scheduler/scheduler_config.json";
         let scheduler =
-            files.exists(scheduler).then(|| config(&files, "scheduler", "scheduler_config.json")).transpose()?;
+            files.exists(scheduler).then(|| files.config("scheduler", "scheduler_config.json")).transpose()?;
         Ok(Self {
             name: model.name(),
-            family: match &pixels {
-                Some(unet) if unet.num_classes() > 0 => format!("pixel space, {} classes", unet.num_classes()),
-                Some(_) => "pixel space".into(),
-                None => unet.as_ref().map_or("unknown", family).into(),
-            },
+            family: families.detect(&files).map_or_else(|_| "unknown".into(), |detected| detected.name()),
             pipeline: index["_class_name"].as_str().map(str::to_owned),
             // diffusers' default where the file leaves it out.
             prediction: scheduler.as_ref().map(|fields| {
                 let stated = fields.fields().get("prediction_type").and_then(Value::as_str);
                 stated.unwrap_or("epsilon").to_owned()
             }),
-            prediction_is_guessed: model.guessed_prediction(&files).is_some(),
+            prediction_is_guessed: model.guessed_prediction(&files, &families).is_some(),
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,
         })
-    }
-}
-
-pub(crate) fn model_index(files: &ModelFiles) -> Result<Value> {
-    const NAME: &str = "model_index.json";
-    if !files.exists(NAME) {
-        return Ok(Value::Null);
-    }
-    let path = files.path(NAME);
-    serde_json::from_str(&files.read_text(NAME)?).map_err(|e| Error::malformed("JSON file", Path::new(&path), e))
-}
-
-/// The family that a UNet's configuration belongs to.
-pub(crate) fn family(unet: &UNet2DConditionConfig) -> &'static str {
-    let width = unet.cross_attention_dim[0];
-    match (unet.in_channels, width, unet.addition.is_some(), unet.use_linear_projection) {
-        (_, _, true, _) => "Stable Diffusion XL",
-        (9, 768, _, _) => "Stable Diffusion 1.x, inpainting",
-        (4, 768, _, _) => "Stable Diffusion 1.x",
-        (9, 1024, _, _) => "Stable Diffusion 2.x, inpainting",
-        (4, 1024, _, _) => "Stable Diffusion 2.x",
-        (_, _, _, true) => "latent diffusion, built as Stable Diffusion 2.x",
-        (_, _, _, false) => "latent diffusion, built as Stable Diffusion 1.x",
     }
 }
 

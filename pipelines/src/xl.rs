@@ -4,8 +4,7 @@
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
 use crate::task::Task;
-use serde_json::Value;
-use tweedie::models::UNet2DConditionConfig;
+use tweedie::families::XlFacts;
 use tweedie::{Error, Result};
 
 /// No size that the model is told is larger.
@@ -13,34 +12,6 @@ const LARGEST: usize = 1 << 20;
 
 /// The score that the refiner is told of the picture it should make, and of the one it should stay away from.
 const AESTHETIC_SCORES: [f32; 2] = [6.0, 2.5];
-
-/// What the check of a request needs to know of a model of this family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct XlFacts {
-    /// Whether no negative prompt means a conditioning of zeros instead of an empty text.
-    pub zeros_for_no_prompt: bool,
-    /// Whether the network takes an aesthetic score in place of the target size, as the refiner does.
-    pub scored: bool,
-}
-
-impl XlFacts {
-    /// Of a model whose pooled text has width `pooled`, if it is one.
-    pub fn of(unet: &UNet2DConditionConfig, pooled: usize, index: &Value) -> Result<Option<Self>> {
-        let Some(added) = unet.addition else { return Ok(None) };
-        let numbers = added.embedding_input.saturating_sub(pooled) / added.time_width.max(1);
-        if pooled + numbers * added.time_width != added.embedding_input || !(5..=6).contains(&numbers) {
-            let fix = format!(
-                "that is not the text encoder's projection of {pooled} and five or six embeddings of {}; \
-                 the two do not belong together",
-                added.time_width
-            );
-            let what = "projection_class_embeddings_input_dim of the unet";
-            return Err(Error::invalid(what, added.embedding_input, fix));
-        }
-        let zeros_for_no_prompt = index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true);
-        Ok(Some(Self { zeros_for_no_prompt, scored: numbers == 5 }))
-    }
-}
 
 /// What a settled request says for a model of this family.
 #[derive(Debug, Clone, PartialEq)]

@@ -142,7 +142,9 @@ fn info_and_bench_of_the_embedded_model() -> TestResult {
     for part in ["emoji-ldm", "StableDiffusionPipeline", "DDIMScheduler", "64x64", "UNet2DConditionModel", "f16"] {
         assert!(info.contains(part), "{part}: {info}");
     }
-    let bench = tweedie.run(&["bench", "--size", "64", "--runs", "1", "--json"])?.success()?.json()?;
+    let bench = ["bench", "--size", "64", "--runs", "1", "--json"];
+    let bench = tweedie.run_with(&bench, &[("RAYON_NUM_THREADS", "3")])?.success()?.json()?;
+    assert_eq!(bench["threads"], 3, "those that were used");
     for key in ["text_encoder_s", "unet_s", "vae_encode_s", "vae_decode_s", "load_s", "peak_rss_mb"] {
         assert!(bench[key].is_number() || (key == "peak_rss_mb" && !cfg!(target_os = "linux")), "{key}: {bench}");
     }

@@ -3,7 +3,7 @@
 //! All kinds are read as matrices `[outputs, inputs * kernel * kernel]`, which is how a linear layer and a convolution lie
 //! in memory alike.
 
-use super::lora_names::Part;
+use super::lora_names::Role;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) enum Failure {
     /// A factor is missing or does not fit.
-    Part(Part, String),
+    Part(Role, String),
+    /// The change follows from the whole weight, by this part.
+    OnlyMerged(Role),
     /// An operation failed.
     Tensor(candle_core::Error),
 }
@@ -30,11 +32,20 @@ type Outcome<T> = Result<T, Failure>;
 /// The tensors of one module of an adapter, in f32 on the CPU.
 #[derive(Debug, Default)]
 pub(super) struct Factors {
-    pub tensors: BTreeMap<Part, Tensor>,
+    pub tensors: BTreeMap<Role, Tensor>,
     /// The change is multiplied by `alpha / rank`; without it, by one.
     pub alpha: Option<f64>,
     /// By the root of the rank instead (rsLoRA, Kalajdzievski 2023).
     pub by_root_of_rank: bool,
+}
+
+/// A change that does not depend on the weight, with alpha in it.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// `up @ down`: `[outputs, rank]` and `[rank, inputs * places]`.
+    LowRank { down: Tensor, up: Tensor },
+    /// Of the weight's shape.
+    Full(Tensor),
 }
 
 /// The sizes of the weight that is changed.
@@ -46,7 +57,44 @@ struct Sizes {
     places: usize,
 }
 
+impl Sizes {
+    fn of(shape: &[usize]) -> Self {
+        Self { outputs: shape[0], inputs: shape[1], places: shape[2..].iter().product() }
+    }
+}
+
 impl Factors {
+    /// The change of a weight of `shape`, `[outputs, inputs]` or `[outputs, inputs, kernel, kernel]`. Of LoRA and LoCon it is of low
+    /// rank; what else there is has no factors that one could multiply by one after the other.
+    pub fn change(&self, shape: &[usize]) -> Outcome<Change> {
+        let sizes = Sizes::of(shape);
+        if let Some(&role) = [Role::Magnitude, Role::Scale].iter().find(|role| self.tensors.contains_key(role)) {
+            return Err(Failure::OnlyMerged(role));
+        }
+        if !self.is_low_rank() {
+            return Ok(Change::Full(self.matrix_of_change(sizes)?.reshape(shape)?));
+        }
+        let (down, rank) = if self.tensors.contains_key(&Role::Mid) {
+            self.tucker(None, Role::Mid, Role::Down, sizes.inputs, sizes.places)?
+        } else {
+            let down = self.matrix(Role::Down, None, Some(sizes.inputs * sizes.places))?;
+            let rank = down.dim(0)?;
+            (down, rank)
+        };
+        if down.dim(0)? == 0 {
+            return Err(Failure::Part(Role::Down, "has rank 0, which is no change".into()));
+        }
+        let up = self.matrix(Role::Up, Some(sizes.outputs), Some(down.dim(0)?))?;
+        Ok(Change::LowRank { down, up: self.scaled(up, Some(rank))? })
+    }
+
+    fn is_low_rank(&self) -> bool {
+        let of_others = |role: &Role| {
+            !matches!(role, Role::Down | Role::Up | Role::Mid | Role::Alpha | Role::Magnitude | Role::Scale)
+        };
+        !self.tensors.keys().any(of_others)
+    }
+
     /// `sum`, which is `base` with what was merged before, with `weight` times the change added; with DoRA, rescaled as
     /// brings `base` with this change to its lengths.
     ///
@@ -54,8 +102,8 @@ impl Factors {
     /// `base`, `sum`: `[outputs, inputs]` or `[outputs, inputs, kernel, kernel]` of f32; the result is alike.
     pub fn merge(&self, sum: &Tensor, base: &Tensor, weight: f64) -> Outcome<Tensor> {
         let shape = base.dims();
-        let sizes = Sizes { outputs: shape[0], inputs: shape[1], places: shape[2..].iter().product() };
-        let change = (self.change(sizes)?.reshape(shape)? * weight)?;
+        let sizes = Sizes::of(shape);
+        let change = (self.matrix_of_change(sizes)?.reshape(shape)? * weight)?;
         let sum = (sum + &change)?;
         match self.lengths(sizes)? {
             Some(lengths) => rescaled(&sum, &(base + change)?, &lengths, sizes),
@@ -64,33 +112,33 @@ impl Factors {
     }
 
     /// `[outputs, inputs * places]`, with alpha in it.
-    fn change(&self, sizes: Sizes) -> Outcome<Tensor> {
-        let has = |part: Part| self.tensors.contains_key(&part);
-        if has(Part::Difference) {
-            return self.matrix(Part::Difference, Some(sizes.outputs), Some(sizes.inputs * sizes.places));
+    fn matrix_of_change(&self, sizes: Sizes) -> Outcome<Tensor> {
+        let has = |role: Role| self.tensors.contains_key(&role);
+        if has(Role::Difference) {
+            return self.matrix(Role::Difference, Some(sizes.outputs), Some(sizes.inputs * sizes.places));
         }
-        if has(Part::HadamardLeft1) || has(Part::HadamardRight1) {
+        if has(Role::HadamardLeft1) || has(Role::HadamardRight1) {
             return self.hadamard(sizes);
         }
-        if [Part::Kronecker1, Part::KroneckerLeft1, Part::Kronecker2, Part::KroneckerLeft2].into_iter().any(has) {
+        if [Role::Kronecker1, Role::KroneckerLeft1, Role::Kronecker2, Role::KroneckerLeft2].into_iter().any(has) {
             return self.kronecker(sizes);
         }
-        let (change, rank) = if has(Part::Mid) {
-            let up = self.matrix(Part::Up, Some(sizes.outputs), None)?;
-            self.tucker(up, Part::Mid, Part::Down, sizes.inputs, sizes.places)?
+        let (change, rank) = if has(Role::Mid) {
+            let up = self.matrix(Role::Up, Some(sizes.outputs), None)?;
+            self.tucker(Some(&up), Role::Mid, Role::Down, sizes.inputs, sizes.places)?
         } else {
-            self.product(Part::Up, Part::Down, sizes.outputs, Some(sizes.inputs * sizes.places))?
+            self.product(Role::Up, Role::Down, sizes.outputs, Some(sizes.inputs * sizes.places))?
         };
         self.scaled(change, Some(rank))
     }
 
     /// LoHa (Hyeon-Woo et al. 2022): the elementwise product of two low-rank matrices.
     fn hadamard(&self, sizes: Sizes) -> Outcome<Tensor> {
-        use Part::{HadamardCore1, HadamardCore2, HadamardLeft1, HadamardLeft2, HadamardRight1, HadamardRight2};
+        use Role::{HadamardCore1, HadamardCore2, HadamardLeft1, HadamardLeft2, HadamardRight1, HadamardRight2};
         let half = |left, core, right| {
             if self.tensors.contains_key(&core) {
                 let left = self.matrix(left, None, Some(sizes.outputs))?.t()?.contiguous()?;
-                self.tucker(left, core, right, sizes.inputs, sizes.places)
+                self.tucker(Some(&left), core, right, sizes.inputs, sizes.places)
             } else {
                 self.product(left, right, sizes.outputs, Some(sizes.inputs * sizes.places))
             }
@@ -102,7 +150,7 @@ impl Factors {
 
     /// LoKr (Yeh et al. 2024): the Kronecker product of a small matrix and a larger one, each whole or of low rank.
     fn kronecker(&self, sizes: Sizes) -> Outcome<Tensor> {
-        use Part::{
+        use Role::{
             Kronecker1, Kronecker2, KroneckerCore2, KroneckerLeft1, KroneckerLeft2, KroneckerRight1, KroneckerRight2,
         };
         let whole = self.tensors.contains_key(&Kronecker1);
@@ -124,7 +172,7 @@ impl Factors {
         } else {
             let (large, r) = if self.tensors.contains_key(&KroneckerCore2) {
                 let left = self.matrix(KroneckerLeft2, None, Some(outputs))?.t()?.contiguous()?;
-                self.tucker(left, KroneckerCore2, KroneckerRight2, inputs, sizes.places)?
+                self.tucker(Some(&left), KroneckerCore2, KroneckerRight2, inputs, sizes.places)?
             } else {
                 self.product(KroneckerLeft2, KroneckerRight2, outputs, Some(inputs * sizes.places))?
             };
@@ -137,9 +185,9 @@ impl Factors {
     }
 
     /// A factor as a matrix, all but its first dimension in one.
-    fn matrix(&self, part: Part, rows: Option<usize>, columns: Option<usize>) -> Outcome<Tensor> {
-        let Some(tensor) = self.tensors.get(&part) else {
-            return Err(Failure::Part(part, "is missing".into()));
+    fn matrix(&self, role: Role, rows: Option<usize>, columns: Option<usize>) -> Outcome<Tensor> {
+        let Some(tensor) = self.tensors.get(&role) else {
+            return Err(Failure::Part(role, "is missing".into()));
         };
         let dims = tensor.dims();
         let found = (dims.first().copied().unwrap_or(0), dims.iter().skip(1).product::<usize>());
@@ -147,31 +195,44 @@ impl Factors {
         if dims.len() < 2 || !fits(rows, found.0) || !fits(columns, found.1) {
             let show = |size: Option<usize>| size.map_or("any".into(), |size| size.to_string());
             let reason = format!("has shape {dims:?}, needed {} rows and {} columns", show(rows), show(columns));
-            return Err(Failure::Part(part, reason));
+            return Err(Failure::Part(role, reason));
         }
         Ok(tensor.flatten_from(1)?)
     }
 
     /// `left @ right`, and the rank between the two.
-    fn product(&self, left: Part, right: Part, rows: usize, columns: Option<usize>) -> Outcome<(Tensor, usize)> {
+    fn product(&self, left: Role, right: Role, rows: usize, columns: Option<usize>) -> Outcome<(Tensor, usize)> {
         let right = self.matrix(right, None, columns)?;
         let rank = right.dim(0)?;
         Ok((self.matrix(left, Some(rows), Some(rank))?.matmul(&right)?, rank))
     }
 
-    /// A kernel in three factors: `sum_ab left[o, a] core[a, b, place] right[b, i]`, and the rank.
-    fn tucker(&self, left: Tensor, core: Part, right: Part, inputs: usize, places: usize) -> Outcome<(Tensor, usize)> {
-        let (outputs, rank) = left.dims2()?;
+    /// A kernel in three factors: `sum_ab left[o, a] core[a, b, place] right[b, i]`, and the rank; without the left one, the other
+    /// two as one factor, `sum_b core[a, b, place] right[b, i]`.
+    fn tucker(
+        &self,
+        left: Option<&Tensor>,
+        core: Role,
+        right: Role,
+        inputs: usize,
+        places: usize,
+    ) -> Outcome<(Tensor, usize)> {
         let right = self.matrix(right, None, Some(inputs))?;
         let inner = right.dim(0)?;
         if inner > MOST_RANK {
             return Err(Failure::Part(core, format!("has rank {inner}, more than {MOST_RANK}")));
         }
-        let core = self.matrix(core, Some(rank), Some(inner * places))?;
-        let halfway = left.matmul(&core)?.reshape((outputs, inner, places))?.transpose(1, 2)?.contiguous()?;
-        let change = halfway.reshape((outputs * places, inner))?.matmul(&right)?;
-        let change = change.reshape((outputs, places, inputs))?.transpose(1, 2)?.contiguous()?;
-        Ok((change.reshape((outputs, inputs * places))?, inner))
+        let rank = left.map(|left| left.dim(1)).transpose()?;
+        let core = self.matrix(core, rank, Some(inner * places))?;
+        let halfway = match left {
+            Some(left) => left.matmul(&core)?,
+            None => core,
+        };
+        let rows = halfway.dim(0)?;
+        let halfway = halfway.reshape((rows, inner, places))?.transpose(1, 2)?.contiguous()?;
+        let kernel = halfway.reshape((rows * places, inner))?.matmul(&right)?;
+        let kernel = kernel.reshape((rows, places, inputs))?.transpose(1, 2)?.contiguous()?;
+        Ok((kernel.reshape((rows, inputs * places))?, inner))
     }
 
     fn scaled(&self, change: Tensor, rank: Option<usize>) -> Outcome<Tensor> {
@@ -187,20 +248,20 @@ impl Factors {
     /// DoRA's lengths, `[outputs, 1, 1]` or `[1, inputs, 1]`.
     fn lengths(&self, sizes: Sizes) -> Outcome<Option<Tensor>> {
         let Sizes { outputs, inputs, .. } = sizes;
-        if let Some(lengths) = self.tensors.get(&Part::Magnitude) {
+        if let Some(lengths) = self.tensors.get(&Role::Magnitude) {
             if lengths.elem_count() != outputs {
                 let reason = format!("has shape {:?}, needed {outputs} values", lengths.dims());
-                return Err(Failure::Part(Part::Magnitude, reason));
+                return Err(Failure::Part(Role::Magnitude, reason));
             }
             return Ok(Some(lengths.reshape((outputs, 1, 1))?));
         }
-        let Some(lengths) = self.tensors.get(&Part::Scale) else { return Ok(None) };
+        let Some(lengths) = self.tensors.get(&Role::Scale) else { return Ok(None) };
         match (lengths.dims().first(), lengths.elem_count()) {
             (Some(&rows), count) if rows == outputs && count == outputs => Ok(Some(lengths.reshape((outputs, 1, 1))?)),
             (Some(1), count) if count == inputs => Ok(Some(lengths.reshape((1, inputs, 1))?)),
             _ => {
                 let reason = format!("has shape {:?}, needed {outputs} rows or {inputs} columns", lengths.dims());
-                Err(Failure::Part(Part::Scale, reason))
+                Err(Failure::Part(Role::Scale, reason))
             }
         }
     }

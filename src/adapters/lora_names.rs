@@ -10,11 +10,11 @@
 //!
 //! Since one of them writes underscores for dots, all are compared in that form.
 
-use super::sgm_names;
+use super::{LoraTarget, sgm_names};
 
 /// What a tensor of a file is in the change of its module's weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
+pub(super) enum Role {
     /// The factor that lies at the input, A in the paper.
     Down,
     /// The factor that lies at the output, B in the paper.
@@ -47,41 +47,41 @@ pub(super) enum Part {
 }
 
 /// Endings of names, without a final `.weight`.
-const PARTS: [(&str, Part); 27] = [
-    (".lora_down", Part::Down),
-    (".lora_up", Part::Up),
-    (".lora_A", Part::Down),
-    (".lora_B", Part::Up),
-    (".lora.down", Part::Down),
-    (".lora.up", Part::Up),
-    (".lora_linear_layer.down", Part::Down),
-    (".lora_linear_layer.up", Part::Up),
-    ("_lora.down", Part::Down),
-    ("_lora.up", Part::Up),
-    (".lora_mid", Part::Mid),
-    (".alpha", Part::Alpha),
-    (".dora_scale", Part::Scale),
-    (".lora_magnitude_vector", Part::Magnitude),
-    (".diff", Part::Difference),
-    (".hada_w1_a", Part::HadamardLeft1),
-    (".hada_w1_b", Part::HadamardRight1),
-    (".hada_t1", Part::HadamardCore1),
-    (".hada_w2_a", Part::HadamardLeft2),
-    (".hada_w2_b", Part::HadamardRight2),
-    (".hada_t2", Part::HadamardCore2),
-    (".lokr_w1", Part::Kronecker1),
-    (".lokr_w1_a", Part::KroneckerLeft1),
-    (".lokr_w1_b", Part::KroneckerRight1),
-    (".lokr_w2", Part::Kronecker2),
-    (".lokr_w2_a", Part::KroneckerLeft2),
-    (".lokr_w2_b", Part::KroneckerRight2),
+const ROLES: [(&str, Role); 27] = [
+    (".lora_down", Role::Down),
+    (".lora_up", Role::Up),
+    (".lora_A", Role::Down),
+    (".lora_B", Role::Up),
+    (".lora.down", Role::Down),
+    (".lora.up", Role::Up),
+    (".lora_linear_layer.down", Role::Down),
+    (".lora_linear_layer.up", Role::Up),
+    ("_lora.down", Role::Down),
+    ("_lora.up", Role::Up),
+    (".lora_mid", Role::Mid),
+    (".alpha", Role::Alpha),
+    (".dora_scale", Role::Scale),
+    (".lora_magnitude_vector", Role::Magnitude),
+    (".diff", Role::Difference),
+    (".hada_w1_a", Role::HadamardLeft1),
+    (".hada_w1_b", Role::HadamardRight1),
+    (".hada_t1", Role::HadamardCore1),
+    (".hada_w2_a", Role::HadamardLeft2),
+    (".hada_w2_b", Role::HadamardRight2),
+    (".hada_t2", Role::HadamardCore2),
+    (".lokr_w1", Role::Kronecker1),
+    (".lokr_w1_a", Role::KroneckerLeft1),
+    (".lokr_w1_b", Role::KroneckerRight1),
+    (".lokr_w2", Role::Kronecker2),
+    (".lokr_w2_a", Role::KroneckerLeft2),
+    (".lokr_w2_b", Role::KroneckerRight2),
 ];
 
 /// Which weight of which component a tensor belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Module {
-    /// The component's folder: `unet`, `text_encoder`, `text_encoder_2`.
-    pub component: &'static str,
+    /// The component's folder, such as `unet`.
+    pub component: String,
     /// The weight's name in diffusers, without `.weight`, with underscores for dots.
     pub name: String,
 }
@@ -89,56 +89,37 @@ pub(super) struct Module {
 impl Module {
     /// The module that a model's tensor belongs to, if it is a weight.
     pub fn of_tensor(component: &str, tensor: &str) -> Option<Self> {
-        let component = COMPONENTS.into_iter().find(|known| *known == component)?;
         let path = tensor.strip_suffix(".weight")?;
-        Some(Self { component, name: without_text_model(&path.replace('.', "_")).into() })
+        Some(Self { component: component.into(), name: without_text_model(&path.replace('.', "_")).into() })
     }
 }
 
-const COMPONENTS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
-
-/// Takes a tensor's name apart; `None` if its ending is not known. `layers` is the UNet's `layers_per_block`.
-pub(super) fn parse(key: &str, layers: usize) -> Option<(Module, Part)> {
+/// Takes a tensor's name apart; `None` if its ending is not known.
+pub(super) fn parse(key: &str, target: &LoraTarget) -> Option<(Module, Role)> {
     let bare = key.strip_suffix(".weight").unwrap_or(key);
     // PEFT puts the adapter's name before the last dot.
     let bare = bare.strip_suffix(".default").unwrap_or(bare);
-    let ending = |part: &(&str, Part)| bare.strip_suffix(part.0).map(|path| (path, part.1));
-    let (path, part) = match bare.strip_suffix(".lokr_t2") {
-        Some(path) => (path, Part::KroneckerCore2),
-        None => PARTS.iter().find_map(ending)?,
+    let ending = |known: &(&str, Role)| bare.strip_suffix(known.0).map(|path| (path, known.1));
+    let (path, role) = match bare.strip_suffix(".lokr_t2") {
+        Some(path) => (path, Role::KroneckerCore2),
+        None => ROLES.iter().find_map(ending)?,
     };
-    Some((module(path, layers), part))
+    Some((module(path, target)?, role))
 }
 
-fn module(path: &str, layers: usize) -> Module {
-    const KOHYA: [(&str, &str); 4] = [
-        ("lora_unet_", "unet"),
-        ("lora_te_", "text_encoder"),
-        ("lora_te1_", "text_encoder"),
-        ("lora_te2_", "text_encoder_2"),
-    ];
-    const DOTTED: [(&str, &str); 5] = [
-        ("unet.", "unet"),
-        ("text_encoder.", "text_encoder"),
-        ("text_encoder_2.", "text_encoder_2"),
-        ("model.diffusion_model.", "unet"),
-        ("diffusion_model.", "unet"),
-    ];
+fn module(path: &str, target: &LoraTarget) -> Option<Module> {
     // A PEFT model that was saved by itself.
     let path = path.strip_prefix("base_model.model.").unwrap_or(path);
-    let stated = KOHYA.into_iter().chain(DOTTED);
-    let mut stated = stated.filter_map(|(prefix, component)| Some((component, path.strip_prefix(prefix)?)));
-    let implied = if path.starts_with("text_model.") { "text_encoder" } else { "unet" };
-    let (component, path) = stated.next().unwrap_or((implied, path));
+    let (component, path) = target.component(path)?;
     let flat = path.replace(".processor", "").replace('.', "_");
-    let name = match component {
-        "unet" => sgm_names::diffusers_name(&flat, layers).unwrap_or_else(|| {
+    let name = match component.is_network {
+        true => sgm_names::diffusers_name(&flat, target.layers_per_block).unwrap_or_else(|| {
             // The old attention processors call it `to_out_lora`.
             if flat.ends_with("_to_out") { format!("{flat}_0") } else { flat }
         }),
-        _ => without_text_model(&current_projection(&flat)).into(),
+        false => without_text_model(&current_projection(&flat)).into(),
     };
-    Module { component, name }
+    Some(Module { component: component.folder.into(), name })
 }
 
 /// Text encoders are asked for with and without this prefix.
@@ -178,6 +159,7 @@ pub(super) fn unsupported_kind(key: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families::{Family, SDXL};
 
     #[test]
     fn every_naming_means_the_same_weight() {
@@ -194,13 +176,16 @@ mod tests {
             "down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
             "diffusion_model.input_blocks.2.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
         ] {
-            let (module, part) = parse(key, 2).unzip();
+            let (module, role) = parse(key, &SDXL.lora_target(2)).unzip();
             assert_eq!(module, wanted, "{key}");
-            assert_eq!(part, Some(Part::Down), "{key}");
+            assert_eq!(role, Some(Role::Down), "{key}");
         }
-        let out = parse("up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora.up.weight", 2);
+        let out = parse(
+            "up_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_out_lora.up.weight",
+            &SDXL.lora_target(2),
+        );
         let wanted = Module::of_tensor("unet", "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0.weight");
-        assert_eq!(out.unzip(), (wanted, Some(Part::Up)));
+        assert_eq!(out.unzip(), (wanted, Some(Role::Up)));
     }
 
     #[test]
@@ -216,16 +201,16 @@ mod tests {
             ),
         ] {
             let wanted = Module::of_tensor(component, "text_model.encoder.layers.3.self_attn.q_proj.weight");
-            assert_eq!(parse(key, 2).map(|(module, _)| module), wanted, "{key}");
+            assert_eq!(parse(key, &SDXL.lora_target(2)).map(|(module, _)| module), wanted, "{key}");
         }
         let bare = Module::of_tensor("text_encoder", "encoder.layers.3.self_attn.q_proj.weight");
         assert_eq!(bare, Module::of_tensor("text_encoder", "text_model.encoder.layers.3.self_attn.q_proj.weight"));
-        assert_eq!(Module::of_tensor("vae", "conv.weight"), None);
+        assert_eq!(Module::of_tensor("unet", "conv.bias"), None);
     }
 
     #[test]
     fn an_unknown_ending_is_no_part() {
-        assert_eq!(parse("lora_unet_conv_in.oft_blocks", 2), None);
+        assert_eq!(parse("lora_unet_conv_in.oft_blocks", &SDXL.lora_target(2)), None);
         assert_eq!(unsupported_kind("lora_unet_conv_in.oft_blocks"), Some("OFT"));
         assert_eq!(unsupported_kind("first_stage_model.x"), None);
     }

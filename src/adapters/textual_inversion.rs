@@ -1,13 +1,12 @@
-//! Textual inversion (Gal et al. 2023): words that a text encoder has learned from pictures.
+//! Textual inversion (Gal et al. 2023): embeddings that were trained from pictures, under a token of their own.
 
-use super::lora::open_tensors;
-use crate::conditioning::Tokenizer;
-use crate::models::ClipTextModel;
+use super::adapter_file;
+use crate::text::TextEncoder;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
 
-/// A learned word: a token, and for each text encoder the vectors that take its place.
+/// A textual inversion: a token, and for each text encoder the embeddings that take its place.
 #[derive(Debug, Clone)]
 pub struct TextualInversion {
     path: PathBuf,
@@ -25,7 +24,7 @@ impl TextualInversion {
     /// # Errors
     /// If the file is none of these.
     pub fn read(path: &Path, token: Option<&str>) -> Result<Self> {
-        let file = open_tensors("embedding", path)?;
+        let file = adapter_file::open("embedding", path)?;
         let stored = file.tensors();
         let mut names: Vec<&str> = stored.iter().map(|tensor| tensor.name.as_str()).collect();
         names.sort_unstable();
@@ -66,7 +65,7 @@ impl TextualInversion {
         Ok(Self { path: path.into(), token, vectors })
     }
 
-    /// The word that stands for it in prompts.
+    /// What stands for it in prompts.
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -76,13 +75,13 @@ impl TextualInversion {
         self.vectors.len()
     }
 
-    /// Adds the word to each of a model's text encoders, in their order, and to their tokenizers. Several vectors take the
-    /// token and `TOKEN_1`, `TOKEN_2`, ...; the token in a prompt stands for all of them.
+    /// Adds the token to a model's text encoder, to each of its networks if it has several. Several vectors take the token and
+    /// `TOKEN_1`, `TOKEN_2`, ...; the token in a prompt stands for all of them.
     ///
     /// # Errors
     /// If it was made for other encoders, or a tokenizer knows the token already.
-    pub fn teach(&self, encoders: &mut [(&mut Tokenizer, &mut ClipTextModel)]) -> Result<()> {
-        let widths: Vec<usize> = encoders.iter().map(|(_, encoder)| encoder.config().hidden_size).collect();
+    pub fn add_to(&self, encoder: &mut dyn TextEncoder) -> Result<()> {
+        let widths = encoder.embedding_widths();
         let own: Vec<usize> = self.vectors.iter().map(|vectors| vectors.dims()[1]).collect();
         if own != widths {
             let reason = format!(
@@ -91,10 +90,6 @@ impl TextualInversion {
             );
             return Err(Error::malformed("embedding", &self.path, reason));
         }
-        for ((tokenizer, encoder), vectors) in encoders.iter_mut().zip(&self.vectors) {
-            let ids = tokenizer.learn(&self.token, vectors.dims()[0])?;
-            encoder.learn(ids[0], vectors)?;
-        }
-        Ok(())
+        encoder.add_token(&self.token, &self.vectors)
     }
 }

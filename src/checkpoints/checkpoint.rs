@@ -1,8 +1,7 @@
 //! The weights of one component of a model folder.
 
 use super::mapped::float_type;
-use super::names::{Names, Part};
-use super::{Family, ModelFiles, StoredTensor, TensorFile, WeightReport};
+use super::{ComponentKind, ComponentNames, ModelFiles, Part, StoredTensor, TensorFile, TensorNames, WeightReport};
 use crate::layers::WeightSource;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -31,7 +30,7 @@ pub struct Checkpoint {
     /// Name as the model asks for it, to the file and the name there.
     tensors: BTreeMap<String, Location>,
     /// For a file that calls them otherwise.
-    names: Option<Names>,
+    names: Option<TensorNames>,
     /// Beginnings of names that models of this form have no use for.
     unused: Vec<String>,
     dtype: DType,
@@ -79,8 +78,8 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        if let ModelFiles::Single { configs, weights } = files {
-            return weights.checkpoint(component, configs, dtype, device);
+        if let ModelFiles::Single { configs, weights, layout } = files {
+            return weights.component(component, configs, *layout, dtype, device);
         }
         let file_names = weight_files(files, component, precision)?;
         let open = |name: &String| TensorFile::open(files, name).map(Arc::new);
@@ -111,13 +110,13 @@ impl Checkpoint {
         })
     }
 
-    /// The tensors of `component` in a file that holds several, by its own names.
+    /// The tensors of `component` in a file that holds several, by its own names. `model` is what messages call the model
+    /// that the file holds.
     pub(super) fn of_part(
-        file: &Arc<TensorFile>,
-        file_name: &str,
+        (file, file_name): (&Arc<TensorFile>, &str),
         component: &str,
-        names: Names,
-        unused: Vec<String>,
+        ComponentNames { names, unused }: ComponentNames,
+        model: Option<String>,
         dtype: DType,
         device: &Device,
     ) -> Self {
@@ -129,8 +128,8 @@ impl Checkpoint {
                 tensors.extend(Location::new(0, stored.clone(), part).map(|location| (name, location)));
             }
         }
-        let family = Family::of(file).map_or_else(|_| String::new(), |family| format!(" ({})", family.name()));
-        let files = format!("{}{family}", file.path().display());
+        let model = model.map(|name| format!(" ({name})")).unwrap_or_default();
+        let files = format!("{}{model}", file.path().display());
         let report = WeightReport { component: component.into(), files, ..WeightReport::default() };
         Self {
             files: vec![file.clone()],
@@ -167,7 +166,7 @@ impl Checkpoint {
     }
 
     /// Whether a tensor is of the kind that models of this form leave alone.
-    pub(super) fn has_no_use_for(&self, name: &str) -> bool {
+    pub(crate) fn has_no_use_for(&self, name: &str) -> bool {
         name.ends_with("position_ids") || self.unused.iter().any(|prefix| name.starts_with(prefix))
     }
 
@@ -263,7 +262,7 @@ impl WeightSource for Checkpoint {
 /// The file with a component's weights, or the index of its parts, among those that exist: safetensors before pickles,
 /// and of those the variant of that precision before the other.
 pub fn weight_file(component: &str, precision: Precision, exists: impl Fn(&str) -> bool) -> Option<String> {
-    let stem = weight_stem(component);
+    let stem = ComponentKind::of_folder(component).file_stem();
     let variants = match precision {
         Precision::Full => ["", ".fp16"],
         Precision::Half => [".fp16", ""],
@@ -290,17 +289,12 @@ pub fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -
         Some(index) if index.ends_with(".json") => shards(files, component, &index),
         Some(file) => Ok(vec![file]),
         None => {
-            let stem = weight_stem(component);
+            let stem = ComponentKind::of_folder(component).file_stem();
             let fix =
                 format!("it has no safetensors file; the download may not be complete (expected {stem}.safetensors)");
             Err(Error::invalid(format!("the folder of the {component}"), files.path(component).display(), fix))
         }
     }
-}
-
-/// What diffusers and transformers call the files of a component's weights.
-fn weight_stem(component: &str) -> &'static str {
-    if component.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" }
 }
 
 /// The files that an index names, each once, in order.

@@ -1,7 +1,9 @@
 //! The files of a model, on disk or compiled in.
 
-use super::SingleFile;
+use super::{FileLayout, SingleFile};
+use crate::config::ConfigFields;
 use crate::{Error, Result};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::io::Read;
@@ -34,6 +36,8 @@ pub enum ModelFiles {
         configs: Arc<ModelFiles>,
         /// The weights of all components.
         weights: SingleFile,
+        /// What it calls them.
+        layout: &'static dyn FileLayout,
     },
 }
 
@@ -101,6 +105,27 @@ impl ModelFiles {
     /// If there is no such file, or it is not UTF-8.
     pub fn read_text(&self, name: &str) -> Result<String> {
         String::from_utf8(self.read(name)?.into_owned()).map_err(|e| Error::malformed("text file", &self.path(name), e))
+    }
+
+    /// A component's configuration file, such as `unet/config.json`.
+    ///
+    /// # Errors
+    /// If there is no such file, or it is not one JSON object.
+    pub fn config(&self, component: &'static str, file: &str) -> Result<ConfigFields> {
+        let name = format!("{component}/{file}");
+        ConfigFields::from_json(component, &self.read_text(&name)?, &self.path(&name))
+    }
+
+    /// `model_index.json`, which names the pipeline and each component's class; null if there is none.
+    ///
+    /// # Errors
+    /// If it is no JSON.
+    pub fn index(&self) -> Result<Value> {
+        const NAME: &str = "model_index.json";
+        if !self.exists(NAME) {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&self.read_text(NAME)?).map_err(|e| Error::malformed("JSON file", &self.path(NAME), e))
     }
 
     /// The bytes of an embedded file.

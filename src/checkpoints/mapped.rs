@@ -224,7 +224,7 @@ fn copy<const N: usize, E>(bytes: &[u8], values: &mut [MaybeUninit<E>], value: i
 }
 
 /// candle's element type for a stored one, if it is a float that weights come in.
-pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
+pub(crate) fn float_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F64 => Some(DType::F64),
         Dtype::F32 => Some(DType::F32),

@@ -1,11 +1,8 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
 
 mod checkpoint;
-mod control_file;
-mod convert;
-mod family;
+mod component;
 mod files;
-mod inferred;
 mod mapped;
 mod names;
 mod pickle;
@@ -19,12 +16,14 @@ mod writer;
 mod zip_file;
 
 pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
-pub use convert::{convert_to_file, convert_to_folder};
-pub use family::{Family, Generation};
+pub use component::ComponentKind;
 pub use files::{ModelFiles, file_sha256, sha256};
+pub(crate) use mapped::float_type;
+pub use names::{Part, TensorNames};
 pub use random::RandomWeights;
 pub use report::WeightReport;
 pub use safetensors_file::{SafetensorsFile, StoredTensor};
-pub use single_file::SingleFile;
+pub use single_file::{ComponentNames, FileLayout, SingleFile};
 pub use tensor_file::TensorFile;
 pub use torch_file::TorchFile;
+pub(crate) use writer::{Planned, write_safetensors};

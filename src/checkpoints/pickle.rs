@@ -48,7 +48,7 @@ pub(super) enum Function {
     RebuildTensor,
     RebuildParameter,
     StorageClass(Dtype),
-    /// PyTorch's dictionary of parameters, which the first learned words were saved in.
+    /// PyTorch's dictionary of parameters, which the first textual inversions were saved in.
     ParameterDict,
     /// Known from what trainers leave beside the weights; its results are not looked at.
     Inert,

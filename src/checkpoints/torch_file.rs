@@ -18,7 +18,7 @@ pub struct TorchFile {
     global_step: Option<i64>,
 }
 
-/// Where a dictionary has those of its tensors that count, if it has other things too: models, learned words,
+/// Where a dictionary has those of its tensors that count, if it has other things too: models, textual inversions,
 /// T2I-Adapters.
 const TENSORS: [&str; 3] = ["state_dict", "string_to_param", "adapter"];
 

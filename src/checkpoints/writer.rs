@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// A tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Planned {
+pub(crate) struct Planned {
     pub name: String,
     pub shape: Vec<usize>,
     pub dtype: DType,
@@ -23,7 +23,7 @@ impl Planned {
 }
 
 /// Writes the planned tensors, whose values `tensor` gives by their number, and waits until they are on the disk.
-pub(super) fn write_safetensors(
+pub(crate) fn write_safetensors(
     path: &Path,
     planned: &[Planned],
     mut tensor: impl FnMut(usize) -> Result<Tensor>,

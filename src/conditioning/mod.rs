@@ -1,4 +1,4 @@
-//! From a prompt or a class to what the network is conditioned on.
+//! What a network is conditioned on: a text, a class, sizes.
 //!
 //! # No class
 //!
@@ -8,12 +8,6 @@
 //! ([`UNet2DConfig::null_class`](crate::models::UNet2DConfig::null_class)); diffusers passes over configuration
 //! fields that start with an underscore, so it loads such a folder as any other. A network without the field has no
 //! null class, and cannot be guided.
-
-mod tokenizer;
-mod weighted;
-
-pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
-pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -49,6 +43,15 @@ impl Conditioning {
     pub fn classes(classes: &[u32], device: &Device) -> Result<Self> {
         let labels = Tensor::from_slice(classes, classes.len(), device)?;
         Ok(Self { class_labels: Some(labels), ..Self::default() })
+    }
+
+    /// Zeros in place of text and pooled text: what Stable Diffusion XL was trained with where a picture had no caption.
+    ///
+    /// # Errors
+    /// If the tensors cannot be made.
+    pub fn without_text(&self) -> Result<Self> {
+        let zeros = |x: &Option<Tensor>| x.as_ref().map(Tensor::zeros_like).transpose();
+        Ok(Self { text: zeros(&self.text)?, pooled: zeros(&self.pooled)?, ..Self::default() })
     }
 
     /// Whether all parts are the same tensors, not only equal ones.

@@ -37,7 +37,8 @@ impl InstructionSet {
         }
     }
 
-    /// Whether products of bf16 are faster than those of f32.
+    /// Whether it has instructions for products of bf16. Whether these are faster than those of f32 is another question
+    /// ([`bf16_speedup`](super::bf16_speedup)).
     pub fn multiplies_bf16(self) -> bool {
         self >= Self::Avx512Bf16
     }
@@ -87,6 +88,27 @@ impl InstructionSet {
         static IN_USE: OnceLock<InstructionSet> = OnceLock::new();
         *IN_USE.get_or_init(|| Self::from_environment().unwrap_or_else(|_| Self::of_machine()))
     }
+}
+
+/// The processor's name for itself, and the numbers of its family, model and stepping, which tell machines apart whose names a
+/// virtual machine hides. Elsewhere than on x86-64, the architecture.
+pub fn processor() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::__cpuid;
+        const FEATURES: u32 = 1;
+        const EXTENSIONS: u32 = 0x8000_0000;
+        const NAME: std::ops::RangeInclusive<u32> = 0x8000_0002..=0x8000_0004;
+        let signature = __cpuid(FEATURES).eax;
+        if __cpuid(EXTENSIONS).eax >= *NAME.end() {
+            let registers = NAME.map(__cpuid).flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]);
+            let name: Vec<u8> = registers.flat_map(u32::to_le_bytes).take_while(|&byte| byte != 0).collect();
+            return format!("{}, {signature:x}", String::from_utf8_lossy(&name).trim());
+        }
+        format!("x86-64, {signature:x}")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::env::consts::ARCH.to_owned()
 }
 
 impl fmt::Display for InstructionSet {

@@ -4,7 +4,7 @@ use super::bf16::{Pairs, Products, STEP, index, pack as pack_pairs, packed_len};
 use super::simd::multiversion;
 use super::tile::{PANEL, pack, packed_at};
 use super::transpose::{AT_ONCE, across};
-use super::{Real, make_pool};
+use super::{Real, make_pool, zeros};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -35,12 +35,12 @@ enum Values {
 }
 
 impl PackedWeight {
-    /// Lays a weight out. Values of half precision must be finite.
+    /// Lays a weight out for full products. Values of half precision must be finite.
     ///
     /// # Errors
     /// If the weight has another rank than 2 or 4, is not on the CPU, or not of floats.
     pub fn new(weight: &Tensor) -> Result<Self> {
-        Self::with_products(weight, Products::of_weights(weight.dtype()))
+        Self::with_products(weight, Products::Full)
     }
 
     /// The same with the exactness of products given. Where the inputs are no multiple of 32 or the outputs fewer than 16, as
@@ -89,6 +89,29 @@ impl PackedWeight {
     /// How products with it are taken.
     pub fn products(&self) -> Products {
         if matches!(*self.values, Values::Bf16Pairs(_)) { Products::Bf16 } else { Products::Full }
+    }
+
+    /// The weight as it was before, in the element type that it has in memory.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        match &*self.values {
+            Values::F64(_) => self.rows_as_before::<f64>(),
+            _ => self.rows_as_before::<f32>(),
+        }
+    }
+
+    fn rows_as_before<T: Real>(&self) -> Result<Tensor> {
+        let (packed, inputs) = (self.packed::<T>(), self.shape[1]);
+        let taps: usize = self.shape[2..].iter().product();
+        let mut rows = zeros::<T>(self.shape.iter().product());
+        rows.par_chunks_mut((inputs * taps).max(1)).enumerate().for_each(|(out, row)| {
+            for (i, value) in row.iter_mut().enumerate() {
+                *value = packed.at(inputs * taps, i % taps * inputs + i / taps, out);
+            }
+        });
+        Tensor::from_vec(rows, self.shape.as_slice(), &Device::Cpu)?.to_dtype(self.dtype())
     }
 
     /// For sums of type `T`.
@@ -369,7 +392,7 @@ pub(crate) fn widened(tensor: &Tensor) -> Result<Tensor> {
         candle_core::bail!("widen: the tensor is not of f16 on the CPU, but of {:?}", tensor.dtype())
     };
     let halves = &halves[layout.start_offset()..][..layout.shape().elem_count()];
-    let mut wide = super::zeros(halves.len());
+    let mut wide = zeros(halves.len());
     let pieces = wide.par_chunks_mut(WIDENED_AT_ONCE).zip(halves.par_chunks(WIDENED_AT_ONCE));
     pieces.for_each(|(wide, halves)| widen_halves(halves, wide));
     Tensor::from_vec(wide, tensor.shape(), &Device::Cpu)

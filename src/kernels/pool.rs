@@ -18,6 +18,12 @@ fn is_deep() -> bool {
     *DEEP.get_or_init(|| rayon::ThreadPoolBuilder::new().stack_size(STACK_BYTES).build_global().is_ok())
 }
 
+/// How many threads the kernels use: those of the pool that the caller is in, which `RAYON_NUM_THREADS` may set.
+pub fn threads() -> usize {
+    make_pool();
+    rayon::current_num_threads()
+}
+
 /// Runs work that consists of many kernels on a thread of the pool. From outside, each kernel would be handed over to the pool,
 /// and its end back; for small networks these changes of threads took a tenth of the time.
 ///

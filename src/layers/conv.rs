@@ -1,19 +1,18 @@
 //! Convolutions.
 
 use super::weights::vector;
-use super::{Backend, FeatureMap, Weight, Weights};
+use super::{FeatureMap, Weight, Weights};
 use crate::{Result, kernels};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 pub use kernels::ConvGeometry;
 
-/// A two-dimensional convolution with a square kernel and a bias.
+/// A two-dimensional convolution with a square kernel.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Weight,
-    bias: Tensor,
+    bias: Option<Tensor>,
     geometry: ConvGeometry,
-    backend: Backend,
 }
 
 impl Conv2d {
@@ -33,12 +32,8 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn with_geometry(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
-        Ok(Self {
-            weight: Weight::new(weights, &[outputs, inputs, geometry.kernel, geometry.kernel])?,
-            bias: vector(weights, "bias", outputs)?,
-            geometry,
-            backend: weights.backend(),
-        })
+        let conv = Self::without_bias(weights, inputs, outputs, geometry)?;
+        Ok(Self { bias: Some(vector(weights, "bias", outputs)?), ..conv })
     }
 
     /// The same without a bias.
@@ -46,8 +41,8 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn without_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
-        let weight = Weight::new(weights, &[outputs, inputs, geometry.kernel, geometry.kernel])?;
-        Ok(Self { bias: weight.no_bias()?, weight, geometry, backend: weights.backend() })
+        let weight = weights.weight(&[outputs, inputs, geometry.kernel, geometry.kernel])?;
+        Ok(Self { weight, bias: None, geometry })
     }
 
     /// # Shapes
@@ -56,7 +51,7 @@ impl Conv2d {
     /// # Errors
     /// If the channels do not fit.
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
-        self.apply(x, &self.bias)
+        self.apply(x, self.bias_as(x.dtype())?.as_ref())
     }
 
     /// The same with a value per image and output channel added, `[batch, outputs]`.
@@ -64,7 +59,11 @@ impl Conv2d {
     /// # Errors
     /// If the dimensions do not fit.
     pub fn forward_plus(&self, x: &FeatureMap, values: &Tensor) -> Result<FeatureMap> {
-        self.apply(x, &values.broadcast_add(&self.bias.to_dtype(values.dtype())?)?)
+        let bias = match self.bias_as(values.dtype())? {
+            Some(bias) => values.broadcast_add(&bias)?,
+            None => values.clone(),
+        };
+        self.apply(x, Some(&bias.to_dtype(x.dtype())?))
     }
 
     /// As [`Self::forward`] plus a residual, which is as the result.
@@ -72,29 +71,16 @@ impl Conv2d {
     /// # Errors
     /// If the dimensions do not fit.
     pub fn forward_plus_residual(&self, x: &FeatureMap, residual: &FeatureMap) -> Result<FeatureMap> {
-        let Weight::Packed(weight) = &self.weight else {
-            return residual.add(&self.forward(x)?);
-        };
-        let bias = self.bias.to_dtype(x.dtype())?;
-        x.map_with(residual, |x, residual| Ok(kernels::conv2d_packed_plus(x, weight, &bias, residual, self.geometry)?))
+        let bias = self.bias_as(x.dtype())?;
+        x.map_with(residual, |x, residual| self.weight.conv2d_plus_residual(x, bias.as_ref(), residual, self.geometry))
     }
 
     /// `bias`: `[outputs]` or `[batch, outputs]`.
-    fn apply(&self, x: &FeatureMap, bias: &Tensor) -> Result<FeatureMap> {
-        let bias = bias.to_dtype(x.dtype())?;
-        x.map(|x| match (&self.weight, self.backend) {
-            (Weight::Packed(weight), _) => Ok(kernels::conv2d_packed(x, weight, &bias, self.geometry)?),
-            (&Weight::Plain(ref weight, products), Backend::Kernels) => {
-                Ok(kernels::conv2d_with(x, &weight.to_dtype(x.dtype())?, &bias, self.geometry, products)?)
-            }
-            (Weight::Plain(weight, _), Backend::Candle) => {
-                let ConvGeometry { stride, pad_before, pad_after, .. } = self.geometry;
-                let after = pad_after - pad_before.min(pad_after);
-                let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;
-                let y = padded.conv2d(&weight.to_dtype(x.dtype())?, pad_before, stride, 1, 1)?;
-                let outputs = weight.dim(0)?;
-                Ok(y.broadcast_add(&bias.reshape(((), outputs, 1, 1))?)?)
-            }
-        })
+    fn apply(&self, x: &FeatureMap, bias: Option<&Tensor>) -> Result<FeatureMap> {
+        x.map(|x| self.weight.conv2d(x, bias, self.geometry))
+    }
+
+    fn bias_as(&self, dtype: DType) -> Result<Option<Tensor>> {
+        Ok(self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?)
     }
 }

@@ -1,9 +1,9 @@
 //! Linear layers.
 
 use super::weights::vector;
-use super::{Backend, Weight, Weights, add_residual, geglu};
+use super::{Weight, Weights};
 use crate::Result;
-use crate::kernels::{self, Products};
+use crate::kernels::Products;
 use candle_core::{DType, Tensor};
 
 /// `y = x W^T + b`.
@@ -11,9 +11,6 @@ use candle_core::{DType, Tensor};
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
-    /// Stands in for the bias where a kernel takes one always.
-    zeros: Tensor,
-    backend: Backend,
 }
 
 impl Linear {
@@ -30,10 +27,9 @@ impl Linear {
     /// # Errors
     /// If the weights cannot be had.
     pub fn with_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, bias: bool) -> Result<Self> {
-        let weight = Weight::new(weights, &[outputs, inputs])?;
+        let weight = weights.weight(&[outputs, inputs])?;
         let bias = if bias { Some(vector(weights, "bias", outputs)?) } else { None };
-        let zeros = weight.no_bias()?;
-        Ok(Self { weight, bias, zeros, backend: weights.backend() })
+        Ok(Self { weight, bias })
     }
 
     /// How its products are taken.
@@ -47,19 +43,7 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not the layer's input width.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match (&self.weight, self.backend) {
-            (Weight::Packed(matrix), _) => Ok(kernels::linear_packed(x, matrix, &self.bias_as(x.dtype())?)?),
-            (&Weight::Plain(ref matrix, products), Backend::Kernels) => {
-                Ok(kernels::linear_with(x, &matrix.to_dtype(x.dtype())?, &self.bias_as(x.dtype())?, products)?)
-            }
-            (Weight::Plain(matrix, _), Backend::Candle) => {
-                let y = x.contiguous()?.broadcast_matmul(&matrix.to_dtype(x.dtype())?.t()?)?;
-                match &self.bias {
-                    Some(bias) => Ok(y.broadcast_add(&bias.to_dtype(y.dtype())?)?),
-                    None => Ok(y),
-                }
-            }
-        }
+        self.weight.linear(x, self.bias_as(x.dtype())?.as_ref())
     }
 
     /// The same plus a residual, which is as the result.
@@ -67,10 +51,7 @@ impl Linear {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward_plus_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        match &self.weight {
-            Weight::Packed(matrix) => Ok(kernels::linear_packed_plus(x, matrix, &self.bias_as(x.dtype())?, residual)?),
-            Weight::Plain(..) => add_residual(residual, &self.forward(x)?),
-        }
+        self.weight.linear_plus_residual(x, self.bias_as(x.dtype())?.as_ref(), residual)
     }
 
     /// GEGLU (Shazeer 2020) of what the layer gives: the first half of the outputs times GELU of the second.
@@ -78,13 +59,10 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not the layer's input width, or the outputs are an odd number.
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.weight {
-            Weight::Packed(matrix) => Ok(kernels::linear_geglu_packed(x, matrix, &self.bias_as(x.dtype())?)?),
-            Weight::Plain(..) => geglu(&self.forward(x)?),
-        }
+        self.weight.linear_geglu(x, self.bias_as(x.dtype())?.as_ref())
     }
 
-    fn bias_as(&self, dtype: DType) -> Result<Tensor> {
-        Ok(self.bias.as_ref().unwrap_or(&self.zeros).to_dtype(dtype)?)
+    fn bias_as(&self, dtype: DType) -> Result<Option<Tensor>> {
+        Ok(self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?)
     }
 }

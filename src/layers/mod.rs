@@ -1,8 +1,8 @@
 //! What models are made of.
 //!
 //! A model's file says how layers are joined; a layer decides how it is computed. Layers are made from
-//! [`Weights`], whatever form those come in, and hold them as [`Weight`]s, so other number formats,
-//! adapters and kernels change this folder and no model. Every layer is differentiable throughout.
+//! [`Weights`], whatever form those come in, and multiply with them as [`Weight`]s: another number format is another
+//! [`WeightForm`], an adapter stands beside a weight, and neither changes a layer or a model. Every layer is differentiable throughout.
 
 mod activation;
 mod attention;
@@ -16,6 +16,7 @@ mod norm;
 mod on_device;
 mod residual;
 mod timestep;
+mod weight;
 mod weights;
 
 pub use activation::{Activation, geglu};
@@ -30,4 +31,5 @@ pub use norm::{GroupNorm, LayerNorm};
 pub use on_device::{on_device, with_gradients};
 pub use residual::add_residual;
 pub use timestep::{FourierEmbedding, GuidanceEmbedding, SinusoidalEmbedding, TimestepEmbedding};
-pub use weights::{Backend, Weight, WeightSource, Weights};
+pub use weight::{Adapter, Dense, Packed, Weight, WeightDelta, WeightForm, WeightRecorder, WeightStore};
+pub use weights::{Backend, Computation, WeightSource, Weights};

@@ -1,10 +1,13 @@
-//! Where layers get their tensors from, and how they hold them.
+//! Where layers get their tensors from.
 
+use super::Weight;
 use crate::Result;
-use crate::kernels::{self, PackedWeight, Products};
+use crate::kernels::{self, Products};
 use candle_core::{DType, Device, Tensor};
 
 /// A source of named tensors: a checkpoint, trainable variables, random numbers.
+///
+/// Layers take what they multiply with by [`Self::weight`] and all else, vectors and tables, by [`Self::tensor`].
 pub trait WeightSource {
     /// The tensor called `name`, with the source's element type, on the source's device.
     ///
@@ -12,6 +15,18 @@ pub trait WeightSource {
     /// If the tensor cannot be given. A checkpoint notes a missing or mis-shaped tensor, gives a stand-in and
     /// reports all of them together at the end.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// The weight called `name`, in whatever form the source has it, with whatever adapters it puts on it. Unless a source knows
+    /// better it is [`Self::tensor`] as [`Weight::from_tensor`] takes it; one that stores blocks gives those.
+    ///
+    /// # Shapes
+    /// `shape`: `[out, in]` or `[out, in, kernel, kernel]`.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
+        Weight::from_tensor(&self.tensor(name, shape)?, computation)
+    }
 
     /// Whether there is a tensor of this name; for models that differ in an optional layer.
     fn contains(&self, name: &str) -> bool;
@@ -36,34 +51,43 @@ impl Backend {
     }
 }
 
+/// How a layer will multiply with the weight that it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Computation {
+    /// With whose operations, which is how activations lie in memory.
+    pub backend: Backend,
+    /// How exactly the kernels take products.
+    pub products: Products,
+}
+
 /// A place in a [`WeightSource`]: what a layer is made from.
 ///
 /// Cloning is cheap; [`Weights::at`] goes deeper, as the dots in tensor names do.
 #[derive(Clone)]
 pub struct Weights<'a> {
     source: &'a dyn WeightSource,
-    backend: Backend,
-    products: Option<Products>,
+    computation: Computation,
     path: String,
 }
 
 impl<'a> Weights<'a> {
     /// The root of a source, computed with the backend of its device.
     pub fn new(source: &'a dyn WeightSource) -> Self {
-        Self { source, backend: Backend::for_device(source.device()), products: None, path: String::new() }
+        let computation = Computation { backend: Backend::for_device(source.device()), products: Products::Full };
+        Self { source, computation, path: String::new() }
     }
 
     /// The same place, computed in another way.
     #[must_use]
     pub fn with_backend(mut self, backend: Backend) -> Self {
-        self.backend = backend;
+        self.computation.backend = backend;
         self
     }
 
-    /// The same place, with products taken so by the kernels, instead of as is fastest for the type of each weight.
+    /// The same place, with products taken so by the kernels, instead of in full.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
-        self.products = Some(products);
+        self.computation.products = products;
         self
     }
 
@@ -81,14 +105,25 @@ impl<'a> Weights<'a> {
         self.source.tensor(&self.name_of(name), shape)
     }
 
+    /// What a layer at this place multiplies with, which is called `weight`.
+    ///
+    /// # Shapes
+    /// `shape`: `[out, in]` or `[out, in, kernel, kernel]`.
+    ///
+    /// # Errors
+    /// If the source cannot give it.
+    pub fn weight(&self, shape: &[usize]) -> Result<Weight> {
+        self.source.weight(&self.name_of("weight"), shape, self.computation)
+    }
+
     /// Whether this place has a tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
         self.source.contains(&self.name_of(name))
     }
 
-    /// How layers made from here compute.
+    /// With whose operations layers made from here compute.
     pub fn backend(&self) -> Backend {
-        self.backend
+        self.computation.backend
     }
 
     /// Where the tensors are.
@@ -98,51 +133,6 @@ impl<'a> Weights<'a> {
 
     fn name_of(&self, name: impl std::fmt::Display) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
-    }
-}
-
-/// A weight as a layer holds it, `[out, in]` or `[out, in, kernel, kernel]`.
-///
-/// The element type is that of storage. The CPU's activations are f32; it widens what is stored in half precision while it
-/// multiplies, or rounds the activations too ([`Products`]).
-#[derive(Debug, Clone)]
-pub enum Weight {
-    /// As it is: for candle's operations, and for the kernels where a gradient is asked for.
-    Plain(Tensor, Products),
-    /// Laid out for the kernels.
-    Packed(PackedWeight),
-}
-
-impl Weight {
-    /// The tensor `weight` of a place. One that no gradient is asked for is laid out for the kernels here, once.
-    ///
-    /// # Errors
-    /// If the source cannot give it.
-    pub fn new(weights: &Weights<'_>, shape: &[usize]) -> Result<Self> {
-        let tensor = weights.tensor("weight", shape)?;
-        if weights.backend() != Backend::Kernels || tensor.track_op() {
-            // What is trained is rounded only where somebody asks for it.
-            return Ok(Self::Plain(tensor, weights.products.unwrap_or_default()));
-        }
-        let products = weights.products.unwrap_or_else(|| Products::of_weights(tensor.dtype()));
-        Ok(Self::Packed(PackedWeight::with_products(&tensor, products)?))
-    }
-
-    /// How products with it are taken.
-    pub fn products(&self) -> Products {
-        match self {
-            &Self::Plain(_, products) => products,
-            Self::Packed(weight) => weight.products(),
-        }
-    }
-
-    /// A vector of zeros, `[outputs]`, in the type of the other vectors of its layer.
-    pub(super) fn no_bias(&self) -> Result<Tensor> {
-        let (outputs, dtype, device) = match self {
-            Self::Plain(tensor, _) => (tensor.dim(0)?, tensor.dtype(), tensor.device()),
-            Self::Packed(weight) => (weight.shape()[0], weight.dtype(), &Device::Cpu),
-        };
-        widened(Tensor::zeros(outputs, dtype, device)?)
     }
 }
 

@@ -125,14 +125,14 @@ impl ClipTextModel {
         &self.config
     }
 
-    /// Gives the tokens from id `first` on these embeddings, of words that were learned later.
+    /// Gives the tokens from id `first` on these embeddings, those of a textual inversion.
     ///
     /// # Shapes
     /// `vectors`: `[count, hidden]`.
     ///
     /// # Errors
     /// If the vocabulary ends before `first`, or the width is another.
-    pub fn learn(&mut self, first: u32, vectors: &Tensor) -> Result<()> {
+    pub fn add_embeddings(&mut self, first: u32, vectors: &Tensor) -> Result<()> {
         if first as usize > self.config.vocab_size {
             let fix = format!("the text encoder knows {} tokens; take its own tokenizer", self.config.vocab_size);
             return Err(Error::invalid("the id of a new token", first, fix));

@@ -17,7 +17,7 @@ mod unet_blocks;
 
 pub use autoencoder::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTinyConfig, DiagonalGaussian,
-    EitherAutoencoderConfig, Halves, Watch,
+    EitherAutoencoderConfig, Halves, LatentSpace, Watch,
 };
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
 pub use controlled::{Control, ControlConfig, ControlModel, ControlledUNet};

@@ -4,7 +4,8 @@ use super::print;
 use clap::{Subcommand, builder::PossibleValuesParser};
 use std::path::{Path, PathBuf};
 use tweedie::DType;
-use tweedie::checkpoints::{ModelFiles, convert_to_file, convert_to_folder};
+use tweedie::checkpoints::ModelFiles;
+use tweedie::families::{convert_to_file, convert_to_folder};
 use tweedie_pipelines::{Model, ModelInfo};
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,8 @@ use super::{HubName, Model};
 use crate::device::DTypeChoice;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use tweedie::checkpoints::{ModelFiles, Precision, weight_file, weight_files};
+use tweedie::checkpoints::{ComponentKind, ModelFiles, Precision, weight_file, weight_files};
+use tweedie::families::{Component, Drawn, Families};
 use tweedie::{DType, Device, Error, Result};
 
 /// What is wanted of a repository.
@@ -72,10 +73,6 @@ impl Part {
         }
     }
 }
-
-/// The components with weights, in diffusers layout, and whether no model is without.
-const COMPONENTS: [(&str, bool); 4] =
-    [("text_encoder", false), ("text_encoder_2", false), ("unet", true), ("vae", true)];
 
 const INDEX: &str = "model_index.json";
 
@@ -158,21 +155,23 @@ impl Search<'_> {
         let index = self.index()?;
         let has = |name: &str| index[name][1].is_string();
         let part = self.wanted.part;
-        let (of_pixels, kind) = match part {
-            Part::Pixel => (true, "in pixel space"),
-            _ => (false, "of Stable Diffusion 1.x, 2.x or XL"),
+        let (drawn, kind) = match part {
+            Part::Pixel => (Drawn::FromNoise, "in pixel space"),
+            _ => (Drawn::FromText, "of Stable Diffusion 1.x, 2.x or XL"),
         };
-        for (component, always) in COMPONENTS {
-            if always && !has(component) && !(of_pixels && component == "vae") {
+        let families = Families::built_in();
+        for Component { folder, .. } in families.required(drawn) {
+            if !has(folder) {
                 let class = index["_class_name"].as_str().unwrap_or("unknown");
-                let fix = format!("it has no {component}; take a model {kind}");
+                let fix = format!("it has no {folder}; take a model {kind}");
                 return Err(Error::invalid(format!("the pipeline of {}", self.name), class, fix));
             }
         }
-        for (component, _) in COMPONENTS.into_iter().filter(|(name, _)| has(name)) {
-            if part != Part::Autoencoder || component == "vae" {
-                self.must(&format!("{component}/config.json"))?;
-                self.weights(component)?;
+        let components: Vec<_> = families.components().into_iter().filter(|component| has(component.folder)).collect();
+        for &Component { folder, kind, .. } in &components {
+            if part != Part::Autoencoder || kind == ComponentKind::Autoencoder {
+                self.must(&format!("{folder}/config.json"))?;
+                self.weights(folder)?;
             }
         }
         if part == Part::Autoencoder {
@@ -180,7 +179,8 @@ impl Search<'_> {
         }
         self.must("scheduler/scheduler_config.json")?;
         self.may(&[INDEX, "defaults.json"]);
-        for tokenizer in ["tokenizer", "tokenizer_2"].into_iter().filter(|name| has(name)) {
+        let tokenizers = components.iter().filter_map(|component| component.tokenizer);
+        for tokenizer in tokenizers.filter(|name| has(name)) {
             let at = |name: &str| format!("{tokenizer}/{name}");
             if self.names.contains(&at("vocab.json")) && self.names.contains(&at("merges.txt")) {
                 self.may(&[&at("vocab.json"), &at("merges.txt")]);

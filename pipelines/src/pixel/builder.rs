@@ -1,13 +1,13 @@
 //! From a model's files to a pipeline in pixel space.
 
 use super::PixelPipeline;
-use crate::builder::Loader;
-use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
-use crate::model::{Defaults, config, model_index, unet_parameters};
+use crate::device::{DTypeChoice, DeviceChoice};
+use crate::model::{Defaults, component_parameters};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::checkpoints::ModelFiles;
+use tweedie::families::Loader;
 use tweedie::layers::Backend;
 use tweedie::models::{ClassEmbedding, LeNet, LeNetConfig, UNet2DConfig, UNet2DModel};
 use tweedie::{Error, Result};
@@ -135,27 +135,26 @@ impl PixelBuilder {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, || unet_parameters(&files))?;
-        let fields = config(&files, "unet", "config.json")?;
+        let format = self.dtype.on(&device, None, || component_parameters(&files, "unet"))?;
+        let fields = files.config("unet", "config.json")?;
         if fields.class_name() == Some("UNet2DConditionModel") {
             let fix = "it draws what a text says; use `tweedie txt2img --model` with this folder";
             return Err(Error::invalid("the model", self.model.name(), fix));
         }
         let unet_config = UNet2DConfig::from_fields(&fields)?;
         check_pixels(&unet_config, &files)?;
-        let scheduler = config(&files, "scheduler", "scheduler_config.json")?;
+        let scheduler = files.config("scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
-        let pipeline_class = model_index(&files)?["_class_name"].as_str().map(str::to_owned);
+        let pipeline_class = files.index()?["_class_name"].as_str().map(str::to_owned);
 
-        let loader =
-            Loader { files: &files, device: &device, format, backend: self.backend, products: None, loras: None };
-        let (unet, weight_files) = loader
-            .load("unet", format.weights, &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
+        let loader = Loader { backend: self.backend, ..format.loader(&files, &device) };
+        let (unet, weight_files) =
+            loader.load("unet", &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
         let classifier = self.classifier.as_deref().map(|path| {
             let files = inside(path, "classifier")?;
-            let loader = Loader { files: &files, format: NumberFormat::F32, ..loader };
-            let config = LeNetConfig::from_fields(&config(&files, "classifier", "config.json")?)?;
-            Ok::<_, Error>(loader.load("classifier", NumberFormat::F32.weights, &[], |w| LeNet::new(config, w))?.0)
+            let loader = Loader { files: &files, ..loader.in_f32() };
+            let config = LeNetConfig::from_fields(&files.config("classifier", "config.json")?)?;
+            Ok::<_, Error>(loader.load("classifier", &[], |w| LeNet::new(config, w))?.0)
         });
         Ok(PixelPipeline {
             unet,

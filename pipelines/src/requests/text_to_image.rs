@@ -17,7 +17,7 @@ pub enum PromptSyntax {
     /// As text; what is longer than the text encoder takes is cut. diffusers does so.
     #[default]
     Plain,
-    /// With weights in brackets and in chunks of any number; see [`tweedie::conditioning::parse_weights`].
+    /// With weights in brackets and in chunks of any number; see [`tweedie::text::parse_weights`].
     Weighted,
 }
 

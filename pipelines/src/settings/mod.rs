@@ -17,10 +17,11 @@ use crate::requests::request::Request;
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::requests::values::OptionValue;
 use crate::task::{Task, check_strength, check_task};
-use crate::xl::{XlFacts, XlSettings};
+use crate::xl::XlSettings;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, NoiseShare};
-use tweedie::models::{AutoencoderConfig, UNet2DConditionConfig};
+use tweedie::families::{NetworkFacts, UsualSettings, XlFacts};
+use tweedie::models::LatentSpace;
 use tweedie::schedulers::{GivenLevels, Scheduler, SchedulerChoice};
 use tweedie::{Error, Result};
 
@@ -30,8 +31,10 @@ const MOST_IMAGES: usize = 100_000;
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
 pub(crate) struct ModelFacts {
-    pub unet: UNet2DConditionConfig,
-    pub vae: AutoencoderConfig,
+    pub network: NetworkFacts,
+    pub latent_space: LatentSpace,
+    /// Where neither request nor model say them.
+    pub usual: UsualSettings,
     pub scheduler: ConfigFields,
     /// What the network is taken to predict where nothing says it.
     pub guessed_prediction: Option<&'static str>,
@@ -46,8 +49,8 @@ pub(crate) struct ModelFacts {
 impl ModelFacts {
     /// The size of pictures that the model makes unless told otherwise.
     pub fn native_size(&self) -> NativeSize {
-        let factor = self.vae.factor();
-        let (height, width) = self.unet.sample_size;
+        let factor = self.latent_space.factor;
+        let (height, width) = self.network.sample_size;
         NativeSize {
             width: self.defaults.width.unwrap_or(width * factor),
             height: self.defaults.height.unwrap_or(height * factor),
@@ -195,7 +198,7 @@ impl InpaintRequest {
 impl TextToImageRequest {
     /// Checks the request against the model and fills in defaults. A task that works on a picture brings its size.
     fn settle(&self, facts: &ModelFacts, task: Task) -> Result<Settings> {
-        check_task(task.kind(), facts.unet.in_channels, facts.vae.latent_channels)?;
+        check_task(task.kind(), facts.network.in_channels, facts.latent_space.channels)?;
         let defaults = &facts.defaults;
         let native = facts.native_size();
         let (width, height) = match task.canvas() {
@@ -205,10 +208,8 @@ impl TextToImageRequest {
         check_side("width", width, native.factor)?;
         check_side("height", height, native.factor)?;
 
-        // Latent consistency models are distilled for a few steps, and have no file that says so.
-        let guidance_is_embedded = facts.unet.time_cond_proj_dim.is_some();
-        let (usual_steps, usual_scale) = if guidance_is_embedded { (4, 8.5) } else { (30, 7.5) };
-        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual_scale);
+        let usual = facts.usual;
+        let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual.guidance_scale);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
@@ -231,12 +232,12 @@ impl TextToImageRequest {
         warnings.extend(self.guessed_prediction(facts.guessed_prediction));
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
-        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual_steps);
+        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual.steps);
         let settings = Settings {
             request: TextToImageRequest { controls: Vec::new(), ..self.clone() },
             steps,
             guidance_scale,
-            guidance_is_embedded,
+            guidance_is_embedded: facts.network.takes_guidance,
             guidance_rescale,
             scheduler,
             scheduler_config,

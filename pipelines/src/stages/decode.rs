@@ -3,23 +3,29 @@
 use candle_core::Tensor;
 use tweedie::Result;
 use tweedie::images::Picture;
-use tweedie::models::{Autoencoder, Watch};
+use tweedie::models::{Autoencoder, LatentSpace, Watch};
 
 /// The autoencoder's decoder.
 #[derive(Debug)]
 pub struct Decode {
-    vae: Autoencoder,
+    vae: Box<dyn Autoencoder>,
+    latent_space: LatentSpace,
 }
 
 impl Decode {
     /// From its autoencoder.
-    pub fn new(vae: Autoencoder) -> Self {
-        Self { vae }
+    pub fn new(vae: Box<dyn Autoencoder>) -> Self {
+        Self { latent_space: vae.latent_space(), vae }
     }
 
     /// The autoencoder.
-    pub fn vae(&self) -> &Autoencoder {
-        &self.vae
+    pub fn vae(&self) -> &dyn Autoencoder {
+        self.vae.as_ref()
+    }
+
+    /// What it decodes.
+    pub fn latent_space(&self) -> &LatentSpace {
+        &self.latent_space
     }
 
     /// Decodes the latents of one image; `watch` is told of the decoder's parts that are done, and of how many there are, and
@@ -31,7 +37,7 @@ impl Decode {
     /// # Errors
     /// [`tweedie::Error::Cancelled`] if `watch` breaks; if the decoder gives values that are not finite.
     pub fn run(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Picture> {
-        let decoded = self.vae.decode_watched(&self.vae.config().unscaled(latents)?, watch)?;
+        let decoded = self.vae.decode_watched(&self.latent_space.unscaled(latents)?, watch)?;
         let mut pictures = Picture::from_tensor(&decoded)?;
         Ok(pictures.swap_remove(0))
     }

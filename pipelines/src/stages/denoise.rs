@@ -9,7 +9,8 @@ use tweedie::denoising::{
     AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, InpaintingNetwork, Network,
     PerturbedAttentionGuidance,
 };
-use tweedie::models::{ControlModel, ControlledUNet, UNet2DConditionModel};
+use tweedie::families::DenoisingNetwork;
+use tweedie::models::{ControlModel, ControlledUNet};
 use tweedie::noise::NoiseSource;
 use tweedie::schedulers::{Run, Step};
 use tweedie::{Device, NoiseLevel, Result};
@@ -17,15 +18,15 @@ use tweedie::{Device, NoiseLevel, Result};
 /// The denoising network.
 #[derive(Debug)]
 pub struct Denoise {
-    unet: UNet2DConditionModel,
+    network: Box<dyn DenoisingNetwork>,
     controls: Vec<ControlModel>,
     device: Device,
 }
 
 impl Denoise {
     /// From its network.
-    pub fn new(unet: UNet2DConditionModel, device: Device) -> Self {
-        Self { unet, controls: Vec::new(), device }
+    pub fn new(network: Box<dyn DenoisingNetwork>, device: Device) -> Self {
+        Self { network, controls: Vec::new(), device }
     }
 
     /// The same with control models.
@@ -40,21 +41,24 @@ impl Denoise {
         &self.controls
     }
 
-    /// The network of a run, with what the run's pictures add to it.
+    /// The network of a run under the control of its pictures; nothing if there are none.
     ///
     /// # Errors
     /// If a control model does not take the picture that it is given.
-    pub fn network(&self, settings: &Settings) -> Result<ControlledUNet<'_>> {
+    pub fn controlled(&self, settings: &Settings) -> Result<Option<ControlledUNet<'_>>> {
+        if self.controls.is_empty() {
+            return Ok(None);
+        }
         let controls = self.controls.iter().zip(&settings.controls).map(|(model, control)| {
             let picture = control.picture.to_tensor(&self.device)?.affine(0.5, 0.5)?;
             model.control(&picture, control.strength, control.window)
         });
-        Ok(ControlledUNet::new(&self.unet, controls.collect::<Result<_>>()?))
+        self.network.controlled(controls.collect::<Result<_>>()?).map(Some)
     }
 
     /// The network.
-    pub fn unet(&self) -> &UNet2DConditionModel {
-        &self.unet
+    pub fn network(&self) -> &dyn DenoisingNetwork {
+        self.network.as_ref()
     }
 
     /// The device that latents live on.
@@ -74,17 +78,21 @@ impl Denoise {
         noise: &mut dyn NoiseSource,
         on_step: &mut dyn FnMut(&Step<'_>) -> ControlFlow<()>,
     ) -> Result<Tensor> {
-        let unet = self.network(settings)?;
+        let controlled = self.controlled(settings)?;
+        let network: &dyn Network = match &controlled {
+            Some(controlled) => controlled,
+            None => self.network.as_ref(),
+        };
         let Prepared { scheduler, levels, start, latents, known, shown, resampling } = prepared;
         let batch = latents.dim(0)?;
         let positive = encoded.positive.repeat(batch)?;
         let negative = encoded.negative.as_ref().map(|negative| negative.repeat(batch)).transpose()?;
         let noise_share = |level: &NoiseLevel| scheduler.noise_share(level);
         let schedule = settings.guidance_schedule(&noise_share);
-        let inpainting = shown.as_ref().map(|shown| InpaintingNetwork::new(&unet, shown));
+        let inpainting = shown.as_ref().map(|shown| InpaintingNetwork::new(network, shown));
         let network: &dyn Network = match &inpainting {
             Some(inpainting) => inpainting,
-            None => &unet,
+            None => network,
         };
         let network = guided(network, settings, schedule, negative.as_ref());
         let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization());

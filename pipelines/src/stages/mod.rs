@@ -8,6 +8,6 @@ mod reference;
 
 pub use decode::Decode;
 pub use denoise::Denoise;
-pub use encode::{Encode, Encoded, TextEncoder};
+pub use encode::{Encode, Encoded};
 pub use prepare::{Known, Prepared, prepare};
 pub use reference::{Reference, reference};

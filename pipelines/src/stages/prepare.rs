@@ -4,7 +4,7 @@ use super::Reference;
 use crate::settings::Settings;
 use crate::task::Task;
 use candle_core::Tensor;
-use tweedie::models::{AutoencoderConfig, DiagonalGaussian};
+use tweedie::models::{DiagonalGaussian, LatentSpace};
 use tweedie::noise::NoiseSource;
 use tweedie::schedulers::{Levels, Resampling, Scheduler};
 use tweedie::{Device, NoiseLevel, Result};
@@ -61,18 +61,19 @@ impl Known {
 pub fn prepare(
     settings: &Settings,
     reference: &Reference,
-    vae: &AutoencoderConfig,
+    latent_space: &LatentSpace,
     batch: usize,
     noise: &mut dyn NoiseSource,
     device: &Device,
 ) -> Result<Prepared> {
     let scheduler = settings.build_scheduler()?;
     let levels = scheduler.levels(settings.steps)?;
-    let factor = vae.factor();
-    let shape = [batch, vae.latent_channels, settings.height / factor, settings.width / factor];
+    let factor = latent_space.factor;
+    let shape = [batch, latent_space.channels, settings.height / factor, settings.width / factor];
     let mut draw = || -> Result<Tensor> { Ok(noise.normal(&shape)?.to_device(device)?) };
 
-    let picture = reference.picture.as_ref().map(|gaussian| sampled(gaussian, &mut draw, batch, vae)).transpose()?;
+    let picture =
+        reference.picture.as_ref().map(|gaussian| sampled(gaussian, &mut draw, batch, latent_space)).transpose()?;
     let noise = draw()?;
     let start = settings.start();
     // At full strength inpainting forgets what is under the mask; image to image still starts from its picture.
@@ -86,7 +87,7 @@ pub fn prepare(
     if let (Task::Inpaint { options, .. }, Some(mask)) = (&settings.task, &reference.mask) {
         prepared.resampling = options.resampling();
         if let Some(masked) = &reference.masked {
-            let masked = sampled(masked, &mut draw, batch, vae)?;
+            let masked = sampled(masked, &mut draw, batch, latent_space)?;
             prepared.shown = Some(Tensor::cat(&[&mask.repeat((batch, 1, 1, 1))?, &masked], 1)?);
         } else if let Some(latents) = picture {
             // diffusers draws for the masked picture here too, and has no use for it.
@@ -104,8 +105,8 @@ fn sampled(
     gaussian: &DiagonalGaussian,
     draw: &mut dyn FnMut() -> Result<Tensor>,
     batch: usize,
-    vae: &AutoencoderConfig,
+    latent_space: &LatentSpace,
 ) -> Result<Tensor> {
     let each = gaussian.repeat(batch)?;
-    vae.scaled(&if each.is_certain() { each.mean } else { each.sample(&draw()?)? })
+    latent_space.scaled(&if each.is_certain() { each.mean } else { each.sample(&draw()?)? })
 }

@@ -2,7 +2,8 @@
 
 use crate::task::Task;
 use candle_core::Tensor;
-use tweedie::models::{Autoencoder, DiagonalGaussian, UNet2DConditionConfig};
+use tweedie::families::NetworkFacts;
+use tweedie::models::{Autoencoder, DiagonalGaussian};
 use tweedie::{Device, Result};
 
 /// What the autoencoder makes of a given picture. All is of batch 1; nothing is there for text to image.
@@ -20,7 +21,8 @@ pub struct Reference {
 ///
 /// # Errors
 /// If the autoencoder fails.
-pub fn reference(task: &Task, vae: &Autoencoder, unet: &UNet2DConditionConfig, device: &Device) -> Result<Reference> {
+pub fn reference(task: &Task, vae: &dyn Autoencoder, network: &NetworkFacts, device: &Device) -> Result<Reference> {
+    let latent_space = vae.latent_space();
     match task {
         Task::TextToImage => Ok(Reference::default()),
         Task::ImageToImage { canvas, .. } => {
@@ -29,10 +31,10 @@ pub fn reference(task: &Task, vae: &Autoencoder, unet: &UNet2DConditionConfig, d
         }
         Task::Inpaint { canvas, strength, .. } => {
             let pixels = canvas.picture()?.to_tensor(device)?;
-            let network_sees_known = unet.in_channels > vae.config().latent_channels;
+            let network_sees_known = network.in_channels > latent_space.channels;
             let known = canvas.mask()?.to_tensor(device)?.affine(-1.0, 1.0)?;
             let masked = pixels.broadcast_mul(&known)?;
-            let mask = canvas.latent_mask(vae.config().factor())?;
+            let mask = canvas.latent_mask(latent_space.factor)?;
             Ok(Reference {
                 picture: (!network_sees_known || *strength < 1.0).then(|| vae.encode(&pixels)).transpose()?,
                 masked: network_sees_known.then(|| vae.encode(&masked)).transpose()?,

@@ -1,11 +1,11 @@
 //! Timing a step of training.
 
 use super::{MixedPrecisionChoice, TrainSettings};
-use crate::bench::{kernels, rounded, threads, within};
+use crate::bench::{kernels, rounded, within};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
-use tweedie::kernels::{InstructionSet, Products, measured_peak};
+use tweedie::kernels::{InstructionSet, Products, measured_peak, threads};
 use tweedie::layers::Weights;
 use tweedie::models::UNet2DModel;
 use tweedie::noise::{NoiseSource, TorchNoise};

@@ -37,7 +37,7 @@ const DEPTH: usize = 512;
 /// Rows that are laid out at a time, whole blocks of them: with that depth they stay in the second cache.
 const ROWS: usize = 192;
 
-/// How exactly the factors of products are taken.
+/// How exactly the factors of products are taken: a choice of whoever builds a model, which nothing here makes by the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Products {
     /// In the type of the activations.
@@ -48,12 +48,6 @@ pub enum Products {
 }
 
 impl Products {
-    /// For weights of a type: rounded where the weights are and the machine has instructions for it.
-    pub fn of_weights(dtype: candle_core::DType) -> Self {
-        let rounded = dtype == candle_core::DType::BF16 && InstructionSet::in_use().multiplies_bf16();
-        if rounded { Self::Bf16 } else { Self::Full }
-    }
-
     /// Full in any case where the inputs are no whole steps, or the outputs fewer than a tile has.
     pub(super) fn of_matrix(self, inputs: usize, outputs: usize) -> Self {
         if inputs.is_multiple_of(STEP) && outputs >= TILE { self } else { Self::Full }

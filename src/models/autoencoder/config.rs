@@ -1,8 +1,8 @@
 //! `vae/config.json`.
 
+use super::LatentSpace;
 use crate::Result;
 use crate::config::{ConfigFields, are_widths};
-use candle_core::Tensor;
 use serde_json::json;
 
 /// The configuration of an [`super::AutoencoderKl`], in diffusers' terms.
@@ -80,24 +80,12 @@ impl AutoencoderConfig {
         Ok(config)
     }
 
-    /// Pixels per latent value along a side.
-    pub fn factor(&self) -> usize {
-        1 << (self.block_out_channels.len() - 1)
-    }
-
-    /// The encoder's latents as Stable Diffusion has them: `z * scaling_factor`.
-    ///
-    /// # Errors
-    /// If memory runs out.
-    pub fn scaled(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok((latents * self.scaling_factor)?)
-    }
-
-    /// Stable Diffusion's latents as the decoder takes them: `z / scaling_factor`.
-    ///
-    /// # Errors
-    /// If memory runs out.
-    pub fn unscaled(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok((latents / self.scaling_factor)?)
+    /// What pictures are encoded to.
+    pub fn latent_space(&self) -> LatentSpace {
+        LatentSpace {
+            channels: self.latent_channels,
+            factor: 1 << (self.block_out_channels.len() - 1),
+            scaling_factor: self.scaling_factor,
+        }
     }
 }

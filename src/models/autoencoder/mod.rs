@@ -4,17 +4,53 @@
 mod config;
 mod either;
 mod halves;
+mod latent_space;
 mod tiny;
 
 pub use config::AutoencoderConfig;
-pub use either::{Autoencoder, EitherAutoencoderConfig};
+pub use either::EitherAutoencoderConfig;
+pub use latent_space::LatentSpace;
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use crate::layers::{Backend, Conv2d, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use halves::{Decoder, Encoder};
+use std::fmt;
 use std::ops::ControlFlow;
+
+/// Pixels to latents and back.
+pub trait Autoencoder: fmt::Debug + Send + Sync {
+    /// What it encodes pictures to.
+    fn latent_space(&self) -> LatentSpace;
+
+    /// # Shapes
+    /// `images`: `[batch, in_channels, height, width]` in `[-1, 1]`; the result's parts:
+    /// `[batch, latent_channels, height / factor, width / factor]`, unscaled.
+    ///
+    /// # Errors
+    /// If the encoder was left out, or the channels do not fit.
+    fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian>;
+
+    /// Decodes latents as the encoder gives them; see [`LatentSpace::unscaled`] for those of a diffusion model. `watch` is told
+    /// of the decoder's parts.
+    ///
+    /// # Shapes
+    /// `latents`: `[batch, latent_channels, height, width]`; the result:
+    /// `[batch, out_channels, height * factor, width * factor]`, about `[-1, 1]`, not clamped.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
+    fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor>;
+
+    /// The same, with nobody watching.
+    ///
+    /// # Errors
+    /// If the channels do not fit.
+    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
+    }
+}
 
 /// The encoder's answer: a Gaussian with a diagonal covariance for each latent value.
 #[derive(Debug, Clone)]
@@ -123,14 +159,14 @@ impl AutoencoderKl {
     pub fn config(&self) -> &AutoencoderConfig {
         &self.config
     }
+}
 
-    /// # Shapes
-    /// `images`: `[batch, in_channels, height, width]` in `[-1, 1]`; the result's parts:
-    /// `[batch, latent_channels, height / factor, width / factor]`, unscaled.
-    ///
-    /// # Errors
-    /// If the encoder was left out, or the channels do not fit.
-    pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
+impl Autoencoder for AutoencoderKl {
+    fn latent_space(&self) -> LatentSpace {
+        self.config.latent_space()
+    }
+
+    fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
         let Some((encoder, quant)) = &self.encoder else {
             return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
         };
@@ -145,24 +181,7 @@ impl AutoencoderKl {
         Ok(DiagonalGaussian { mean: moments[0].clone(), log_variance, is_certain: false })
     }
 
-    /// Decodes latents as the encoder gives them; see [`AutoencoderConfig::unscaled`] for those of a
-    /// diffusion model.
-    ///
-    /// # Shapes
-    /// `latents`: `[batch, latent_channels, height, width]`; the result:
-    /// `[batch, out_channels, height * factor, width * factor]`, about `[-1, 1]`, not clamped.
-    ///
-    /// # Errors
-    /// If the channels do not fit.
-    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
-    }
-
-    /// The same; `watch` is told of the decoder's parts.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
-    pub fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
+    fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
         let z = FeatureMap::from_nchw(&latents.to_dtype(self.dtype)?, self.backend)?;
         let z = match &self.post_quant_conv {
             Some(post) => post.forward(&z)?,

@@ -1,7 +1,7 @@
 //! The tiny autoencoder (TAESD; Ollin Boer Bohan, 2023), as diffusers' `AutoencoderTiny` has it: convolutions and ReLU
 //! alone, distilled from Stable Diffusion's autoencoder, some twenty times as fast.
 
-use super::{AutoencoderConfig, DiagonalGaussian, Halves, Watch, tell};
+use super::{Autoencoder, AutoencoderConfig, DiagonalGaussian, Halves, LatentSpace, Watch, tell};
 use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
@@ -208,41 +208,6 @@ impl AutoencoderTiny {
         &self.config.common
     }
 
-    /// # Shapes
-    /// `images`: `[batch, in_channels, height, width]` in `[-1, 1]`; the result's parts:
-    /// `[batch, latent_channels, height / factor, width / factor]`, unscaled. It has no variance.
-    ///
-    /// # Errors
-    /// If the encoder was left out, or the channels do not fit.
-    pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
-        let Some(encoder) = &self.encoder else {
-            return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
-        };
-        let latents = self.run(encoder, &images.affine(0.5, 0.5)?, &mut |_, _| ControlFlow::Continue(()))?;
-        DiagonalGaussian::certain(latents)
-    }
-
-    /// Decodes latents as the encoder gives them.
-    ///
-    /// # Shapes
-    /// `latents`: `[batch, latent_channels, height, width]`; the result:
-    /// `[batch, out_channels, height * factor, width * factor]`, about `[-1, 1]`, not clamped.
-    ///
-    /// # Errors
-    /// If the channels do not fit.
-    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
-    }
-
-    /// The same; `watch` is told of the decoder's layers.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
-    pub fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
-        let limited = ((latents / 3.0)?.tanh()? * 3.0)?;
-        Ok(self.run(&self.decoder, &limited, watch)?.affine(2.0, -1.0)?)
-    }
-
     fn run(&self, layers: &[Layer], x: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
         let mut last = FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)?;
         tell(watch, 0, layers.len())?;
@@ -251,6 +216,26 @@ impl AutoencoderTiny {
             tell(watch, i + 1, layers.len())?;
         }
         Ok(last.to_nchw()?.to_dtype(x.dtype())?)
+    }
+}
+
+impl Autoencoder for AutoencoderTiny {
+    fn latent_space(&self) -> LatentSpace {
+        self.config.common.latent_space()
+    }
+
+    /// It has no variance.
+    fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
+        let Some(encoder) = &self.encoder else {
+            return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
+        };
+        let latents = self.run(encoder, &images.affine(0.5, 0.5)?, &mut |_, _| ControlFlow::Continue(()))?;
+        DiagonalGaussian::certain(latents)
+    }
+
+    fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
+        let limited = ((latents / 3.0)?.tanh()? * 3.0)?;
+        Ok(self.run(&self.decoder, &limited, watch)?.affine(2.0, -1.0)?)
     }
 }
 

@@ -2,8 +2,8 @@
 //! as the number of heads, from the UNet that the model was made for.
 
 use super::inferred::{MOST_RESOLUTIONS, Shapes, shapes};
-use super::names::Names;
-use super::{Checkpoint, SingleFile};
+use super::original_names;
+use crate::checkpoints::{Checkpoint, ComponentNames, SingleFile, TensorNames};
 use crate::models::unet::{AddedConditioning, BlockKind};
 use crate::models::{ControlConfig, ControlNetConfig, T2iAdapterConfig, T2iAdapterKind, UNet2DConditionConfig};
 use crate::{Error, Result};
@@ -58,14 +58,14 @@ impl SingleFile {
             Form::ControlNet(prefix) => {
                 let convolution = |i| format!("{prefix}input_hint_block.{}.weight", 2 * i);
                 let embedding = embedding(&shapes, convolution);
-                controlnet(unet, embedding, &shapes, |config| Names::of_controlnet(config, prefix))
+                controlnet(unet, embedding, &shapes, |config| original_names::controlnet(config, prefix))
             }
             Form::DiffusersControlNet => {
                 let convolution = |i| match i {
                     0 => "controlnet_cond_embedding.conv_in.weight".into(),
                     _ => format!("controlnet_cond_embedding.blocks.{}.weight", i - 1),
                 };
-                controlnet(unet, embedding(&shapes, convolution), &shapes, |_| Names::plain(""))
+                controlnet(unet, embedding(&shapes, convolution), &shapes, |_| TensorNames::plain(""))
             }
             Form::Adapter => adapter(&shapes, "", original_resnets(&shapes)),
             Form::DiffusersAdapter => {
@@ -97,11 +97,12 @@ impl SingleFile {
     pub fn control_checkpoint(&self, config: &ControlConfig, dtype: DType, device: &Device) -> Result<Checkpoint> {
         let tensors = self.file().tensors();
         let names = match (self.form(&shapes(&tensors))?, config) {
-            (Form::ControlNet(prefix), ControlConfig::ControlNet(config)) => Names::of_controlnet(config, prefix),
-            (Form::Adapter, ControlConfig::Adapter(config)) => Names::of_t2i_adapter(config),
-            _ => Names::plain(""),
+            (Form::ControlNet(prefix), ControlConfig::ControlNet(config)) => original_names::controlnet(config, prefix),
+            (Form::Adapter, ControlConfig::Adapter(config)) => original_names::t2i_adapter(config),
+            _ => TensorNames::plain(""),
         };
-        Ok(self.renamed("control model", names, &[], dtype, device))
+        let names = ComponentNames { names, unused: Vec::new() };
+        Ok(self.checkpoint("control model", names, None, dtype, device))
     }
 
     fn form(&self, shapes: &Shapes<'_>) -> Result<Form> {
@@ -178,7 +179,7 @@ fn controlnet(
     unet: &UNet2DConditionConfig,
     embedding: Option<(usize, Vec<usize>)>,
     shapes: &Shapes<'_>,
-    names: impl Fn(&ControlNetConfig) -> Names,
+    names: impl Fn(&ControlNetConfig) -> TensorNames,
 ) -> Option<ControlConfig> {
     let (conditioning_channels, embedding_channels) = embedding?;
     let encoder = unet.clone();

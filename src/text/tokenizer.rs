@@ -139,7 +139,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If the vocabulary has one of them already.
-    pub fn learn(&mut self, token: &str, count: usize) -> Result<Vec<u32>> {
+    pub fn add_token(&mut self, token: &str, count: usize) -> Result<Vec<u32>> {
         let names = (0..count).map(|i| if i == 0 { token.to_owned() } else { format!("{token}_{i}") });
         let names: Vec<String> = names.collect();
         if let Some(known) = names.iter().find(|name| self.inner.token_to_id(name).is_some()) {

@@ -1,9 +1,25 @@
 //! Configurations that follow from the tensors of a file, of models that come as one file without any.
 
-use super::StoredTensor;
-use super::names::Names;
+use crate::checkpoints::{SingleFile, StoredTensor, TensorNames};
 use crate::models::{AutoencoderConfig, AutoencoderTinyConfig};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
+
+impl SingleFile {
+    /// The configuration of the tiny autoencoder (TAESD) that the file holds alone, if it does: its tensors tell it.
+    ///
+    /// # Errors
+    /// If their shapes are those of no network.
+    pub fn tiny_autoencoder(&self) -> Result<Option<AutoencoderTinyConfig>> {
+        let Some(layers) = TinyLayers::of(&self.file().tensors()) else { return Ok(None) };
+        let config = layers.config();
+        config.check().map_err(|(field, expected)| {
+            let what = format!("a tiny autoencoder whose {field} cannot be used ({expected})");
+            Error::invalid(format!("the autoencoder {}", self.path().display()), what, "get the file again")
+        })?;
+        Ok(Some(config))
+    }
+}
 
 /// The shapes of a file's tensors by their names.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
@@ -104,8 +120,8 @@ impl TinyLayers {
         }
     }
 
-    pub fn names(&self) -> Names {
-        let mut names = Names::plain("");
+    pub fn names(&self) -> TensorNames {
+        let mut names = TensorNames::plain("");
         // More layers than convolutions and blocks: the numbers count activations and upsampling too.
         let layers = |half: &Half| 3 * half.blocks.len() + half.blocks.iter().sum::<usize>() + 2;
         if let Some((prefix, half)) = &self.encoder {

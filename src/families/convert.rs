@@ -1,13 +1,11 @@
 //! From any form of a model to a folder in diffusers layout, or to one file in the original layout.
 
-use super::mapped::float_type;
-use super::names::{Names, Part};
-use super::writer::{Planned, write_safetensors};
-use super::{Checkpoint, ModelFiles, Precision};
-use crate::conditioning::{clip_vocabulary, unpacked_merges};
-use crate::config::ConfigFields;
-use crate::layers::{Activation, WeightSource};
-use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
+use super::{Component, Families};
+use crate::checkpoints::{
+    Checkpoint, ComponentKind, ModelFiles, Part, Planned, Precision, float_type, write_safetensors,
+};
+use crate::layers::WeightSource;
+use crate::text::{clip_vocabulary, unpacked_merges};
 use crate::training::durable_file::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -15,17 +13,10 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The components that hold weights.
-const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
-
 /// What a folder holds beside weights and the components' configurations.
 const SETTINGS: [&str; 3] = ["model_index.json", "scheduler/scheduler_config.json", "defaults.json"];
-const TOKENIZERS: [&str; 2] = ["tokenizer", "tokenizer_2"];
 const TOKENIZER_FILES: [&str; 5] =
     ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"];
-
-/// Tensors without values by which files of Stable Diffusion XL say what their network predicts.
-const MARKS: [&str; 2] = ["v_pred", "ztsnr"];
 
 /// Writes a model as a folder in diffusers layout, its weights as `dtype`, or as they are stored. A folder that is there
 /// gives way, and only once the new one is whole.
@@ -36,10 +27,10 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
     let components = components(files, dtype)?;
     replace_folder(folder, |staged| {
         for component in &components {
-            let at = staged.join(component.name);
+            let at = staged.join(component.part.folder);
             std::fs::create_dir_all(&at).map_err(Error::io("create", &at))?;
-            copy(files, staged, &format!("{}/config.json", component.name))?;
-            let stem = if component.is_text_encoder() { "model" } else { "diffusion_pytorch_model" };
+            copy(files, staged, &format!("{}/config.json", component.part.folder))?;
+            let stem = component.part.kind.file_stem();
             let tensors = component.tensors.iter();
             let tensors: Vec<_> = tensors
                 .map(|tensor| Planned {
@@ -55,7 +46,8 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
         for name in SETTINGS.into_iter().filter(|name| files.exists(name)) {
             copy(files, staged, name)?;
         }
-        TOKENIZERS.iter().try_for_each(|tokenizer| copy_tokenizer(files, staged, tokenizer))
+        let mut tokenizers = Families::built_in().components().into_iter().filter_map(|component| component.tokenizer);
+        tokenizers.try_for_each(|tokenizer| copy_tokenizer(files, staged, tokenizer))
     })
 }
 
@@ -66,11 +58,11 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
 /// As [`convert_to_folder`].
 pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) -> Result<()> {
     let components = components(files, dtype)?;
-    let refines = !components.iter().any(|component| component.name == "text_encoder");
+    let layout = Families::built_in().file_layout(files);
     // By their names in the file: the component and its tensors that are joined there.
     let mut joined: BTreeMap<String, (usize, Vec<(Part, Planned)>)> = BTreeMap::new();
     for (i, component) in components.iter().enumerate() {
-        let names = component.names_in_file(files, refines)?;
+        let names = layout.names_to_write(component.part.folder, files)?;
         for tensor in &component.tensors {
             let (name, part) = names.in_file(&component.diffusers_name(&tensor.name));
             joined.entry(name).or_insert_with(|| (i, Vec::new())).1.push((part, tensor.clone()));
@@ -83,7 +75,8 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
         outputs.push(Planned { name, shape: components[i].shape_in_file(&parts), dtype: parts[0].1.dtype });
         sources.push((i, parts));
     }
-    outputs.extend(marks(files, components[0].tensors[0].dtype)?);
+    let dtype = components[0].tensors[0].dtype;
+    outputs.extend(layout.marks(files)?.into_iter().map(|name| Planned { name: name.into(), shape: vec![0], dtype }));
     let staged = staged_name(path);
     let written = write_safetensors(&staged, &outputs, |i| match sources.get(i) {
         Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
@@ -100,16 +93,17 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
 }
 
 /// A component and the tensors that its model has.
-struct Component {
-    name: &'static str,
+struct Converted {
+    part: Component,
     checkpoint: Checkpoint,
     tensors: Vec<Planned>,
 }
 
-fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Component>> {
+fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Converted>> {
     let mut components = Vec::new();
-    for name in COMPONENTS.into_iter().filter(|name| files.exists(&format!("{name}/config.json"))) {
-        let checkpoint = Checkpoint::open(files, name, Precision::Full, DType::F32, &Device::Cpu)?;
+    let known = Families::built_in().components();
+    for &part in known.iter().filter(|part| files.exists(&format!("{}/config.json", part.folder))) {
+        let checkpoint = Checkpoint::open(files, part.folder, Precision::Full, DType::F32, &Device::Cpu)?;
         let tensors: Vec<Planned> = (checkpoint.stored())
             .filter(|tensor| !checkpoint.has_no_use_for(&tensor.name))
             .filter_map(|tensor| {
@@ -121,31 +115,29 @@ fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Component>
             .collect();
         if tensors.is_empty() {
             let fix = "it has a configuration and no weights; get the model again";
-            return Err(Error::invalid(format!("the {name}"), "empty", fix));
+            return Err(Error::invalid(format!("the {}", part.folder), "empty", fix));
         }
-        components.push(Component { name, checkpoint, tensors });
+        components.push(Converted { part, checkpoint, tensors });
     }
     if components.is_empty() {
-        let fix = format!("it has none of the folders {} with a config.json", COMPONENTS.join(", "));
+        let folders: Vec<_> = known.iter().map(|part| part.folder).collect();
+        let fix = format!("it has none of the folders {} with a config.json", folders.join(", "));
         return Err(Error::invalid("the model", files.path("").display(), fix));
     }
     Ok(components)
 }
 
-impl Component {
-    fn is_text_encoder(&self) -> bool {
-        self.name.starts_with("text_encoder")
-    }
-
+impl Converted {
     /// Newer transformers leave out the beginning of a text encoder's names.
     fn diffusers_name(&self, name: &str) -> String {
-        let bare = self.is_text_encoder() && !name.starts_with("text_model.") && !name.starts_with("text_projection.");
+        let of_text = self.part.kind == ComponentKind::TextEncoder;
+        let bare = of_text && !name.starts_with("text_model.") && !name.starts_with("text_projection.");
         if bare { format!("text_model.{name}") } else { name.into() }
     }
 
     /// The autoencoder's attention is made of linear layers in diffusers and of pointwise convolutions in the original.
     fn is_pointwise(&self, name: &str) -> bool {
-        self.name == "vae"
+        self.part.kind == ComponentKind::Autoencoder
             && name.contains(".attentions.")
             && [".to_q.", ".to_k.", ".to_v.", ".to_out."].iter().any(|part| name.contains(part))
             && name.ends_with("weight")
@@ -186,45 +178,6 @@ impl Component {
             }
         }
     }
-
-    /// What a file with all components calls this one's tensors. Text encoders with the erf GELU are OpenCLIP's.
-    fn names_in_file(&self, files: &ModelFiles, refines: bool) -> Result<Names> {
-        let name = format!("{}/config.json", self.name);
-        let fields = ConfigFields::from_json(self.name, &files.read_text(&name)?, &files.path(&name))?;
-        let xl = files.exists("text_encoder_2/config.json");
-        Ok(match self.name {
-            "unet" => Names::of_unet(&UNet2DConditionConfig::from_fields(&fields)?, "model.diffusion_model."),
-            "vae" => Names::of_autoencoder(&AutoencoderConfig::from_fields(&fields)?, "first_stage_model."),
-            "text_encoder_2" => {
-                let place = if refines { "conditioner.embedders.0.model." } else { "conditioner.embedders.1.model." };
-                Names::of_open_clip(&ClipTextConfig::from_fields(&fields)?, true, place)
-            }
-            _ if xl => Names::plain("conditioner.embedders.0.transformer."),
-            _ => {
-                let config = ClipTextConfig::from_fields(&fields)?;
-                match config.hidden_act {
-                    Activation::Gelu => Names::of_open_clip(&config, false, "cond_stage_model.model."),
-                    _ => Names::plain("cond_stage_model.transformer."),
-                }
-            }
-        })
-    }
-}
-
-/// For a model of XL that predicts v: what a file has no configuration to say with.
-fn marks(files: &ModelFiles, dtype: DType) -> Result<Vec<Planned>> {
-    const SCHEDULER: &str = "scheduler/scheduler_config.json";
-    if !files.exists("text_encoder_2/config.json") || !files.exists(SCHEDULER) {
-        return Ok(Vec::new());
-    }
-    let fields = ConfigFields::from_json("scheduler", &files.read_text(SCHEDULER)?, &files.path(SCHEDULER))?;
-    let field = |name: &str| fields.fields().get(name).cloned().unwrap_or(Value::Null);
-    let count = match (field("prediction_type") == "v_prediction", field("rescale_betas_zero_snr") == true) {
-        (false, _) => 0,
-        (true, false) => 1,
-        (true, true) => 2,
-    };
-    Ok(MARKS[..count].iter().map(|&name| Planned { name: name.into(), shape: vec![0], dtype }).collect())
 }
 
 fn copy(files: &ModelFiles, folder: &Path, name: &str) -> Result<()> {

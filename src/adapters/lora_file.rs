@@ -1,0 +1,208 @@
+//! A file of low-rank adaptation (Hu et al. 2022) or one of its relatives.
+
+use super::lora_delta::{Change, Factors, Failure};
+use super::lora_names::{Module, Role, parse, unsupported_kind};
+use super::{LoraTarget, adapter_file};
+use crate::checkpoints::{StoredTensor, TensorFile};
+use crate::layers::{Computation, WeightDelta};
+use crate::{Error, ErrorKind, Result};
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A LoRA file: for some weights of a UNet and its text encoders, factors of a change.
+///
+/// It may hold LoRA, LoCon, LoHa, LoKr, whole differences, each with or without DoRA, under the names that kohya's
+/// scripts, LyCORIS, PEFT or diffusers write, in safetensors or in a pickle of PyTorch's, of which nothing is run. Only
+/// its header is read until a weight is asked for. What stands beside weights is then kept, in f32, so that a model is built
+/// again with another strength, or in another request, without reading the file: shared by all who share the file.
+#[derive(Debug)]
+pub struct LoraFile {
+    path: PathBuf,
+    file: TensorFile,
+    /// Where the tensors of each module are stored.
+    modules: BTreeMap<Module, BTreeMap<Role, StoredTensor>>,
+    settings: Settings,
+    /// What it was made for.
+    family: Option<&'static str>,
+    /// What has stood beside a weight, for the next time that the weight's model is built.
+    deltas: Mutex<BTreeMap<Module, Laid>>,
+}
+
+/// A change as it was laid out, and for what.
+#[derive(Debug, Clone)]
+struct Laid {
+    computation: Computation,
+    delta: Arc<WeightDelta>,
+}
+
+/// What PEFT says beside the tensors, in files that diffusers saves: the component's settings by their names.
+#[derive(Debug, Default)]
+struct Settings(BTreeMap<String, Value>);
+
+impl Settings {
+    fn read(file: &TensorFile) -> Self {
+        let json = file.metadata("lora_adapter_metadata").and_then(|text| serde_json::from_str(text).ok());
+        Self(json.unwrap_or_default())
+    }
+
+    fn alpha(&self, module: &Module) -> Option<f64> {
+        let stated = |name: &str| self.0.get(&format!("{}.{name}", module.component));
+        // Patterns name whole modules, as far as diffusers writes them.
+        let pattern = stated("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
+        let mut own =
+            pattern.filter(|(name, _)| module.name.ends_with(&name.replace('.', "_"))).map(|(_, alpha)| alpha);
+        own.next_back().or_else(|| stated("lora_alpha")).and_then(Value::as_f64)
+    }
+
+    fn by_root_of_rank(&self, component: &str) -> bool {
+        self.0.get(&format!("{component}.use_rslora")).and_then(Value::as_bool).unwrap_or(false)
+    }
+}
+
+impl LoraFile {
+    /// Opens a file for a model.
+    ///
+    /// # Errors
+    /// If it is of no form that is read, or holds what is not supported; the message names the first such tensor.
+    pub fn open(path: &Path, target: &LoraTarget) -> Result<Self> {
+        let file = adapter_file::open("LoRA", path)?;
+        if target.components.is_empty() {
+            let fix = "models of this family take none; leave it away";
+            return Err(Error::unusable(ErrorKind::Model, "the LoRA", path.display(), fix));
+        }
+        let mut modules: BTreeMap<Module, BTreeMap<Role, StoredTensor>> = BTreeMap::new();
+        for tensor in file.tensors() {
+            let Some((module, role)) = parse(&tensor.name, target) else { return Err(unknown(path, &tensor.name)) };
+            let name = tensor.name.clone();
+            if let Some(StoredTensor { name: other, .. }) = modules.entry(module).or_default().insert(role, tensor) {
+                let reason = format!("{name} and {other} are the same part of the same weight; keep one");
+                return Err(Error::malformed("LoRA file", path, reason));
+            }
+        }
+        if modules.is_empty() {
+            return Err(Error::malformed("LoRA file", path, "it holds no tensor; get it again"));
+        }
+        let settings = Settings::read(&file);
+        let looks_at_text = modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"));
+        let text_width = looks_at_text.and_then(|(_, tensors)| tensors.get(&Role::Down)?.shape.get(1));
+        let family = text_width.and_then(|&width| target.family(width));
+        Ok(Self { path: path.into(), file, modules, settings, family, deltas: Mutex::default() })
+    }
+
+    /// The model family that it was made for, as far as the width of the text in its cross-attention tells.
+    pub fn family(&self) -> Option<&'static str> {
+        self.family
+    }
+
+    fn factors(&self, module: &Module, parts: &BTreeMap<Role, StoredTensor>) -> Result<Factors> {
+        let mut factors = Factors {
+            alpha: self.settings.alpha(module),
+            by_root_of_rank: self.settings.by_root_of_rank(&module.component),
+            ..Factors::default()
+        };
+        for (&role, stored) in parts {
+            if role == Role::Alpha {
+                factors.alpha = Some(self.file.scalar(stored)?);
+            } else {
+                let tensor = self.file.read(stored, DType::F32, &Device::Cpu)?;
+                let tensor = tensor.ok_or_else(|| self.malformed(&stored.name, "has values that are not finite"))?;
+                factors.tensors.insert(role, tensor);
+            }
+        }
+        Ok(factors)
+    }
+
+    /// Whether it changes a weight.
+    pub(super) fn changes(&self, module: &Module) -> bool {
+        self.modules.contains_key(module)
+    }
+
+    /// Whether it changes a weight of a component.
+    pub(super) fn changes_component(&self, component: &str) -> bool {
+        self.modules.keys().any(|module| module.component == component)
+    }
+
+    /// The weights that it changes, each with the name of a tensor that does it.
+    pub(super) fn modules(&self) -> impl ExactSizeIterator<Item = (&Module, &str)> {
+        self.modules.iter().map(|(module, tensors)| (module, first_name(tensors)))
+    }
+
+    /// A module's weight with this file's change of it: see [`Factors::merge`].
+    pub(super) fn merge(&self, module: &Module, sum: &Tensor, base: &Tensor, weight: f64) -> Result<Tensor> {
+        let Some(tensors) = self.modules.get(module) else { return Ok(sum.clone()) };
+        let merged = self.factors(module, tensors)?.merge(sum, base, weight);
+        merged.map_err(|failure| self.explained(failure, tensors, base.dims()))
+    }
+
+    /// This file's change of a module's weight of `shape`, to stand beside it.
+    pub(super) fn delta(
+        &self,
+        module: &Module,
+        shape: &[usize],
+        computation: Computation,
+        device: &Device,
+    ) -> Result<Option<Arc<WeightDelta>>> {
+        let Some(tensors) = self.modules.get(module) else { return Ok(None) };
+        // Not under the lock: laying out waits for other threads, and whoever comes second lays the same out again.
+        let laid = self.deltas.lock().unwrap_or_else(PoisonError::into_inner).get(module).cloned();
+        if let Some(Laid { computation: of, delta }) = laid
+            && of == computation
+            && delta.fits(shape)
+            && delta.device().same_device(device)
+        {
+            return Ok(Some(delta));
+        }
+        let change = self.factors(module, tensors)?.change(shape);
+        let delta = match change.map_err(|failure| self.explained(failure, tensors, shape))? {
+            Change::LowRank { down, up } => {
+                WeightDelta::low_rank(&down.to_device(device)?, &up.to_device(device)?, shape, computation)?
+            }
+            Change::Full(delta) => WeightDelta::full(&delta.to_device(device)?, computation)?,
+        };
+        let delta = Arc::new(delta);
+        let laid = Laid { computation, delta: delta.clone() };
+        self.deltas.lock().unwrap_or_else(PoisonError::into_inner).insert(module.clone(), laid);
+        Ok(Some(delta))
+    }
+
+    fn explained(&self, failure: Failure, tensors: &BTreeMap<Role, StoredTensor>, shape: &[usize]) -> Error {
+        let named = |role: Role| tensors.get(&role).map(|stored| stored.name.clone());
+        match failure {
+            Failure::Tensor(error) => error.into(),
+            Failure::OnlyMerged(role) => {
+                let name = named(role).unwrap_or_else(|| first_name(tensors).into());
+                let reason = "belongs to a DoRA, which rescales whole weights; it cannot stand beside them: merge it while \
+                              the model is loaded";
+                self.malformed(&name, reason)
+            }
+            Failure::Part(role, reason) => {
+                let name = named(role).unwrap_or_else(|| format!("the factor {role:?} of {}", first_name(tensors)));
+                let made_for = self.family().map(|family| format!(", it was made for {family}")).unwrap_or_default();
+                self.malformed(&name, &format!("{reason} for a weight {shape:?}; take a LoRA for this model{made_for}"))
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn malformed(&self, name: &str, reason: &str) -> Error {
+        Error::malformed("LoRA file", &self.path, format!("{name} {reason}"))
+    }
+}
+
+fn unknown(path: &Path, name: &str) -> Error {
+    let reason = match unsupported_kind(name) {
+        Some(kind) => format!("{name} is {kind}, which is not supported; LoRA, LoCon, LoHa, LoKr and DoRA are"),
+        None => format!("{name} is no part of a LoRA; a whole model belongs to --model"),
+    };
+    Error::malformed("LoRA file", path, reason)
+}
+
+fn first_name(tensors: &BTreeMap<Role, StoredTensor>) -> &str {
+    tensors.values().next().map_or("", |stored| &stored.name)
+}

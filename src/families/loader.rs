@@ -1,0 +1,123 @@
+//! From a component's files, or its weights in memory, to what is built of them.
+
+use crate::adapters::Loras;
+use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
+use crate::kernels::Products;
+use crate::layers::{Backend, WeightRecorder, WeightSource, WeightStore, Weights};
+use crate::{DType, Device, Result};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The weights of a model's components as their layers hold them, by which components are built again without their files: with
+/// other adapters beside the weights, whose memory all of them share.
+#[derive(Debug, Default)]
+pub struct KeptWeights(Mutex<BTreeMap<String, Arc<WeightStore>>>);
+
+impl KeptWeights {
+    fn get(&self, component: &str) -> Option<Arc<WeightStore>> {
+        self.stores().get(component).cloned()
+    }
+
+    fn keep(&self, component: &str, store: WeightStore) {
+        self.stores().insert(component.into(), Arc::new(store));
+    }
+
+    fn stores(&self) -> MutexGuard<'_, BTreeMap<String, Arc<WeightStore>>> {
+        // A panic elsewhere leaves whole stores.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens components of one model, and says how their weights are held and computed with.
+#[derive(Clone, Copy)]
+pub struct Loader<'a> {
+    /// The model's files.
+    pub files: &'a ModelFiles,
+    /// Where weights go.
+    pub device: &'a Device,
+    /// The element type of matrices in memory.
+    pub weights: DType,
+    /// Whether those that are stored in half precision stay as they are, which changes no result.
+    pub keeps_halves: bool,
+    /// The element type of activations.
+    pub activations: DType,
+    /// Another way to compute than the device's own.
+    pub backend: Option<Backend>,
+    /// Other products than are fastest here for the element type.
+    pub products: Option<Products>,
+    /// What is merged into weights that are read; it stands beside those that were kept.
+    pub loras: Option<&'a Loras>,
+    /// Where weights are kept that are read, and where components are built from that have been before.
+    pub kept: Option<&'a KeptWeights>,
+}
+
+impl Loader<'_> {
+    /// The same, all in f32.
+    #[must_use]
+    pub fn in_f32(self) -> Self {
+        Self { weights: DType::F32, keeps_halves: false, activations: DType::F32, ..self }
+    }
+
+    /// Builds a component from the weights in its folder, and gives the names of its files too; from weights that were kept, of
+    /// no files. Tensors under the prefixes `unused` may be left alone.
+    ///
+    /// # Errors
+    /// If the weights cannot be had, or are not those that are asked for: all that did not fit is in the message.
+    pub fn load<T>(
+        &self,
+        component: &str,
+        unused: &[&str],
+        build: impl FnOnce(&Weights<'_>) -> Result<T>,
+    ) -> Result<(T, Vec<String>)> {
+        if let Some(store) = self.kept.and_then(|kept| kept.get(component)) {
+            let beside = self.loras.map(|loras| loras.beside(component, store.as_ref()));
+            let source = beside.as_ref().map_or(store.as_ref() as &dyn WeightSource, |beside| beside);
+            return Ok((build(&self.computed(source))?, Vec::new()));
+        }
+        let precision = if self.weights == DType::F16 { Precision::Half } else { Precision::Full };
+        let checkpoint = Checkpoint::open(self.files, component, precision, self.weights, self.device)?;
+        self.load_from(checkpoint, component, unused, build)
+    }
+
+    /// Builds a component from weights that were opened otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_from<T>(
+        &self,
+        checkpoint: Checkpoint,
+        component: &str,
+        unused: &[&str],
+        build: impl FnOnce(&Weights<'_>) -> Result<T>,
+    ) -> Result<(T, Vec<String>)> {
+        let names = checkpoint.file_names().to_vec();
+        let checkpoint = if self.keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
+        let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
+        let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
+        let recorder = self.kept.map(|kept| (kept, WeightRecorder::new(source)));
+        let built = match &recorder {
+            Some((_, recorder)) => build(&self.computed(recorder)),
+            None => build(&self.computed(source)),
+        };
+        let recorded = recorder.map(|(kept, recorder)| (kept, recorder.finish()));
+        // What did not fit explains a failure to build better than the failure itself.
+        checkpoint.finish(unused)?;
+        let built = built?;
+        if let Some((kept, store)) = recorded {
+            kept.keep(component, store);
+        }
+        Ok((built, names))
+    }
+
+    fn computed<'s>(&self, source: &'s dyn WeightSource) -> Weights<'s> {
+        let weights = Weights::new(source);
+        let weights = match self.backend {
+            Some(backend) => weights.with_backend(backend),
+            None => weights,
+        };
+        match self.products {
+            Some(products) => weights.with_products(products),
+            None => weights,
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Where files in the layout of Stable Diffusion's code have the components.
+
+use super::inferred::TinyLayers;
+use super::original_file::MARKS;
+use super::{Families, original_names};
+use crate::checkpoints::{ComponentKind, ComponentNames, FileLayout, ModelFiles, TensorFile, TensorNames};
+use crate::config::ConfigFields;
+use crate::layers::Activation;
+use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
+use crate::{Error, ErrorKind, Result};
+use serde_json::Value;
+
+/// Where the UNet is; its moving average, if the file has one, lies under `model_ema.` and is left alone.
+const UNET: &str = "model.diffusion_model.";
+
+/// Where the autoencoder is.
+const AUTOENCODER: &str = "first_stage_model.";
+
+/// The layout of a family's files.
+#[derive(Debug)]
+pub(super) struct OriginalLayout {
+    /// Where each text encoder can be, one of several for each.
+    pub text_encoders: &'static [TextPlace],
+    /// Whether empty tensors say what the network predicts.
+    pub marks_prediction: bool,
+}
+
+/// Where a text encoder is.
+#[derive(Debug)]
+pub(super) struct TextPlace {
+    component: &'static str,
+    prefix: &'static str,
+    form: TextForm,
+}
+
+/// Which code base's names a text encoder has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TextForm {
+    /// transformers', as diffusers has them.
+    Clip,
+    /// OpenCLIP's, with a projection or without.
+    OpenClip { projects: bool },
+}
+
+impl TextPlace {
+    /// A text encoder with transformers' names.
+    pub const fn clip(component: &'static str, prefix: &'static str) -> Self {
+        Self { component, prefix, form: TextForm::Clip }
+    }
+
+    /// A text encoder with OpenCLIP's names.
+    pub const fn open_clip(component: &'static str, prefix: &'static str) -> Self {
+        Self { component, prefix, form: TextForm::OpenClip { projects: false } }
+    }
+
+    /// The same, whose pooled text is projected.
+    pub const fn projecting(component: &'static str, prefix: &'static str) -> Self {
+        Self { component, prefix, form: TextForm::OpenClip { projects: true } }
+    }
+
+    fn names(&self, config: &ClipTextConfig) -> TensorNames {
+        match self.form {
+            TextForm::Clip => TensorNames::plain(self.prefix),
+            TextForm::OpenClip { projects } => original_names::open_clip(config, projects, self.prefix),
+        }
+    }
+}
+
+impl OriginalLayout {
+    fn places(&self, component: &str) -> impl Iterator<Item = &'static TextPlace> {
+        let component = component.to_owned();
+        self.text_encoders.iter().filter(move |place| place.component == component)
+    }
+
+    /// An autoencoder alone has no prefix, and diffusers' names or the original ones.
+    fn autoencoder(file: &TensorFile, configs: &ModelFiles) -> Result<ComponentNames> {
+        if let Some(tiny) = TinyLayers::of(&file.tensors()) {
+            return Ok(tiny.names().into());
+        }
+        let config = AutoencoderConfig::from_fields(&configs.config("vae", "config.json")?)?;
+        // What its training may have left in the file.
+        let unused = ["loss.", "model_ema."].map(String::from).to_vec();
+        if has(file, AUTOENCODER) {
+            return Ok(ComponentNames { names: original_names::autoencoder(&config, AUTOENCODER), unused });
+        }
+        if !has(file, "decoder.") {
+            // Without tensors of either kind the prefix that is missing is named.
+            return Ok(TensorNames::plain(AUTOENCODER).into());
+        }
+        Ok(ComponentNames { names: original_names::autoencoder(&config, ""), unused })
+    }
+
+    fn text_encoder(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
+        let place = self.places(component).find(|place| has(file, place.prefix));
+        let Some(place) = place.or_else(|| self.places(component).next()) else {
+            // Nothing in a file is under a component's folder: that is what the message will say is missing.
+            return Ok(TensorNames::plain(&format!("{component}.")).into());
+        };
+        let TextForm::OpenClip { projects } = place.form else { return Ok(TensorNames::plain(place.prefix).into()) };
+        let config = text_config(configs, place.component)?;
+        // Stable Diffusion 2.x sees the last layer but one, so its model ends there; the file goes on.
+        let last = format!("transformer.resblocks.{}.", config.num_hidden_layers);
+        let mut unused = [last.as_str(), "logit_scale", "attn_mask"].map(String::from).to_vec();
+        if !projects {
+            unused.push("text_projection".into());
+        }
+        Ok(ComponentNames { names: place.names(&config), unused })
+    }
+}
+
+impl FileLayout for OriginalLayout {
+    fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
+        match ComponentKind::of_folder(component) {
+            ComponentKind::Network => {
+                let config = UNet2DConditionConfig::from_fields(&configs.config("unet", "config.json")?)?;
+                Ok(original_names::unet(&config, UNET).into())
+            }
+            ComponentKind::Autoencoder => Self::autoencoder(file, configs),
+            ComponentKind::TextEncoder => self.text_encoder(file, component, configs),
+        }
+    }
+
+    /// Text encoders with the erf GELU are OpenCLIP's, where the family has both.
+    fn names_to_write(&self, component: &'static str, configs: &ModelFiles) -> Result<TensorNames> {
+        let fields = configs.config(component, "config.json")?;
+        match ComponentKind::of_folder(component) {
+            ComponentKind::Network => Ok(original_names::unet(&UNet2DConditionConfig::from_fields(&fields)?, UNET)),
+            ComponentKind::Autoencoder => {
+                Ok(original_names::autoencoder(&AutoencoderConfig::from_fields(&fields)?, AUTOENCODER))
+            }
+            ComponentKind::TextEncoder => {
+                let places: Vec<_> = self.places(component).collect();
+                if let [TextPlace { prefix, form: TextForm::Clip, .. }] = places[..] {
+                    return Ok(TensorNames::plain(prefix));
+                }
+                let config = ClipTextConfig::from_fields(&fields)?;
+                let open = config.hidden_act == Activation::Gelu;
+                let fits = |place: &&TextPlace| (place.form != TextForm::Clip) == open;
+                let place = places.iter().copied().find(fits).or(places.first().copied());
+                place.map(|place| place.names(&config)).ok_or_else(|| {
+                    let fix = "files of this model's family have none; convert to a folder";
+                    Error::unusable(ErrorKind::Model, format!("the {component}"), "without a place", fix)
+                })
+            }
+        }
+    }
+
+    fn marks(&self, configs: &ModelFiles) -> Result<Vec<&'static str>> {
+        if !self.marks_prediction || !configs.exists("scheduler/scheduler_config.json") {
+            return Ok(Vec::new());
+        }
+        let fields = configs.config("scheduler", "scheduler_config.json")?;
+        let field = |name: &str| fields.fields().get(name).cloned().unwrap_or(Value::Null);
+        let count = match (field("prediction_type") == "v_prediction", field("rescale_betas_zero_snr") == true) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        };
+        Ok(MARKS[..count].to_vec())
+    }
+
+    fn describe(&self, file: &TensorFile) -> Option<String> {
+        Families::built_in().detect_file(file).ok().map(|detected| detected.name())
+    }
+}
+
+fn text_config(configs: &ModelFiles, component: &'static str) -> Result<ClipTextConfig> {
+    let fields: ConfigFields = configs.config(component, "config.json")?;
+    ClipTextConfig::from_fields(&fields)
+}
+
+/// Whether there is a tensor whose name starts so.
+fn has(file: &TensorFile, prefix: &str) -> bool {
+    file.tensors().iter().any(|tensor| tensor.name.starts_with(prefix))
+}
