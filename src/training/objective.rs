@@ -45,6 +45,25 @@ impl ForwardProcess {
             )),
         }
     }
+
+    /// The levels of timesteps, counted from 0.
+    ///
+    /// # Errors
+    /// If there is no such timestep.
+    pub fn levels(&self, timesteps: &[usize]) -> Result<Vec<NoiseLevel>> {
+        timesteps.iter().map(|&timestep| self.level(timestep)).collect()
+    }
+
+    /// `x_t = alpha_t x_0 + sigma_t epsilon`, each image at a level of its own.
+    ///
+    /// # Shapes
+    /// `x0`, `noise`: `[batch, channels, height, width]`; `levels`: one for each image.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn states(&self, x0: &Tensor, noise: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
+        mix(x0, noise, levels.iter().map(|level| (level.alpha, level.sigma)))
+    }
 }
 
 /// How much each timestep counts.
@@ -94,10 +113,11 @@ pub struct NoisyBatch {
     pub x_t: Tensor,
     /// Their timesteps as the network is told them, `[batch]` in the type of the images.
     pub timesteps: Tensor,
+    /// Their noise levels, one for each state.
+    pub levels: Vec<NoiseLevel>,
     target: Tensor,
     x0: Tensor,
     indices: Vec<usize>,
-    levels: Vec<NoiseLevel>,
 }
 
 impl Objective {
@@ -134,6 +154,11 @@ impl Objective {
         Ok(self)
     }
 
+    /// What the network predicts.
+    pub fn prediction_type(&self) -> PredictionType {
+        self.prediction_type
+    }
+
     /// The forward process.
     pub fn process(&self) -> &ForwardProcess {
         &self.process
@@ -147,18 +172,12 @@ impl Objective {
     /// # Errors
     /// If the shapes differ, or there is no such timestep.
     pub fn noisy(&self, x0: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<NoisyBatch> {
-        let levels = timesteps.iter().map(|&t| self.process.level(t)).collect::<Result<Vec<_>>>()?;
-        let targets: Vec<_> = levels.iter().map(|level| self.prediction_type.target_factors(level)).collect();
-        let mix = |factors: &dyn Fn(usize) -> (f64, f64)| {
-            let of_x0 = per_image(x0, (0..levels.len()).map(|i| factors(i).0))?;
-            let of_noise = per_image(x0, (0..levels.len()).map(|i| factors(i).1))?;
-            Ok::<_, Error>((x0.broadcast_mul(&of_x0)? + noise.broadcast_mul(&of_noise)?)?)
-        };
+        let levels = self.process.levels(timesteps)?;
         let told: Vec<f64> = levels.iter().map(|level| level.timestep).collect();
         Ok(NoisyBatch {
-            x_t: mix(&|i| (levels[i].alpha, levels[i].sigma))?,
+            x_t: self.process.states(x0, noise, &levels)?,
             timesteps: Tensor::from_vec(told, levels.len(), x0.device())?.to_dtype(x0.dtype())?,
-            target: mix(&|i| targets[i])?,
+            target: mix(x0, noise, levels.iter().map(|level| self.prediction_type.target_factors(level)))?,
             x0: x0.clone(),
             indices: timesteps.to_vec(),
             levels,
@@ -193,6 +212,13 @@ impl Objective {
         let terms = bound.terms(&batch.x0, &batch.x_t, &(of_x + of_raw)?, &share, &batch.indices)?;
         Ok((simple + (terms * bound.factor())?)?)
     }
+}
+
+/// Clean images and noise, each pair by factors of its own.
+fn mix(x0: &Tensor, noise: &Tensor, factors: impl Iterator<Item = (f64, f64)>) -> Result<Tensor> {
+    let (of_x0, of_noise): (Vec<_>, Vec<_>) = factors.unzip();
+    let (of_x0, of_noise) = (per_image(x0, of_x0.into_iter())?, per_image(x0, of_noise.into_iter())?);
+    Ok((x0.broadcast_mul(&of_x0)? + noise.broadcast_mul(&of_noise)?)?)
 }
 
 /// A number for each image, `[batch, 1, 1, 1]`, in the type and on the device of `like`.

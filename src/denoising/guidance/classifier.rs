@@ -102,6 +102,7 @@ impl Network for ClassifierGuidance<'_> {
 mod tests {
     use super::*;
     use crate::denoising::{Denoiser, Parameterization};
+    use crate::layers::log_softmax;
     use crate::noise::{NoiseSource, TorchNoise};
     use crate::schedulers::{BetaSchedule, Run, by_name, sample};
     use candle_core::{DType, Device};
@@ -135,7 +136,7 @@ mod tests {
             let spread = alpha * alpha * VARIANCE + sigma * sigma;
             let half_odds = (x.flatten_from(1)?.sum_keepdim(1)? * (alpha / spread))?;
             let logits = Tensor::cat(&[&half_odds, &half_odds.neg()?], 1)?;
-            crate::training::classification::log_probabilities(&logits)
+            log_softmax(&logits)
         }
     }
 
