@@ -253,8 +253,6 @@ impl PixelTrainingSettings {
         }
         let mut scheduler = ddpm_scheduler(self.beta_schedule, self.timesteps);
         scheduler.extend([
-            ("_diffusers_version".to_owned(), DIFFUSERS_VERSION.into()),
-            ("clip_sample".to_owned(), true.into()),
             ("prediction_type".to_owned(), self.prediction_type.name().into()),
             ("variance_type".to_owned(), if self.learned_variance { "learned_range" } else { "fixed_small" }.into()),
         ]);

@@ -96,6 +96,7 @@ pub(super) fn ddpm_scheduler(betas: BetaChoice, timesteps: usize) -> Map<String,
         "beta_start": 0.0001,
         "beta_end": 0.02,
         "beta_schedule": betas.name(),
+        "clip_sample": true,
         "num_train_timesteps": timesteps,
     });
     fields.as_object().cloned().unwrap_or_default()
@@ -174,7 +175,7 @@ pub trait TrainingSettings: Options + Default {
     fn from_config(config: &Value) -> Result<Self> {
         let fix = "take the config.json that the run was started with, and go on with the same kind of training";
         let fields = config["settings"].as_object();
-        let fields = fields.ok_or_else(|| Error::invalid("the settings of the run", "missing", fix))?;
+        let fields = fields.ok_or_else(|| Error::invalid("the configuration of the run", "without settings", fix))?;
         let mut settings = Self::default();
         settings.read(fields.clone()).map_err(|wrong| Error::invalid("a setting of the run", wrong, fix))?;
         Ok(settings)
