@@ -27,7 +27,7 @@ impl TrainProgress {
 
     pub fn event(&mut self, event: &TrainEvent<'_>) {
         match event {
-            TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(&text)),
+            TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(text)),
             TrainEvent::Start { steps, parameters, done } => {
                 self.line(&format!("{parameters} parameters, step {done} of {steps}"));
                 self.bar.set_length(*steps);
