@@ -4,7 +4,7 @@ mod tweedie;
 
 use ::tweedie::images::{ColorType, Photo, Samples};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use tweedie::{TestResult, Tweedie, read_json};
 
@@ -68,6 +68,7 @@ fn a_classifier_that_is_killed_goes_on() -> TestResult {
     write_bars(&program.path("data"), 12)?;
     let train = |output: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+        command.stdout(Stdio::null());
         command.args(["train", "classifier", "--data", "data", "--noisy", "--steps", "60", "--checkpoint-every", "4"]);
         command
             .args(["--accumulate", "2", "--resume", "--quiet", "--output", output])

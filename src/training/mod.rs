@@ -5,7 +5,9 @@
 //! gradient of the loss that the set belongs to,
 //!
 //! ```text
-//! g_s = grad_s (1/B) sum_b L(b),   theta_s <- AdamW(theta_s, clip(g_s)),   average_s <- decay average_s + (1 - decay) theta_s.
+//! g_s = grad_s (1/B) sum_b L(b),
+//! theta_s <- AdamW(theta_s, clip(g_s)),
+//! average_s <- decay average_s + (1 - decay) theta_s.
 //! ```
 //!
 //! Everything random of step `n` is a function of the seed and `n` ([`Draws`]), and everything that a step changes is in a
