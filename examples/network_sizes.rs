@@ -9,18 +9,19 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+use tweedie::DType;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::PredictionType;
 use tweedie::images::{Plot, Series, encode_png};
-use tweedie::layers::Weights;
-use tweedie::models::{UNet2DConfig, UNet2DModel};
+use tweedie::kernels::Products;
+use tweedie::models::UNet2DConfig;
 use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::{Batches, FolderOptions, ImageSet, Loader, Split, read_set};
+use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
 use tweedie::training::{
-    AdamWConfig, Decay, ForwardProcess, LearningRate, LossWeighting, Objective, ParameterSource, Trainer,
+    AdamWConfig, Decay, EmaOptions, ForwardProcess, LearningRate, LossWeighting, Objective, OptimizerOptions, Trainer,
     TrainerOptions,
 };
-use tweedie::{DType, Device};
 
 /// Channels at each resolution.
 const SIZES: [&[usize]; 4] = [&[8, 16], &[16, 32], &[16, 32, 64], &[32, 64, 96]];
@@ -38,37 +39,37 @@ fn network(set: &ImageSet, channels: &[usize]) -> tweedie::Result<UNet2DConfig> 
 
 /// The number of parameters, seconds and mean loss of the last steps.
 fn train(set: &Arc<ImageSet>, channels: &[usize], steps: u64) -> tweedie::Result<(usize, f64, f64)> {
-    let source = ParameterSource::random(0, &Device::Cpu);
-    let model = UNet2DModel::new(&Weights::new(&source), network(set, channels)?, DType::F32)?;
-    let parameters = source.finish()?;
-    let count = parameters.layout().len();
-    let cosine =
-        ConfigFields::from_fields("scheduler", serde_json::Map::new()).with("beta_schedule", "squaredcos_cap_v2");
-    let process = ForwardProcess::Diffusion(NoiseSchedule::from_config(&cosine)?);
-    let objective = Objective::new(process, PredictionType::VPrediction, LossWeighting::Uniform)?;
-    let options = TrainerOptions {
-        seed: 0,
+    let scheduler = serde_json::Map::from_iter([("beta_schedule".to_owned(), "squaredcos_cap_v2".into())]);
+    let schedule = NoiseSchedule::from_config(&ConfigFields::from_fields("scheduler", scheduler.clone()))?;
+    let process = ForwardProcess::Diffusion(schedule);
+    let config = PixelDiffusionConfig {
+        network: network(set, channels)?,
+        size: (set.height(), set.width()),
+        objective: Objective::new(process, PredictionType::VPrediction, LossWeighting::Uniform)?,
+        importance_sampling: false,
+        class_dropout: None,
+        products: Products::Full,
+        scheduler,
+        dtype: DType::F32,
+    };
+    let optimizer = OptimizerOptions {
         learning_rate: LearningRate { peak: 1e-3, warmup_steps: steps / 20, total_steps: steps, decay: Decay::Cosine },
         adamw: AdamWConfig::default(),
         max_gradient_norm: Some(1.0),
-        ema_decay: 0.99,
-        ema_warm_up: true,
-        importance_sampling: false,
-        accumulate: 1,
-        class_dropout: 0.0,
-        null_class: 0,
+        ema: Some(EmaOptions { decay: 0.99, warm_up: true }),
     };
-    let mut trainer = Trainer::new(model, parameters, objective, options)?;
+    let (task, parameters) = PixelDiffusion::new(config, 0, optimizer)?;
+    let mut trainer = Trainer::new(task, vec![parameters], TrainerOptions { seed: 0, accumulate: 1 })?;
     let mut loader = Loader::start(Batches::new(set.clone(), BATCH, 0)?, 0)?;
     let last = (steps / 10).max(1);
     let (start, mut sum) = (Instant::now(), 0.0);
     for step in 0..steps {
-        let report = trainer.step(|| Ok((loader.next_batch()?.images, None)))?;
+        let loss = trainer.step(|| loader.next_batch())?.loss();
         if step >= steps - last {
-            sum += report.loss;
+            sum += loss;
         }
     }
-    Ok((count, start.elapsed().as_secs_f64(), sum / last as f64))
+    Ok((trainer.parameters(), start.elapsed().as_secs_f64(), sum / last as f64))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

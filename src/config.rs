@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// The version of diffusers whose forms of files are written, which they name.
+pub const DIFFUSERS_VERSION: &str = "0.42.1";
+
 /// No size or count of a real model is larger.
 const LARGEST: usize = 1_000_000;
 

@@ -93,7 +93,7 @@ pub enum Error {
     /// Training went astray.
     #[error(
         "training step {step} at learning rate {learning_rate:e}: {what}; the last good checkpoint is {checkpoint}; \
-         train with a lower --learning-rate, a longer --warmup-steps or a smaller --grad-clip"
+         train with a lower `learning_rate`, a longer `warmup_steps` or a smaller `grad_clip`"
     )]
     Diverged {
         /// The step, from 1.

@@ -28,6 +28,7 @@
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
+//! | [`files`] | files that are there whole or not at all |
 //!
 //! The order in which these run for a request is the crate `tweedie-pipelines`.
 
@@ -38,6 +39,7 @@ pub mod config;
 pub mod denoising;
 mod error;
 pub mod families;
+pub mod files;
 pub mod images;
 pub mod kernels;
 pub mod layers;

@@ -110,7 +110,7 @@ fn a_promise_costs_no_memory() -> TestResult {
 fn what_to_do_without_data() -> TestResult {
     let folder = tempfile::tempdir()?;
     let message = read_idx(folder.path(), Split::Train).err().ok_or("it was read")?.to_string();
-    for part in ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "--download", "dataset-fashion-mnist"] {
+    for part in ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "`download`", "dataset-fashion-mnist"] {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
     Ok(())
@@ -345,7 +345,7 @@ fn sizes_must_be_one_unless_they_are_made_so() -> TestResult {
         write_png(&f.join("b.png"), (4, 8), &[20])
     };
     let message = folder(write, FolderOptions::default())?.err().ok_or("it was read")?.to_string();
-    for part in ["6x4", "a.png", "4x8", "b.png", "--resize N"] {
+    for part in ["6x4", "a.png", "4x8", "b.png", "`resize`"] {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
     let set = folder(write, FolderOptions { resize: Some(3), channels: None })??;
@@ -419,6 +419,6 @@ fn either_kind_of_set_is_found_in_a_folder() -> TestResult {
     std::fs::write(folder.path().join("train-labels-idx1-ubyte"), labels(&[3]))?;
     assert_eq!(read_set(folder.path(), Split::Train, options)?.height(), 3);
     let gone = read_set(&folder.path().join("gone"), Split::Train, options);
-    assert!(gone.err().ok_or("it was read")?.to_string().contains("--download"));
+    assert!(gone.err().ok_or("it was read")?.to_string().contains("`download`"));
     Ok(())
 }

@@ -60,7 +60,7 @@ fn run(unet: &UNet2DConditionModel, seed: u64) -> Result<Vec<f32>> {
 
 #[test]
 fn models_are_shared_between_threads() {
-    fn shared<T: Send + Sync>() {}
+    fn shared<T: Send + Sync + ?Sized>() {}
     shared::<UNet2DConditionModel>();
     shared::<UNet2DModel>();
     shared::<dyn Autoencoder>();

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
@@ -11,9 +12,12 @@ use tweedie::layers::{Weights, with_gradients};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::noise::TorchGenerator;
 use tweedie::schedulers::{BetaSchedule, NoiseSchedule};
+use tweedie::training::data::Batch;
+use tweedie::training::runs::RunCheckpoints;
+use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
 use tweedie::training::{
-    AdamWConfig, Decay, ForwardProcess, LearningRate, LossWeighting, Objective, ParameterSource, RunCheckpoints,
-    Trainer, TrainerOptions, TrainerState,
+    AdamWConfig, ClassDropout, Decay, DenoisingLoss, Draws, EmaOptions, ForwardProcess, LearningRate, LossWeighting,
+    Objective, OptimizerOptions, ParameterSet, ParameterSource, Trainer, TrainerOptions, TrainerState, TrainingTask,
 };
 use tweedie::{NoiseLevel, Result};
 
@@ -93,7 +97,7 @@ fn gradients_of_objectives_are_their_differences() -> TestResult {
 /// The bound's gradient reaches the variance. The mean is held in it, so that the output's first half has the
 /// gradient of the simple loss alone.
 #[test]
-fn the_bound_teaches_the_variance_alone() -> TestResult {
+fn the_bound_trains_the_variance_alone() -> TestResult {
     for kind in [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample] {
         let simple = Objective::new(diffusion()?, kind, LossWeighting::Uniform)?;
         let hybrid = simple.clone().with_learned_variance(0.001)?;
@@ -119,44 +123,65 @@ fn network_config() -> Result<UNet2DConfig> {
     UNet2DConfig::from_fields(&ConfigFields::from_json("unet", text, Path::new("config.json"))?)
 }
 
-fn options() -> TrainerOptions {
-    TrainerOptions {
+/// What a test varies.
+#[derive(Clone)]
+struct Variation {
+    seed: u64,
+    timesteps: usize,
+    importance_sampling: bool,
+    learning_rate: LearningRate,
+}
+
+fn variation() -> Variation {
+    Variation {
         seed: 5,
-        learning_rate: LearningRate { peak: 1e-2, warmup_steps: 2, total_steps: 12, decay: Decay::Cosine },
-        adamw: AdamWConfig::default(),
-        max_gradient_norm: Some(1.0),
-        ema_decay: 0.9,
-        ema_warm_up: true,
+        timesteps: 100,
         importance_sampling: false,
-        accumulate: 1,
-        class_dropout: 0.2,
-        null_class: 3,
+        learning_rate: LearningRate { peak: 1e-2, warmup_steps: 2, total_steps: 12, decay: Decay::Cosine },
     }
 }
 
-fn trainer(options: TrainerOptions, timesteps: usize) -> Result<Trainer<UNet2DModel>> {
-    let source = ParameterSource::random(options.seed, &Device::Cpu);
-    let network = UNet2DModel::new(&Weights::new(&source), network_config()?, DType::F32)?;
-    let betas = BetaSchedule::Linear.betas(1e-4, 0.02, timesteps);
+fn optimizer(learning_rate: LearningRate) -> OptimizerOptions {
+    OptimizerOptions {
+        learning_rate,
+        adamw: AdamWConfig::default(),
+        max_gradient_norm: Some(1.0),
+        ema: Some(EmaOptions { decay: 0.9, warm_up: true }),
+    }
+}
+
+fn trainer(variation: &Variation) -> Result<Trainer<PixelDiffusion>> {
+    let betas = BetaSchedule::Linear.betas(1e-4, 0.02, variation.timesteps);
     let process = ForwardProcess::Diffusion(NoiseSchedule::from_betas(&betas)?);
-    let objective = Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?;
-    Trainer::new(network, source.finish()?, objective, options)
+    let config = PixelDiffusionConfig {
+        network: network_config()?,
+        size: (4, 4),
+        objective: Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?,
+        importance_sampling: variation.importance_sampling,
+        class_dropout: Some(ClassDropout { probability: 0.2, null_class: 3 }),
+        products: Products::Full,
+        scheduler: serde_json::Map::new(),
+        dtype: DType::F32,
+    };
+    let (task, set) = PixelDiffusion::new(config, variation.seed, optimizer(variation.learning_rate))?;
+    Trainer::new(task, vec![set], TrainerOptions { seed: variation.seed, accumulate: 1 })
 }
 
 /// Batch `n` of a small set: two patterns.
-fn batch(n: u64, size: usize) -> Result<(Tensor, Option<Tensor>)> {
+fn batch(n: u64, size: usize) -> Result<Batch> {
     let labels: Vec<u32> = (0..size as u64).map(|i| ((n * size as u64 + i) % 3) as u32).collect();
     let pixel = |(label, i): (&u32, usize)| if (*label as usize + i).is_multiple_of(3) { 1f32 } else { -1.0 };
     let pixels: Vec<f32> = labels.iter().flat_map(|label| (0..16).map(move |i| pixel((label, i)))).collect();
     let images = Tensor::from_vec(pixels, (size, 1, 4, 4), &Device::Cpu)?;
-    Ok((images, Some(Tensor::from_vec(labels, size, &Device::Cpu)?)))
+    let indices = (0..size).map(|i| n as usize * size + i).collect();
+    Ok(Batch { images, labels: Some(Tensor::from_vec(labels, size, &Device::Cpu)?), indices })
 }
 
-fn steps(trainer: &mut Trainer<UNet2DModel>, count: usize) -> Result<f64> {
+fn steps(trainer: &mut Trainer<PixelDiffusion>, count: usize) -> Result<f64> {
     let mut last = f64::NAN;
     for _ in 0..count {
         let n = trainer.steps();
-        last = trainer.step(|| batch(n, 6))?.loss;
+        last = trainer.step(|| batch(n, 6))?.loss();
     }
     Ok(last)
 }
@@ -164,17 +189,16 @@ fn steps(trainer: &mut Trainer<UNet2DModel>, count: usize) -> Result<f64> {
 #[test]
 fn a_restored_trainer_goes_on_bit_by_bit() -> TestResult {
     // So few timesteps that every one has ten losses soon, and importance sampling is reached.
-    let options = TrainerOptions { importance_sampling: true, ..options() };
-    let mut whole = trainer(options.clone(), 4)?;
+    let variation = Variation { importance_sampling: true, timesteps: 4, ..variation() };
+    let mut whole = trainer(&variation)?;
     steps(&mut whole, 12)?;
-    let mut first = trainer(options.clone(), 4)?;
+    let mut first = trainer(&variation)?;
     steps(&mut first, 9)?;
     let folder = tempfile::tempdir()?;
     let checkpoints = RunCheckpoints::new(folder.path());
-    let layout = first.parameters().layout().clone();
-    checkpoints.save(&layout, &first.state())?;
-    let mut second = trainer(TrainerOptions { ..options }, 4)?;
-    let (state, warnings) = checkpoints.newest(&layout)?;
+    checkpoints.save(&first.state(), first.sets())?;
+    let mut second = trainer(&variation)?;
+    let (state, warnings) = checkpoints.newest(second.sets())?;
     assert!(warnings.is_empty());
     second.restore(state.ok_or("no checkpoint")?)?;
     assert_eq!(second.state(), first.state());
@@ -183,72 +207,121 @@ fn a_restored_trainer_goes_on_bit_by_bit() -> TestResult {
     Ok(())
 }
 
+/// Checkpoints of versions that knew one set of parameters: bare names, and a file of its own for remembered losses.
+#[test]
+fn a_checkpoint_in_the_older_form_is_taken() -> TestResult {
+    let variation = Variation { importance_sampling: true, timesteps: 4, ..variation() };
+    let mut first = trainer(&variation)?;
+    steps(&mut first, 9)?;
+    let folder = tempfile::tempdir()?;
+    let checkpoints = RunCheckpoints::new(folder.path());
+    let saved = checkpoints.save(&first.state(), first.sets())?;
+
+    let mut sums = serde_json::Map::new();
+    for (name, older) in [
+        ("weights.safetensors", "weights.safetensors"),
+        ("ema.safetensors", "ema.safetensors"),
+        ("optimizer.safetensors", "optimizer.safetensors"),
+        ("task.safetensors", "loss_history.safetensors"),
+    ] {
+        let tensors = candle_core::safetensors::load(saved.join(name), &Device::Cpu)?;
+        let bare = |name: String| name.replace("unet.", "").replace("loss_history", "losses");
+        let tensors = tensors.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
+        std::fs::remove_file(saved.join(name))?;
+        candle_core::safetensors::save(&tensors, saved.join(older))?;
+        let sum = Sha256::digest(std::fs::read(saved.join(older))?);
+        sums.insert(older.into(), sum.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into());
+    }
+    std::fs::write(saved.join("manifest.json"), json!({"step": 9, "sha256": sums}).to_string())?;
+    let (state, warnings) = checkpoints.newest(first.sets())?;
+    assert_eq!((state, warnings), (Some(first.state()), Vec::new()));
+    Ok(())
+}
+
 #[test]
 fn the_loss_falls_and_the_seed_decides() -> TestResult {
-    let options = TrainerOptions {
+    let variation = Variation {
         learning_rate: LearningRate { peak: 5e-3, warmup_steps: 5, total_steps: 150, decay: Decay::Constant },
-        ..options()
+        ..variation()
     };
-    let mut one = trainer(options.clone(), 100)?;
+    let mut one = trainer(&variation)?;
     let first = steps(&mut one, 1)?;
     steps(&mut one, 149)?;
     let mean: f64 = (0..20).map(|_| steps(&mut one, 1)).sum::<Result<f64>>()? / 20.0;
     assert!(mean < 0.6 * first, "from {first} to {mean}");
-    let other = trainer(TrainerOptions { seed: 6, ..options }, 100)?;
-    assert_ne!(other.parameters().values()[..], trainer(self::options(), 100)?.parameters().values()[..]);
+    let start = |variation: &Variation| -> Result<TrainerState> { Ok(trainer(variation)?.state()) };
+    assert_eq!(start(&variation)?, start(&self::variation())?);
+    assert_ne!(start(&Variation { seed: 6, ..variation.clone() })?, start(&variation)?);
     Ok(())
+}
+
+/// A network that looks at labels alone: a table of what it answers.
+struct Constant {
+    table: Tensor,
+    loss: DenoisingLoss,
+}
+
+impl TrainingTask for Constant {
+    type Batch = Batch;
+    type Evaluation = ();
+
+    fn loss(&mut self, _: usize, batch: &Batch, draws: Draws) -> Result<Tensor> {
+        let labels =
+            batch.labels.as_ref().ok_or_else(|| tweedie::Error::invalid("the labels", "missing", "give some"))?;
+        let output = self.table.index_select(labels, 0)?.reshape(batch.images.dims())?;
+        self.loss.mean(&batch.images, draws, |_| Ok(output))
+    }
+
+    fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
+        Ok(())
+    }
+
+    fn write_model(&self, _: &[ParameterSet], (): &(), _: &Path) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The gradient of two batches is the mean of theirs: a step on both is the step on one that has all images, but for
 /// the random numbers, which are kept out here by a network that looks at labels alone.
 #[test]
 fn accumulated_gradients_are_those_of_the_whole() -> TestResult {
-    struct Constant(Tensor);
-    impl Network for Constant {
-        fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
-            let (x, labels) = (call.x, call.conditioning.class_labels.as_ref());
-            let rows = labels.map_or(Ok(x.zeros_like()?), |labels| {
-                Ok::<_, tweedie::Error>(self.0.index_select(labels, 0)?.reshape(x.dims())?)
-            })?;
-            Ok(rows)
-        }
-    }
     let make = |accumulate: usize| {
         let source = ParameterSource::random(1, &Device::Cpu);
         let table = Weights::new(&source).at("class_embedding").tensor("weight", &[4, 16])?;
         // Of pure signal the target x0 has no noise in it.
         let process = ForwardProcess::Diffusion(NoiseSchedule::from_betas(&[0.0001])?);
         let objective = Objective::new(process, PredictionType::Sample, LossWeighting::Uniform)?;
-        let options = TrainerOptions { accumulate, class_dropout: 0.0, max_gradient_norm: None, ..options() };
-        Trainer::new(Constant(table), source.finish()?, objective, options)
+        let options = OptimizerOptions { max_gradient_norm: None, ..optimizer(variation().learning_rate) };
+        let set = ParameterSet::new("table", source.finish()?, options)?;
+        let task = Constant { table, loss: DenoisingLoss::new(objective, false) };
+        Trainer::new(task, vec![set], TrainerOptions { seed: 5, accumulate })
     };
     let (mut whole, mut parts) = (make(1)?, make(2)?);
     let (mut n, mut last) = (0, [0.0; 2]);
     for _ in 0..3 {
-        last[0] = whole.step(|| batch(n / 2, 12))?.loss;
-        last[1] = parts
-            .step(|| {
-                n += 1;
-                batch(n - 1, 6)
-            })?
-            .loss;
+        last[0] = whole.step(|| batch(n / 2, 12))?.loss();
+        let mut next = || {
+            n += 1;
+            batch(n - 1, 6)
+        };
+        last[1] = parts.step(&mut next)?.loss();
     }
     // Sums in another order.
     assert!((last[0] - last[1]).abs() < 1e-6, "{last:?}");
-    let pairs = whole.parameters().values().iter().zip(parts.parameters().values());
-    let off = pairs.fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    let values = |trainer: &Trainer<Constant>| trainer.sets()[0].parameters().values().to_vec();
+    let off = values(&whole).iter().zip(values(&parts)).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
     assert!(off < 1e-5, "{off}");
     Ok(())
 }
 
 #[test]
 fn a_loss_that_is_not_finite_stops_before_the_weights_change() -> TestResult {
-    let mut trainer = trainer(options(), 100)?;
+    let mut trainer = trainer(&variation())?;
     steps(&mut trainer, 2)?;
     let before = trainer.state();
     let broken = trainer.step(|| {
-        let (images, labels) = batch(0, 6)?;
-        Ok(((images * f64::NAN)?, labels))
+        let batch = batch(0, 6)?;
+        Ok(Batch { images: (batch.images * f64::NAN)?, ..batch })
     });
     let message = broken.err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message.contains("step 3") && message.contains("learning rate 1e-2"), "{message}");
@@ -256,15 +329,14 @@ fn a_loss_that_is_not_finite_stops_before_the_weights_change() -> TestResult {
     Ok(())
 }
 
-fn state(trainer: &Trainer<UNet2DModel>, step: u64) -> TrainerState {
+fn state(trainer: &Trainer<PixelDiffusion>, step: u64) -> TrainerState {
     TrainerState { step, ..trainer.state() }
 }
 
 /// Every way in which a checkpoint can be half there: the one before is taken, and the reason said.
 #[test]
 fn a_damaged_checkpoint_is_passed_over() -> TestResult {
-    let trainer = trainer(options(), 100)?;
-    let layout = trainer.parameters().layout();
+    let trainer = trainer(&variation())?;
     type Damage = (&'static str, fn(&Path) -> std::io::Result<()>);
     let damages: [Damage; 6] = [
         ("no manifest", |folder| std::fs::remove_file(folder.join("manifest.json"))),
@@ -287,27 +359,26 @@ fn a_damaged_checkpoint_is_passed_over() -> TestResult {
     for (reason, damage) in damages {
         let folder = tempfile::tempdir()?;
         let checkpoints = RunCheckpoints::new(folder.path());
-        checkpoints.save(layout, &state(&trainer, 1))?;
-        damage(&checkpoints.save(layout, &state(&trainer, 2))?)?;
-        let (found, warnings) = checkpoints.newest(layout)?;
+        checkpoints.save(&state(&trainer, 1), trainer.sets())?;
+        damage(&checkpoints.save(&state(&trainer, 2), trainer.sets())?)?;
+        let (found, warnings) = checkpoints.newest(trainer.sets())?;
         assert_eq!(found.map(|state| state.step), Some(1), "{reason}");
         assert!(warnings.len() == 1 && warnings[0].contains(reason), "{reason} in {warnings:?}");
         // Saved again, it is whole, and what could not be used is gone.
-        checkpoints.save(layout, &state(&trainer, 2))?;
-        assert_eq!(checkpoints.newest(layout)?.0.map(|state| state.step), Some(2));
+        checkpoints.save(&state(&trainer, 2), trainer.sets())?;
+        assert_eq!(checkpoints.newest(trainer.sets())?.0.map(|state| state.step), Some(2));
     }
     Ok(())
 }
 
 #[test]
 fn two_checkpoints_are_kept_and_nothing_that_is_half_made() -> TestResult {
-    let trainer = trainer(options(), 100)?;
-    let layout = trainer.parameters().layout();
+    let trainer = trainer(&variation())?;
     let folder = tempfile::tempdir()?;
     let checkpoints = RunCheckpoints::new(folder.path());
     std::fs::create_dir_all(folder.path().join("step-000000009.part/x"))?;
     for step in [1, 2, 3, 4] {
-        checkpoints.save(layout, &state(&trainer, step))?;
+        checkpoints.save(&state(&trainer, step), trainer.sets())?;
     }
     let mut names: Vec<_> =
         std::fs::read_dir(folder.path())?.map(|e| e.map(|e| e.file_name())).collect::<std::io::Result<_>>()?;

@@ -15,7 +15,6 @@ mod bench;
 mod bf16_products;
 mod builder;
 mod canvas;
-mod classifier;
 mod control;
 mod device;
 #[cfg(feature = "download")]
@@ -44,7 +43,6 @@ pub use adapters::{Adapters, EmbeddingChoice, LoraChoice};
 pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
 pub use canvas::Canvas;
-pub use classifier::{ClassifierEvent, ClassifierOutcome, ClassifierRequest, NoiseAccuracy, judge};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
@@ -67,8 +65,9 @@ pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
 pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
-    BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice, TrainEvent, TrainObserver,
-    TrainOutcome, TrainRequest, TrainSettings, TrainingBench,
+    BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice, MixedPrecisionChoice, PixelTrainingSettings,
+    PredictionChoice, StoredChoice, TrainRequest, TrainingBench, TrainingData, TrainingSettings, judge,
+    open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

@@ -4,6 +4,8 @@ mod tweedie;
 
 use ::tweedie::images::{ColorType, Photo, Samples};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 use tweedie::{TestResult, Tweedie, read_json};
 
 /// Pictures of a bright bar at the top, in the middle or at the bottom, each kind in a sub-folder.
@@ -50,6 +52,44 @@ fn a_classifier_is_trained_and_judges() -> TestResult {
     assert_eq!(timesteps, [0, 100, 250]);
     assert_eq!(read_json(&program.path("noisy/model/scheduler/scheduler_config.json"))?["num_train_timesteps"], 400);
     run(&["--output", "clean"])?.fails(1, &["clean", "--output"])?;
+    // A finished run that goes on has nothing left to do, unless other things are asked of it.
+    let again = run(&["--output", "noisy", "--resume"])?.success()?.json()?;
+    assert_eq!(again["test"], result["test"]);
+    run(&["--output", "noisy", "--resume", "--shift", "3"])?.fails(1, &["--shift is 3", "the run has 2"])?;
+    let digits = ["train", "pixel", "--data", "data", "--resume", "--output", "clean"];
+    program.run(&digits)?.fails(1, &["a setting of the run", "same kind of training"])?;
+    Ok(())
+}
+
+/// Killed after a checkpoint and resumed, it is the classifier that is trained in one go, to the bit.
+#[test]
+fn a_classifier_that_is_killed_goes_on() -> TestResult {
+    let program = Tweedie::new()?;
+    write_bars(&program.path("data"), 12)?;
+    let train = |output: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+        command.stdout(Stdio::null());
+        command.args(["train", "classifier", "--data", "data", "--noisy", "--steps", "60", "--checkpoint-every", "4"]);
+        command
+            .args(["--accumulate", "2", "--resume", "--quiet", "--output", output])
+            .current_dir(program.folder.path());
+        command
+    };
+    assert!(train("whole").status()?.success());
+    let saved = program.path("killed/checkpoints/step-000000004/manifest.json");
+    let mut child = train("killed").spawn()?;
+    while !saved.is_file() && child.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill()?;
+    child.wait()?;
+    assert!(train("killed").status()?.success());
+    for file in ["classifier/diffusion_pytorch_model.safetensors", "training.json", "classifier/config.json"] {
+        let read = |run: &str| std::fs::read(program.path(run).join("model").join(file));
+        assert_eq!(read("killed")?, read("whole")?, "{file}");
+    }
+    let steps = std::fs::read_to_string(program.path("killed/metrics.jsonl"))?;
+    assert_eq!(steps.lines().count(), 60);
     Ok(())
 }
 

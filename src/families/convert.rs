@@ -4,9 +4,9 @@ use super::{Component, Families};
 use crate::checkpoints::{
     Checkpoint, ComponentKind, ModelFiles, Part, Planned, Precision, float_type, write_safetensors,
 };
+use crate::files::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::layers::WeightSource;
 use crate::text::{clip_vocabulary, unpacked_merges};
-use crate::training::durable_file::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};

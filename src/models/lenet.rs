@@ -5,15 +5,14 @@
 //! pictures is told the timestep, whose embedding is added to every channel of both convolutions (Dhariwal and
 //! Nichol 2021, section 4, have a classifier of `x_t` and `t`).
 
-use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
 use crate::config::ConfigFields;
 use crate::denoising::Classifier;
 use crate::layers::{
     Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Linear, SinusoidalEmbedding, TimestepEmbedding, Weights,
+    log_softmax,
 };
-use crate::training::classification::log_probabilities;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 /// Side of the convolutions' kernels.
@@ -168,20 +167,6 @@ impl LeNet {
         })
     }
 
-    /// The classifier of a model folder: `classifier/config.json` and the weights beside it.
-    ///
-    /// # Errors
-    /// If there is none, or its files do not fit each other.
-    pub fn open(files: &ModelFiles, device: &Device) -> Result<Self> {
-        let path = files.path("classifier/config.json");
-        let fields = ConfigFields::from_json("classifier", &files.read_text("classifier/config.json")?, &path)?;
-        let config = LeNetConfig::from_fields(&fields)?;
-        let checkpoint = Checkpoint::open(files, "classifier", Precision::Full, DType::F32, device)?;
-        let network = Self::new(config, &Weights::new(&checkpoint))?;
-        checkpoint.finish(&[])?;
-        Ok(network)
-    }
-
     /// Its configuration.
     pub fn config(&self) -> &LeNetConfig {
         &self.config
@@ -228,6 +213,6 @@ impl Classifier for LeNet {
 
     fn log_probabilities(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
         let timesteps = Tensor::full(timestep as f32, x.dim(0)?, x.device())?;
-        log_probabilities(&self.forward(x, &timesteps)?)
+        log_softmax(&self.forward(x, &timesteps)?)
     }
 }

@@ -1,50 +1,60 @@
 //! Training: from a data set and a network to a model, in runs that survive being killed.
 //!
-//! An [`Objective`] says what is minimised, a [`Trainer`] takes steps, and a [`RunFolder`] keeps what a run makes.
-//! Everything random of step `n` is a function of the seed and `n` ([`Streams`]), and everything that a step changes
-//! is in a [`TrainerState`], so a run that goes on from a checkpoint ends with the same bits.
+//! A [`TrainingTask`] says what a batch is, what is minimised and what the finished model is made of; a [`Trainer`] takes
+//! steps of any task, and [`runs`] keep what they make. A step of a task moves each of its sets of parameters along the
+//! gradient of the loss that the set belongs to,
+//!
+//! ```text
+//! g_s = grad_s (1/B) sum_b L(b),
+//! theta_s <- AdamW(theta_s, clip(g_s)),
+//! average_s <- decay average_s + (1 - decay) theta_s.
+//! ```
+//!
+//! Everything random of step `n` is a function of the seed and `n` ([`Draws`]), and everything that a step changes is in a
+//! [`TrainerState`], so a run that goes on from a checkpoint ends with the same bits.
 //!
 //! | file | holds |
 //! |---|---|
 //! | [`data`] | data sets and batches |
-//! | `parameters` | variables under a network's names, and their values in one flat array |
+//! | `task`, [`tasks`] | what a task is; one file for each |
+//! | `trainer` | a step |
+//! | `parameter_set` | parameters that are moved together, with their optimiser and average |
+//! | `parameters`, `initialization` | variables under a network's names, and their values in one flat array |
+//! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
+//! | `denoising_loss` | the loss of a denoising network: timesteps, noise, dropped classes |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
 //! | `timestep_sampling` | even or by importance |
-//! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
-//! | `trainer` | a step |
-//! | [`classification`], `classifier_trainer` | what a classifier is trained on and judged by; a step of it |
-//! | `run_folder`, `run_checkpoint`, `metrics_log` | what is kept of a run |
+//! | [`runs`] | run folders, checkpoints, the log, and the loop from the first step to the model |
+//!
+//! A new task is one file that implements [`TrainingTask`]; nothing else needs to know of it.
 
 mod adamw;
-pub mod classification;
-mod classifier_trainer;
 pub mod data;
-pub(crate) mod durable_file;
+mod denoising_loss;
 mod ema;
 mod gradients;
 mod initialization;
 mod learning_rate;
-mod metrics_log;
 mod objective;
+mod parameter_set;
 mod parameters;
-mod run_checkpoint;
-mod run_folder;
+pub mod runs;
 mod streams;
+mod task;
+pub mod tasks;
 mod timestep_sampling;
 mod trainer;
 mod variational_bound;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use classifier_trainer::{ClassifierOptions, ClassifierTrainer, judge_at};
-pub use durable_file::replace_file;
+pub use denoising_loss::{ClassDropout, DenoisingLoss};
 pub use ema::Ema;
 pub use gradients::{clip_global_norm, global_norm};
 pub use learning_rate::{Decay, LearningRate};
-pub use metrics_log::MetricsLog;
 pub use objective::{ForwardProcess, LossWeighting, NoisyBatch, Objective};
+pub use parameter_set::{EmaOptions, OptimizerOptions, ParameterSet, SetReport, SetState};
 pub use parameters::{FlatLayout, FlatWeights, ParameterSource, Parameters, Slot};
-pub use run_checkpoint::RunCheckpoints;
-pub use run_folder::{PixelModel, RunFolder};
 pub use streams::{Stream, Streams};
+pub use task::{Draws, TrainingTask};
 pub use timestep_sampling::{DrawnTimesteps, LossHistory, TimestepSampling};
-pub use trainer::{StepReport, Trainer, TrainerOptions, TrainerState};
+pub use trainer::{LossReport, StepReport, Trainer, TrainerOptions, TrainerState};

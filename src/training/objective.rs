@@ -45,6 +45,25 @@ impl ForwardProcess {
             )),
         }
     }
+
+    /// The levels of timesteps, counted from 0.
+    ///
+    /// # Errors
+    /// If there is no such timestep.
+    pub fn levels(&self, timesteps: &[usize]) -> Result<Vec<NoiseLevel>> {
+        timesteps.iter().map(|&timestep| self.level(timestep)).collect()
+    }
+
+    /// `x_t = alpha_t x_0 + sigma_t epsilon`, each image at a level of its own.
+    ///
+    /// # Shapes
+    /// `x0`, `noise`: `[batch, channels, height, width]`; `levels`: one for each image.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn states(&self, x0: &Tensor, noise: &Tensor, levels: &[NoiseLevel]) -> Result<Tensor> {
+        mix(x0, noise, levels.iter().map(|level| (level.alpha, level.sigma)))
+    }
 }
 
 /// How much each timestep counts.
@@ -92,7 +111,7 @@ pub struct Objective {
 pub struct NoisyBatch {
     /// The states, `[batch, channels, height, width]`.
     pub x_t: Tensor,
-    /// Their noise levels, one for each.
+    /// Their noise levels, one for each state.
     pub levels: Vec<NoiseLevel>,
     target: Tensor,
     x0: Tensor,
@@ -133,6 +152,11 @@ impl Objective {
         Ok(self)
     }
 
+    /// What the network predicts.
+    pub fn prediction_type(&self) -> PredictionType {
+        self.prediction_type
+    }
+
     /// The forward process.
     pub fn process(&self) -> &ForwardProcess {
         &self.process
@@ -146,16 +170,10 @@ impl Objective {
     /// # Errors
     /// If the shapes differ, or there is no such timestep.
     pub fn noisy(&self, x0: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<NoisyBatch> {
-        let levels = timesteps.iter().map(|&t| self.process.level(t)).collect::<Result<Vec<_>>>()?;
-        let targets: Vec<_> = levels.iter().map(|level| self.prediction_type.target_factors(level)).collect();
-        let mix = |factors: &dyn Fn(usize) -> (f64, f64)| {
-            let of_x0 = per_image(x0, (0..levels.len()).map(|i| factors(i).0))?;
-            let of_noise = per_image(x0, (0..levels.len()).map(|i| factors(i).1))?;
-            Ok::<_, Error>((x0.broadcast_mul(&of_x0)? + noise.broadcast_mul(&of_noise)?)?)
-        };
+        let levels = self.process.levels(timesteps)?;
         Ok(NoisyBatch {
-            x_t: mix(&|i| (levels[i].alpha, levels[i].sigma))?,
-            target: mix(&|i| targets[i])?,
+            x_t: self.process.states(x0, noise, &levels)?,
+            target: mix(x0, noise, levels.iter().map(|level| self.prediction_type.target_factors(level)))?,
             x0: x0.clone(),
             indices: timesteps.to_vec(),
             levels,
@@ -190,6 +208,13 @@ impl Objective {
         let terms = bound.terms(&batch.x0, &batch.x_t, &(of_x + of_raw)?, &share, &batch.indices)?;
         Ok((simple + (terms * bound.factor())?)?)
     }
+}
+
+/// Clean images and noise, each pair by factors of its own.
+fn mix(x0: &Tensor, noise: &Tensor, factors: impl Iterator<Item = (f64, f64)>) -> Result<Tensor> {
+    let (of_x0, of_noise): (Vec<_>, Vec<_>) = factors.unzip();
+    let (of_x0, of_noise) = (per_image(x0, of_x0.into_iter())?, per_image(x0, of_noise.into_iter())?);
+    Ok((x0.broadcast_mul(&of_x0)? + noise.broadcast_mul(&of_noise)?)?)
 }
 
 /// A number for each image, `[batch, 1, 1, 1]`, in the type and on the device of `like`.

@@ -124,7 +124,7 @@ impl FlatLayout {
     /// Flat values as tensors under the parameters' names, on the CPU.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If a tensor cannot be made.
     ///
     /// # Panics
     /// If there are fewer values than the layout has.
@@ -156,6 +156,11 @@ impl Parameters {
             values[slot.range.clone()].copy_from_slice(&variable.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(Self { variables: variables.into_values().collect(), layout, values })
+    }
+
+    /// Where the network is.
+    pub fn device(&self) -> &Device {
+        self.variables.first().map_or(&Device::Cpu, |variable| variable.device())
     }
 
     /// The order of [`Self::values`].
@@ -216,7 +221,7 @@ impl FlatWeights {
     /// The tensors of `values` on a device.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If a tensor cannot be made.
     ///
     /// # Panics
     /// If there are fewer values than the layout has.

@@ -5,12 +5,10 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use tweedie::checkpoints::ModelFiles;
-use tweedie::models::LeNet;
-use tweedie::training::classification::Judgement;
+use tweedie::Error;
 use tweedie::training::data::{FolderOptions, ImageSet, read_folder};
-use tweedie::training::judge_at;
-use tweedie::{Device, Error};
+use tweedie::training::tasks::{Judgement, judge_at};
+use tweedie_pipelines::open_classifier;
 
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
@@ -47,7 +45,7 @@ impl EvalCommand {
 
 impl ClassifyArguments {
     fn run(&self) -> anyhow::Result<()> {
-        let network = LeNet::open(&ModelFiles::folder(&self.classifier)?, &Device::Cpu)?;
+        let network = open_classifier(&self.classifier)?;
         let config = network.config();
         let options = FolderOptions { resize: None, channels: Some(config.in_channels) };
         let set = labelled(&self.images, options, self.classes.as_deref(), &config.class_names)?;

@@ -1,17 +1,15 @@
 //! Timing a step of training.
 
-use super::{MixedPrecisionChoice, TrainSettings};
+use super::{MixedPrecisionChoice, PixelTrainingSettings, TrainingSettings};
 use crate::bench::{kernels, rounded, within};
-use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 use tweedie::kernels::{InstructionSet, Products, measured_peak, threads};
-use tweedie::layers::Weights;
-use tweedie::models::UNet2DModel;
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::training::data::ImageSet;
-use tweedie::training::{ParameterSource, Trainer};
-use tweedie::{DType, Device, Result};
+use tweedie::training::data::{Batch, ImageSet};
+use tweedie::training::tasks::PixelDiffusion;
+use tweedie::training::{Trainer, TrainerOptions};
+use tweedie::{Device, Result, Tensor};
 
 /// Each image of a step takes 6 MB.
 const MOST_IMAGES: usize = 1024;
@@ -42,8 +40,8 @@ impl TrainingBench {
         within("the batch", self.batch, MOST_IMAGES)?;
         within("the number of runs", self.runs, MOST_RUNS)?;
         InstructionSet::from_environment()?;
-        let (mut trainer, images, labels) = self.digits()?;
-        let mut step = || trainer.step(|| Ok((images.clone(), Some(labels.clone()))));
+        let (mut trainer, batch) = self.digits()?;
+        let mut step = || trainer.step(|| Ok(batch.clone()));
         step()?;
         let mut best = f64::INFINITY;
         for _ in 0..self.runs {
@@ -51,10 +49,7 @@ impl TrainingBench {
             step()?;
             best = best.min(start.elapsed().as_secs_f64());
         }
-        let peak = measured_peak(match self.mixed_precision {
-            MixedPrecisionChoice::No => Products::Full,
-            MixedPrecisionChoice::Bf16 => Products::Bf16,
-        });
+        let peak = measured_peak(Products::from(self.mixed_precision));
         let results = json!({
             "model": "digits, in training",
             "mixed_precision": self.mixed_precision.name(),
@@ -70,19 +65,18 @@ impl TrainingBench {
         Ok(results.as_object().cloned().unwrap_or_default())
     }
 
-    /// The trainer, its images and their classes.
-    fn digits(&self) -> Result<(Trainer<UNet2DModel>, Tensor, Tensor)> {
-        let settings = TrainSettings { mixed_precision: self.mixed_precision, ..TrainSettings::default() };
-        let batch = self.batch;
+    /// The trainer, and what each of its steps is on.
+    fn digits(&self) -> Result<(Trainer<PixelDiffusion>, Batch)> {
+        let settings =
+            PixelTrainingSettings { mixed_precision: self.mixed_precision, ..PixelTrainingSettings::default() };
         let classes: Vec<String> = (0..10).map(|digit: u32| digit.to_string()).collect();
-        let labels: Vec<u32> = (0..batch as u32).map(|i| i % 10).collect();
-        let set = ImageSet::new([1, 28, 28], vec![0; batch * 28 * 28])?.with_labels(labels.clone(), classes)?;
-        let network = settings.network(&set)?;
-        let source = ParameterSource::random(settings.seed, &Device::Cpu);
-        let model =
-            UNet2DModel::new(&Weights::new(&source).with_products(settings.products()), network.clone(), DType::F32)?;
-        let trainer = Trainer::new(model, source.finish()?, settings.objective()?, settings.trainer(&network))?;
-        let images = TorchNoise::shared(0).normal(&[batch, 1, 28, 28])?.clamp(-1f32, 1f32)?;
-        Ok((trainer, images, Tensor::new(labels, &Device::Cpu)?))
+        let labels: Vec<u32> = (0..self.batch as u32).map(|i| i % 10).collect();
+        let set = ImageSet::new([1, 28, 28], vec![0; self.batch * 28 * 28])?.with_labels(labels.clone(), classes)?;
+        let seed = settings.common().seed;
+        let (task, parameters) = PixelDiffusion::new(settings.config(&set)?, seed, settings.optimizer())?;
+        let trainer = Trainer::new(task, vec![parameters], TrainerOptions { seed, accumulate: 1 })?;
+        let images = TorchNoise::shared(0).normal(&[self.batch, 1, 28, 28])?.clamp(-1f32, 1f32)?;
+        let labels = Some(Tensor::new(labels, &Device::Cpu)?);
+        Ok((trainer, Batch { images, labels, indices: (0..self.batch).collect() }))
     }
 }

@@ -1,5 +1,6 @@
 //! Which images a batch has.
 
+use super::BatchSource;
 use super::image_set::{ImageSet, scaled};
 use super::shuffle::{SplitMix64, permutation};
 use crate::{Error, Result};
@@ -94,7 +95,7 @@ impl Batches {
     /// Batch `n`.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If its tensors cannot be made.
     pub fn get(&mut self, n: u64) -> Result<Batch> {
         let indices = self.indices(n);
         let (height, width) = (self.set.height(), self.set.width());
@@ -112,6 +113,14 @@ impl Batches {
             Tensor::from_vec(labels, indices.len(), &Device::Cpu)
         });
         Ok(Batch { images, labels: labels.transpose()?, indices })
+    }
+}
+
+impl BatchSource for Batches {
+    type Batch = Batch;
+
+    fn get(&mut self, n: u64) -> Result<Batch> {
+        Self::get(self, n)
     }
 }
 

@@ -80,7 +80,7 @@ fn decode(paths: &[PathBuf], options: FolderOptions) -> Result<Vec<Planes>> {
             if (decoded.width, decoded.height) != (width, height) {
                 let value = format!("{width}x{height} in {}", paths[0].display());
                 let other = format!("{}x{} in {}", decoded.width, decoded.height, path.display());
-                let fix = "all pictures of a set have one size; make them so, or give --resize N, which cuts out \
+                let fix = "all pictures of a set have one size; make them so, or give `resize`, which cuts out \
                            each one's centre and resamples it to N by N";
                 return Err(Error::invalid("the pictures' size", format!("{value} and {other}"), fix));
             }

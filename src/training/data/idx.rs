@@ -78,7 +78,7 @@ pub fn find_idx(folder: &Path, name: &str) -> Option<PathBuf> {
 
 fn missing(folder: &Path, name: &str) -> Error {
     let fix = format!(
-        "MNIST is {}: give the folder that has them, or add --download to fetch them into it; Fashion-MNIST has the \
+        "MNIST is {}: give the folder that has them, or add `download` to fetch them into it; Fashion-MNIST has the \
          same names (on Debian in the package dataset-fashion-mnist, below /usr/share/datasets)",
         IDX_FILES.join(", ")
     );

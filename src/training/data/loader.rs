@@ -1,9 +1,20 @@
 //! Batches made beside the training step.
 
-use super::{Batch, Batches};
 use crate::{Error, Result};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
+
+/// What batches are made from: any data set, each batch a function of its number alone.
+pub trait BatchSource: Send + 'static {
+    /// What a step sees.
+    type Batch: Send + 'static;
+
+    /// Batch `n`, counted from 0. It does not depend on which batches were asked for before.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
+    fn get(&mut self, n: u64) -> Result<Self::Batch>;
+}
 
 /// Batches that are kept ready. One would do for steps of equal length; a few even out the others.
 const AHEAD: usize = 4;
@@ -12,17 +23,17 @@ const AHEAD: usize = 4;
 ///
 /// Dropping it ends the thread.
 #[derive(Debug)]
-pub struct Loader {
-    ready: Option<Receiver<Result<Batch>>>,
+pub struct Loader<B> {
+    ready: Option<Receiver<Result<B>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Loader {
+impl<B: Send + 'static> Loader<B> {
     /// Starts with batch `first`: 0, or the global step at which a run is resumed.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(mut batches: Batches, first: u64) -> Result<Self> {
+    pub fn start(mut batches: impl BatchSource<Batch = B>, first: u64) -> Result<Self> {
         let (sender, ready) = sync_channel(AHEAD);
         let work = move || {
             for n in first.. {
@@ -41,14 +52,14 @@ impl Loader {
     /// The next batch; it waits if none is ready.
     ///
     /// # Errors
-    /// If memory ran out while it was made.
-    pub fn next_batch(&mut self) -> Result<Batch> {
+    /// Whatever the source reports.
+    pub fn next_batch(&mut self) -> Result<B> {
         let batch = self.ready.as_ref().and_then(|ready| ready.recv().ok());
         batch.unwrap_or_else(|| Err(Error::invalid("the loader", "stopped", "this is a bug; start the run again")))
     }
 }
 
-impl Drop for Loader {
+impl<B> Drop for Loader<B> {
     fn drop(&mut self) {
         // The thread sees that the other end is gone, even while it waits to hand over a batch.
         self.ready = None;

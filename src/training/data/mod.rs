@@ -19,7 +19,7 @@ pub use batches::{Augmentation, Batch, Batches};
 pub use folder::{FolderOptions, read_folder};
 pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};
-pub use loader::Loader;
+pub use loader::{BatchSource, Loader};
 pub use shuffle::{SplitMix64, permutation};
 
 /// Reads a part of a data set in whichever form a folder has it: IDX files, or pictures.
@@ -32,7 +32,7 @@ pub use shuffle::{SplitMix64, permutation};
 pub fn read_set(folder: &Path, split: Split, options: FolderOptions) -> Result<ImageSet> {
     if !folder.is_dir() {
         let fix = "there is no such folder; give one that has IDX files (MNIST, Fashion-MNIST) or pictures, or for \
-                   MNIST add --download to have it made";
+                   MNIST add `download` to have it made";
         return Err(Error::invalid("the data folder", folder.display(), fix));
     }
     if has_idx(folder) {

@@ -3,6 +3,7 @@
 mod classifier;
 mod pixel;
 mod progress;
+mod run;
 
 use clap::Subcommand;
 
@@ -12,7 +13,8 @@ pub enum TrainCommand {
     Mnist(Box<pixel::PixelArguments>),
     /// A diffusion model of any small pictures, in pixel space.
     Pixel(Box<pixel::PixelArguments>),
-    /// A classifier of small pictures, which judges samples or guides them.
+    /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
+    /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
 }
 

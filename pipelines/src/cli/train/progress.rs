@@ -3,7 +3,7 @@
 use crate::cli::print;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Instant;
-use tweedie_pipelines::TrainEvent;
+use tweedie::training::runs::TrainEvent;
 
 /// The share of the newest step in the loss that is shown.
 const FRESH: f64 = 0.02;
@@ -27,23 +27,24 @@ impl TrainProgress {
 
     pub fn event(&mut self, event: &TrainEvent<'_>) {
         match event {
-            TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(&text)),
-            TrainEvent::Start { settings, parameters, done } => {
-                self.line(&format!("{parameters} parameters, step {done} of {}", settings.steps));
-                self.bar.set_length(settings.steps);
+            TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(text)),
+            TrainEvent::Start { steps, parameters, done } => {
+                self.line(&format!("{parameters} parameters, step {done} of {steps}"));
+                self.bar.set_length(*steps);
                 self.bar.set_position(*done);
                 self.bar.reset_eta();
                 self.since = Instant::now();
             }
             TrainEvent::Step { report, images } => {
                 self.images += images;
-                let loss = self.loss.map_or(report.loss, |loss| loss + FRESH * (report.loss - loss));
+                let loss = self.loss.map_or(report.loss(), |loss| loss + FRESH * (report.loss() - loss));
                 self.loss = Some(loss);
                 let speed = self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
                 self.bar.set_message(format!("loss {loss:.4}, {speed:.0} images/s"));
                 self.bar.set_position(report.step);
             }
             TrainEvent::Checkpoint(path) | TrainEvent::Samples(path) => self.line(&path.display().to_string()),
+            TrainEvent::Evaluating => self.bar.set_message("evaluating"),
             _ => {}
         }
     }

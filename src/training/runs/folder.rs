@@ -1,13 +1,10 @@
 //! The folder of a run: what it was asked for, what it has done, and at the end the model.
 
-use super::durable_file::{STAGED, replace_file, replace_folder, write_synced};
-use super::run_checkpoint::encode;
-use super::{MetricsLog, RunCheckpoints};
+use super::{LossCurve, MetricsLog, RunCheckpoints};
+use crate::files::{STAGED, replace_file, replace_folder};
 use crate::images::{Picture, Plot, Series, encode_png};
-use crate::{DType, Error, Result};
-use candle_core::Tensor;
+use crate::{Error, Result};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -22,10 +19,10 @@ const CURVE_POINTS: usize = 200;
 /// ```text
 /// config.json      what was asked for
 /// metrics.jsonl    a line for every step
-/// loss.png         the loss curve
-/// samples/         grids of samples
+/// loss.png         the losses' curves
+/// samples/         what the networks can do after so many steps
 /// checkpoints/     what a run goes on from
-/// model/           at the end: the model, in diffusers layout
+/// model/           at the end: the model
 /// ```
 #[derive(Debug)]
 pub struct RunFolder {
@@ -43,9 +40,9 @@ impl RunFolder {
         let folder = Self::hold(path)?;
         if let Some(name) = folder.first_entry()? {
             let fix = if name == CONFIG {
-                "it holds a run already; go on with --resume, or choose another --output"
+                "it holds a run already; `resume` goes on with it, or choose another `output`"
             } else {
-                "it is not empty and holds no run; choose another --output"
+                "it is not empty and holds no run; choose another `output`"
             };
             return Err(Error::invalid("the output folder", path.display(), fix));
         }
@@ -58,19 +55,29 @@ impl RunFolder {
     /// If the folder has other things in it, another process has it, or the configuration is damaged.
     pub fn resume(path: &Path) -> Result<(Self, Option<Value>)> {
         let folder = Self::hold(path)?;
-        let config = path.join(CONFIG);
-        if config.is_file() {
-            let text = std::fs::read_to_string(&config).map_err(Error::io("read", &config))?;
-            let value = serde_json::from_str(&text).map_err(|e| Error::malformed("JSON file", &config, e))?;
-            return Ok((folder, Some(value)));
+        if let Some(config) = Self::config(path)? {
+            return Ok((folder, Some(config)));
         }
         match folder.first_entry()? {
             None => Ok((folder, None)),
             Some(_) => {
-                let fix = "it has no config.json, so there is no run to go on with; choose another --output";
+                let fix = "it has no config.json, so there is no run to go on with; choose another `output`";
                 Err(Error::invalid("the output folder", path.display(), fix))
             }
         }
+    }
+
+    /// The configuration of the run in a folder, if there is one, whoever has the folder.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn config(path: &Path) -> Result<Option<Value>> {
+        let config = path.join(CONFIG);
+        if !config.is_file() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&config).map_err(Error::io("read", &config))?;
+        serde_json::from_str(&text).map(Some).map_err(|e| Error::malformed("JSON file", &config, e))
     }
 
     fn hold(path: &Path) -> Result<Self> {
@@ -80,7 +87,7 @@ impl RunFolder {
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
-                let fix = "another process is training in it; wait for it, or choose another --output";
+                let fix = "another process is training in it; wait for it, or choose another `output`";
                 Err(Error::invalid("the output folder", path.display(), fix))
             }
             Err(TryLockError::Error(error)) => Err(Error::io("lock", &name)(error)),
@@ -114,11 +121,11 @@ impl RunFolder {
         replace_file(&self.path.join(CONFIG), format!("{config:#}\n").as_bytes())
     }
 
-    /// The log, without what was done after step `keep`, and the losses in it.
+    /// The log, without what was done after step `keep`, and the curves of the losses in it.
     ///
     /// # Errors
     /// If it cannot be read or written.
-    pub fn metrics(&self, keep: u64) -> Result<(MetricsLog, Vec<(f64, f64)>)> {
+    pub fn metrics(&self, keep: u64) -> Result<(MetricsLog, Vec<LossCurve>)> {
         MetricsLog::open(&self.path.join(METRICS), keep)
     }
 
@@ -134,22 +141,26 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Draws the loss curve from the losses of steps.
+    /// Draws the curves of losses.
     ///
     /// # Errors
     /// If there is no loss, or it cannot be written.
-    pub fn write_loss_curve(&self, losses: &[(f64, f64)]) -> Result<()> {
-        let piece = losses.len().div_ceil(CURVE_POINTS).max(1);
+    pub fn write_loss_curves(&self, curves: &[LossCurve]) -> Result<()> {
+        let longest = curves.iter().map(|curve| curve.points.len()).max().unwrap_or(0);
+        let piece = longest.div_ceil(CURVE_POINTS).max(1);
         let mean = |points: &[(f64, f64)]| {
             let count = points.len() as f64;
             (points.iter().map(|p| p.0).sum::<f64>() / count, points.iter().map(|p| p.1).sum::<f64>() / count)
         };
+        let series = |curve: &LossCurve| Series::line(&*curve.name, curve.points.chunks(piece).map(mean).collect());
+        // Such as a generator's.
+        let negative = curves.iter().any(|curve| curve.points.iter().any(|point| point.1 < 0.0));
         let plot = Plot {
             title: format!("training loss, means of {piece} steps"),
             x_label: "step".into(),
             y_label: "loss".into(),
-            logarithmic: (false, true),
-            series: vec![Series::line("loss", losses.chunks(piece).map(mean).collect())],
+            logarithmic: (false, !negative),
+            series: curves.iter().map(series).collect(),
         };
         replace_file(&self.path.join("loss.png"), &encode_png(&plot.draw()?, &[])?)
     }
@@ -159,54 +170,12 @@ impl RunFolder {
         self.path.join("model")
     }
 
-    /// Writes the finished model as a whole.
+    /// Writes the finished model as a whole: `write` is given an empty folder.
     ///
     /// # Errors
-    /// If it cannot be written.
-    pub fn write_model(&self, model: &PixelModel) -> Result<()> {
-        replace_folder(&self.model(), |staged| model.write(staged))
-    }
-}
-
-/// A pixel-space model in diffusers layout.
-#[derive(Debug, Clone)]
-pub struct PixelModel {
-    /// `unet/config.json`.
-    pub unet_config: Value,
-    /// The network's weights.
-    pub weights: BTreeMap<String, Tensor>,
-    /// The type in which they are stored.
-    pub dtype: DType,
-    /// `scheduler/scheduler_config.json`, with its `_class_name`.
-    pub scheduler_config: Value,
-    /// `defaults.json`: what a request takes that says nothing else.
-    pub defaults: Value,
-}
-
-impl PixelModel {
-    fn write(&self, folder: &Path) -> Result<()> {
-        let scheduler = &self.scheduler_config["_class_name"];
-        let index = serde_json::json!({
-            "_class_name": "DDPMPipeline",
-            "_diffusers_version": "0.42.1",
-            "scheduler": ["diffusers", scheduler],
-            "unet": ["diffusers", "UNet2DModel"],
-        });
-        for part in ["unet", "scheduler"] {
-            let part = folder.join(part);
-            std::fs::create_dir_all(&part).map_err(Error::io("create", &part))?;
-        }
-        for (name, json) in [
-            ("model_index.json", &index),
-            ("defaults.json", &self.defaults),
-            ("unet/config.json", &self.unet_config),
-            ("scheduler/scheduler_config.json", &self.scheduler_config),
-        ] {
-            write_synced(&folder.join(name), format!("{json:#}\n").as_bytes())?;
-        }
-        let path = folder.join("unet/diffusion_pytorch_model.safetensors");
-        let stored = self.weights.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(self.dtype)?)));
-        write_synced(&path, &encode(stored.collect::<Result<_>>()?, &path)?)
+    /// If it cannot be written, or whatever `write` reports.
+    pub fn write_model(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        replace_folder(&self.model(), write)
     }
 }
 
@@ -224,7 +193,7 @@ mod tests {
         assert!(message(RunFolder::create(&path)).contains("another process"));
         run.write_config(&json!({"seed": 1}))?;
         drop(run);
-        assert!(message(RunFolder::create(&path)).contains("--resume"));
+        assert!(message(RunFolder::create(&path)).contains("`resume`"));
         assert_eq!(RunFolder::resume(&path)?.1, Some(json!({"seed": 1})));
 
         let other = root.path().join("other");

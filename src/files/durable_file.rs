@@ -6,13 +6,19 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Writes a file and waits until it is on the disk.
-pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// If it cannot be written; a part of it may be there then.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
 }
 
-/// Makes a file's or folder's entry in its folder last.
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+/// Waits until a folder's entries are on the disk, so that a file that was made or renamed in it stays.
+///
+/// # Errors
+/// If the system cannot.
+pub fn sync_folder(folder: &Path) -> Result<()> {
     // Only Unix lets a folder be opened as a file; elsewhere renaming is all there is.
     // The folder of a plain name is the one that the program runs in.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -42,7 +48,10 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Makes a folder in one step: `fill` writes into a staged one, which then takes its name. A folder that is there
 /// gives way.
-pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// If it cannot be written, or whatever `fill` reports; the folder that was there stays.
+pub fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let staged = staged_name(path);
     remove_folder(&staged)?;
     let write = || {
@@ -58,7 +67,11 @@ pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>
     })
 }
 
-pub(super) fn remove_folder(path: &Path) -> Result<()> {
+/// Removes a folder with all that is in it, if it is there.
+///
+/// # Errors
+/// If something in it cannot be removed.
+pub fn remove_folder(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
@@ -66,9 +79,10 @@ pub(super) fn remove_folder(path: &Path) -> Result<()> {
 }
 
 /// The ending of what is not finished.
-pub(super) const STAGED: &str = ".part";
+pub const STAGED: &str = ".part";
 
-pub(crate) fn staged_name(path: &Path) -> PathBuf {
+/// The name beside `path` under which it is written before it takes its place.
+pub fn staged_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(STAGED);
     path.with_file_name(name)

@@ -1,6 +1,7 @@
 //! What a classifier is trained on and judged by.
 
-use super::data::ImageSet;
+use crate::layers::log_softmax;
+use crate::training::data::ImageSet;
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 
@@ -12,17 +13,7 @@ use candle_core::{D, Tensor};
 /// # Errors
 /// If the shapes do not fit, or a label is no class.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    Ok(log_probabilities(logits)?.gather(&labels.unsqueeze(1)?, D::Minus1)?.mean_all()?.neg()?)
-}
-
-/// The logarithm of the softmax over the last dimension.
-///
-/// # Errors
-/// If memory runs out.
-pub fn log_probabilities(logits: &Tensor) -> Result<Tensor> {
-    // Any constant may be taken off; the largest keeps the exponentials finite and needs no gradient.
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
-    Ok(shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?)
+    Ok(log_softmax(logits)?.gather(&labels.unsqueeze(1)?, D::Minus1)?.mean_all()?.neg()?)
 }
 
 /// Which classes pictures of each class were taken for.

@@ -1,0 +1,109 @@
+//! What `tweedie train` does alike, whatever is trained.
+
+use super::progress::TrainProgress;
+use crate::cli::data::DataArguments;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::{memory, print};
+use anyhow::bail;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tweedie::training::TrainingTask;
+use tweedie::training::runs::{FinishedModel, TrainOutcome};
+use tweedie_pipelines::{TrainRequest, TrainingData, TrainingSettings};
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub data: DataArguments,
+
+    /// The run's folder, which must not be there yet, unless the run goes on; the finished model is in its folder model
+    #[arg(long, value_name = "RUN_DIR")]
+    output: PathBuf,
+
+    /// Go on from the newest checkpoint, with the settings of the run; start anew if there is none
+    #[arg(long)]
+    resume: bool,
+
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+
+    /// Show nothing but warnings and errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// What was found out about a finished model, as the user sees it.
+pub trait Account {
+    /// Fields of the JSON object at the end.
+    fn fields(&self) -> Map<String, Value>;
+
+    /// Lines after the model's.
+    fn lines(&self) -> Vec<String>;
+}
+
+impl Account for () {
+    fn fields(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl RunArguments {
+    /// Trains on what `load` reads, with the settings that are given; all others are the defaults, or those of the run that
+    /// goes on.
+    pub fn run<S: TrainingSettings>(
+        &self,
+        given: Map<String, Value>,
+        load: impl FnOnce(&DataArguments) -> anyhow::Result<TrainingData>,
+    ) -> anyhow::Result<()>
+    where
+        <S::Task as TrainingTask>::Evaluation: Account,
+    {
+        let start = Instant::now();
+        self.data.fetch(self.quiet)?;
+        let data = load(&self.data)?;
+        let existing = if self.resume { S::of_run(&self.output)? } else { None };
+        let mut settings = existing.unwrap_or_default();
+        settings.read(given).map_err(tweedie::Error::from)?;
+        let interrupt = Interrupt::listen()?;
+        let mut progress = TrainProgress::new(self.quiet);
+        let request = TrainRequest { settings, data, output: self.output.clone(), resume: self.resume };
+        let outcome = request.run(&mut |event| {
+            progress.event(&event);
+            interrupt.flow()
+        });
+        progress.finish();
+        let outcome = outcome?;
+        let Some(model) = &outcome.finished else {
+            let folder = self.output.display();
+            bail!("stopped after step {}; a checkpoint is in {folder}, go on with --resume", outcome.steps);
+        };
+        if self.json {
+            return print::result(&as_json(&self.output, &outcome, model, start).to_string());
+        }
+        let lines = [vec![model.path.display().to_string()], model.evaluation.lines()].concat();
+        print::result(&lines.join("\n"))
+    }
+}
+
+fn as_json<E: Account>(run: &Path, outcome: &TrainOutcome<E>, model: &FinishedModel<E>, start: Instant) -> Value {
+    let mut fields = json!({
+        "run": run,
+        "model": model.path,
+        "steps": outcome.steps,
+        "loss": outcome.loss,
+        "images_per_second": outcome.images_per_second,
+    });
+    for (name, value) in model.evaluation.fields() {
+        fields[name] = value;
+    }
+    fields["seconds"] = start.elapsed().as_secs_f64().into();
+    fields["peak_rss_mb"] = memory::peak_mb().into();
+    fields
+}

@@ -1,0 +1,127 @@
+//! Settings that are one of few names.
+
+use crate::requests::values::{self, OptionValue};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tweedie::DType;
+use tweedie::kernels::Products;
+use tweedie::training::Decay;
+
+/// An enum whose variants have one name in files and on a command line.
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$about])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl $name {
+            /// Every name, in the order of the choices.
+            pub const NAMES: &'static [&'static str] = &[$($text),*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl OptionValue for $name {
+            fn expected() -> String {
+                format!("one of {}", Self::NAMES.join(", "))
+            }
+
+            fn from_json(value: &Value) -> Option<Self> {
+                values::read(value)
+            }
+
+            fn to_json(&self) -> Value {
+                self.name().into()
+            }
+        }
+    };
+}
+
+named! {
+    /// What the network learns to predict.
+    PredictionChoice {
+        /// The noise.
+        Epsilon = "epsilon",
+        /// `v = alpha epsilon - sigma x0`.
+        V = "v_prediction",
+        /// The clean image.
+        Sample = "sample",
+        /// Rectified flow's velocity.
+        Flow = "flow",
+    }
+}
+
+named! {
+    /// How betas grow.
+    BetaChoice {
+        /// Evenly, from 0.0001 to 0.02.
+        Linear = "linear",
+        /// As `cos^2` has it.
+        Cosine = "squaredcos_cap_v2",
+        /// Along a logistic curve.
+        Sigmoid = "sigmoid",
+    }
+}
+
+named! {
+    /// What the learning rate does after the warm-up.
+    DecayChoice {
+        /// It stays.
+        Constant = "constant",
+        /// It falls to zero along half a cosine.
+        Cosine = "cosine",
+    }
+}
+
+named! {
+    /// The number format of the finished model's weights.
+    StoredChoice {
+        /// 32 bits.
+        F32 = "f32",
+        /// 16 bits.
+        F16 = "f16",
+    }
+}
+
+named! {
+    /// Which products of a training step are of numbers rounded to bf16. Weights, sums, norms and the gradients of weights are
+    /// in f32 in any case.
+    MixedPrecisionChoice {
+        /// None.
+        No = "no",
+        /// Those of weights with activations and with their gradients, and those of attention, but for its gradients.
+        Bf16 = "bf16",
+    }
+}
+
+impl From<DecayChoice> for Decay {
+    fn from(choice: DecayChoice) -> Self {
+        match choice {
+            DecayChoice::Constant => Self::Constant,
+            DecayChoice::Cosine => Self::Cosine,
+        }
+    }
+}
+
+impl From<StoredChoice> for DType {
+    fn from(choice: StoredChoice) -> Self {
+        match choice {
+            StoredChoice::F32 => Self::F32,
+            StoredChoice::F16 => Self::F16,
+        }
+    }
+}
+
+impl From<MixedPrecisionChoice> for Products {
+    fn from(choice: MixedPrecisionChoice) -> Self {
+        match choice {
+            MixedPrecisionChoice::No => Self::Full,
+            MixedPrecisionChoice::Bf16 => Self::Bf16,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Settings of training a classifier, and judging pictures by one.
+
+use super::choices::BetaChoice;
+use super::settings::{CommonSettings, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch};
+use crate::requests::kind::{FlagValue, OptionKind};
+use crate::requests::options::{option, options, serde_by_options};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::config::ConfigFields;
+use tweedie::layers::Weights;
+use tweedie::models::{LeNet, LeNetConfig};
+use tweedie::training::data::{Augmentation, Batches, ImageSet};
+use tweedie::training::runs::RunPlan;
+use tweedie::training::tasks::{ClassifierTraining, Judgement};
+use tweedie::training::{LearningRate, OptimizerOptions, ParameterSet};
+use tweedie::{DType, Device, Error, Result, Tensor};
+
+/// Passes over the data where nothing is said.
+const EPOCHS: u64 = 6;
+
+options! {
+    /// Settings of training a classifier of small pictures. The defaults are for MNIST.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct ClassifierTrainingSettings {
+        flat {
+            /// What all kinds of training have.
+            common: CommonSettings;
+        }
+        options {
+            /// Passes over the data.
+            epochs: Option<u64> = None => option(OptionKind::Count, "N").default("6");
+            /// Steps of the run, in the place of `epochs`.
+            steps: Option<u64> = None => setting(OptionKind::Count, "N").excluded_by("epochs");
+            /// Learning rate after the warm-up.
+            learning_rate: f64 = 2e-3 => setting(OptionKind::Number, "F");
+            /// Steps over which the learning rate rises.
+            warmup_steps: Option<u64> = None => setting(OptionKind::Count, "N").default("100, at most a tenth of all");
+            /// Largest norm of the gradient; 0 does not cut it.
+            grad_clip: f64 = 0.0 => setting(OptionKind::Number, "F");
+            /// Decay of the moving average of weights, which is the classifier in the end.
+            ema_decay: Option<f64> = None => setting(OptionKind::Number, "F").default("0.999, less in short runs");
+            /// The most pixels by which pictures are moved at random.
+            shift: usize = 2 => setting(OptionKind::Count, "N");
+            /// Train it on noisy pictures, so that it can guide sampling.
+            noisy: bool = false => switch(FlagValue::On);
+            /// With `noisy`, how betas grow.
+            beta_schedule: BetaChoice = BetaChoice::Cosine => setting(OptionKind::Choice(BetaChoice::NAMES), "NAME");
+            /// With `noisy`, the number of training timesteps.
+            timesteps: usize = 1000 => setting(OptionKind::Count, "N");
+        }
+    }
+}
+
+impl Default for ClassifierTrainingSettings {
+    fn default() -> Self {
+        Self::of(CommonSettings::default())
+    }
+}
+
+serde_by_options!(ClassifierTrainingSettings);
+
+impl TrainingSettings for ClassifierTrainingSettings {
+    type Task = ClassifierTraining;
+
+    const FREE: &'static [&'static str] = &["checkpoint_every"];
+
+    fn common(&self) -> &CommonSettings {
+        &self.common
+    }
+
+    fn settled(mut self, images: usize) -> Self {
+        let epochs = self.epochs.take().or_else(|| self.steps.is_none().then_some(EPOCHS));
+        let steps = epochs.map(|epochs| self.common.steps_of(epochs, images).max(1)).or(self.steps);
+        self.steps = steps;
+        self.warmup_steps = self.warmup_steps.or_else(|| steps.map(|steps| 100.min(steps / 10)));
+        let decay = |steps: u64| 0.999f64.min(1.0 - 10.0 / steps.max(20) as f64);
+        self.ema_decay = self.ema_decay.or_else(|| steps.map(decay));
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        self.common.check()?;
+        at_least_one("steps", self.plan().steps)?;
+        if self.grad_clip < 0.0 || !self.grad_clip.is_finite() {
+            return Err(Error::invalid("`grad_clip`", self.grad_clip, "it must be above 0, or 0 to turn it off"));
+        }
+        Ok(())
+    }
+
+    fn architecture(&self, data: &TrainingData) -> Result<Map<String, Value>> {
+        let mut parts = Map::from_iter([("classifier".to_owned(), Value::Object(self.network(&data.train)?.fields()))]);
+        if let Some(scheduler) = self.scheduler() {
+            parts.insert("scheduler".into(), Value::Object(scheduler));
+        }
+        Ok(parts)
+    }
+
+    fn task(&self, data: &mut TrainingData) -> Result<(ClassifierTraining, Vec<ParameterSet>)> {
+        let (network, seed) = (self.network(&data.train)?, self.common.seed);
+        let (task, set) = ClassifierTraining::new(network, self.scheduler(), seed, self.optimizer())?;
+        Ok((task.judged_by(data.test.take()).with_record(self.record()), vec![set]))
+    }
+
+    fn batches(&self, set: Arc<ImageSet>) -> Result<Batches> {
+        let batches = Batches::new(set, self.common.batch_size, self.common.seed)?;
+        Ok(batches.with_augmentation(Augmentation { shift: self.shift, flip: false }))
+    }
+
+    fn plan(&self) -> RunPlan {
+        RunPlan { steps: self.steps.unwrap_or(0), ..self.common.plan() }
+    }
+}
+
+impl ClassifierTrainingSettings {
+    /// How the classifier's parameters are moved.
+    fn optimizer(&self) -> OptimizerOptions {
+        let steps = self.plan().steps;
+        let learning_rate = LearningRate {
+            peak: self.learning_rate,
+            warmup_steps: self.warmup_steps.unwrap_or(0).min(steps),
+            total_steps: steps,
+            decay: self.common.lr_schedule.into(),
+        };
+        self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay.unwrap_or(0.0))
+    }
+
+    /// The diffusers scheduler configuration whose noisy states it classifies.
+    fn scheduler(&self) -> Option<Map<String, Value>> {
+        self.noisy.then(|| ddpm_scheduler(self.beta_schedule, self.timesteps))
+    }
+
+    /// What the model says of its training.
+    fn record(&self) -> Map<String, Value> {
+        let record = json!({
+            "program": super::PROGRAM, "seed": self.common.seed, "steps": self.steps,
+            "batch_size": self.common.batch_size, "learning_rate": self.learning_rate, "shift": self.shift,
+        });
+        record.as_object().cloned().unwrap_or_default()
+    }
+
+    fn network(&self, set: &ImageSet) -> Result<LeNetConfig> {
+        let classes = set.classes();
+        if classes.len() < 2 {
+            let value = format!("{} classes", classes.len());
+            let fix =
+                "a classifier tells two or more apart; give IDX files, sub-folders or a metadata.jsonl with labels";
+            return Err(Error::invalid("the data set", value, fix));
+        }
+        if set.height() != set.width() {
+            let value = format!("{}x{}", set.width(), set.height());
+            let fix = "the classifier takes squares; give a number of pixels to `resize` them to";
+            return Err(Error::invalid("the pictures' size", value, fix));
+        }
+        Ok(LeNetConfig::new(set.channels(), set.height(), classes.to_vec(), self.noisy))
+    }
+}
+
+/// The classifier of a model folder: `classifier/config.json` and the weights beside it.
+///
+/// # Errors
+/// If there is none, or its files do not fit each other.
+pub fn open_classifier(model: &Path) -> Result<LeNet> {
+    let files = ModelFiles::folder(model)?;
+    let path = files.path("classifier/config.json");
+    let fields = ConfigFields::from_json("classifier", &files.read_text("classifier/config.json")?, &path)?;
+    let config = LeNetConfig::from_fields(&fields)?;
+    let checkpoint = Checkpoint::open(&files, "classifier", Precision::Full, DType::F32, &Device::Cpu)?;
+    let network = LeNet::new(config, &Weights::new(&checkpoint))?;
+    checkpoint.finish(&[])?;
+    Ok(network)
+}
+
+/// Judges pictures by the classifier of a model folder: each was asked to be of one class. A classifier of noisy
+/// pictures takes them as free of noise.
+///
+/// # Shapes
+/// `pictures`: `[batch, channels, height, width]` in `[-1, 1]`; `asked`: a class for each.
+///
+/// # Errors
+/// If there is no classifier, or pictures or classes are not such as it knows.
+pub fn judge(classifier: &Path, pictures: &Tensor, asked: &[u32]) -> Result<Judgement> {
+    let network = open_classifier(classifier)?;
+    let mut judgement = Judgement::new(network.config().class_names.len());
+    let count = pictures.dim(0)?;
+    let logits = network.forward(pictures, &Tensor::zeros(count, DType::F32, &Device::Cpu)?)?;
+    judgement.add(&logits, asked)?;
+    Ok(judgement)
+}

@@ -1,0 +1,5 @@
+//! Files and folders on the disk: what is written is there whole or not at all.
+
+mod durable_file;
+
+pub use durable_file::{STAGED, remove_folder, replace_file, replace_folder, staged_name, sync_folder, write_synced};

@@ -1,0 +1,115 @@
+//! The loss of a denoising network: algorithm 1 of Ho et al. (2020), lines 2 to 5.
+
+use super::{Draws, NoisyBatch, Objective, Stream, TimestepSampling};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+
+/// The mean loss of batches at timesteps that are drawn for them, of whatever kind the network is:
+///
+/// ```text
+/// t ~ p(t),  epsilon ~ N(0, I),  x_t = alpha_t x_0 + sigma_t epsilon,
+/// L = mean_i  w_i  l(F(x_t, t), target),  w = 1 / (T p(t))
+/// ```
+///
+/// with the objective's `l` and targets. It remembers the losses of timesteps where those are drawn by importance.
+#[derive(Debug, Clone)]
+pub struct DenoisingLoss {
+    objective: Objective,
+    sampling: TimestepSampling,
+}
+
+impl DenoisingLoss {
+    /// The loss of an objective; by `importance`, timesteps are drawn in proportion to their losses.
+    pub fn new(objective: Objective, importance: bool) -> Self {
+        let timesteps = objective.process().num_train_timesteps();
+        let sampling = match importance {
+            true => TimestepSampling::importance(timesteps),
+            false => TimestepSampling::Uniform { timesteps },
+        };
+        Self { objective, sampling }
+    }
+
+    /// The objective.
+    pub fn objective(&self) -> &Objective {
+        &self.objective
+    }
+
+    /// The loss of clean samples, differentiable in whatever `predict`, which gives the network's raw output for a batch,
+    /// is differentiable in.
+    ///
+    /// # Shapes
+    /// `x0`: `[batch, channels, height, width]`, of unit size; the result is a scalar.
+    ///
+    /// # Errors
+    /// If the output does not fit the objective, or whatever `predict` reports.
+    pub fn mean(
+        &mut self,
+        x0: &Tensor,
+        draws: Draws,
+        predict: impl FnOnce(&NoisyBatch) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let drawn = self.sampling.draw(x0.dim(0)?, &mut draws.generator(Stream::Timesteps));
+        let batch = self.objective.noisy(x0, &draws.noise(x0)?, &drawn.timesteps)?;
+        let losses = self.objective.losses(&predict(&batch)?, &batch)?;
+        if let TimestepSampling::LossSecondMoment(_) = self.sampling {
+            self.sampling.note(&drawn.timesteps, &losses.to_dtype(DType::F32)?.to_vec1()?);
+        }
+        let weights = Tensor::from_vec(drawn.weights, losses.dim(0)?, x0.device())?.to_dtype(losses.dtype())?;
+        Ok((losses * weights)?.mean_all()?)
+    }
+
+    /// The losses that are remembered: [`TimestepSampling::history`].
+    pub fn history(&self) -> Option<Vec<f32>> {
+        self.sampling.history()
+    }
+
+    /// Takes what [`Self::history`] gave.
+    ///
+    /// # Errors
+    /// If it is that of another number of timesteps, or there is none where one is needed.
+    pub fn restore(&mut self, history: Option<&[f32]>) -> Result<()> {
+        self.sampling.restore(history)
+    }
+}
+
+/// Classes that are dropped at random, so that one network learns to predict with them and without: classifier-free guidance
+/// (Ho and Salimans 2022, algorithm 1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClassDropout {
+    /// The probability with which an image's class is dropped, from 0 to 1.
+    pub probability: f64,
+    /// The class that stands for none.
+    pub null_class: u32,
+}
+
+impl ClassDropout {
+    /// Whether the probability is one.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check(&self) -> Result<()> {
+        match (0.0..=1.0).contains(&self.probability) {
+            true => Ok(()),
+            false => Err(Error::invalid("the class dropout", self.probability, "it lies between 0 and 1")),
+        }
+    }
+
+    /// Labels with some of them dropped, by [`Stream::ClassDropout`].
+    ///
+    /// # Shapes
+    /// `labels`: `[batch]` of u32, and so is the result.
+    ///
+    /// # Errors
+    /// If they have another shape or type.
+    pub fn drop(&self, labels: &Tensor, draws: Draws) -> Result<Tensor> {
+        let mut classes = labels.to_vec1::<u32>()?;
+        let uniform = draws.generator(Stream::ClassDropout).uniform(classes.len());
+        for (class, u) in classes.iter_mut().zip(uniform) {
+            if f64::from(u) < self.probability {
+                *class = self.null_class;
+            }
+        }
+        let count = classes.len();
+        Ok(Tensor::from_vec(classes, count, labels.device())?)
+    }
+}

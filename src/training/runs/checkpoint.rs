@@ -1,0 +1,280 @@
+//! Checkpoints of a run: a folder each, with a manifest that is written last.
+
+use super::tensor_file::encode;
+use crate::checkpoints::{ModelFiles, SafetensorsFile};
+use crate::files::{STAGED, remove_folder, replace_file, replace_folder, write_synced};
+use crate::training::{ParameterSet, SetState, TrainerState};
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const MANIFEST: &str = "manifest.json";
+const WEIGHTS: &str = "weights.safetensors";
+const EMA: &str = "ema.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const TASK: &str = "task.safetensors";
+/// What older versions call [`TASK`], and its one entry, which is now called [`LOSS_HISTORY`].
+const OLD_LOSS_HISTORY: (&str, &str) = ("loss_history.safetensors", "losses");
+const LOSS_HISTORY: &str = "loss_history";
+const FIRST_MOMENT: &str = "first_moment.";
+const SECOND_MOMENT: &str = "second_moment.";
+/// Checkpoints that are kept: the newest and the one before it.
+const KEPT: usize = 2;
+
+/// The checkpoints of a run.
+///
+/// One is a folder `step-N` with the weights, their averages, the optimisers' moments and what else the task keeps as
+/// safetensors files, all f32; the names of a set's tensors begin with the set's. It is written under another name, synced
+/// and renamed; then its manifest, with the sets and the SHA-256 of every file, is written in the same way. A folder without
+/// a manifest that agrees with its files is none.
+///
+/// ```text
+/// manifest.json            {"step": 500, "sets": {"unet": {"updates": 500}}, "sha256": {...}}
+/// weights.safetensors      unet.conv_in.weight, ...
+/// ema.safetensors          the same names, if averages are kept
+/// optimizer.safetensors    first_moment.unet.conv_in.weight, second_moment.unet.conv_in.weight, ...
+/// task.safetensors         what else the task keeps, if anything
+/// ```
+///
+/// Manifests of older versions have no `sets`: their one set has bare names.
+#[derive(Debug, Clone)]
+pub struct RunCheckpoints {
+    folder: PathBuf,
+}
+
+impl RunCheckpoints {
+    /// Those in a folder, which is made with the first.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf() }
+    }
+
+    fn of_step(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("step-{step:09}"))
+    }
+
+    /// Saves a state of these sets and removes all checkpoints but it and the last good one before. Gives its folder.
+    ///
+    /// # Errors
+    /// If it cannot be written, as when the disk is full; earlier checkpoints stay.
+    ///
+    /// # Panics
+    /// If the state is that of other sets.
+    pub fn save(&self, state: &TrainerState, sets: &[ParameterSet]) -> Result<PathBuf> {
+        let folder = self.of_step(state.step);
+        let mut sums = Map::new();
+        std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
+        replace_folder(&folder, |staged| {
+            for (name, tensors) in files(state, sets)? {
+                let bytes = encode(tensors, &staged.join(name))?;
+                sums.insert(name.into(), sha256(&bytes).into());
+                write_synced(&staged.join(name), &bytes)?;
+            }
+            Ok(())
+        })?;
+        let updates = state.sets.iter().map(|set| (set.name.clone(), json!({"updates": set.updates})));
+        let manifest = json!({"step": state.step, "sets": Map::from_iter(updates), "sha256": sums});
+        replace_file(&folder.join(MANIFEST), format!("{manifest:#}\n").as_bytes())?;
+        self.remove_old()?;
+        Ok(folder)
+    }
+
+    /// The newest checkpoint whose files are as its manifest says, and what was wrong with newer ones.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or the checkpoint is that of other sets.
+    pub fn newest(&self, sets: &[ParameterSet]) -> Result<(Option<TrainerState>, Vec<String>)> {
+        let mut passed_over = Vec::new();
+        for (step, folder) in self.steps()? {
+            match verified(&folder, step) {
+                Ok(manifest) => return Ok((Some(read(&folder, &manifest, sets)?), passed_over)),
+                Err(reason) => {
+                    passed_over.push(format!("the checkpoint {} is passed over: {reason}", folder.display()))
+                }
+            }
+        }
+        Ok((None, passed_over))
+    }
+
+    /// The folder of the newest good checkpoint, for messages.
+    pub fn newest_folder(&self) -> Option<PathBuf> {
+        let steps = self.steps().ok()?;
+        steps.into_iter().find(|(step, folder)| verified(folder, *step).is_ok()).map(|(_, folder)| folder)
+    }
+
+    /// All folders with their steps, newest first.
+    fn steps(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io("read", &self.folder))?,
+        };
+        let mut steps = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io("read", &self.folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+                steps.push((step, path));
+            }
+        }
+        steps.sort_by(|a, b| b.cmp(a));
+        Ok(steps)
+    }
+
+    fn remove_old(&self) -> Result<()> {
+        let is_whole = |folder: &Path| folder.join(MANIFEST).is_file();
+        let mut kept = 0;
+        for (_, folder) in self.steps()? {
+            if is_whole(&folder) && kept < KEPT {
+                kept += 1;
+                continue;
+            }
+            // The manifest goes first: what is left of a folder is then none that could be taken.
+            let _ = std::fs::remove_file(folder.join(MANIFEST));
+            remove_folder(&folder)?;
+        }
+        for entry in std::fs::read_dir(&self.folder).map_err(Error::io("read", &self.folder))?.flatten() {
+            if entry.file_name().to_string_lossy().ends_with(STAGED) {
+                remove_folder(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Tensors = BTreeMap<String, Tensor>;
+
+/// The files of a checkpoint and what is in them.
+fn files(state: &TrainerState, sets: &[ParameterSet]) -> Result<Vec<(&'static str, Tensors)>> {
+    let (mut weights, mut ema, mut moments) = (Tensors::new(), Tensors::new(), Tensors::new());
+    assert_eq!(state.sets.len(), sets.len());
+    for (state, set) in state.sets.iter().zip(sets) {
+        let put = |file: &mut Tensors, prefix: &str, values: &[f32]| {
+            let tensors = set.parameters().layout().tensors(values)?.into_iter();
+            file.extend(tensors.map(|(name, tensor)| (format!("{prefix}{}.{name}", state.name), tensor)));
+            Ok::<_, Error>(())
+        };
+        put(&mut weights, "", &state.weights)?;
+        state.ema.as_ref().map_or(Ok(()), |values| put(&mut ema, "", values))?;
+        put(&mut moments, FIRST_MOMENT, &state.first_moment)?;
+        put(&mut moments, SECOND_MOMENT, &state.second_moment)?;
+    }
+    let flat = |(name, values): (&String, &Vec<f32>)| {
+        Ok::<_, Error>((name.clone(), Tensor::from_slice(values, values.len(), &Device::Cpu)?))
+    };
+    let task = state.task.iter().map(flat).collect::<Result<Tensors>>()?;
+    let files = [(WEIGHTS, weights), (EMA, ema), (OPTIMIZER, moments), (TASK, task)];
+    Ok(files.into_iter().filter(|(_, tensors)| !tensors.is_empty()).collect())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a manifest says of the files beside it, which are as it says.
+struct Manifest {
+    step: u64,
+    /// How often each set was moved; `None` in the form of older versions.
+    updates: Option<BTreeMap<String, u64>>,
+}
+
+impl Manifest {
+    /// What the names of a set's tensors begin with.
+    fn prefix(&self, set: &ParameterSet) -> String {
+        if self.updates.is_some() { format!("{}.", set.name()) } else { String::new() }
+    }
+}
+
+/// The manifest of a folder, if its files are those that it names.
+fn verified(folder: &Path, step: u64) -> Result<Manifest, String> {
+    let files = ModelFiles::Folder(folder.to_path_buf());
+    if !files.exists(MANIFEST) {
+        return Err("it has no manifest, so it was not finished".into());
+    }
+    let manifest = files.read_text(MANIFEST).map_err(|e| e.to_string())?;
+    let manifest: Value = serde_json::from_str(&manifest).map_err(|e| format!("its manifest is no JSON ({e})"))?;
+    if manifest["step"].as_u64() != Some(step) {
+        return Err(format!("its manifest is of step {}", manifest["step"]));
+    }
+    let sums = manifest["sha256"].as_object().ok_or("its manifest names no files")?;
+    for name in [WEIGHTS, OPTIMIZER] {
+        if !sums.contains_key(name) {
+            return Err(format!("its manifest does not name {name}"));
+        }
+    }
+    for (name, sum) in sums {
+        if name.contains(['/', '\\']) || name.starts_with('.') {
+            return Err(format!("its manifest names {name}, which leads out of the folder"));
+        }
+        if Some(files.sha256(name).map_err(|e| e.to_string())?.as_str()) != sum.as_str() {
+            return Err(format!("{name} is not what was written"));
+        }
+    }
+    let updates = manifest["sets"].as_object().map(|sets| {
+        let updates = sets.iter().map(|(name, set)| Some((name.clone(), set["updates"].as_u64()?)));
+        updates.collect::<Option<_>>().ok_or("its manifest does not say how often its sets were moved")
+    });
+    Ok(Manifest { step, updates: updates.transpose()? })
+}
+
+fn read(folder: &Path, manifest: &Manifest, sets: &[ParameterSet]) -> Result<TrainerState> {
+    let files = ModelFiles::Folder(folder.to_path_buf());
+    let known = manifest.updates.as_ref().map(|updates| updates.keys().map(String::as_str).collect::<Vec<_>>());
+    let (mut names, count) = (sets.iter().map(ParameterSet::name).collect::<Vec<_>>(), sets.len());
+    names.sort_unstable();
+    if known.as_ref().map_or(count != 1, |known| *known != names) {
+        let known = known.map_or("one without a name".into(), |known| known.join(", "));
+        let reason = format!("its sets of parameters are {known}, and this task has {}", names.join(", "));
+        return Err(Error::malformed("checkpoint of this run", folder, reason));
+    }
+    let sets = sets.iter().map(|set| read_set(&files, manifest, set)).collect::<Result<_>>()?;
+    Ok(TrainerState { step: manifest.step, sets, task: read_task(&files, manifest)? })
+}
+
+fn read_set(files: &ModelFiles, manifest: &Manifest, set: &ParameterSet) -> Result<SetState> {
+    let layout = set.parameters().layout();
+    let flat = |file: &SafetensorsFile, prefix: &str| {
+        let mut values = Vec::with_capacity(layout.len());
+        for slot in layout.slots() {
+            let name = format!("{prefix}{}{}", manifest.prefix(set), slot.name);
+            values.extend(values_of(file, &name, Some(slot.range.len()))?);
+        }
+        Ok::<_, Error>(values)
+    };
+    let optimizer = SafetensorsFile::open(files, OPTIMIZER)?;
+    let ema = set.has_average().then(|| flat(&SafetensorsFile::open(files, EMA)?, ""));
+    Ok(SetState {
+        name: set.name().into(),
+        updates: manifest.updates.as_ref().and_then(|sets| sets.get(set.name()).copied()).unwrap_or(manifest.step),
+        weights: flat(&SafetensorsFile::open(files, WEIGHTS)?, "")?,
+        ema: ema.transpose()?,
+        first_moment: flat(&optimizer, FIRST_MOMENT)?,
+        second_moment: flat(&optimizer, SECOND_MOMENT)?,
+    })
+}
+
+fn read_task(files: &ModelFiles, manifest: &Manifest) -> Result<BTreeMap<String, Vec<f32>>> {
+    let (old, losses) = OLD_LOSS_HISTORY;
+    if manifest.updates.is_none() && files.exists(old) {
+        let history = values_of(&SafetensorsFile::open(files, old)?, losses, None)?;
+        return Ok([(LOSS_HISTORY.to_owned(), history)].into());
+    }
+    if !files.exists(TASK) {
+        return Ok(BTreeMap::new());
+    }
+    let file = SafetensorsFile::open(files, TASK)?;
+    let values = |name: String| Ok((name.clone(), values_of(&file, &name, None)?));
+    file.tensors().into_iter().map(|stored| values(stored.name)).collect()
+}
+
+/// The values of a tensor, as many as `count` if it is given.
+fn values_of(file: &SafetensorsFile, name: &str, count: Option<usize>) -> Result<Vec<f32>> {
+    let unusable = |reason: String| Error::malformed("checkpoint of this run", file.path(), reason);
+    let tensor = file.read(name, DType::F32, &Device::Cpu)?;
+    let tensor = tensor.ok_or_else(|| unusable(format!("{name} has values that are not finite")))?;
+    if let Some(count) = count.filter(|&count| count != tensor.elem_count()) {
+        return Err(unusable(format!("{name} has {} values and the network needs {count}", tensor.elem_count())));
+    }
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}

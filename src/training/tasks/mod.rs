@@ -1,0 +1,24 @@
+//! What can be trained: one file a task. Data, optimisers, runs and checkpoints are the same for all.
+
+mod classification;
+mod classifier;
+mod pixel_diffusion;
+mod sample_grid;
+
+pub use classification::{Judgement, cross_entropy, evaluate};
+pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
+pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};
+
+use crate::files::write_synced;
+use crate::{Error, Result};
+use serde_json::Value;
+use std::path::Path;
+
+/// Writes a file of a model, with the folder that it is in.
+fn write_json(folder: &Path, name: &str, json: &Value) -> Result<()> {
+    let path = folder.join(name);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
+    write_synced(&path, format!("{json:#}\n").as_bytes())
+}
