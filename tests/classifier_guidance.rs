@@ -8,9 +8,9 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{
     Cache, Call, Classifier, ClassifierGuidance, Denoiser, Network, Parameterization, PredictionType,
 };
+use tweedie::layers::log_softmax;
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::{BetaSchedule, NoiseSchedule, Run, by_name, sample};
-use tweedie::training::classification::log_probabilities;
 use tweedie::{NoiseLevel, Result};
 
 /// Data of two classes, each pixel `N(+1, 1/4)` or `N(-1, 1/4)`; everything about it has a closed form.
@@ -41,7 +41,7 @@ impl Classifier for TwoGaussians {
         let spread = alpha * alpha * VARIANCE + sigma * sigma;
         let half_odds = (x.flatten_from(1)?.sum_keepdim(1)? * (alpha / spread))?;
         let logits = Tensor::cat(&[&half_odds, &half_odds.neg()?], 1)?;
-        log_probabilities(&logits)
+        log_softmax(&logits)
     }
 }
 

@@ -7,7 +7,7 @@ use std::f64::consts::LN_10;
 use std::path::Path;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Branch, Call, Network};
+use tweedie::denoising::{Branch, Cache, Call, Network};
 use tweedie::families::{
     Architecture, AutoencoderArchitecture, Component, DenoisingNetwork, Families, Family, KeptWeights, Loader,
     NetworkFacts, Variant,
@@ -16,7 +16,7 @@ use tweedie::images::{Photo, Picture};
 use tweedie::layers::{Linear, WeightSource, Weights};
 use tweedie::models::{Autoencoder, DiagonalGaussian, Halves, LatentSpace, Watch};
 use tweedie::text::{Prompt, TextEncoder};
-use tweedie::{Error, Result};
+use tweedie::{Error, NoiseLevel, Result};
 use tweedie_pipelines::{ImageToImageRequest, LatentDiffusion, TextToImageRequest};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -360,7 +360,8 @@ fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
     let x = RandomWeights::new(1, DType::F32, &Device::Cpu).tensor("x", &[1, LATENTS.channels, SIDE, SIDE])?;
     let conditioning = Conditioning::text(Tensor::ones((1, 1, TEXT_WIDTH), DType::F32, &Device::Cpu)?);
     let values = |network: &dyn DenoisingNetwork| -> TestResult<Vec<f32>> {
-        Ok(network.forward(&x, 500.0, &conditioning)?.flatten_all()?.to_vec1()?)
+        let (level, cache) = (NoiseLevel { timestep: 500.0, alpha: 1.0, sigma: 1.0 }, Cache::default());
+        Ok(network.forward(&Call::new(&x, level, &conditioning, &cache))?.flatten_all()?.to_vec1()?)
     };
     assert_eq!(values(first.as_ref())?, values(again.as_ref())?);
     Ok(())

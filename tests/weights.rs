@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tweedie::NoiseLevel;
 use tweedie::adapters::{LoraFile, Loras};
 use tweedie::checkpoints::RandomWeights;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
+use tweedie::denoising::{Cache, Call, Network};
 use tweedie::families::{Family, SDXL};
 use tweedie::kernels::{ConvGeometry, Products};
 use tweedie::layers::{
@@ -59,7 +61,8 @@ fn unet(source: &dyn WeightSource) -> tweedie::Result<UNet2DConditionModel> {
 /// What a network makes of fixed noise.
 fn output(unet: &UNet2DConditionModel) -> tweedie::Result<Tensor> {
     let text = Conditioning::text(random(1, &[2, 7, 32])?);
-    unet.forward(&random(2, &[2, 4, 8, 8])?, &Tensor::new(&[10f32, 700.0], &Device::Cpu)?, &text, None)
+    let levels = [10.0, 700.0].map(|timestep| NoiseLevel::from_sigma(timestep, 1.0));
+    unet.forward(&Call::of_rows(&random(2, &[2, 4, 8, 8])?, &levels, &text, &Cache::default()))
 }
 
 /// Whole numbers of eight bits, of each row by the row's scale, multiplied by widening them.
