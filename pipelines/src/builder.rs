@@ -1,5 +1,6 @@
 //! From a model's files to a pipeline.
 
+use crate::adapted::Blueprint;
 use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, SingleFile};
-use tweedie::families::{Families, Loader, NetworkFacts};
+use tweedie::families::{Families, KeptWeights, Loader, NetworkFacts};
 use tweedie::kernels::Products;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{ControlModel, Halves, LatentSpace};
@@ -143,8 +144,12 @@ impl Builder {
 
         let architecture = detected.family.architecture(&files)?;
         let network_facts = architecture.network_facts();
-        let loras = self.adapters.open_loras(&detected.family.lora_target(architecture.layers_per_block()))?;
+        let target = detected.family.lora_target(architecture.layers_per_block());
+        let loras = self.adapters.open_loras(&target)?;
         let loader = Loader { loras: Some(&loras), ..loader };
+        // Requests put LoRAs beside the weights of the first two stages.
+        let kept = KeptWeights::default();
+        let adaptable = Loader { kept: (self.usage == Usage::Any).then_some(&kept), ..loader };
         let in_model = detected.component(ComponentKind::Autoencoder)?.folder;
         let other = |model: &Option<Model>| {
             let autoencoder = model.as_ref().map(|vae| OtherAutoencoder::find(vae, &files, in_model, families));
@@ -166,7 +171,7 @@ impl Builder {
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
 
-        let (mut text_encoder, text_files) = architecture.text_encoder(&loader)?;
+        let (mut text_encoder, text_files) = architecture.text_encoder(&adaptable)?;
         for embedding in &embeddings {
             embedding.add_to(text_encoder.as_mut())?;
         }
@@ -179,7 +184,7 @@ impl Builder {
         let preview = preview.map(|(loader, folder, preview)| preview.load(&loader, folder, Halves::Decoder));
         let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
         let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
-        let (network, network_files) = loader.load(network, &[], build)?;
+        let (built, network_files) = adaptable.load(network, &[], build)?;
         loras.finish(&detected.name())?;
         let facts = ModelFacts {
             network: network_facts,
@@ -196,14 +201,28 @@ impl Builder {
         };
         let parts = ModelParts {
             encode: Encode::new(text_encoder, device.clone()),
-            denoise: Denoise::new(network, device.clone()).with_controls(controls),
+            denoise: Denoise::new(built, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
             preview,
+        };
+        let adapters = [self.adapters.used(&embeddings), used_controls].concat();
+        let blueprint = || Blueprint {
+            kept,
+            files: files.clone(),
+            network,
+            target,
+            embeddings,
+            family: detected.name(),
+            format,
+            backend: *backend,
+            device: device.clone(),
+            architecture,
         };
         Ok(LatentDiffusion {
             parts: parts.kept(self.usage),
             facts,
-            adapters: [self.adapters.used(&embeddings), used_controls].concat(),
+            blueprint: (self.usage == Usage::Any).then(blueprint),
+            adapters,
             weights: [(&files, text_files), (&files, network_files), (vae_files, vae_weights)]
                 .into_iter()
                 .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))

@@ -1,5 +1,6 @@
 //! A latent diffusion model, loaded, and the whole way through it.
 
+use crate::adapted::Blueprint;
 use crate::adapters::UsedAdapter;
 use crate::builder::Builder;
 use crate::device::NumberFormat;
@@ -38,6 +39,8 @@ pub struct Seconds {
 pub struct LatentDiffusion {
     pub(crate) parts: KeptParts,
     pub(crate) facts: ModelFacts,
+    /// What stages with a request's LoRAs are built from; nothing in a model for one run.
+    pub(crate) blueprint: Option<Blueprint>,
     pub(crate) adapters: Vec<UsedAdapter>,
     pub(crate) weights: Vec<WeightFile>,
     /// What its autoencoder is called, if it is another model's.
@@ -147,18 +150,34 @@ impl LatentDiffusion {
             return Ok(seconds);
         }
         let start = Instant::now();
-        let encoded = self.parts.encode.last_use()?.run(settings)?;
+        let (encode, adapted) = self.stages(settings)?;
+        let encoded = encode.run(settings)?;
+        drop(encode);
         for warning in &encoded.warnings {
             tell(observer, Event::Warning(warning.clone()))?;
         }
         let reference = reference(&settings.task, self.decode().vae(), &self.facts.network, &self.device)?;
         seconds.encode = start.elapsed().as_secs_f64();
-        let denoise = self.parts.denoise.last_use()?;
+        let denoise = adapted.map_or_else(|| self.parts.denoise.last_use(), Ok)?;
         let (preview, device) = (self.parts.preview.as_ref(), &self.device);
         let (encoded, reference, seconds_of) = (&encoded, &reference, &mut seconds);
         let batches = Batches { settings, encoded, reference, preview, device, seconds: seconds_of };
         batches.run(denoise, self.decode(), observer)?;
         Ok(seconds)
+    }
+
+    /// The first stage of a run, and the second if the request puts LoRAs beside its weights.
+    fn stages(&self, settings: &Settings) -> Result<(Arc<Encode>, Option<Arc<Denoise>>)> {
+        let loras = &settings.request.loras;
+        if loras.is_empty() {
+            return Ok((self.parts.encode.last_use()?, None));
+        }
+        let Some(blueprint) = &self.blueprint else {
+            let fix = "a model that is loaded for one run has its LoRAs merged: give them to the builder, or load it for any use";
+            return Err(Error::invalid("the number of the request's LoRAs", loras.len(), fix));
+        };
+        let (encode, denoise) = blueprint.stages(loras, self.encode()?, self.denoise()?.as_ref())?;
+        Ok((encode, Some(denoise)))
     }
 }
 

@@ -10,6 +10,7 @@
 //! three, in any number of runs at a time. Each stage in [`stages`] takes what the one
 //! before it returned. A [`Canvas`] leads from a photo of any size to what the model works on, and back.
 
+mod adapted;
 mod adapters;
 mod bench;
 mod bf16_products;

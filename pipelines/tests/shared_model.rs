@@ -2,11 +2,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tweedie::images::{Mask, Photo, Picture};
 use tweedie_pipelines::{
-    Error, Event, ImageToImageRequest, InpaintRequest, LatentDiffusion, Settings, TaskKind, TextToImageRequest, Usage,
+    Error, Event, ImageToImageRequest, InpaintRequest, LatentDiffusion, LoraRequest, Settings, TaskKind,
+    TextToImageRequest, Usage,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -57,20 +59,33 @@ fn mask() -> TestResult<Mask> {
     Ok(Mask::new(64, 64, (0..64 * 64).map(|i| if i % 64 < 32 { 255 } else { 0 }).collect())?)
 }
 
-/// What eight threads ask of the model: each of the three tasks, with and without guidance.
-fn all_settings(model: &LatentDiffusion) -> TestResult<Vec<Settings>> {
+/// What eight threads ask of a model: each of the three tasks, with and without guidance, with LoRAs of these weights.
+fn all_settings(model: &LatentDiffusion, loras: &[Option<f64>]) -> TestResult<Vec<Settings>> {
     let mut all = Vec::new();
     for i in 0..8 {
         let prompt = ["a fox on a blue background", "an owl", "a red heart"][i % 3];
         let mut text = text(prompt, i as u64);
         text.guidance_scale = [None, Some(1.0)][usize::from(i == 3)];
+        text.loras = loras[i % loras.len()].map(lora).into_iter().collect();
         all.push(match i % 3 {
             0 => model.settle(&text)?,
-            1 => model.settle(&ImageToImageRequest { text, image: photo()?, strength: Some(0.6) })?,
+            1 => model.settle(&ImageToImageRequest {
+                text,
+                strength: Some(0.6),
+                ..ImageToImageRequest::new("", photo()?)
+            })?,
             _ => model.settle(&InpaintRequest { text, ..InpaintRequest::new("", photo()?, Some(mask()?)) })?,
         });
     }
     Ok(all)
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models").join(name)
+}
+
+fn lora(weight: f64) -> LoraRequest {
+    LoraRequest { name: golden("lora/kohya.safetensors"), weight }
 }
 
 /// A run that is stopped after so many events.
@@ -85,17 +100,12 @@ fn cancelled(model: &LatentDiffusion, settings: &Settings, after: usize) -> bool
 
 /// Every picture is the one that a run alone makes, to the bit, whatever runs beside it and is stopped there; afterwards no
 /// memory is held that was not before.
-#[test]
-fn threads_share_a_model_and_leave_nothing_behind() -> TestResult {
-    let _alone = alone();
-    let model = LatentDiffusion::builder().build()?;
-    let settings = all_settings(&model)?;
+fn check_shared(model: &LatentDiffusion, settings: &[Settings]) -> TestResult {
     let alone = settings.iter().map(|settings| Ok(model.generate_settled(settings)?.pictures));
     let alone = alone.collect::<TestResult<Vec<_>>>()?;
     let before = IN_USE.load(Ordering::Relaxed);
     std::thread::scope(|scope| -> TestResult {
         let threads = settings.iter().zip(&alone).enumerate().map(|(i, (settings, alone))| {
-            let model = &model;
             scope.spawn(move || -> Result<bool, Error> {
                 // In a step, and inside the decoder.
                 let stopped = [2, 7].into_iter().all(|after| i % 2 == 0 || cancelled(model, settings, after));
@@ -110,6 +120,50 @@ fn threads_share_a_model_and_leave_nothing_behind() -> TestResult {
     // Threads and the pool keep some kilobytes; one picture's states would be megabytes.
     let left = IN_USE.load(Ordering::Relaxed) - before;
     assert!(left < 100_000, "{left} bytes are left");
+    Ok(())
+}
+
+#[test]
+fn threads_share_a_model_and_leave_nothing_behind() -> TestResult {
+    let _alone = alone();
+    let model = LatentDiffusion::builder().build()?;
+    check_shared(&model, &all_settings(&model, &[None])?)
+}
+
+#[test]
+fn threads_share_a_model_with_different_loras() -> TestResult {
+    let _alone = alone();
+    let model = LatentDiffusion::builder().model_folder(golden("sd15")).build()?;
+    check_shared(&model, &all_settings(&model, &[None, Some(0.5), Some(1.0), Some(-0.7)])?)
+}
+
+/// The largest difference of two pictures' samples, of 255.
+fn difference(a: &Photo, b: &Photo) -> u8 {
+    let (a, b) = (a.to_picture(), b.to_picture());
+    a.rgb().iter().zip(b.rgb()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
+}
+
+/// A request's LoRA is that request's alone, and does what the same one does that is merged into the weights.
+#[test]
+fn a_requests_lora_acts_in_that_request() -> TestResult {
+    let _alone = alone();
+    let model = LatentDiffusion::builder().model_folder(golden("sd15")).build()?;
+    let draw = |loras: Vec<LoraRequest>| -> TestResult<Photo> {
+        let request = TextToImageRequest { loras, ..text("an owl", 3) };
+        Ok(model.generate(&request)?.pictures.swap_remove(0))
+    };
+    let (with, without, again) = (draw(vec![lora(0.8)])?, draw(Vec::new())?, draw(vec![lora(0.8)])?);
+    assert_eq!(with, again);
+    assert_eq!(without, draw(vec![lora(0.0)])?);
+    let merged = LatentDiffusion::builder().model_folder(golden("sd15")).lora(golden("lora/kohya.safetensors"), 0.8);
+    let merged = merged.build()?.generate(&text("an owl", 3))?.pictures.swap_remove(0);
+    // Sums in another order: the bound that pictures of other programs are held to.
+    let (off, changed) = (difference(&with, &merged), difference(&with, &without));
+    assert!(off <= 2 && changed > 5, "{off} of 255 from the merged one, {changed} from none");
+    let once =
+        LatentDiffusion::builder().model_folder(golden("sd15")).usage(Usage::Once(TaskKind::TextToImage)).build()?;
+    let error = once.generate(&TextToImageRequest { loras: vec![lora(0.8)], ..text("an owl", 3) });
+    assert!(error.err().is_some_and(|error| error.to_string().contains("merged")));
     Ok(())
 }
 

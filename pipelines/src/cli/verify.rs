@@ -16,7 +16,7 @@ use tweedie::images::{Mask, Photo};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
     Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Record, Settings, TaskKind,
-    TextToImageRequest,
+    TextToImageRequest, Usage,
 };
 
 #[derive(Debug, Args)]
@@ -74,11 +74,14 @@ struct Prepared<'a> {
     arguments: &'a ModelArguments,
     model: Model,
     adapters: Adapters,
+    /// Whether LoRAs of the request stand beside the weights, which a model for one run does not have.
+    beside: bool,
 }
 
 impl Prepared<'_> {
     fn build(self, task: TaskKind, source: &Source<'_>) -> anyhow::Result<LatentDiffusion> {
         let builder = self.arguments.builder_with(self.model, task, source)?;
+        let builder = if self.beside { builder.usage(Usage::Any) } else { builder };
         Ok(builder.adapters(self.adapters).build()?)
     }
 }
@@ -208,7 +211,7 @@ impl Verify {
         source: &Source<'_>,
     ) -> anyhow::Result<(LatentDiffusion, Settings)> {
         let Inputs { image, mask, adapters, controls, loras } = inputs;
-        let builder = Prepared { arguments: &self.model, model, adapters };
+        let builder = Prepared { arguments: &self.model, model, adapters, beside: !loras.is_empty() };
         match (recipe.kind(), image) {
             ("img2img", Some(image)) => {
                 let model = builder.build(TaskKind::ImageToImage, source)?;

@@ -4,6 +4,7 @@ use super::{Encoded, Prepared};
 use crate::settings::Settings;
 use candle_core::Tensor;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{
     AdaptiveProjectedGuidance, ClassifierFreeGuidance, Denoiser, GuidanceSchedule, InpaintingNetwork, Network,
@@ -19,21 +20,27 @@ use tweedie::{Device, NoiseLevel, Result};
 #[derive(Debug)]
 pub struct Denoise {
     network: Box<dyn DenoisingNetwork>,
-    controls: Vec<ControlModel>,
+    controls: Arc<Vec<ControlModel>>,
     device: Device,
 }
 
 impl Denoise {
     /// From its network.
     pub fn new(network: Box<dyn DenoisingNetwork>, device: Device) -> Self {
-        Self { network, controls: Vec::new(), device }
+        Self { network, controls: Arc::default(), device }
     }
 
     /// The same with control models.
     #[must_use]
     pub fn with_controls(mut self, controls: Vec<ControlModel>) -> Self {
-        self.controls = controls;
+        self.controls = Arc::new(controls);
         self
+    }
+
+    /// The same control models around another network.
+    #[must_use]
+    pub fn with_network(&self, network: Box<dyn DenoisingNetwork>) -> Self {
+        Self { network, controls: self.controls.clone(), device: self.device.clone() }
     }
 
     /// The control models.

@@ -1,0 +1,60 @@
+//! Stages of a loaded model with a request's LoRAs beside the weights.
+
+use crate::device::NumberFormat;
+use crate::requests::lora::LoraRequest;
+use crate::stages::{Denoise, Encode};
+use std::sync::Arc;
+use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
+use tweedie::checkpoints::ModelFiles;
+use tweedie::families::{Architecture, KeptWeights, Loader};
+use tweedie::layers::{Backend, Weights};
+use tweedie::{Device, Result};
+
+/// What the first two stages of a model are built from again: its configurations, and the weights as they are laid out, which
+/// all of its stages share.
+#[derive(Debug)]
+pub(crate) struct Blueprint {
+    pub architecture: Box<dyn Architecture>,
+    pub kept: KeptWeights,
+    pub files: ModelFiles,
+    /// The network's folder in the model's.
+    pub network: &'static str,
+    pub target: LoraTarget,
+    pub embeddings: Vec<TextualInversion>,
+    /// What messages call the model's family.
+    pub family: String,
+    pub format: NumberFormat,
+    pub backend: Option<Backend>,
+    pub device: Device,
+}
+
+impl Blueprint {
+    /// Both stages with LoRAs beside their weights, the second with the control models of `denoise`. A file that changes the
+    /// text encoder not at all leaves `encode` as it is.
+    pub fn stages(
+        &self,
+        loras: &[LoraRequest],
+        encode: Arc<Encode>,
+        denoise: &Denoise,
+    ) -> Result<(Arc<Encode>, Arc<Denoise>)> {
+        let files = loras.iter().map(|lora| (lora.name.as_path(), lora.weight));
+        let loras = Loras::open(files, &self.target)?;
+        let loader = self.format.loader(&self.files, &self.device);
+        let loader = Loader { backend: self.backend, loras: Some(&loras), kept: Some(&self.kept), ..loader };
+        let changes_text = self.target.components.iter().any(|part| !part.is_network && loras.changes(part.folder));
+        let encode = match changes_text {
+            false => encode,
+            true => {
+                let (mut text_encoder, _) = self.architecture.text_encoder(&loader)?;
+                for embedding in &self.embeddings {
+                    embedding.add_to(text_encoder.as_mut())?;
+                }
+                Arc::new(Encode::new(text_encoder, self.device.clone()))
+            }
+        };
+        let build = |weights: &Weights<'_>| self.architecture.network(weights, self.format.activations);
+        let (network, _) = loader.load(self.network, &[], build)?;
+        loras.finish(&self.family)?;
+        Ok((encode, Arc::new(denoise.with_network(network))))
+    }
+}
