@@ -148,7 +148,7 @@ fn what_does_not_fit_is_named() -> TestResult {
     let kronecker = "lora_unet_down_blocks_0_linear.lokr_w1_a";
     says(&[(kronecker, &[5, 1]), ("lora_unet_down_blocks_0_linear.lokr_w1_b", &[1, 5])], &[kronecker, "5x5"])?;
     says(&[("lora_unet_conv_in.oft_blocks", &[2, 2])], &["OFT", "not supported", "LoHa"])?;
-    says(&[("cond_stage_model.weight", &[2, 2])], &["cond_stage_model.weight", "--model"])?;
+    says(&[("cond_stage_model.weight", &[2, 2])], &["cond_stage_model.weight", "`model`"])?;
     let elsewhere = "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight";
     let of_xl = "lora_unet_down_blocks_0_attn2_to_k.lora_down.weight";
     says(

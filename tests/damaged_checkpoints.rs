@@ -161,14 +161,14 @@ fn what_is_no_checkpoint_says_what_it_is() -> TestResult {
 #[test]
 fn files_of_other_kinds_say_where_they_belong() -> TestResult {
     let other = |name: &str, parts: &[&str]| refused(&safetensors(&[(name, &[2, 2])])?, parts);
-    other("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &["is a LoRA", "--lora"])?;
-    other("unet.down_blocks.0.attentions.0.attn1.to_q.lora_A.weight", &["is a LoRA", "--lora"])?;
-    other("controlnet_cond_embedding.conv_in.weight", &["is a ControlNet", "--control"])?;
-    other("input_hint_block.0.weight", &["is a ControlNet", "--control"])?;
-    other("adapter.body.0.resnets.0.block1.weight", &["is a T2I-Adapter", "--control"])?;
-    other("decoder.layers.2.conv.0.weight", &["a tiny autoencoder alone", "--preview-vae"])?;
-    other("emb_params", &["is an embedding", "--embedding"])?;
-    other("decoder.up.0.block.0.conv1.weight", &["an autoencoder alone", "--vae"])?;
+    other("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", &["is a LoRA", "`lora`"])?;
+    other("unet.down_blocks.0.attentions.0.attn1.to_q.lora_A.weight", &["is a LoRA", "`lora`"])?;
+    other("controlnet_cond_embedding.conv_in.weight", &["is a ControlNet", "`control`"])?;
+    other("input_hint_block.0.weight", &["is a ControlNet", "`control`"])?;
+    other("adapter.body.0.resnets.0.block1.weight", &["is a T2I-Adapter", "`control`"])?;
+    other("decoder.layers.2.conv.0.weight", &["a tiny autoencoder alone", "`preview_vae`"])?;
+    other("emb_params", &["is an embedding", "`embedding`"])?;
+    other("decoder.up.0.block.0.conv1.weight", &["an autoencoder alone", "`vae`"])?;
     other("down_blocks.0.resnets.0.conv1.weight", &["UNet of a diffusers folder alone", "give the folder"])?;
     other(
         "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
@@ -235,8 +235,8 @@ fn families_are_told_by_their_shapes() -> TestResult {
     assert_eq!(family(file(320, 9, 2048, &[]))?, "Stable Diffusion XL, inpainting");
     assert_eq!(family(file(320, 4, 2048, &[("v_pred", &[0]), ("ztsnr", &[0])]))?, "Stable Diffusion XL, predicts v");
     assert_eq!(family(file(384, 4, 1280, &[]))?, "Stable Diffusion XL refiner");
-    refused(&file(24, 4, 32, &[])?, &["24 channels", "width 32", "--config"])?;
-    refused(&file(320, 8, 768, &[])?, &["input channels", "is 8", "--config"])?;
+    refused(&file(24, 4, 32, &[])?, &["24 channels", "width 32", "`config`"])?;
+    refused(&file(320, 8, 768, &[])?, &["input channels", "is 8", "`config`"])?;
     refused(&file(320, 4, 2048, &[("edm_mean", &[4])])?, &["Playground"])
 }
 

@@ -83,7 +83,7 @@ impl Canvas {
     fn warn_of_vanished_mask(&mut self, factor: usize) -> Result<()> {
         let nowhere = self.repaint.as_ref().is_some_and(|repaint| repaint.mask.is_empty());
         if nowhere {
-            let fix = "white is repainted; see --invert-mask";
+            let fix = "white is repainted; see `invert_mask`";
             self.warnings.push(if self.has_nothing_to_paint() {
                 format!("the mask is empty, so the picture stays as it is ({fix})")
             } else {
@@ -92,7 +92,7 @@ impl Canvas {
         } else if self.latent_mask(factor)?.is_empty() {
             self.warnings.push(format!(
                 "the mask is so thin that it vanishes at the size of the latents, 1/{factor} of {}x{}, so nothing new is \
-                 painted; use --mask-resize max, --mask-grow or --crop-to-mask",
+                 painted; use `mask_resize` max, `mask_grow` or `crop_to_mask`",
                 self.working.0, self.working.1
             ));
         }

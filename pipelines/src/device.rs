@@ -64,7 +64,7 @@ impl DeviceChoice {
                 true => "this program can use one: look whether the machine has it and its driver sees it".to_owned(),
                 false => format!("build with --features {name} on a machine that has it"),
             };
-            Error::invalid("the device", self, format!("{reason}; {fix}, or use --device cpu"))
+            Error::invalid("the device", self, format!("{reason}; {fix}, or use `device` cpu"))
         };
         InstructionSet::from_environment()?;
         match self {

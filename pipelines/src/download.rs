@@ -136,10 +136,10 @@ fn fetch_one(
     if total.is_some_and(|total| total != done) {
         return Err(cut(done, "it was closed".into()));
     }
-    check(staged.path(), file, &format!("{url} has another file; choose another --mirror")).map_err(
+    check(staged.path(), file, &format!("{url} has another file; choose another `mirror`")).map_err(
         |error| match error {
             Error::Malformed { reason, .. } => {
-                failed(format!("what came is not whole ({reason}), or choose another --mirror"))
+                failed(format!("what came is not whole ({reason}), or choose another `mirror`"))
             }
             other => other,
         },
@@ -162,8 +162,8 @@ fn check(path: &Path, file: &RemoteFile<'_>, fix: &str) -> Result<()> {
 /// Why there is no answer, and what to do.
 fn reason(error: &ureq::Error) -> String {
     match error {
-        ureq::Error::StatusCode(404) => "the server has no such file (status 404); choose another --mirror".into(),
+        ureq::Error::StatusCode(404) => "the server has no such file (status 404); choose another `mirror`".into(),
         ureq::Error::StatusCode(code) => format!("the server answered with status {code}; try again later"),
-        other => format!("{other}; check the network, or choose another --mirror"),
+        other => format!("{other}; check the network, or choose another `mirror`"),
     }
 }

@@ -45,7 +45,7 @@ impl Model {
             None => Ok(path.into()),
             Some(config) => {
                 let fix = "it goes with a single file; a folder's configurations are its own";
-                Err(Error::invalid("--config", config.display(), format!("{} is no file, and {fix}", path.display())))
+                Err(Error::invalid("`config`", config.display(), format!("{} is no file, and {fix}", path.display())))
             }
         }
     }
@@ -78,7 +78,7 @@ impl Model {
             Self::Embedded => Ok(ModelFiles::Embedded { name: "emoji-ldm", files: tweedie_weights::EMOJI_LDM }),
             #[cfg(not(feature = "embedded-model"))]
             Self::Embedded => {
-                Err(Error::invalid("the model", "not given", "this build has no embedded model; use --model"))
+                Err(Error::invalid("the model", "not given", "this build has no embedded model; use `model`"))
             }
         }
     }
@@ -133,7 +133,7 @@ fn built_in(detected: &Detected) -> Result<ModelFiles> {
         Some("sdxl-inpainting") => ("the built-in Stable Diffusion XL, inpainting", sd::XL_INPAINTING),
         Some("sdxl-refiner") => ("the built-in refiner of Stable Diffusion XL", sd::XL_REFINER),
         _ => {
-            let fix = "no configurations are built in for it; give their folder with --config";
+            let fix = "no configurations are built in for it; give their folder with `config`";
             return Err(Error::invalid("the model's family", detected.name(), fix));
         }
     };
@@ -142,7 +142,7 @@ fn built_in(detected: &Detected) -> Result<ModelFiles> {
 
 #[cfg(not(feature = "built-in-families"))]
 fn built_in(detected: &Detected) -> Result<ModelFiles> {
-    let fix = "this build has no configurations of its own; give their folder with --config";
+    let fix = "this build has no configurations of its own; give their folder with `config`";
     Err(Error::invalid("the model's family", detected.name(), fix))
 }
 

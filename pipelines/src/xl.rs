@@ -113,7 +113,7 @@ impl TextToImageRequest {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         if zero_negative && given(negative_prompt_2).is_some() {
             warnings
-                .push("the second negative prompt has no effect without a first; give --negative-prompt too".into());
+                .push("the second negative prompt has no effect without a first; give `negative_prompt` too".into());
         }
         Ok(Some(XlSettings {
             prompt_2: given(prompt_2).unwrap_or_else(|| self.prompt.clone()),

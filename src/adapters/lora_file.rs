@@ -198,7 +198,7 @@ impl LoraFile {
 fn unknown(path: &Path, name: &str) -> Error {
     let reason = match unsupported_kind(name) {
         Some(kind) => format!("{name} is {kind}, which is not supported; LoRA, LoCon, LoHa, LoKr and DoRA are"),
-        None => format!("{name} is no part of a LoRA; a whole model belongs to --model"),
+        None => format!("{name} is no part of a LoRA; a whole model belongs to `model`"),
     };
     Error::malformed("LoRA file", path, reason)
 }

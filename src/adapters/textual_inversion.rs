@@ -39,7 +39,7 @@ impl TextualInversion {
             _ => {
                 let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
                 return Err(wrong(format!(
-                    "it holds {} tensors ({shown}); an embedding has one, or clip_l and clip_g; a LoRA belongs to --lora",
+                    "it holds {} tensors ({shown}); an embedding has one, or clip_l and clip_g; a LoRA belongs to `lora`",
                     names.len()
                 )));
             }

@@ -83,6 +83,6 @@ fn bytes_of(tensor: &Tensor, name: &str) -> Result<Vec<u8>> {
     if all_finite(&bytes, tensor.dtype()) {
         return Ok(bytes);
     }
-    let fix = "some of its values are too large for that type; take --dtype bf16 or f32";
+    let fix = "some of its values are too large for that type; take `dtype` bf16 or f32";
     Err(Error::invalid(format!("the type of {name}"), format!("{:?}", tensor.dtype()).to_lowercase(), fix))
 }

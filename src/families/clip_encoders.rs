@@ -121,7 +121,7 @@ impl ClipEncoder {
             let room = self.tokenizer.max_length() - 2;
             let warning = format!(
                 "the {what} is longer than {room} tokens; this part has no effect: {cut:?} \
-                 (--prompt-syntax weighted takes prompts of any length)"
+                 (`prompt_syntax` weighted takes prompts of any length)"
             );
             // Two encoders that read the same text cut it alike.
             if !warnings.contains(&warning) {

@@ -29,20 +29,20 @@ const FOREIGN: [(&str, &str, &str); 18] = [
     ("down_blocks.0.0.channelwise", "Stable Cascade", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("motion_modules.", "AnimateDiff motion weights", "take the model they were made for"),
     ("edm_mean", "Playground 2.5, whose latents have a mean of their own", "take another model of Stable Diffusion XL"),
-    ("lora_unet_", "a LoRA", "give it with --lora, and a model with --model"),
-    ("lora_te", "a LoRA", "give it with --lora, and a model with --model"),
-    (".lora_A.", "a LoRA", "give it with --lora, and a model with --model"),
-    (".lora.down.", "a LoRA", "give it with --lora, and a model with --model"),
-    ("control_model.", "a ControlNet", "give it with --control, and a model with --model"),
-    ("input_hint_block.", "a ControlNet", "give it with --control, and a model with --model"),
-    ("adapter.body.", "a T2I-Adapter", "give it with --control, and a model with --model"),
+    ("lora_unet_", "a LoRA", "give it with `lora`, and a model with `model`"),
+    ("lora_te", "a LoRA", "give it with `lora`, and a model with `model`"),
+    (".lora_A.", "a LoRA", "give it with `lora`, and a model with `model`"),
+    (".lora.down.", "a LoRA", "give it with `lora`, and a model with `model`"),
+    ("control_model.", "a ControlNet", "give it with `control`, and a model with `model`"),
+    ("input_hint_block.", "a ControlNet", "give it with `control`, and a model with `model`"),
+    ("adapter.body.", "a T2I-Adapter", "give it with `control`, and a model with `model`"),
     (
         "decoder.layers.2.conv.",
         "a tiny autoencoder alone",
-        "give it with --vae or --preview-vae, and a model with --model",
+        "give it with `vae` or `preview_vae`, and a model with `model`",
     ),
-    ("controlnet_cond_embedding.", "a ControlNet", "give it with --control, and a model with --model"),
-    ("emb_params", "an embedding", "give it with --embedding, and a model with --model"),
+    ("controlnet_cond_embedding.", "a ControlNet", "give it with `control`, and a model with `model`"),
+    ("emb_params", "an embedding", "give it with `embedding`, and a model with `model`"),
     ("down_blocks.", "the UNet of a diffusers folder alone", "give the folder that its folder lies in"),
     ("text_model.", "a text encoder alone", "give a file or a folder with the whole model"),
 ];
@@ -74,7 +74,7 @@ pub(super) fn recognise(file: &TensorFile, size: UNetSize, mark: PredictionMark)
     let Some((_, inputs)) = unet_size(&tensors).filter(|(of_file, _)| *of_file == size) else { return Ok(None) };
     if !matches!(inputs, 4 | 9) {
         let what = format!("the number of input channels of the UNet in {}", file.path().display());
-        let fix = "models that draw take 4, inpainting models 9; give the folder of its configurations with --config";
+        let fix = "models that draw take 4, inpainting models 9; give the folder of its configurations with `config`";
         return Err(Error::invalid(what, inputs, fix));
     }
     let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
@@ -109,7 +109,7 @@ pub(super) fn unrecognised(file: &TensorFile) -> Error {
     let Some((UNetSize { channels, text }, _)) = unet_size(&tensors) else { return foreign(file.path(), &tensors) };
     let value = format!("of {channels} channels that look at a text of width {text}");
     let fix = "no family is known that has these (1.x: 320 and 768, 2.x: 320 and 1024, XL: 320 and 2048, \
-               its refiner: 384 and 1280); give the folder of its configurations with --config";
+               its refiner: 384 and 1280); give the folder of its configurations with `config`";
     Error::invalid(format!("the UNet in {}", file.path().display()), value, fix)
 }
 
@@ -135,7 +135,7 @@ fn foreign(path: &Path, tensors: &[StoredTensor]) -> Error {
     let (what, fix) = match FOREIGN.iter().find(|(part, _, _)| holds(part)) {
         Some((_, what, fix)) => (*what, *fix),
         None if tensors.iter().any(|tensor| of_vae(&tensor.name)) => {
-            ("an autoencoder alone", "give it with --vae, and a model with --model")
+            ("an autoencoder alone", "give it with `vae`, and a model with `model`")
         }
         None => (
             "of no known kind",

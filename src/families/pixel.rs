@@ -41,7 +41,7 @@ impl Family for PixelSpace {
     }
 
     fn architecture(&self, files: &ModelFiles) -> Result<Box<dyn Architecture>> {
-        let fix = "it draws in pixel space, and no text; use `tweedie sample --checkpoint` with this folder";
+        let fix = "it draws in pixel space, and no text; draw its samples (tweedie sample), as `checkpoint`";
         Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix))
     }
 }

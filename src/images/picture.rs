@@ -50,7 +50,7 @@ impl Picture {
                 return Err(Error::NotFinite {
                     stage: "the decoder".into(),
                     detail: format!("{bad} of {} values of image {i}", pixels.len()),
-                    fix: "use --dtype f32, or an autoencoder that does not overflow in half precision",
+                    fix: "use `dtype` f32, or an autoencoder that does not overflow in half precision",
                 });
             }
             let bytes =

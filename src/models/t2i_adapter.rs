@@ -160,7 +160,7 @@ fn grey(picture: &Tensor) -> Result<Tensor> {
 fn unshuffled(x: &Tensor, factor: usize) -> Result<Tensor> {
     let (batch, channels, height, width) = x.dims4()?;
     if height % factor + width % factor != 0 {
-        let fix = format!("the T2I-Adapter takes multiples of {factor}; choose such a --width and --height");
+        let fix = format!("the T2I-Adapter takes multiples of {factor}; choose such a `width` and `height`");
         return Err(Error::invalid("the size of the control picture", format!("{width}x{height}"), fix));
     }
     let (h, w) = (height / factor, width / factor);

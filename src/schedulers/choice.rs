@@ -172,7 +172,7 @@ pub fn by_class_name(class_name: &str) -> Result<&'static SchedulerEntry> {
         component: "scheduler".into(),
         field: "_class_name".into(),
         value: format!("\"{class_name}\""),
-        expected: format!("this class is not covered; choose another with --scheduler ({})", names()),
+        expected: format!("this class is not covered; choose another with `scheduler` ({})", names()),
     })
 }
 

@@ -209,6 +209,6 @@ fn check_finite(x: &Tensor, i: usize, total: usize) -> Result<()> {
     Err(Error::NotFinite {
         stage: format!("denoising step {} of {total}", i + 1),
         detail: format!("the latents sum to {sum}"),
-        fix: "use --dtype f32 or bf16 instead of f16, a lower guidance scale, or check the checkpoint",
+        fix: "use `dtype` f32 or bf16 instead of f16, a lower guidance scale, or check the checkpoint",
     })
 }

@@ -139,7 +139,7 @@ impl Client {
     ) -> Result<Response> {
         for tries_left in (0..TRIES).rev() {
             let response = request().map_err(|error| {
-                let fix = "check the network and HF_ENDPOINT; models that are in the cache run with --offline";
+                let fix = "check the network and HF_ENDPOINT; models that are in the cache run with `offline`";
                 self.failed(file, &format!("the hub cannot be reached ({error})"), fix)
             })?;
             let status = response.status();

@@ -144,7 +144,7 @@ impl Hub {
     pub fn fetch(&self, name: &HubName, wanted: Wanted, observer: &mut HubObserver<'_>) -> Result<Model> {
         if self.offline {
             let fix = format!(
-                "the hub is not to be asked (--offline or HF_HUB_OFFLINE) and {} has not all of it; run it once without",
+                "the hub is not to be asked (`offline` or HF_HUB_OFFLINE) and {} has not all of it; run it once without",
                 self.cache.display()
             );
             return Err(Error::invalid("the model", name, fix));

@@ -49,7 +49,7 @@ impl PixelModel {
             Self::Mnist => Ok(ModelFiles::Embedded { name: "mnist-ddpm", files: tweedie_weights::MNIST_DDPM }),
             #[cfg(not(feature = "embedded-mnist"))]
             Self::Mnist => {
-                let fix = "this build has no embedded model of digits; use --checkpoint with a model that \
+                let fix = "this build has no embedded model of digits; use `checkpoint` with a model that \
                            `tweedie train mnist` made";
                 Err(Error::invalid("the model", "mnist", fix))
             }
@@ -138,7 +138,7 @@ impl PixelBuilder {
         let format = self.dtype.on(&device, None, || component_parameters(&files, "unet"))?;
         let fields = files.config("unet", "config.json")?;
         if fields.class_name() == Some("UNet2DConditionModel") {
-            let fix = "it draws what a text says; use `tweedie txt2img --model` with this folder";
+            let fix = "it draws what a text says; make pictures from a text with it (txt2img), as `model`";
             return Err(Error::invalid("the model", self.model.name(), fix));
         }
         let unet_config = UNet2DConfig::from_fields(&fields)?;

@@ -205,7 +205,7 @@ impl PixelRequest {
         let known = match (of_model, of_classifier) {
             (0, None) if self.classes.is_empty() => return Ok(Vec::new()),
             (0, None) => {
-                let fix = "this model was trained without classes; leave --classes away, or guide it with --classifier";
+                let fix = "this model was trained without classes; leave `classes` away, or guide it with `classifier`";
                 return Err(Error::invalid("the list of classes", list(&self.classes), fix));
             }
             (0, Some(known)) => known,
@@ -276,7 +276,7 @@ impl PixelRequest {
             (None, Some("DDIMPipeline"), _) => schedulers::by_name("ddim")?,
             (None, _, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
             (None, _, None) => {
-                return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler"));
+                return Err(file.wrong("_class_name", "it must name the scheduler; or use `scheduler`"));
             }
         };
         let mut config = choice.configure(file);

@@ -226,7 +226,7 @@ impl TextToImageRequest {
             ControlSettings::settle(&self.controls, &facts.guessing_controls, task.canvas(), (width, height))?;
         let (scheduler, scheduler_config, mut warnings) = self.settle_scheduler(&facts.scheduler)?;
         if self.controls.iter().any(|control| control.guess) && !controls.iter().any(|control| control.strength.guess) {
-            let warning = "guess mode (--control-guess) has no effect, as no control model is a ControlNet";
+            let warning = "guess mode (`control_guess`) has no effect, as no control model is a ControlNet";
             warnings.push(warning.into());
         }
         warnings.extend(self.guessed_prediction(facts.guessed_prediction));
@@ -264,12 +264,12 @@ impl TextToImageRequest {
     fn guessed_prediction(&self, guessed: Option<&str>) -> Option<String> {
         let guessed = guessed.filter(|_| !self.scheduler_fields().contains_key("prediction_type"))?;
         let other = match guessed {
-            "epsilon" => "v_prediction, with --width 768 --height 768",
-            _ => "epsilon, with --width 512 --height 512",
+            "epsilon" => "v_prediction, with `width` 768 `height` 768",
+            _ => "epsilon, with `width` 512 `height` 512",
         };
         Some(format!(
             "files of Stable Diffusion 2.x do not say what their network predicts; {guessed} is assumed. If pictures are \
-             noise or stains, try --prediction-type {other}"
+             noise or stains, try `prediction_type` {other}"
         ))
     }
 

@@ -15,7 +15,7 @@ impl TextToImageRequest {
         let choice = match (&self.scheduler, file.class_name()) {
             (Some(name), _) => schedulers::by_name(name)?,
             (None, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
-            (None, None) => return Err(file.wrong("_class_name", "it must name the scheduler; or use --scheduler")),
+            (None, None) => return Err(file.wrong("_class_name", "it must name the scheduler; or use `scheduler`")),
         };
         let mut config = choice.configure(file);
         let fields = self.scheduler_fields();
