@@ -16,7 +16,7 @@
 //! | [`noise`] | seeded normal noise, the numbers of PyTorch's CPU generator |
 //! | [`schedulers`] | the forward process, the choice of timesteps, the solvers, the sampling loop |
 //! | [`score_based`] | the SDE and ODE of continuous time, Langevin dynamics, likelihoods |
-//! | [`denoising`] | what a network predicts, guidance |
+//! | [`denoising`] | one call of a network, what it predicts, guidance |
 //! | [`conditioning`] | what the network is conditioned on |
 //! | [`text`] | tokenizer, weights in prompts, what a text encoder is |
 //! | [`models`] | CLIP text encoder, UNet, autoencoder |
@@ -24,13 +24,32 @@
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |
 //! | [`families`] | what kinds of models there are, how each is recognised and built |
-//! | [`adapters`] | LoRA, which changes a model's weights while they are read; textual inversion |
+//! | [`adapters`] | LoRA, merged into a model's weights or beside them; textual inversion |
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
 //! | [`files`] | files that are there whole or not at all |
 //!
 //! The order in which these run for a request is the crate `tweedie-pipelines`.
+//!
+//! # What holds throughout
+//!
+//! - A run changes nothing in a model: what it keeps from step to step is in its [`denoising::Cache`] and its solver, and
+//!   ends with it. So threads share a model, and a seed gives one picture at any batch size.
+//! - A model is a function of its configurations and weights alone. Layers hold a [`layers::Weight`] and never ask in what
+//!   form it is.
+//! - Networks are told all in a [`denoising::Call`]: the levels of the rows, which branch of guidance each is, where in the
+//!   run they are.
+//! - Schedules are `f64`; randomness is drawn on the host, a stream for each image.
+//!
+//! # Where to add what
+//!
+//! | to add | write | and name it in |
+//! |---|---|---|
+//! | a solver | a [`schedulers::Solver`], which a request's run takes as it is | [`schedulers::SCHEDULERS`], to choose it by name |
+//! | a family of models | a [`families::Family`] | [`families::FAMILIES`], or the builder's own list |
+//! | a form of weights | a [`layers::WeightForm`] and a [`layers::WeightSource`] that gives it | nowhere |
+//! | something to train | a [`training::TrainingTask`] | nowhere |
 
 pub mod adapters;
 pub mod checkpoints;

@@ -5,6 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tweedie::ErrorKind;
 use tweedie::checkpoints::{ModelFiles, SingleFile, TensorFile};
 use tweedie::families::{Families, convert_to_file};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion, Model};
@@ -394,6 +395,37 @@ impl Numbers {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) as usize) % end.max(1)
     }
+}
+
+/// Another program cuts the file after it was opened and found whole. A look at what is gone of a mapped file would end the process.
+#[test]
+fn a_file_that_becomes_shorter_while_it_is_read_is_an_error() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let (name, path) = ("x", folder.path().join("x"));
+    let large: BTreeMap<String, Tensor> = [DType::F32, DType::F16, DType::BF16, DType::F64]
+        .into_iter()
+        .map(|dtype| Ok((format!("{dtype:?}").to_lowercase(), Tensor::zeros((300, 1000), dtype, &Device::Cpu)?)))
+        .collect::<TestResult<_>>()?;
+    let singles = large.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(DType::F32)?)));
+    let torch = checkpoint(&singles.collect::<TestResult<_>>()?)?;
+    for bytes in [safetensors::serialize(&large, None)?, torch] {
+        std::fs::write(&path, &bytes)?;
+        let file = TensorFile::open(&ModelFiles::folder(folder.path())?, name)?;
+        std::fs::File::options().write(true).open(&path)?.set_len(5000)?;
+        let tensors = file.tensors();
+        assert_eq!(tensors.len(), 4);
+        for stored in tensors {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                let Err(error) = file.read(&stored, dtype, &Device::Cpu) else {
+                    return Err(format!("{} in {dtype:?}", stored.name).into());
+                };
+                let message = error.to_string();
+                assert!(message.contains(&format!("{}", path.display())) && message.contains("shorter"), "{message}");
+                assert_eq!(error.kind(), ErrorKind::Model);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Some bytes of a part changed, or the end cut off.

@@ -5,27 +5,24 @@ use super::ModelFiles;
 use crate::{Error, Result, kernels};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
+use std::borrow::Cow;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-#[cfg(unix)]
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// Where a file's bytes are.
+///
+/// A file on disk is read at positions, and never mapped: a map of a file that another process makes shorter ends this one at the
+/// next look at it, where a read is an error. It is open as long as this value lives, so that all that is read is of one file.
 #[derive(Debug)]
 pub(super) enum Bytes {
-    /// A file, mapped for its header. Tensors are read instead: to fault in the pages of gigabytes takes longer.
-    /// Only Unix reads at a position without moving it; elsewhere the pages are faulted in.
-    #[cfg_attr(not(unix), allow(dead_code))]
-    File {
-        map: Mmap,
-        file: File,
-        path: PathBuf,
-    },
+    /// A file and how long it was when it was opened.
+    File { file: File, len: usize, path: PathBuf },
+    /// Compiled in.
     Embedded(&'static [u8]),
 }
 
@@ -37,32 +34,62 @@ impl Bytes {
         }
         let path = files.path(name);
         let file = File::open(&path).map_err(Error::io("read", &path))?;
-        // SAFETY: the map is only read. As with every map of a file, another process that shortens the file while
-        // it is mapped ends this one; the map lives only while weights are being loaded.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", &path))?;
-        Ok(Self::File { map, file, path })
+        let len = file.metadata().map_err(Error::io("read", &path))?.len();
+        let len = usize::try_from(len).map_err(|_| Error::malformed("file of weights", &path, "it is too large"))?;
+        Ok(Self::File { file, len, path })
     }
 
-    pub fn as_slice(&self) -> &[u8] {
+    /// How many there are.
+    pub fn len(&self) -> usize {
         match self {
-            Self::File { map, .. } => map,
-            Self::Embedded(bytes) => bytes,
+            Self::File { len, .. } => *len,
+            Self::Embedded(bytes) => bytes.len(),
+        }
+    }
+
+    /// A part of the bytes, which lies within them.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn part(&self, range: Range<usize>) -> Result<Cow<'static, [u8]>> {
+        match self {
+            Self::File { .. } => {
+                let mut buffer = vec![0; range.len()];
+                self.read(range.start, &mut buffer)?;
+                Ok(buffer.into())
+            }
+            Self::Embedded(bytes) => Ok(bytes[range].into()),
         }
     }
 
     /// A part of the bytes, in `buffer` unless they are in memory already.
-    fn part<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    fn part_in<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         match self {
-            #[cfg(unix)]
-            Self::File { file, path, .. } => {
+            Self::File { .. } => {
                 buffer.resize(range.len(), 0);
-                file.read_exact_at(buffer, range.start as u64).map_err(Error::io("read", path))?;
+                self.read(range.start, buffer)?;
                 Ok(buffer)
             }
-            _ => {
-                #[cfg(not(unix))]
-                let _ = buffer;
-                Ok(&self.as_slice()[range])
+            Self::Embedded(bytes) => Ok(&bytes[range]),
+        }
+    }
+
+    /// Writes a part of the bytes.
+    fn read(&self, start: usize, out: &mut [u8]) -> Result<()> {
+        match self {
+            Self::File { file, len, path } => {
+                read_exact_at(file, out, start as u64).map_err(|error| match error.kind() {
+                    ErrorKind::UnexpectedEof => {
+                        let reason =
+                            format!("it had {len} bytes when it was opened and has become shorter; get it again");
+                        Error::malformed("file of weights", path, reason)
+                    }
+                    _ => Error::io("read", path)(error),
+                })
+            }
+            Self::Embedded(bytes) => {
+                out.copy_from_slice(&bytes[start..start + out.len()]);
+                Ok(())
             }
         }
     }
@@ -114,9 +141,9 @@ impl Bytes {
                 values.map(|values| Tensor::from_vec(values, shape, cpu))
             }
             _ => {
-                let bytes = &self.as_slice()[range.clone()];
-                let tensor = || Tensor::from_raw_buffer(bytes, stored, shape, cpu)?.to_dtype(dtype);
-                all_finite(bytes, stored).then(tensor)
+                let bytes = self.part(range.clone())?;
+                let tensor = || Tensor::from_raw_buffer(&bytes, stored, shape, cpu)?.to_dtype(dtype);
+                all_finite(&bytes, stored).then(tensor)
             }
         };
         let tensor = tensor.transpose()?;
@@ -129,18 +156,6 @@ impl Bytes {
             return Err(Error::invalid(what, format!("beyond {}", f16::MAX), fix));
         }
         Ok(tensor.map(|tensor| tensor.to_device(device)).transpose()?)
-    }
-
-    /// Writes a part of the bytes.
-    fn read(&self, start: usize, out: &mut [u8]) -> Result<()> {
-        match self {
-            #[cfg(unix)]
-            Self::File { file, path, .. } => file.read_exact_at(out, start as u64).map_err(Error::io("read", path)),
-            _ => {
-                out.copy_from_slice(&self.as_slice()[start..start + out.len()]);
-                Ok(())
-            }
-        }
     }
 
     /// The values of a part as they are, read on all cores to where they will be, if all of them are finite. `value` makes
@@ -190,7 +205,7 @@ impl Bytes {
         let pieces = values.spare_capacity_mut()[..count].par_chunks_mut(PIECE / size).enumerate();
         let finite = pieces.map_init(Vec::new, |buffer, (i, values)| {
             let start = range.start + i * PIECE;
-            let bytes = self.part(start..start + values.len() * size, buffer)?;
+            let bytes = self.part_in(start..start + values.len() * size, buffer)?;
             fill(bytes, values);
             Ok(all_finite(bytes, stored))
         });
@@ -199,6 +214,29 @@ impl Bytes {
         unsafe { values.set_len(count) };
         Ok(finite.then_some(values))
     }
+}
+
+/// Reads at a position, which other threads do at the same time.
+#[cfg(unix)]
+fn read_exact_at(file: &File, out: &mut [u8], start: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+/// Reads at a position, which other threads do at the same time.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut out: &mut [u8], mut start: u64) -> std::io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, start) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                out = &mut out[count..];
+                start += count as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Whether values that were finite no longer are in f16.

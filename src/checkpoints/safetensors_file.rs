@@ -4,7 +4,6 @@ use super::ModelFiles;
 use super::mapped::{Bytes, float_type};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,12 @@ pub struct StoredTensor {
     /// Its element type, as safetensors names it: "F16", "F32", ...
     pub dtype: Dtype,
 }
+
+/// Bytes of the number that says how long the header is.
+const LENGTH: usize = 8;
+
+/// The format allows no longer header.
+const LONGEST_HEADER: usize = 100_000_000;
 
 /// A safetensors file whose header has been checked.
 #[derive(Debug)]
@@ -38,21 +43,24 @@ impl SafetensorsFile {
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let path = files.path(name);
         let bytes = Bytes::open(files, name)?;
-        let all = bytes.as_slice();
-        let damaged = |e: safetensors::SafeTensorError| {
-            let reason = format!("{e}; the file is {} bytes long; it may be truncated, get it again", all.len());
+        let damaged = |what: &str| {
+            let reason = format!("{what}; the file is {} bytes long; it may be truncated, get it again", bytes.len());
             Error::malformed("safetensors file", &path, reason)
         };
-        let (header, metadata) = SafeTensors::read_metadata(all).map_err(damaged)?;
-        let data = header + 8;
+        if bytes.len() < LENGTH {
+            return Err(damaged("it has no header"));
+        }
+        let length = u64::from_le_bytes(bytes.part(0..LENGTH)?.as_ref().try_into().unwrap_or_default());
+        let data =
+            usize::try_from(length).ok().filter(|&length| length <= LONGEST_HEADER).map(|length| length + LENGTH);
+        let Some(data) = data.filter(|&data| data <= bytes.len()) else {
+            return Err(damaged(&format!("its header cannot have {length} bytes")));
+        };
+        let metadata: Metadata = serde_json::from_slice(&bytes.part(LENGTH..data)?)
+            .map_err(|e| damaged(&format!("its header is damaged: {e}")))?;
         let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
-        if data + end != all.len() {
-            let reason = format!(
-                "its header describes {} bytes and it has {}; it is truncated or not whole, get it again",
-                data + end,
-                all.len()
-            );
-            return Err(Error::malformed("safetensors file", &path, reason));
+        if data.checked_add(end) != Some(bytes.len()) {
+            return Err(damaged(&format!("its header describes {end} bytes after byte {data}")));
         }
         Ok(Self { path, bytes, metadata, data })
     }

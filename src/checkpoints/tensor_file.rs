@@ -77,7 +77,7 @@ impl TensorFile {
             Dtype::I32 => DType::I32,
             other => float_type(other).ok_or_else(|| wrong(format!("has type {other:?}, which is no number")))?,
         };
-        let value = Tensor::from_raw_buffer(&bytes.as_slice()[range], number, &[1], &Device::Cpu)?;
+        let value = Tensor::from_raw_buffer(&bytes.part(range)?, number, &[1], &Device::Cpu)?;
         let value = value.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
         if value.is_finite() { Ok(value) } else { Err(wrong(format!("is {value}, which is not finite"))) }
     }

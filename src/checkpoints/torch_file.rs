@@ -2,8 +2,9 @@
 
 use super::mapped::Bytes;
 use super::pickle::{Node, Pickle, PickledTensor};
-use super::{ModelFiles, StoredTensor, zip_file};
-use crate::{Error, Result};
+use super::zip_file::{self, Failure};
+use super::{ModelFiles, StoredTensor};
+use crate::Result;
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,6 +23,12 @@ pub struct TorchFile {
 /// T2I-Adapters.
 const TENSORS: [&str; 3] = ["state_dict", "string_to_param", "adapter"];
 
+/// What a pickle's values are stored as, if it says so.
+const LITTLE: &[u8] = b"little";
+
+/// Bytes; those of models have some hundred thousand.
+const LARGEST_PICKLE: usize = 256 << 20;
+
 type Found = BTreeMap<String, (StoredTensor, Range<usize>)>;
 
 impl TorchFile {
@@ -33,8 +40,7 @@ impl TorchFile {
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let path = files.path(name);
         let bytes = Bytes::open(files, name)?;
-        let read = read(bytes.as_slice());
-        let (tensors, global_step) = read.map_err(|reason| Error::malformed("PyTorch file", &path, reason))?;
+        let (tensors, global_step) = read(&bytes).map_err(|failure| failure.of("PyTorch file", &path))?;
         Ok(Self { path, bytes, tensors, global_step })
     }
 
@@ -63,18 +69,21 @@ impl TorchFile {
 }
 
 /// The tensors of a file and where their values are, and how long it was trained if it says so.
-fn read(file: &[u8]) -> Result<(Found, Option<i64>), String> {
+fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
     let entries = zip_file::entries(file)?;
     // All entries lie in one folder, whose name is the file's when it was written.
     let pickle = entries.iter().find(|(name, _)| name.as_str() == "data.pkl" || name.ends_with("/data.pkl"));
     let (pickle_name, range) = pickle.ok_or("it is a zip file without a data.pkl; PyTorch did not save it")?;
     let folder = &pickle_name[..pickle_name.len() - "data.pkl".len()];
     if let Some(order) = entries.get(&format!("{folder}byteorder"))
-        && !file[order.clone()].starts_with(b"little")
+        && !file.part(order.start..order.end.min(order.start + LITTLE.len()))?.starts_with(LITTLE)
     {
         return Err("its values are big-endian; save it again on an ordinary machine".into());
     }
-    let pickle = Pickle::read(&file[range.clone()])?;
+    if range.len() > LARGEST_PICKLE {
+        return Err(format!("its pickle has {} bytes, which none of a model has", range.len()).into());
+    }
+    let pickle = Pickle::read(&file.part(range.clone())?)?;
     let root = TENSORS.into_iter().find_map(|name| pickle.get(pickle.root, name)).unwrap_or(pickle.root);
     let Some(pairs) = pickle.pairs(root) else {
         return Err("its pickle is no dictionary of tensors; get it as safetensors".into());

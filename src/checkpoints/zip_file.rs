@@ -1,7 +1,10 @@
 //! The directory of a zip file whose entries are stored, not compressed: the form that PyTorch saves in.
 
+use super::mapped::Bytes;
+use crate::Error;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 /// Bytes of the record that ends a zip file, without its comment.
 const END: usize = 22;
@@ -9,10 +12,59 @@ const END: usize = 22;
 /// The longest comment that may follow it.
 const LONGEST_COMMENT: usize = 0xffff;
 
+/// Bytes of the record before it that tells where the 64-bit one is, where there is one.
+const LOCATOR: usize = 20;
+
+/// Bytes of the 64-bit record.
+const WIDE: usize = 56;
+
+/// Bytes of an entry's own header, without its name.
+const HEADER: usize = 30;
+
+/// Bytes; that of a model has some hundred for each tensor.
+const LARGEST_DIRECTORY: usize = 64 << 20;
+
 /// A field of 32 bits that says: look into the 64-bit extension.
 const ELSEWHERE: u64 = 0xffff_ffff;
 
-/// Reads little-endian numbers at checked places.
+/// Why a file cannot be taken apart.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It is not as it should be.
+    Damaged(String),
+    /// It cannot be read.
+    Unreadable(Error),
+}
+
+impl Failure {
+    /// As an error of the file.
+    pub fn of(self, kind: &'static str, path: &Path) -> Error {
+        match self {
+            Self::Damaged(reason) => Error::malformed(kind, path, reason),
+            Self::Unreadable(error) => error,
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(reason: &str) -> Self {
+        Self::Damaged(reason.into())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+/// Reads little-endian numbers of a part of a file, at checked places, which count from its beginning.
 #[derive(Clone, Copy)]
 struct Reader<'a>(&'a [u8]);
 
@@ -20,7 +72,7 @@ impl Reader<'_> {
     fn bytes<const N: usize>(&self, at: usize) -> Result<[u8; N], String> {
         let end = at.checked_add(N);
         let slice = end.and_then(|end| self.0.get(at..end)).and_then(|slice| slice.try_into().ok());
-        slice.ok_or_else(|| format!("it ends before byte {at} of its directory; it is truncated, get it again"))
+        slice.ok_or_else(|| format!("its directory ends before its byte {at}; it is truncated, get it again"))
     }
 
     fn u16(&self, at: usize) -> Result<usize, String> {
@@ -40,9 +92,11 @@ impl Reader<'_> {
 ///
 /// # Errors
 /// If the directory is damaged, or an entry is compressed or encrypted.
-pub(super) fn entries(file: &[u8]) -> Result<BTreeMap<String, Range<usize>>, String> {
-    let reader = Reader(file);
-    let (count, mut at) = directory(file)?;
+pub(super) fn entries(file: &Bytes) -> Result<BTreeMap<String, Range<usize>>, Failure> {
+    let (count, directory) = directory(file)?;
+    let directory = file.part(directory)?;
+    let reader = Reader(&directory);
+    let mut at = 0;
     let mut entries = BTreeMap::new();
     for _ in 0..count {
         if reader.bytes(at)? != *b"PK\x01\x02" {
@@ -52,46 +106,53 @@ pub(super) fn entries(file: &[u8]) -> Result<BTreeMap<String, Range<usize>>, Str
         let [name_length, extra_length, comment_length] =
             [reader.u16(at + 28)?, reader.u16(at + 30)?, reader.u16(at + 32)?];
         let name_end = at + 46 + name_length;
-        let name = file.get(at + 46..name_end).and_then(|name| std::str::from_utf8(name).ok());
+        let name = directory.get(at + 46..name_end).and_then(|name| std::str::from_utf8(name).ok());
         let name = name.ok_or("its directory has a name that is no text; get it again")?.to_owned();
         if method != 0 || flags & 1 != 0 {
-            return Err(format!("its entry {name} is compressed or encrypted, which PyTorch never does"));
+            return Err(format!("its entry {name} is compressed or encrypted, which PyTorch never does").into());
         }
         let mut numbers = [reader.u32(at + 24)?, reader.u32(at + 20)?, reader.u32(at + 42)?];
         widen(reader, &mut numbers, name_end, extra_length)?;
         let [size, stored_size, header] = numbers;
         if size != stored_size {
-            return Err(format!("its entry {name} has two lengths, {size} and {stored_size}; get it again"));
+            return Err(format!("its entry {name} has two lengths, {size} and {stored_size}; get it again").into());
         }
-        let range =
-            contents(reader, file.len(), header, size).map_err(|reason| format!("its entry {name} {reason}"))?;
+        let range = contents(file, &name, header, size)?;
         if entries.insert(name.clone(), range).is_some() {
-            return Err(format!("it has two entries called {name}"));
+            return Err(format!("it has two entries called {name}").into());
         }
         at = name_end + extra_length + comment_length;
     }
     Ok(entries)
 }
 
-/// The number of entries and where their list starts.
-fn directory(file: &[u8]) -> Result<(u64, usize), String> {
-    let reader = Reader(file);
-    let earliest = file.len().saturating_sub(END + LONGEST_COMMENT);
-    let end = (earliest..=file.len().saturating_sub(END)).rev().find(|&at| file[at..].starts_with(b"PK\x05\x06"));
+/// The number of entries and where their list is.
+fn directory(file: &Bytes) -> Result<(u64, Range<usize>), Failure> {
+    let first = file.len().saturating_sub(LOCATOR + END + LONGEST_COMMENT);
+    let last = file.part(first..file.len())?;
+    let reader = Reader(&last);
+    let earliest = last.len().saturating_sub(END + LONGEST_COMMENT);
+    let end = (earliest..=last.len().saturating_sub(END)).rev().find(|&at| last[at..].starts_with(b"PK\x05\x06"));
     let end = end.ok_or("its directory, which comes last, is missing; it is truncated, get it again")?;
     let (mut count, mut start) = (reader.u16(end + 10)? as u64, reader.u32(end + 16)?);
-    if let Some(locator) = end.checked_sub(20).filter(|&at| file[at..].starts_with(b"PK\x06\x07")) {
+    if let Some(locator) = end.checked_sub(LOCATOR).filter(|&at| last[at..].starts_with(b"PK\x06\x07")) {
         let wide = place(reader.u64(locator + 8)?)?;
-        if reader.bytes(wide)? != *b"PK\x06\x06" {
+        let wide = file.part(wide.min(file.len())..(wide + WIDE).min(file.len()))?;
+        let reader = Reader(&wide);
+        if reader.bytes(0)? != *b"PK\x06\x06" {
             return Err("its 64-bit directory is damaged; get it again".into());
         }
-        (count, start) = (reader.u64(wide + 32)?, reader.u64(wide + 48)?);
+        (count, start) = (reader.u64(32)?, reader.u64(48)?);
     }
     // Each entry takes 46 bytes and more.
     if count > file.len() as u64 / 46 {
-        return Err(format!("its directory promises {count} entries, for which it has no room; get it again"));
+        return Err(format!("its directory promises {count} entries, for which it has no room; get it again").into());
     }
-    Ok((count, place(start)?))
+    let (start, end) = (place(start)?, first + end);
+    if start > end || end - start > LARGEST_DIRECTORY {
+        return Err(format!("its directory cannot be from byte {start} to byte {end}; get it again").into());
+    }
+    Ok((count, start..end))
 }
 
 /// Fills in the numbers that stand in the 64-bit extension, in its order: size, stored size, place of the header.
@@ -112,14 +173,18 @@ fn widen(reader: Reader<'_>, numbers: &mut [u64; 3], extra: usize, length: usize
 }
 
 /// The bytes after an entry's own header.
-fn contents(reader: Reader<'_>, length: usize, header: u64, size: u64) -> Result<Range<usize>, String> {
+fn contents(file: &Bytes, name: &str, header: u64, size: u64) -> Result<Range<usize>, Failure> {
     let header = place(header)?;
-    if reader.bytes(header)? != *b"PK\x03\x04" {
-        return Err("has no header; get the file again".into());
+    let bytes = file.part(header.min(file.len())..(header + HEADER).min(file.len()))?;
+    if !bytes.starts_with(b"PK\x03\x04") {
+        return Err(format!("its entry {name} has no header; get the file again").into());
     }
-    let start = header + 30 + reader.u16(header + 26)? + reader.u16(header + 28)?;
-    let end = start.checked_add(place(size)?).filter(|&end| end <= length);
-    end.map(|end| start..end).ok_or_else(|| "goes beyond the end; the file is truncated, get it again".into())
+    let reader = Reader(&bytes);
+    let start = header + HEADER + reader.u16(26)? + reader.u16(28)?;
+    let end = start.checked_add(place(size)?).filter(|&end| end <= file.len());
+    let end =
+        end.ok_or_else(|| format!("its entry {name} goes beyond the end; the file is truncated, get it again"))?;
+    Ok(start..end)
 }
 
 /// A place in a file, far enough from the largest number that small sums cannot overflow.
