@@ -121,10 +121,10 @@ fn a_download_that_fails_leaves_what_was_whole() -> TestResult {
     let cut = gzip(&contents()[1].1)?;
     let changed = gzip(b"something else")?;
     let cases: [(Option<Answer>, &[&str]); 4] = [
-        (Some(Answer::file(changed)), &["SHA-256", "another file", "--mirror"]),
+        (Some(Answer::file(changed)), &["SHA-256", "another file", "`mirror`"]),
         (Some(Answer::file(&cut[..cut.len() - 3])), &["damaged"]),
         (Some(Answer::cut(cut.clone())), &["connection", "run it again"]),
-        (None, &["404", "--mirror"]),
+        (None, &["404", "`mirror`"]),
     ];
     for (answer, parts) in cases {
         let folder = tempfile::tempdir()?;

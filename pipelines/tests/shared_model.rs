@@ -98,14 +98,10 @@ fn cancelled(model: &LatentDiffusion, settings: &Settings, after: usize) -> bool
     matches!(run, Err(Error::Cancelled))
 }
 
-/// Every picture is the one that a run alone makes, to the bit, whatever runs beside it and is stopped there; afterwards no
-/// memory is held that was not before.
-fn check_shared(model: &LatentDiffusion, settings: &[Settings]) -> TestResult {
-    let alone = settings.iter().map(|settings| Ok(model.generate_settled(settings)?.pictures));
-    let alone = alone.collect::<TestResult<Vec<_>>>()?;
-    let before = IN_USE.load(Ordering::Relaxed);
+/// Every picture is the one that a run alone makes, to the bit, whatever runs beside it and is stopped there.
+fn run_together(model: &LatentDiffusion, settings: &[Settings], alone: &[Vec<Photo>]) -> TestResult {
     std::thread::scope(|scope| -> TestResult {
-        let threads = settings.iter().zip(&alone).enumerate().map(|(i, (settings, alone))| {
+        let threads = settings.iter().zip(alone).enumerate().map(|(i, (settings, alone))| {
             scope.spawn(move || -> Result<bool, Error> {
                 // In a step, and inside the decoder.
                 let stopped = [2, 7].into_iter().all(|after| i % 2 == 0 || cancelled(model, settings, after));
@@ -116,10 +112,20 @@ fn check_shared(model: &LatentDiffusion, settings: &[Settings]) -> TestResult {
             assert!(thread.join().map_err(|_| "a thread panicked")??, "thread {i}");
         }
         Ok(())
-    })?;
-    // Threads and the pool keep some kilobytes; one picture's states would be megabytes.
+    })
+}
+
+/// The same, and afterwards no memory is held that was not before, but for `most` bytes of 16 runs.
+fn check_shared(model: &LatentDiffusion, settings: &[Settings], most: isize) -> TestResult {
+    let alone = settings.iter().map(|settings| Ok(model.generate_settled(settings)?.pictures));
+    let alone = alone.collect::<TestResult<Vec<_>>>()?;
+    // The pool and the system's threads keep what their first work needed.
+    run_together(model, settings, &alone)?;
+    let before = IN_USE.load(Ordering::Relaxed);
+    run_together(model, settings, &alone)?;
+    run_together(model, settings, &alone)?;
     let left = IN_USE.load(Ordering::Relaxed) - before;
-    assert!(left < 100_000, "{left} bytes are left");
+    assert!(left < most, "{left} bytes are left by {} runs", 2 * settings.len());
     Ok(())
 }
 
@@ -127,14 +133,17 @@ fn check_shared(model: &LatentDiffusion, settings: &[Settings]) -> TestResult {
 fn threads_share_a_model_and_leave_nothing_behind() -> TestResult {
     let _alone = alone();
     let model = LatentDiffusion::builder().build()?;
-    check_shared(&model, &all_settings(&model, &[None])?)
+    // 2 kB were seen. Keys and values of one run are 300 kB.
+    check_shared(&model, &all_settings(&model, &[None])?, 30_000)
 }
 
 #[test]
 fn threads_share_a_model_with_different_loras() -> TestResult {
     let _alone = alone();
     let model = LatentDiffusion::builder().model_folder(golden("sd15")).build()?;
-    check_shared(&model, &all_settings(&model, &[None, Some(0.5), Some(1.0), Some(-0.7)])?)
+    // 93 kB were seen: a text encoder that is built again has a tokenizer of its own, which leaves half a kilobyte, and more
+    // where several are built at once. The weights of one that was left would be megabytes.
+    check_shared(&model, &all_settings(&model, &[None, Some(0.5), Some(1.0), Some(-0.7)])?, 500_000)
 }
 
 /// The largest difference of two pictures' samples, of 255.
