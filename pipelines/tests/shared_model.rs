@@ -142,7 +142,7 @@ fn threads_share_a_model_with_different_loras() -> TestResult {
     let _alone = alone();
     let model = LatentDiffusion::builder().model_folder(golden("sd15")).build()?;
     // 93 kB were seen: a text encoder that is built again has a tokenizer of its own, which leaves half a kilobyte, and more
-    // where several are built at once. The weights of one that was left would be megabytes.
+    // where several are built at once. The factors of the LoRAs of 12 runs would be a megabyte.
     check_shared(&model, &all_settings(&model, &[None, Some(0.5), Some(1.0), Some(-0.7)])?, 500_000)
 }
 
