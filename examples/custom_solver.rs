@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let latents = sample(solver.as_mut(), start.latents, 0, run, &mut |_| ControlFlow::Continue(()))?;
 
         let file = format!("rocket-{name}.png");
-        std::fs::write(&file, encode_png(&model.decode().run(&latents, &mut |_, _| ControlFlow::Continue(()))?, &[])?)?;
+        std::fs::write(&file, encode_png(&model.decode().run(&latents)?, &[])?)?;
         println!("saved {file}");
     }
     Ok(())

@@ -169,11 +169,14 @@ impl Error {
 
     /// The message, with the options that it names called as `option` says; those that it does not know stay as they are.
     ///
-    /// What a configuration file calls a field is no option, even of the same name.
+    /// What a configuration file calls a field is no option, even of the same name; nor is a value that somebody gave.
     pub fn message(&self, option: &dyn Fn(&str) -> Option<String>) -> String {
         match self {
             Self::Config { component, field, value, expected } => {
                 format!("{component} config: `{field}` is {value}; {}", with_options(expected, option))
+            }
+            Self::Invalid { what, value, fix, .. } => {
+                format!("{} is {value}; {}", with_options(what, option), with_options(fix, option))
             }
             other => with_options(&other.to_string(), option),
         }
@@ -215,6 +218,13 @@ mod tests {
         assert_eq!(message("`tweedie inpaint` and `other`"), "`tweedie inpaint` and `other`");
         assert_eq!(message("a ` alone, `dtype"), "a ` alone, `dtype");
         assert_eq!(message("one `dtype` and `"), "one --dtype and `");
+    }
+
+    #[test]
+    fn a_value_is_shown_as_it_was_given() {
+        let error = Error::invalid("`dtype`", "`dtype`", "take `dtype` f32");
+        assert_eq!(error.message(&flag), "--dtype is `dtype`; take --dtype f32");
+        assert_eq!(error.to_string(), "`dtype` is `dtype`; take `dtype` f32");
     }
 
     #[test]

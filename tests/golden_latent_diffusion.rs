@@ -378,7 +378,7 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     case.check("guided.last", &guided[guided.len() - 1].raw, TOLERANCE)?;
     case.check("vae.decode.out", &vae.decode(&vae.latent_space().unscaled(&latents)?)?, TOLERANCE)?;
     for i in 0..images {
-        check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?)?;
+        check_picture(case, i, &model.decode().run(&latents.narrow(0, i, 1)?)?)?;
     }
     Ok(())
 }
@@ -491,7 +491,7 @@ fn check_previews(case: &Case) -> TestResult {
     let x0 = ((x - (epsilon * sigma)?)? / alpha)?;
     // The preview's decoder is the one that the golden cases hold to diffusers.
     let decoder = settled(case, &Model::Folder(case.model()), Backend::Kernels, |_| ())?.0;
-    let expected = decoder.decode().run(&x0, &mut |_, _| ControlFlow::Continue(()))?;
+    let expected = decoder.decode().run(&x0)?;
     let off = previews[0].rgb().iter().zip(expected.rgb()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(off <= Some(1), "{}: {off:?}", case.name);
     Ok(())

@@ -8,6 +8,7 @@ use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
 use tweedie::checkpoints::ModelFiles;
 use tweedie::families::{Architecture, KeptWeights, Loader};
 use tweedie::layers::{Backend, Weights};
+use tweedie::text::TextEncoder;
 use tweedie::{Device, Result};
 
 /// What the first two stages of a model are built from again: its configurations, and the weights as they are laid out, which
@@ -28,6 +29,17 @@ pub(crate) struct Blueprint {
     pub device: Device,
 }
 
+/// The text encoder with the tokens of embeddings, and the names of the files that its weights came from.
+pub(crate) fn text_encoder(
+    architecture: &dyn Architecture,
+    loader: &Loader<'_>,
+    embeddings: &[TextualInversion],
+) -> Result<(Box<dyn TextEncoder>, Vec<String>)> {
+    let (mut encoder, files) = architecture.text_encoder(loader)?;
+    embeddings.iter().try_for_each(|embedding| embedding.add_to(encoder.as_mut()))?;
+    Ok((encoder, files))
+}
+
 impl Blueprint {
     /// Both stages with LoRAs beside their weights, the second with the control models of `denoise`. A file that changes the
     /// text encoder not at all leaves `encode` as it is.
@@ -45,10 +57,7 @@ impl Blueprint {
         let encode = match changes_text {
             false => encode,
             true => {
-                let (mut text_encoder, _) = self.architecture.text_encoder(&loader)?;
-                for embedding in &self.embeddings {
-                    embedding.add_to(text_encoder.as_mut())?;
-                }
+                let (text_encoder, _) = text_encoder(self.architecture.as_ref(), &loader, &self.embeddings)?;
                 Arc::new(Encode::new(text_encoder, self.device.clone()))
             }
         };

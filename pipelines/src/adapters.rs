@@ -68,7 +68,8 @@ pub(crate) struct UsedAdapter {
 }
 
 impl UsedAdapter {
-    fn new(list: &'static str, path: &Path, settings: Value) -> Self {
+    /// A file with what pictures say of its use.
+    pub fn new(list: &'static str, path: &Path, settings: Value) -> Self {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut adapter = Self::named(list, name, path.into());
         adapter.fields.extend(settings.as_object().cloned().unwrap_or_default());

@@ -1,6 +1,6 @@
 //! From a model's files to a pipeline.
 
-use crate::adapted::Blueprint;
+use crate::adapted::{Blueprint, text_encoder};
 use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
@@ -171,10 +171,7 @@ impl Builder {
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
 
-        let (mut text_encoder, text_files) = architecture.text_encoder(&adaptable)?;
-        for embedding in &embeddings {
-            embedding.add_to(text_encoder.as_mut())?;
-        }
+        let (text_encoder, text_files) = text_encoder(architecture.as_ref(), &adaptable, &embeddings)?;
         architecture.check_text(text_encoder.as_ref())?;
         let xl = architecture.xl(&files, text_encoder.as_ref())?;
         let controls = self.adapters.controls.iter().map(|model| control::load(model, &loader, architecture.as_ref()));

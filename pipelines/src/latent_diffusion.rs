@@ -296,8 +296,8 @@ impl Batches<'_> {
                 let start = Instant::now();
                 let index = batch * self.settings.request.batch_size + i;
                 let latents = latents.narrow(0, i, 1)?;
-                let decoded =
-                    decode.run(&latents, &mut |done, parts| observer(Event::Decoding { index, done, parts }))?;
+                let decoded = decode
+                    .run_watched(&latents, &mut |done, parts| observer(Event::Decoding { index, done, parts }))?;
                 self.seconds.decode += start.elapsed().as_secs_f64();
                 let picture = self.settings.task.finish(&decoded)?;
                 let decoded = Some((&latents, &decoded));
@@ -311,7 +311,7 @@ impl Batches<'_> {
     fn show(&self, step: &Step<'_>, batch: usize, observer: &mut Observer<'_>) -> Result<ControlFlow<()>> {
         let (Some(preview), Some(x0)) = (self.preview, &step.x0) else { return Ok(ControlFlow::Continue(())) };
         for i in 0..x0.dim(0)? {
-            let picture = preview.run(&x0.narrow(0, i, 1)?, &mut |_, _| ControlFlow::Continue(()))?;
+            let picture = preview.run(&x0.narrow(0, i, 1)?)?;
             let index = batch * self.settings.request.batch_size + i;
             let told = observer(Event::Preview { index, done: step.done, picture: &picture });
             if told.is_break() {

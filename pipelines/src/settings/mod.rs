@@ -18,6 +18,7 @@ use crate::requests::text_to_image::TextToImageRequest;
 use crate::requests::values::OptionValue;
 use crate::task::{Task, check_strength, check_task};
 use crate::xl::XlSettings;
+use serde_json::json;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, NoiseShare};
 use tweedie::families::{NetworkFacts, UsualSettings, XlFacts};
@@ -128,12 +129,8 @@ impl Settings {
 
     /// What its pictures say of LoRAs that act in this request alone.
     pub(crate) fn adapters(&self) -> Vec<UsedAdapter> {
-        let used = |lora: &LoraRequest| {
-            let name = lora.name.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let mut used = UsedAdapter::named("loras", name, lora.name.clone());
-            used.fields.insert("weight".into(), lora.weight.to_json());
-            used.fields.insert("applied".into(), "beside".into());
-            used
+        let used = |LoraRequest { name, weight }: &LoraRequest| {
+            UsedAdapter::new("loras", name, json!({"weight": weight.to_json(), "applied": "beside"}))
         };
         self.request.loras.iter().map(used).collect()
     }

@@ -1,6 +1,7 @@
 //! Latents to pictures.
 
 use candle_core::Tensor;
+use std::ops::ControlFlow;
 use tweedie::Result;
 use tweedie::images::Picture;
 use tweedie::models::{Autoencoder, LatentSpace, Watch};
@@ -28,15 +29,22 @@ impl Decode {
         &self.latent_space
     }
 
-    /// Decodes the latents of one image; `watch` is told of the decoder's parts that are done, and of how many there are, and
-    /// says whether to go on.
+    /// Decodes the latents of one image.
     ///
     /// # Shapes
     /// `latents`: `[1, latent_channels, height, width]` of the diffusion model.
     ///
     /// # Errors
+    /// If the decoder gives values that are not finite.
+    pub fn run(&self, latents: &Tensor) -> Result<Picture> {
+        self.run_watched(latents, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// The same; `watch` is told of the decoder's parts that are done, and of how many there are, and says whether to go on.
+    ///
+    /// # Errors
     /// [`tweedie::Error::Cancelled`] if `watch` breaks; if the decoder gives values that are not finite.
-    pub fn run(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Picture> {
+    pub fn run_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Picture> {
         let decoded = self.vae.decode_watched(&self.latent_space.unscaled(latents)?, watch)?;
         let mut pictures = Picture::from_tensor(&decoded)?;
         Ok(pictures.swap_remove(0))
