@@ -115,17 +115,22 @@ fn run_together(model: &LatentDiffusion, settings: &[Settings], alone: &[Vec<Pho
     })
 }
 
-/// The same, and afterwards no memory is held that was not before, but for `most` bytes of 16 runs.
+/// The same, and a round of such runs holds no memory afterwards that was not held before it, but for `most` bytes.
+///
+/// Of several rounds the one that leaves least counts: pools (of threads, of the expressions that split a prompt into words)
+/// grow for good whenever more threads meet there than ever before, which a round may do by chance. What a run itself
+/// leaves, every round leaves.
 fn check_shared(model: &LatentDiffusion, settings: &[Settings], most: isize) -> TestResult {
     let alone = settings.iter().map(|settings| Ok(model.generate_settled(settings)?.pictures));
     let alone = alone.collect::<TestResult<Vec<_>>>()?;
-    // The pool and the system's threads keep what their first work needed.
     run_together(model, settings, &alone)?;
-    let before = IN_USE.load(Ordering::Relaxed);
-    run_together(model, settings, &alone)?;
-    run_together(model, settings, &alone)?;
-    let left = IN_USE.load(Ordering::Relaxed) - before;
-    assert!(left < most, "{left} bytes are left by {} runs", 2 * settings.len());
+    let mut left = Vec::new();
+    while left.len() < 5 && left.iter().all(|&bytes| bytes >= most) {
+        let before = IN_USE.load(Ordering::Relaxed);
+        run_together(model, settings, &alone)?;
+        left.push(IN_USE.load(Ordering::Relaxed) - before);
+    }
+    assert!(left.iter().any(|&bytes| bytes < most), "rounds of {} runs leave {left:?} bytes", settings.len());
     Ok(())
 }
 
@@ -133,7 +138,7 @@ fn check_shared(model: &LatentDiffusion, settings: &[Settings], most: isize) -> 
 fn threads_share_a_model_and_leave_nothing_behind() -> TestResult {
     let _alone = alone();
     let model = LatentDiffusion::builder().build()?;
-    // 2 kB were seen. Keys and values of one run are 300 kB.
+    // 1 to 17 kB were seen. Keys and values of one run are 300 kB.
     check_shared(&model, &all_settings(&model, &[None])?, 30_000)
 }
 
@@ -141,9 +146,9 @@ fn threads_share_a_model_and_leave_nothing_behind() -> TestResult {
 fn threads_share_a_model_with_different_loras() -> TestResult {
     let _alone = alone();
     let model = LatentDiffusion::builder().model_folder(golden("sd15")).build()?;
-    // 93 kB were seen: a text encoder that is built again has a tokenizer of its own, which leaves half a kilobyte, and more
-    // where several are built at once. The factors of the LoRAs of 12 runs would be a megabyte.
-    check_shared(&model, &all_settings(&model, &[None, Some(0.5), Some(1.0), Some(-0.7)])?, 500_000)
+    // Half of 93 kB were seen: a text encoder that is built again has a tokenizer of its own, which leaves half a kilobyte, and
+    // more where several are built at once. The factors of the LoRAs of 6 runs would be half a megabyte.
+    check_shared(&model, &all_settings(&model, &[None, Some(0.5), Some(1.0), Some(-0.7)])?, 250_000)
 }
 
 /// The largest difference of two pictures' samples, of 255.
