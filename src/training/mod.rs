@@ -19,7 +19,7 @@
 //! | `task`, [`tasks`] | what a task is; one file for each |
 //! | `trainer` | a step |
 //! | `parameter_set` | parameters that are moved together, with their optimiser and average |
-//! | `parameters`, `initialization` | variables under a network's names, and their values in one flat array |
+//! | `parameters`, `initialization`, `clip_initialization` | variables under a network's names, and their values in one flat array |
 //! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
 //! | `denoising_loss` | the loss of a denoising network: timesteps, noise, dropped classes |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
@@ -29,6 +29,7 @@
 //! A new task is one file that implements [`TrainingTask`]; nothing else needs to know of it.
 
 mod adamw;
+mod clip_initialization;
 pub mod data;
 mod denoising_loss;
 mod ema;
@@ -47,6 +48,7 @@ mod trainer;
 mod variational_bound;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use clip_initialization::ClipInitialization;
 pub use denoising_loss::{ClassDropout, DenoisingLoss};
 pub use ema::Ema;
 pub use gradients::{clip_global_norm, global_norm};

@@ -16,10 +16,12 @@ pub enum Stream {
     Timesteps,
     /// The noise of the forward process.
     Noise,
-    /// Which classes are dropped.
+    /// Which classes or captions are dropped.
     ClassDropout,
     /// The noise that sample grids start from.
     Samples,
+    /// Which latents are drawn from an encoder's distribution.
+    Latents,
 }
 
 /// A run's source of random numbers.

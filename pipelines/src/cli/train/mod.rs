@@ -1,6 +1,7 @@
 //! `tweedie train`.
 
 mod classifier;
+mod latent;
 mod pixel;
 mod progress;
 mod run;
@@ -13,6 +14,8 @@ pub enum TrainCommand {
     Mnist(Box<pixel::PixelArguments>),
     /// A diffusion model of any small pictures, in pixel space.
     Pixel(Box<pixel::PixelArguments>),
+    /// A latent diffusion model of captioned pictures: texts become pictures of an autoencoder's latents.
+    Ldm(Box<latent::LatentArguments>),
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
@@ -23,6 +26,7 @@ impl TrainCommand {
         match self {
             Self::Mnist(arguments) => arguments.run(pixel::mnist),
             Self::Pixel(arguments) => arguments.run(pixel::any),
+            Self::Ldm(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
         }
     }
