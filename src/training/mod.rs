@@ -20,7 +20,7 @@
 //! | `trainer` | a step |
 //! | `parameter_set` | parameters that are moved together, with their optimiser and average |
 //! | `parameters`, `initialization`, `clip_initialization` | variables under a network's names, and their values in one flat array |
-//! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
+//! | `adamw`, `gradients`, `ema`, `power_average`, `learning_rate` | the optimiser and what surrounds it |
 //! | `denoising_loss` | the loss of a denoising network: timesteps, noise, dropped classes |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
 //! | `timestep_sampling` | even or by importance |
@@ -39,6 +39,7 @@ mod learning_rate;
 mod objective;
 mod parameter_set;
 mod parameters;
+mod power_average;
 pub mod runs;
 mod streams;
 mod task;
@@ -56,6 +57,7 @@ pub use learning_rate::{Decay, LearningRate};
 pub use objective::{ForwardProcess, LossWeighting, NoisyBatch, Objective};
 pub use parameter_set::{EmaOptions, OptimizerOptions, ParameterSet, SetReport, SetState};
 pub use parameters::{FlatLayout, FlatWeights, ParameterSource, Parameters, Slot};
+pub use power_average::PowerAverage;
 pub use streams::{Stream, Streams};
 pub use task::{Draws, TrainingTask};
 pub use timestep_sampling::{DrawnTimesteps, LossHistory, TimestepSampling};

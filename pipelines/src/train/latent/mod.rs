@@ -68,6 +68,12 @@ options! {
             grad_clip: f64 = 1.0 => setting(OptionKind::Number, "F");
             /// Decay of the moving average of weights.
             ema_decay: f64 = 0.9995 => setting(OptionKind::Number, "F");
+            /// Averages of weights that are kept beside, to choose one afterwards: the lengths of their memories as relative
+            /// standard deviations (EDM2).
+            power_averages: Vec<f64> = vec![] => setting(OptionKind::Numbers, "F,F,...").default("none");
+            /// The one of `power_averages` that the finished model has, in the place of the one of `ema_decay`; a run that is
+            /// finished makes its model again by going on with another one.
+            average: Option<f64> = None => setting(OptionKind::Number, "F");
             /// What the network predicts.
             prediction_type: PredictionChoice = PredictionChoice::V =>
                 setting(OptionKind::Choice(PredictionChoice::NAMES), "NAME");
@@ -142,6 +148,7 @@ impl TrainingSettings for LatentTrainingSettings {
         "checkpoint_every",
         "sample_every",
         "dtype",
+        "average",
         "latents",
         "sample_prompts",
         "guidance_scale",
@@ -223,7 +230,9 @@ impl TrainingSettings for LatentTrainingSettings {
         for (checkpoint, unused) in [(unet, &[] as &[&str]), (text, &["text_projection."])] {
             checkpoint.map_or(Ok(()), |checkpoint| checkpoint.finish(unused))?;
         }
-        made
+        let (task, sets) = made?;
+        let kept = |set: ParameterSet| set.with_power_averages(&self.power_averages, self.average);
+        Ok((task, sets.into_iter().map(kept).collect::<Result<_>>()?))
     }
 
     fn check_batches(&self, _: &LatentTrainingData) -> Result<()> {
