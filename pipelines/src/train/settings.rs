@@ -30,7 +30,7 @@ options! {
             /// Seed of everything random.
             seed: u64 = 0 => setting(OptionKind::Count, "N");
             /// Images of a batch.
-            batch_size: usize = 64 => setting(OptionKind::Count, "N");
+            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder");
             /// Batches whose gradients make one step.
             accumulate: usize = 1 => setting(OptionKind::Count, "N");
             /// Steps between checkpoints.

@@ -6,7 +6,7 @@ use crate::cli::given::Given;
 use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::training::data::{Split, has_idx, read_idx};
 use tweedie_pipelines::{CommonSettings, Error, PixelTrainingSettings, TrainingData};
@@ -40,15 +40,18 @@ pub fn any(data: &DataArguments) -> anyhow::Result<TrainingData> {
     Ok(TrainingData { train: Arc::new(data.read(Split::Train)?), test: None })
 }
 
+/// A network's configuration in a file.
+pub(super) fn read_config(kind: &'static str, path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(serde_json::from_str(&text).map_err(|e| Error::malformed(kind, path, format!("it is no JSON ({e})")))?)
+}
+
 impl PixelArguments {
     pub fn run(&self, load: fn(&DataArguments) -> anyhow::Result<TrainingData>) -> anyhow::Result<()> {
         let mut given = self.common.fields();
         given.extend(self.settings.fields());
         if let Some(path) = &self.unet_config {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let config: Value = serde_json::from_str(&text)
-                .map_err(|e| Error::malformed("unet config", path, format!("it is no JSON ({e})")))?;
-            given.insert("unet_config".into(), config);
+            given.insert("unet_config".into(), read_config("unet config", path)?);
         }
         self.run.run::<PixelTrainingSettings>(given, load)
     }
