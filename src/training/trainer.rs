@@ -146,7 +146,7 @@ impl<T: TrainingTask> Trainer<T> {
         let first = self.step * batches.len() as u64;
         let mut value = 0.0;
         for (i, batch) in batches.iter().enumerate() {
-            let draws = Draws::new(self.options.seed, first + i as u64);
+            let draws = Draws::new(self.options.seed, first + i as u64).in_step(self.step);
             value += self.backward(loss, batch, draws)? / batches.len() as f64;
         }
         let step = self.step;

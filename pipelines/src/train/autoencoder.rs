@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::config::ConfigFields;
 use tweedie::layers::WeightSource;
-use tweedie::models::AutoencoderConfig;
+use tweedie::models::{AutoencoderConfig, PatchDiscriminatorConfig};
 use tweedie::training::data::{Augmentation, Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
-use tweedie::training::tasks::{AutoencoderTraining, AutoencoderTrainingConfig};
+use tweedie::training::tasks::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig};
 use tweedie::training::{LearningRate, OptimizerOptions, ParameterSet, ReconstructionLoss};
 use tweedie::{DType, Device, Error, Result};
 
@@ -65,6 +65,10 @@ options! {
             kl: f64 = 3e-5 => setting(OptionKind::Number, "F");
             /// Weight of halved pictures from halved latents, which keeps latents smooth.
             equivariance: f64 = 0.25 => setting(OptionKind::Number, "F");
+            /// Steps after which a discriminator judges reconstructions too; without it none does.
+            discriminator_start: Option<u64> = None => setting(OptionKind::Count, "N");
+            /// Weight of the discriminator's opinion.
+            discriminator_weight: f64 = 0.1 => setting(OptionKind::Number, "F").needs("discriminator_start");
             /// Which products are of rounded numbers: no, or bf16, which is faster where the CPU multiplies bf16 (AVX-512
             /// BF16, AMX); weights and sums stay f32.
             mixed_precision: MixedPrecisionChoice = MixedPrecisionChoice::No =>
@@ -119,15 +123,20 @@ impl TrainingSettings for AutoencoderTrainingSettings {
             reconstruction: ReconstructionLoss { huber: self.huber, ssim: self.ssim, edges: self.edges },
             kl: self.kl,
             equivariance: self.equivariance,
+            adversarial: self.discriminator_start.map(|start| Adversarial {
+                start,
+                weight: self.discriminator_weight,
+                network: PatchDiscriminatorConfig { in_channels: data.train.channels(), channels: 32, layers: 3 },
+            }),
             products: self.mixed_precision.into(),
             dtype: self.dtype.into(),
         };
         let start = self.start()?;
         let weights = start.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource);
         let (seed, optimizer) = (self.common.seed, self.optimizer());
-        let (task, set) = AutoencoderTraining::new(config, data.train.clone(), weights, seed, optimizer)?;
+        let (task, sets) = AutoencoderTraining::new(config, data.train.clone(), weights, seed, optimizer)?;
         start.map_or(Ok(()), |checkpoint| checkpoint.finish(&[]))?;
-        Ok((task.judged_by(data.test.take()).with_record(self.record()), vec![set]))
+        Ok((task.judged_by(data.test.take()).with_record(self.record()), sets))
     }
 
     fn batches(&self, set: Arc<ImageSet>) -> Result<Batches> {

@@ -5,7 +5,10 @@ use super::write_json;
 use crate::images::Picture;
 use crate::kernels::Products;
 use crate::layers::{WeightSource, Weights};
-use crate::models::{Autoencoder, AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves};
+use crate::models::{
+    Autoencoder, AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves, PatchDiscriminator,
+    PatchDiscriminatorConfig,
+};
 use crate::training::data::{Batch, ImageSet};
 use crate::training::reconstruction::{ReconstructionLoss, halved, psnr, ssim};
 use crate::training::runs::write_tensors;
@@ -35,11 +38,28 @@ pub struct AutoencoderTrainingConfig {
     /// The weight of the reconstruction of halved pictures from halved latents, which keeps latents smooth (Kouzelis et al.
     /// 2025; Skorokhodov et al. 2025, "scale equivariance"); 0 leaves it away.
     pub equivariance: f64,
+    /// Whether it is also trained against a discriminator.
+    pub adversarial: Option<Adversarial>,
     /// How products are taken in training.
     pub products: Products,
     /// The number format of the finished model.
     pub dtype: DType,
 }
+
+/// Training against a discriminator (Esser et al. 2021, section 3.1), with a weight that stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adversarial {
+    /// Steps before the discriminator takes part: until then there is nothing worth telling apart.
+    pub start: u64,
+    /// The weight of the discriminator's opinion beside the other terms.
+    pub weight: f64,
+    /// The discriminator.
+    pub network: PatchDiscriminatorConfig,
+}
+
+/// The numbers of the losses.
+const AUTOENCODER: usize = 0;
+const DISCRIMINATOR: usize = 1;
 
 /// How well pictures come back, means over pictures of 8-bit colours.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,19 +80,22 @@ pub struct Fidelity {
 /// L = R(D(z), x) + kl KL(q(z|x) || N(0, I)) + equivariance R(D(z_half), x_half),   z ~ q(z|x) = E(x)
 /// ```
 ///
+/// and, where a discriminator `C` takes part, `- weight C(D(z))`, while `C` follows the hinge loss
+/// `max(0, 1 - C(x)) + max(0, 1 + C(D(z)))` in turn;
 /// with the distance `R` of [`ReconstructionLoss`] and `_half` the mean of each two by two values. The finished model's latents
 /// have mean 0 and deviation 1 in each channel: what they were is folded into the convolutions around them.
 #[derive(Debug)]
 pub struct AutoencoderTraining {
     config: AutoencoderTrainingConfig,
     network: AutoencoderKl,
+    discriminator: Option<PatchDiscriminator>,
     train: Arc<ImageSet>,
     test: Option<ImageSet>,
     record: Map<String, Value>,
 }
 
 impl AutoencoderTraining {
-    /// The task and its one set of parameters, on the CPU: with initial values drawn from `seed`, the last convolution of each
+    /// The task and its sets of parameters, the autoencoder's and the discriminator's if there is one, on the CPU: with initial values drawn from `seed`, the last convolution of each
     /// residual block at zero, or those of `start`.
     ///
     /// # Errors
@@ -83,9 +106,12 @@ impl AutoencoderTraining {
         start: Option<&dyn WeightSource>,
         seed: u64,
         optimizer: OptimizerOptions,
-    ) -> Result<(Self, ParameterSet)> {
+    ) -> Result<(Self, Vec<ParameterSet>)> {
         config.reconstruction.check()?;
-        for (name, value) in [("kl", config.kl), ("equivariance", config.equivariance)] {
+        let adversarial = config.adversarial.map_or(0.0, |adversarial| adversarial.weight);
+        for (name, value) in
+            [("kl", config.kl), ("equivariance", config.equivariance), ("discriminator_weight", adversarial)]
+        {
             if value < 0.0 || !value.is_finite() {
                 return Err(Error::invalid(format!("`{name}`"), value, "it must be 0 or above"));
             }
@@ -96,8 +122,20 @@ impl AutoencoderTraining {
         };
         let weights = Weights::new(&source).with_products(config.products);
         let network = AutoencoderKl::new(&weights, config.network.clone(), Halves::Both, DType::F32)?;
-        let set = ParameterSet::new("vae", source.finish()?, optimizer)?;
-        Ok((Self { config, network, train, test: None, record: Map::new() }, set))
+        let mut sets = vec![ParameterSet::new("vae", source.finish()?, optimizer)?];
+        let discriminator = match config.adversarial {
+            None => None,
+            Some(adversarial) => {
+                let source = ParameterSource::random(seed, &Device::Cpu);
+                let weights = Weights::new(&source).with_products(config.products);
+                let network = PatchDiscriminator::new(&weights, adversarial.network)?;
+                let optimizer = OptimizerOptions { ema: None, ..optimizer };
+                let set = ParameterSet::new("discriminator", source.finish()?, optimizer)?;
+                sets.push(set.for_loss(DISCRIMINATOR));
+                Some(network)
+            }
+        };
+        Ok((Self { config, network, discriminator, train, test: None, record: Map::new() }, sets))
     }
 
     /// The same, judged and shown on pictures that it is not trained on.
@@ -119,6 +157,19 @@ impl AutoencoderTraining {
         self.test.as_ref().unwrap_or(&self.train)
     }
 
+    /// The discriminator's loss (Lim and Ye 2017).
+    fn hinge(&self, pictures: &Tensor, reconstruction: &Tensor) -> Result<Tensor> {
+        let Some(discriminator) = &self.discriminator else {
+            return Err(Error::invalid(
+                "the number of the loss",
+                DISCRIMINATOR,
+                "without a discriminator there is one",
+            ));
+        };
+        let of_pictures = (1.0 - discriminator.forward(pictures)?)?.relu()?.mean_all()?;
+        Ok((of_pictures + (discriminator.forward(reconstruction)? + 1.0)?.relu()?.mean_all()?)?)
+    }
+
     /// The autoencoder with the moving average of its weights.
     fn average(&self, set: &ParameterSet) -> Result<AutoencoderKl> {
         let weights = FlatWeights::new(set.parameters().layout(), set.average(), &Device::Cpu)?;
@@ -136,12 +187,24 @@ impl TrainingTask for AutoencoderTraining {
     type Batch = Batch;
     type Evaluation = Fidelity;
 
-    fn loss(&mut self, _: usize, batch: &Batch, draws: Draws) -> Result<Tensor> {
+    fn losses(&self) -> &'static [&'static str] {
+        if self.discriminator.is_some() { &["autoencoder", "discriminator"] } else { &["loss"] }
+    }
+
+    fn is_due(&self, loss: usize, step: u64) -> bool {
+        loss == AUTOENCODER || self.config.adversarial.is_some_and(|adversarial| step >= adversarial.start)
+    }
+
+    fn loss(&mut self, loss: usize, batch: &Batch, draws: Draws) -> Result<Tensor> {
         let (config, pictures) = (&self.config, &batch.images);
         let posterior = self.network.encode(pictures)?;
         let noise = draws.generator(Stream::Latents).normal(posterior.mean.elem_count());
         let latents = posterior.sample(&Tensor::from_vec(noise, posterior.mean.dims(), pictures.device())?)?;
-        let mut loss = config.reconstruction.mean(&self.network.decode(&latents)?, pictures)?;
+        let reconstruction = self.network.decode(&latents)?;
+        if loss == DISCRIMINATOR {
+            return self.hinge(pictures, &reconstruction.detach());
+        }
+        let mut loss = config.reconstruction.mean(&reconstruction, pictures)?;
         if config.kl > 0.0 {
             loss = (loss + (divergence(&posterior)? * config.kl)?)?;
         }
@@ -149,12 +212,17 @@ impl TrainingTask for AutoencoderTraining {
             let small = self.network.decode(&halved(&latents)?)?;
             loss = (loss + (config.reconstruction.mean(&small, &halved(pictures)?)? * config.equivariance)?)?;
         }
+        if let (Some(discriminator), Some(adversarial)) = (&self.discriminator, config.adversarial)
+            && draws.step() >= adversarial.start
+        {
+            loss = (loss - (discriminator.forward(&reconstruction)?.mean_all()? * adversarial.weight)?)?;
+        }
         Ok(loss)
     }
 
     /// Pictures above their reconstructions by the averaged weights.
     fn samples(&self, sets: &[ParameterSet]) -> Result<Vec<(&'static str, Picture)>> {
-        let [set] = sets else { return Err(wrong_sets(sets)) };
+        let set = first(sets)?;
         let network = self.average(set)?;
         let count = self.judged().len().min(SHOWN);
         let pictures = self.judged().images(&(0..count).collect::<Vec<_>>())?;
@@ -164,7 +232,7 @@ impl TrainingTask for AutoencoderTraining {
     }
 
     fn evaluate(&self, sets: &[ParameterSet]) -> Result<Fidelity> {
-        let [set] = sets else { return Err(wrong_sets(sets)) };
+        let set = first(sets)?;
         let network = self.average(set)?;
         let judged = self.judged();
         let pictures = judged.len().min(MEASURED * 2);
@@ -192,7 +260,7 @@ impl TrainingTask for AutoencoderTraining {
 
     /// The averaged weights in diffusers layout, in the folder `vae`, with latents of mean 0 and deviation 1.
     fn write_model(&self, sets: &[ParameterSet], fidelity: &Fidelity, folder: &Path) -> Result<()> {
-        let [set] = sets else { return Err(wrong_sets(sets)) };
+        let set = first(sets)?;
         let (mut tensors, mut network) = (set.tensors()?, self.config.network.clone());
         let statistics = LatentStatistics::measure(&self.average(set)?, &self.train)?;
         if network.use_quant_conv && network.use_post_quant_conv {
@@ -213,6 +281,11 @@ impl TrainingTask for AutoencoderTraining {
         let stored = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(self.config.dtype)?)));
         write_tensors(&folder.join("vae/diffusion_pytorch_model.safetensors"), stored.collect::<Result<_>>()?)
     }
+}
+
+/// The autoencoder's parameters.
+fn first(sets: &[ParameterSet]) -> Result<&ParameterSet> {
+    sets.first().filter(|set| set.loss() == AUTOENCODER).ok_or_else(|| wrong_sets(sets))
 }
 
 /// What `f` makes of a batch, a few pictures at a time.

@@ -6,7 +6,7 @@ mod classifier;
 mod pixel_diffusion;
 mod sample_grid;
 
-pub use autoencoder::{AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
+pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
 pub use classification::{Judgement, cross_entropy, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
 pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};
