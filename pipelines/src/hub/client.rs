@@ -8,7 +8,7 @@ use hf_hub::{Cache, CacheRepo};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 use ureq::http::{HeaderMap, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
@@ -70,7 +70,9 @@ impl Client {
             }
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
         }
-        let api = builder.build().map_err(|e| Error::invalid("the client of the hub", "not usable", e.to_string()))?;
+        let api = builder
+            .build()
+            .map_err(|e| Error::unusable(ErrorKind::File, "the client of the hub", "not usable", e.to_string()))?;
         let agent = agent_config().max_redirects(0).http_status_as_error(false).build().new_agent();
         Ok(Self {
             repository: api.repo(repository.clone()),
@@ -190,7 +192,7 @@ impl Client {
             Some(file) => format!("the download of {file} of {}", self.name),
             None => format!("the download of {}", self.name),
         };
-        Error::invalid(what, "not possible", format!("{why}; {fix}"))
+        Error::unusable(ErrorKind::File, what, "not possible", format!("{why}; {fix}"))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tweedie::training::data::{Split, has_idx, read_idx};
-use tweedie_pipelines::{CommonSettings, Error, PixelTrainingSettings, TrainingData};
+use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, TrainingData};
 
 #[derive(Debug, Args)]
 pub struct PixelArguments {
@@ -47,7 +47,7 @@ impl PixelArguments {
         if let Some(path) = &self.unet_config {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             let config: Value = serde_json::from_str(&text)
-                .map_err(|e| Error::malformed("unet config", path, format!("it is no JSON ({e})")))?;
+                .map_err(|e| Error::malformed(ErrorKind::File, "unet config", path, format!("it is no JSON ({e})")))?;
             given.insert("unet_config".into(), config);
         }
         self.run.run::<PixelTrainingSettings>(given, load)
