@@ -324,4 +324,13 @@ mod tests {
         assert!(message.is_err_and(|m| m.contains("leading, trailing") && m.contains("sideways")));
         Ok(())
     }
+
+    #[test]
+    fn what_a_request_put_in_is_the_requests_fault() -> Result<()> {
+        let config = parse(r#"{"steps_offset": "one", "eta": 0.5}"#)?.with_requested("eta", "much");
+        let kind = |name: &str| config.f64(name, 0.0).map_err(|error| error.kind());
+        assert_eq!(kind("steps_offset"), Err(ErrorKind::Model));
+        assert_eq!(kind("eta"), Err(ErrorKind::Request));
+        Ok(())
+    }
 }

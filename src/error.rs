@@ -262,4 +262,19 @@ mod tests {
         assert_eq!(error.message(&flag), "unet config: `dtype` is 3; use --dtype");
         assert_eq!(error.kind(), ErrorKind::Model);
     }
+
+    #[test]
+    fn the_systems_and_the_tensor_librarys_reasons_have_kinds() {
+        use std::io::ErrorKind as Io;
+        let io = |kind: Io| Error::io("read", Path::new("weights"))(kind.into()).kind();
+        assert_eq!(io(Io::OutOfMemory), ErrorKind::Memory);
+        assert_eq!([Io::StorageFull, Io::NotFound, Io::PermissionDenied].map(io), [ErrorKind::File; 3]);
+
+        let tensor = |error: candle_core::Error| Error::from(error).kind();
+        let cuda = |reason: &str| candle_core::Error::Cuda(reason.into());
+        assert_eq!(tensor(cuda("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")")), ErrorKind::Memory);
+        assert_eq!(tensor(cuda("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)").context("step 3")), ErrorKind::Device);
+        assert_eq!(tensor(candle_core::Error::EmptyTensor { op: "max" }.with_path("x").bt()), ErrorKind::Request);
+        assert_eq!(tensor(std::io::Error::from(Io::NotFound).into()), ErrorKind::File);
+    }
 }

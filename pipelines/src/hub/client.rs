@@ -183,16 +183,25 @@ impl Client {
             (_, Some(seconds)) => format!("try again after {seconds} seconds"),
             _ => "try again later".into(),
         };
-        self.failed(file, &what, &fix)
+        // A model that is not there, or not for who asks, was named wrongly; the rest is the hub's or the connection's.
+        let kind = match (status.as_u16(), file) {
+            (401 | 403, _) | (404, None) => ErrorKind::Request,
+            _ => ErrorKind::File,
+        };
+        self.without(kind, file, &what, &fix)
     }
 
     /// That the model, or a file of it, does not come.
     pub fn failed(&self, file: Option<&str>, why: &str, fix: &str) -> Error {
+        self.without(ErrorKind::File, file, why, fix)
+    }
+
+    fn without(&self, kind: ErrorKind, file: Option<&str>, why: &str, fix: &str) -> Error {
         let what = match file {
             Some(file) => format!("the download of {file} of {}", self.name),
             None => format!("the download of {}", self.name),
         };
-        Error::unusable(ErrorKind::File, what, "not possible", format!("{why}; {fix}"))
+        Error::unusable(kind, what, "not possible", format!("{why}; {fix}"))
     }
 }
 

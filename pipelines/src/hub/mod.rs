@@ -32,7 +32,7 @@ use client::{Client, Listing};
 use needed::Needed;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use tweedie::{Error, ErrorKind, Result};
+use tweedie::{Error, Result};
 
 /// What a download tells its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Hub {
                 "the hub is not to be asked (`offline` or HF_HUB_OFFLINE) and {} has not all of it; run it once without",
                 self.cache.display()
             );
-            return Err(Error::unusable(ErrorKind::File, "the model", name, fix));
+            return Err(Error::invalid("the model", name, fix));
         }
         let client = Client::new(self, name)?;
         let listing = client.listing(observer)?;
