@@ -90,6 +90,7 @@ fn requests() -> TestResult {
     check(&[
         case("a model that is not there", kind, || builder(&missing).build()),
         case("a LoRA that is not there", kind, || builder(&small("sd15")).lora(&missing, 1.0).build()),
+        case("a control model that is not there", kind, || builder(&small("sd15")).control(&missing).build()),
         case("a weight that is no number", kind, || {
             builder(&small("sd15")).lora(small("lora/kohya.safetensors"), f64::NAN).build()
         }),
@@ -145,6 +146,8 @@ fn models() -> TestResult {
     let kind = ErrorKind::Model;
     check(&[
         case("a folder without a model", kind, || builder(&empty).build()),
+        case("a folder without a model in pixel space", kind, || PixelModel::Folder(empty.clone()).files()),
+        case("a folder without a control model", kind, || builder(&small("sd15")).control(&empty).build()),
         case("a truncated file of weights", kind, || builder(&truncated).build()),
         case("a configuration that is no JSON", kind, || builder(&not_json).build()),
         case("a configuration's value", kind, || builder(&unusable).build()),
