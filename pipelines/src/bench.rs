@@ -16,7 +16,7 @@ use tweedie::models::{
     Autoencoder, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
-use tweedie::{Device, Error, NoiseLevel, Result};
+use tweedie::{Device, Error, ErrorKind, NoiseLevel, Result};
 
 /// What to time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -315,7 +315,7 @@ fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Res
         && components.vae.is_none()
     {
         let fix = "it has none of the folders text_encoder, unet, vae with a config.json";
-        return Err(Error::invalid("the model", files.path("").display(), fix));
+        return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
     }
     Ok(components)
 }

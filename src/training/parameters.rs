@@ -2,7 +2,7 @@
 
 use super::initialization::initial_values;
 use crate::layers::WeightSource;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use std::cell::RefCell;
@@ -135,7 +135,7 @@ impl FlatLayout {
     /// Flat values as tensors under the parameters' names, on the CPU.
     ///
     /// # Errors
-    /// If a tensor cannot be made.
+    /// Never: a parameter's range has as many values as its shape.
     ///
     /// # Panics
     /// If there are fewer values than the layout has.
@@ -232,7 +232,7 @@ impl FlatWeights {
     /// The tensors of `values` on a device.
     ///
     /// # Errors
-    /// If a tensor cannot be made.
+    /// Never: a parameter's range has as many values as its shape.
     ///
     /// # Panics
     /// If there are fewer values than the layout has.
@@ -247,7 +247,12 @@ impl WeightSource for FlatWeights {
             Some(tensor) if tensor.dims() == shape => Ok(tensor.to_device(&self.device)?),
             found => {
                 let found = found.map_or("absent".into(), |tensor| format!("{:?}", tensor.dims()));
-                Err(Error::invalid(format!("the shape of {name}"), found, format!("the network needs {shape:?}")))
+                Err(Error::unusable(
+                    ErrorKind::Model,
+                    format!("the shape of {name}"),
+                    found,
+                    format!("the network needs {shape:?}"),
+                ))
             }
         }
     }

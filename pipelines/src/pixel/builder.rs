@@ -10,7 +10,7 @@ use tweedie::checkpoints::ModelFiles;
 use tweedie::families::Loader;
 use tweedie::layers::Backend;
 use tweedie::models::{ClassEmbedding, LeNet, LeNetConfig, UNet2DConfig, UNet2DModel};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// A model in pixel space as a user names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl PixelModel {
                 }
                 let fix = "it has neither unet/config.json nor model/unet/config.json; give a folder in diffusers \
                            layout, or the folder of a training run that has finished";
-                Err(Error::invalid("the checkpoint", path.display(), fix))
+                Err(Error::unusable(ErrorKind::Model, "the checkpoint", path.display(), fix))
             }
             #[cfg(feature = "embedded-mnist")]
             Self::Mnist => Ok(ModelFiles::Embedded { name: "mnist-ddpm", files: tweedie_weights::MNIST_DDPM }),
@@ -139,7 +139,7 @@ impl PixelBuilder {
         let fields = files.config("unet", "config.json")?;
         if fields.class_name() == Some("UNet2DConditionModel") {
             let fix = "it draws what a text says; make pictures from a text with it (txt2img), as `model`";
-            return Err(Error::invalid("the model", self.model.name(), fix));
+            return Err(Error::unusable(ErrorKind::Model, "the model", self.model.name(), fix));
         }
         let unet_config = UNet2DConfig::from_fields(&fields)?;
         check_pixels(&unet_config, &files)?;
@@ -176,13 +176,13 @@ impl PixelBuilder {
 fn check_pixels(config: &UNet2DConfig, files: &ModelFiles) -> Result<()> {
     let wrong = |field: &str, value: Value, expected: &str| {
         let path = files.path("unet/config.json");
-        Err(Error::invalid(format!("{field} in {}", path.display()), value, expected))
+        Err(Error::unusable(ErrorKind::Model, format!("{field} in {}", path.display()), value, expected))
     };
     let UNet2DConfig { in_channels, out_channels, .. } = *config;
     if files.exists("vae/config.json") || files.exists("vqvae/config.json") {
         let fix =
             "the model works on an autoencoder's latents, which `sample` does not decode; give one in pixel space";
-        return Err(Error::invalid("the model", files.path("").display(), fix));
+        return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
     }
     if in_channels != 1 && in_channels != 3 {
         return wrong("in_channels", in_channels.into(), "pictures have 1 or 3 channels; give a model in pixel space");

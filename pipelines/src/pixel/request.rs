@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::models::{LeNetConfig, UNet2DConfig};
 use tweedie::schedulers::{self, Scheduler, SchedulerChoice};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// The most pictures of a request.
 const MOST_IMAGES: usize = 100_000;
@@ -156,7 +156,8 @@ impl PixelRequest {
     /// Checks the request against the model and fills in defaults.
     pub(super) fn settle(&self, facts: &PixelFacts<'_>) -> Result<PixelSettings> {
         let sample_size = facts.unet.sample_size;
-        let (height, width) = sample_size.ok_or_else(|| Error::invalid("sample_size", "null", "set it"))?;
+        let (height, width) =
+            sample_size.ok_or_else(|| Error::unusable(ErrorKind::Model, "sample_size", "null", "set it"))?;
         let num_images = self.count();
         let batch_size = self.batch_size.min(num_images.max(1));
         for (what, count) in [("the number of images", num_images), ("the batch size", self.batch_size)] {
@@ -213,7 +214,7 @@ impl PixelRequest {
             (known, Some(too)) if known == too => known,
             (known, Some(other)) => {
                 let fix = format!("the model has {known}; the two do not belong together");
-                return Err(Error::invalid("the classifier's number of classes", other, fix));
+                return Err(Error::unusable(ErrorKind::Model, "the classifier's number of classes", other, fix));
             }
         };
         if self.classes.is_empty() {
@@ -254,7 +255,8 @@ impl PixelRequest {
         let seen = (classifier.in_channels, (classifier.sample_size, classifier.sample_size));
         if facts.unet.sample_size != Some(seen.1) || facts.unet.in_channels != seen.0 {
             let value = format!("for {0}x{0} pictures of {1} channels", classifier.sample_size, seen.0);
-            return Err(Error::invalid(
+            return Err(Error::unusable(
+                ErrorKind::Model,
                 "the classifier",
                 value,
                 "the model makes others; take one trained on the same",
@@ -293,7 +295,7 @@ impl PixelRequest {
                     warnings.push(format!("eta has no effect with the scheduler {}", choice.name()));
                 }
             }
-            config = config.with(name, value.clone());
+            config = config.with_requested(name, value.clone());
         }
         if facts.classifier.is_some_and(|classifier| classifier.time_embedding.is_none()) {
             warnings

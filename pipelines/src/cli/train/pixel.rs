@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::training::data::{Split, has_idx, read_idx};
-use tweedie_pipelines::{CommonSettings, Error, PixelTrainingSettings, TrainingData};
+use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, TrainingData};
 
 #[derive(Debug, Args)]
 pub struct PixelArguments {
@@ -41,9 +41,10 @@ pub fn any(data: &DataArguments) -> anyhow::Result<TrainingData> {
 }
 
 /// A network's configuration in a file.
-pub(super) fn read_config(kind: &'static str, path: &Path) -> anyhow::Result<Value> {
+pub(super) fn read_config(format: &'static str, path: &Path) -> anyhow::Result<Value> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(serde_json::from_str(&text).map_err(|e| Error::malformed(kind, path, format!("it is no JSON ({e})")))?)
+    let malformed = |e| Error::malformed(ErrorKind::File, format, path, format!("it is no JSON ({e})"));
+    Ok(serde_json::from_str(&text).map_err(malformed)?)
 }
 
 impl PixelArguments {
