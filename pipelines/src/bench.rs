@@ -10,7 +10,7 @@ use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
 use tweedie::families::{AutoencoderArchitecture, autoencoder_config};
-use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak, threads};
+use tweedie::kernels::{InstructionSet, MatmulPrecision, Meter, Pass, measured_peak, threads};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{
     Autoencoder, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves, UNet2DConditionConfig,
@@ -250,10 +250,10 @@ pub(crate) fn within(what: &str, value: usize, most: usize) -> Result<()> {
     Ok(())
 }
 
-fn products_name(products: Products) -> &'static str {
+fn products_name(products: MatmulPrecision) -> &'static str {
     match products {
-        Products::Full => "full",
-        Products::Bf16 => "bf16",
+        MatmulPrecision::Full => "full",
+        MatmulPrecision::Bf16 => "bf16",
     }
 }
 

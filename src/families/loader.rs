@@ -2,7 +2,7 @@
 
 use crate::adapters::Loras;
 use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::{Backend, WeightRecorder, WeightSource, WeightStore, Weights};
 use crate::{DType, Device, Result};
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub struct Loader<'a> {
     /// Another way to compute than the device's own.
     pub backend: Option<Backend>,
     /// Other products than are fastest here for the element type.
-    pub products: Option<Products>,
+    pub products: Option<MatmulPrecision>,
     /// What is merged into weights that are read; it stands beside those that were kept.
     pub loras: Option<&'a Loras>,
     /// Where weights are kept that are read, and where components are built from that have been before.

@@ -44,7 +44,7 @@ mod spacing;
 mod tcd;
 mod unipc;
 
-pub use choice::{SchedulerChoice, Setting, Settings, Suffix, by_class_name, by_name};
+pub use choice::{FieldValues, SchedulerChoice, Setting, Suffix, by_class_name, by_name};
 pub use churn::Churn;
 pub use clock::Clock;
 pub use configured::{Configured, Discretization};
@@ -150,7 +150,7 @@ pub struct SchedulerEntry {
     /// The fields of the request (not of the file) that it reads: "eta".
     pub request_fields: &'static [&'static str],
     /// What its name sets in the file.
-    pub preset: Settings,
+    pub preset: FieldValues,
     /// Reads the configuration.
     build: fn(&ConfigFields) -> Result<Box<dyn Scheduler>>,
 }

@@ -4,7 +4,7 @@ use crate::requests::values::{self, OptionValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tweedie::DType;
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::training::Decay;
 
 /// An enum whose variants have one name in files and on a command line.
@@ -117,7 +117,7 @@ impl From<StoredChoice> for DType {
     }
 }
 
-impl From<MixedPrecisionChoice> for Products {
+impl From<MixedPrecisionChoice> for MatmulPrecision {
     fn from(choice: MixedPrecisionChoice) -> Self {
         match choice {
             MixedPrecisionChoice::No => Self::Full,

@@ -5,7 +5,7 @@ use crate::conditioning::Conditioning;
 use crate::config::{ConfigFields, DIFFUSERS_VERSION};
 use crate::denoising::{Cache, Call, Network, PredictionType};
 use crate::images::Picture;
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::Weights;
 use crate::models::{UNet2DConfig, UNet2DModel};
 use crate::training::data::Batch;
@@ -36,7 +36,7 @@ pub struct PixelDiffusionConfig {
     /// How often classes are dropped, of a network that has a class for none.
     pub class_dropout: Option<ClassDropout>,
     /// How products are taken in training.
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// The model's `scheduler_config.json`, of the objective's process.
     pub scheduler: Map<String, Value>,
     /// The number format of the finished model.
