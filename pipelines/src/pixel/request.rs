@@ -189,9 +189,10 @@ impl PixelRequest {
         };
         // Whether the steps can be made shows when the levels are.
         let scheduler = settings.build_scheduler()?;
-        let trained = scheduler.schedule().map_or(usize::MAX, |schedule| schedule.num_train_timesteps());
-        settings.steps = self.steps.or(facts.defaults.steps).unwrap_or(STEPS.min(trained));
-        scheduler.levels(settings.steps)?;
+        settings.steps = match self.steps.or(facts.defaults.steps) {
+            Some(steps) => scheduler.levels(steps).map(|_| steps)?,
+            None => scheduler.steps_up_to(STEPS)?,
+        };
         if settings.classifier_scale != 0.0 && scheduler.schedule().is_none() {
             let fix = "it has no training timesteps, which a classifier is told; take another, such as ddim";
             return Err(Error::invalid("the scheduler", settings.scheduler.name(), fix));
