@@ -9,8 +9,8 @@ use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{Branch, Cache, Call, Network};
 use tweedie::families::{
-    Architecture, AutoencoderArchitecture, Component, DenoisingNetwork, Families, Family, KeptWeights, Loader,
-    NetworkFacts, Variant,
+    Architecture, AutoencoderArchitecture, Component, ConditioningFacts, DenoisingNetwork, Families, Family,
+    KeptWeights, Loader, NetworkFacts, Variant,
 };
 use tweedie::images::{Photo, Picture};
 use tweedie::layers::{Linear, WeightSource, Weights};
@@ -76,6 +76,10 @@ struct ToyArchitecture;
 impl Architecture for ToyArchitecture {
     fn network_facts(&self) -> NetworkFacts {
         FACTS
+    }
+
+    fn conditioning_facts(&self) -> ConditioningFacts {
+        ConditioningFacts { text_width: TEXT_WIDTH, ..ConditioningFacts::default() }
     }
 
     fn network(&self, weights: &Weights<'_>, _: DType) -> Result<Box<dyn DenoisingNetwork>> {
@@ -347,6 +351,7 @@ fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
         activations: DType::F32,
         backend: None,
         products: None,
+        source: None,
         loras: None,
         kept: Some(&kept),
     };

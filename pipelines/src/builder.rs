@@ -276,7 +276,18 @@ impl NumberFormat {
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
         let Self { weights, keeps_halves, products, activations } = self;
         let products = Some(products);
-        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None, kept: None }
+        Loader {
+            files,
+            device,
+            weights,
+            keeps_halves,
+            activations,
+            backend: None,
+            products,
+            source: None,
+            loras: None,
+            kept: None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ mod tweedie;
 
 use ::tweedie::images::{Mask, Photo, Samples};
 use ::tweedie::schedulers::SCHEDULERS;
-use ::tweedie_pipelines::{InpaintRequest, LatentDiffusion};
+use ::tweedie_pipelines::{InpaintRequest, LatentDiffusion, TextToImageRequest};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder};
 use std::path::Path;
 use tweedie::{TestResult, Tweedie, check_same_picture, golden, pixels};
