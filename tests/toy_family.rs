@@ -339,7 +339,7 @@ fn what_does_not_fit_is_named() -> TestResult {
 }
 
 #[test]
-fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
+fn a_component_is_built_again_from_weights_that_were_kept_or_are_no_files() -> TestResult {
     let folder = tempfile::tempdir()?;
     write_model(folder.path(), 7)?;
     let (files, kept) = (ModelFiles::folder(folder.path())?, KeptWeights::default());
@@ -369,5 +369,11 @@ fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
         Ok(network.forward(&Call::new(&x, level, &conditioning, &cache))?.flatten_all()?.to_vec1()?)
     };
     assert_eq!(values(first.as_ref())?, values(again.as_ref())?);
+    // And from what the files were written of.
+    let random = RandomWeights::new(7, DType::F32, &Device::Cpu);
+    let loader = Loader { source: Some(&random), kept: None, ..loader };
+    let (written, names) = loader.load("mixer", &[], |weights| architecture.network(weights, DType::F32))?;
+    assert!(names.is_empty());
+    assert_eq!(values(first.as_ref())?, values(written.as_ref())?);
     Ok(())
 }

@@ -45,7 +45,7 @@ pub struct Loader<'a> {
     pub backend: Option<Backend>,
     /// Other products than are fastest here for the element type.
     pub products: Option<MatmulPrecision>,
-    /// Where weights come from that are not read from files, such as random ones.
+    /// Where weights come from in the place of files, such as random ones; they are taken as they are, and not kept.
     pub source: Option<&'a dyn WeightSource>,
     /// What is merged into weights that are read; it stands beside those that were kept.
     pub loras: Option<&'a Loras>,

@@ -111,8 +111,8 @@ impl Architecture for UNetArchitecture {
         facts(&self.unet)
     }
 
-    /// Where a pooled text and embeddings of numbers are joined there are six numbers; but what is left of five is as wide as the
-    /// states of the one text encoder of the refiner.
+    /// The joined width of the pooled text and the embeddings of the numbers does not say how many there are: six, unless five leave
+    /// a pooled text as wide as the states, as with the refiner's one text encoder.
     fn conditioning_facts(&self) -> ConditioningFacts {
         let text_width = self.unet.cross_attention_dim[0];
         let Some(added) = self.unet.addition else { return ConditioningFacts { text_width, ..Default::default() } };
