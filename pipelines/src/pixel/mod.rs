@@ -18,7 +18,7 @@ use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
 use crate::model::Defaults;
 use candle_core::Tensor;
-use request::KnownOfModel;
+use request::PixelModelFacts;
 use std::ops::ControlFlow;
 use std::time::Instant;
 use trajectory::Watch;
@@ -79,7 +79,7 @@ impl PixelPipeline {
     /// # Errors
     /// If the request cannot be carried out; the message says what can.
     pub fn settle(&self, request: &PixelRequest) -> Result<PixelSettings> {
-        request.settle(&KnownOfModel {
+        request.settle(&PixelModelFacts {
             network: self.facts,
             classifier: self.classifier.as_ref().map(|classifier| classifier.facts()),
             scheduler: &self.scheduler,

@@ -63,7 +63,7 @@ serde_by_options!(PixelRequest);
 
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
-pub(super) struct KnownOfModel<'a> {
+pub(super) struct PixelModelFacts<'a> {
     pub network: PixelFacts,
     pub classifier: Option<ClassifierFacts>,
     pub scheduler: &'a ConfigFields,
@@ -154,7 +154,7 @@ impl PixelRequest {
     }
 
     /// Checks the request against the model and fills in defaults.
-    pub(super) fn settle(&self, facts: &KnownOfModel<'_>) -> Result<PixelSettings> {
+    pub(super) fn settle(&self, facts: &PixelModelFacts<'_>) -> Result<PixelSettings> {
         let (height, width) = facts.network.sample_size;
         let num_images = self.count();
         let batch_size = self.batch_size.min(num_images.max(1));
@@ -199,7 +199,7 @@ impl PixelRequest {
         Ok(settings)
     }
 
-    fn classes(&self, facts: &KnownOfModel<'_>) -> Result<Vec<u32>> {
+    fn classes(&self, facts: &PixelModelFacts<'_>) -> Result<Vec<u32>> {
         let of_model = facts.network.classes;
         let of_classifier = facts.classifier.map(|classifier| classifier.classes);
         let known = match (of_model, of_classifier) {
@@ -227,7 +227,7 @@ impl PixelRequest {
         }
     }
 
-    fn guidance_scale(&self, facts: &KnownOfModel<'_>) -> Result<f64> {
+    fn guidance_scale(&self, facts: &PixelModelFacts<'_>) -> Result<f64> {
         let scale = self.guidance_scale.or(facts.defaults.guidance_scale).unwrap_or(1.0);
         if !scale.is_finite() || scale < 0.0 {
             return Err(Error::invalid("the guidance scale", scale, "take a number from 0 on; 1 turns guidance off"));
@@ -244,7 +244,7 @@ impl PixelRequest {
         Ok(scale)
     }
 
-    fn classifier_scale(&self, facts: &KnownOfModel<'_>) -> Result<f64> {
+    fn classifier_scale(&self, facts: &PixelModelFacts<'_>) -> Result<f64> {
         let Some(classifier) = facts.classifier else {
             return match self.classifier_scale {
                 Some(scale) => Err(Error::invalid("the classifier scale", scale, "there is no classifier; give one")),
@@ -268,7 +268,7 @@ impl PixelRequest {
         Ok(scale)
     }
 
-    fn scheduler(&self, facts: &KnownOfModel<'_>) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+    fn scheduler(&self, facts: &PixelModelFacts<'_>) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
         let file = facts.scheduler;
         let asked = self.scheduler.as_ref().or(facts.defaults.scheduler.as_ref());
         let choice = match (asked, facts.pipeline_class, file.class_name()) {
