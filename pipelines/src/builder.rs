@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, SingleFile};
 use tweedie::families::{Families, KeptWeights, Loader, NetworkFacts};
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{ControlModel, Halves, LatentSpace};
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -30,7 +30,7 @@ pub struct Builder {
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
-    products: Option<Products>,
+    products: Option<MatmulPrecision>,
     adapters: Adapters,
     usage: Usage,
 }
@@ -122,7 +122,7 @@ impl Builder {
 
     /// Other products than are fastest here for the number format: tests see on any machine what some would compute.
     #[must_use]
-    pub fn products(mut self, products: Products) -> Self {
+    pub fn products(mut self, products: MatmulPrecision) -> Self {
         self.products = Some(products);
         self
     }
@@ -276,7 +276,18 @@ impl NumberFormat {
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
         let Self { weights, keeps_halves, products, activations } = self;
         let products = Some(products);
-        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None, kept: None }
+        Loader {
+            files,
+            device,
+            weights,
+            keeps_halves,
+            activations,
+            backend: None,
+            products,
+            source: None,
+            loras: None,
+            kept: None,
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub use canvas::Canvas;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
-pub use model::{ComponentInfo, Defaults, Model, ModelInfo};
+pub use model::{ComponentInfo, Defaults, Model, ModelInfo, Purpose};
 pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,

@@ -108,6 +108,23 @@ impl Model {
     }
 }
 
+/// What something is opened for, by which the files of a hub's repository are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// All components of a model.
+    Model,
+    /// The autoencoder, of a model or alone.
+    Autoencoder,
+    /// A ControlNet or a T2I-Adapter.
+    Control,
+    /// A LoRA.
+    Lora,
+    /// A textual inversion.
+    TextualInversion,
+    /// A model in pixel space.
+    Pixel,
+}
+
 /// A file if it is one, else a folder.
 impl From<PathBuf> for Model {
     fn from(path: PathBuf) -> Self {

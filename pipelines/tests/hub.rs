@@ -13,13 +13,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tweedie::{TestResult, Tweedie, copy_folder, golden, pixels};
-use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Part, Wanted};
-use tweedie_pipelines::{ErrorKind, Model};
+use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Wanted};
+use tweedie_pipelines::{ErrorKind, Model, Purpose};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const HALF_UNET: &str = "unet/diffusion_pytorch_model.fp16.safetensors";
-const WHOLE: Wanted = Wanted { part: Part::Model, precision: Precision::Full, exact: false };
+const WHOLE: Wanted = Wanted { purpose: Purpose::Model, precision: Precision::Full, exact: false };
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -554,7 +554,7 @@ fn one_file_in_the_cache_is_not_the_whole_repository() -> TestResult {
     let (cache, server) = (Cache::new()?, hub_with(files, |_| None)?);
     let hub = cache.hub(&server.base);
     let observer = &mut |_: HubEvent<'_>| ControlFlow::Continue(());
-    let lora = Wanted { part: Part::Lora, ..WHOLE };
+    let lora = Wanted { purpose: Purpose::Lora, ..WHOLE };
     let Model::File { path, .. } = hub.open(&"some/model/ink.safetensors".parse()?, lora, observer)? else {
         return Err("a file was expected".into());
     };

@@ -24,7 +24,7 @@ pub struct LoraFile {
     file: TensorFile,
     /// Where the tensors of each module are stored.
     modules: BTreeMap<Module, BTreeMap<Role, StoredTensor>>,
-    settings: Settings,
+    settings: PeftSettings,
     /// What it was made for.
     family: Option<&'static str>,
     /// What has stood beside a weight, for the next time that the weight's model is built.
@@ -40,9 +40,9 @@ struct Laid {
 
 /// What PEFT says beside the tensors, in files that diffusers saves: the component's settings by their names.
 #[derive(Debug, Default)]
-struct Settings(BTreeMap<String, Value>);
+struct PeftSettings(BTreeMap<String, Value>);
 
-impl Settings {
+impl PeftSettings {
     fn read(file: &TensorFile) -> Self {
         let json = file.metadata("lora_adapter_metadata").and_then(|text| serde_json::from_str(text).ok());
         Self(json.unwrap_or_default())
@@ -85,7 +85,7 @@ impl LoraFile {
         if modules.is_empty() {
             return Err(Error::malformed(ErrorKind::Model, "LoRA file", path, "it holds no tensor; get it again"));
         }
-        let settings = Settings::read(&file);
+        let settings = PeftSettings::read(&file);
         let looks_at_text = modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"));
         let text_width = looks_at_text.and_then(|(_, tensors)| tensors.get(&Role::Down)?.shape.get(1));
         let family = text_width.and_then(|&width| target.family(width));

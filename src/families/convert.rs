@@ -2,7 +2,7 @@
 
 use super::{Component, Families};
 use crate::checkpoints::{
-    Checkpoint, ComponentKind, ModelFiles, Part, Planned, Precision, float_type, write_safetensors,
+    Checkpoint, ComponentKind, ModelFiles, Planned, Precision, TensorPart, float_type, write_safetensors,
 };
 use crate::files::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::layers::WeightSource;
@@ -60,7 +60,7 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
     let components = components(files, dtype)?;
     let layout = Families::built_in().file_layout(files);
     // By their names in the file: the component and its tensors that are joined there.
-    let mut joined: BTreeMap<String, (usize, Vec<(Part, Planned)>)> = BTreeMap::new();
+    let mut joined: BTreeMap<String, (usize, Vec<(TensorPart, Planned)>)> = BTreeMap::new();
     for (i, component) in components.iter().enumerate() {
         let names = layout.names_to_write(component.part.folder, files)?;
         for tensor in &component.tensors {
@@ -71,7 +71,7 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
     let mut outputs = Vec::with_capacity(joined.len());
     let mut sources = Vec::with_capacity(joined.len());
     for (name, (i, mut parts)) in joined {
-        parts.sort_by_key(|(part, _)| if let Part::Third(third) = part { *third } else { 0 });
+        parts.sort_by_key(|(part, _)| if let TensorPart::Third(third) = part { *third } else { 0 });
         outputs.push(Planned { name, shape: components[i].shape_in_file(&parts), dtype: parts[0].1.dtype });
         sources.push((i, parts));
     }
@@ -155,24 +155,24 @@ impl Converted {
     }
 
     /// The shape of what parts are put together to.
-    fn shape_in_file(&self, parts: &[(Part, Planned)]) -> Vec<usize> {
+    fn shape_in_file(&self, parts: &[(TensorPart, Planned)]) -> Vec<usize> {
         let (part, first) = &parts[0];
         let mut shape = first.shape.clone();
         match (part, shape.as_mut_slice()) {
-            (Part::Third(_), [rows, ..]) => *rows = parts.iter().map(|(_, part)| part.shape[0]).sum(),
-            (Part::Transposed, _) => shape.reverse(),
+            (TensorPart::Third(_), [rows, ..]) => *rows = parts.iter().map(|(_, part)| part.shape[0]).sum(),
+            (TensorPart::Transposed, _) => shape.reverse(),
             (_, [_, _]) if self.is_pointwise(&first.name) => shape.extend([1, 1]),
             _ => {}
         }
         shape
     }
 
-    fn joined(&self, parts: &[(Part, Planned)], shape: &[usize]) -> Result<Tensor> {
+    fn joined(&self, parts: &[(TensorPart, Planned)], shape: &[usize]) -> Result<Tensor> {
         let read = |planned: &Planned| self.tensor(&planned.name, &planned.shape);
         match &parts[0] {
-            (Part::Whole, planned) => Ok(read(planned)?.reshape(shape)?),
-            (Part::Transposed, planned) => Ok(read(planned)?.t()?.contiguous()?),
-            (Part::Third(_), _) => {
+            (TensorPart::Whole, planned) => Ok(read(planned)?.reshape(shape)?),
+            (TensorPart::Transposed, planned) => Ok(read(planned)?.t()?.contiguous()?),
+            (TensorPart::Third(_), _) => {
                 let thirds = parts.iter().map(|(_, planned)| read(planned)).collect::<Result<Vec<_>>>()?;
                 Ok(Tensor::cat(&thirds, 0)?)
             }

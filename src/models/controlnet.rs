@@ -1,7 +1,7 @@
 //! ControlNet (Zhang et al. 2023), as diffusers' `ControlNetModel` has it: a copy of the UNet's way down that is shown a
 //! picture, and whose states are added to the UNet's through convolutions that were zero before training.
 
-use super::unet::blocks::Step;
+use super::unet::blocks::BlockContext;
 use super::unet::encoder::{Additions, Encoder};
 use super::unet::{ControlResiduals, UNet2DConditionConfig};
 use crate::config::{ConfigFields, Flaw, are_widths};
@@ -149,9 +149,9 @@ impl ControlNet {
         let Call { x, conditioning, cache, .. } = *call;
         let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
         let text = self.encoder.text(conditioning, cache)?;
-        let step = Step { time: &time, text: &text, perturbed: 0..0, cache };
+        let context = BlockContext { time: &time, text: &text, perturbed: 0..0, cache };
         let picture = self.encoder.map(picture)?;
-        let (h, states) = self.encoder.forward(x, &step, Additions { first: Some(&picture), resolutions: &[] })?;
+        let (h, states) = self.encoder.forward(x, &context, Additions { first: Some(&picture), resolutions: &[] })?;
         let count = self.down.len();
         let out = |conv: &Conv2d, h: &FeatureMap, i: usize| {
             let scale = if self.config.pools { strength.scale } else { strength.at(i, count) };

@@ -30,7 +30,7 @@ impl From<Setting> for Value {
 }
 
 /// Fields with their values.
-pub type Settings = &'static [(&'static str, Setting)];
+pub type FieldValues = &'static [(&'static str, Setting)];
 
 /// An ending of a scheduler's name that places its noise levels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +40,7 @@ pub struct Suffix {
     /// What pictures' settings call it.
     pub label: &'static str,
     /// What it sets.
-    pub fields: Settings,
+    pub fields: FieldValues,
 }
 
 const NOT_RESPACED: [(&str, Setting); 5] = [
@@ -116,7 +116,7 @@ impl SchedulerChoice {
                 }
             }
         }
-        let of_suffix = self.suffix.map_or(&[] as Settings, |suffix| suffix.fields);
+        let of_suffix = self.suffix.map_or(&[] as FieldValues, |suffix| suffix.fields);
         for &(field, setting) in self.entry.preset.iter().chain(of_suffix) {
             config = config.with(field, setting);
         }

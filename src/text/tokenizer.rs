@@ -55,7 +55,7 @@ impl Tokenizer {
     pub fn from_files(files: &ModelFiles, folder: &str) -> Result<Self> {
         let fail = |reason: String| Error::Tokenizer { folder: files.path(folder), reason };
         let at = |name: &str| format!("{folder}/{name}");
-        let settings = Settings::read(files, folder)?;
+        let settings = TokenizerSettings::read(files, folder)?;
         let inner = if files.exists(&at("vocab.json")) && files.exists(&at("merges.txt")) {
             let (vocab, merges) = (files.read_text(&at("vocab.json"))?, files.read_text(&at("merges.txt"))?);
             let vocab = serde_json::from_str(&vocab).map_err(|e| fail(e.to_string()))?;
@@ -228,12 +228,12 @@ pub fn clip_vocabulary(merges: &str) -> Vec<String> {
 }
 
 /// `tokenizer_config.json`, and `special_tokens_map.json` for what that does not say.
-struct Settings {
+struct TokenizerSettings {
     config: Value,
     map: Value,
 }
 
-impl Settings {
+impl TokenizerSettings {
     fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
         let json = |name: &str| -> Result<Value> {
             let name = format!("{folder}/{name}");

@@ -4,7 +4,7 @@ use crate::requests::values::{self, OptionValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tweedie::DType;
-use tweedie::kernels::{InstructionSet, Products};
+use tweedie::kernels::{InstructionSet, MatmulPrecision};
 use tweedie::training::Decay;
 
 /// An enum whose variants have one name in files and on a command line.
@@ -125,7 +125,7 @@ impl From<StoredChoice> for DType {
     }
 }
 
-impl From<MixedPrecisionChoice> for Products {
+impl From<MixedPrecisionChoice> for MatmulPrecision {
     fn from(choice: MixedPrecisionChoice) -> Self {
         match choice {
             MixedPrecisionChoice::No => Self::Full,

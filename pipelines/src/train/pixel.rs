@@ -13,9 +13,7 @@ use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::ImageSet;
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
-use tweedie::training::{
-    ClassDropout, ForwardProcess, LearningRate, LossWeighting, Objective, OptimizerOptions, ParameterSet,
-};
+use tweedie::training::{ClassDropout, ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
 use tweedie::{Error, Result};
 
 /// The weight of the variational bound beside L_simple (Nichol and Dhariwal 2021, section 3.1).
@@ -159,12 +157,7 @@ impl PixelTrainingSettings {
 
     /// How the network's parameters are moved.
     pub fn optimizer(&self) -> OptimizerOptions {
-        let learning_rate = LearningRate {
-            peak: self.learning_rate,
-            warmup_steps: self.warmup_steps.min(self.steps),
-            total_steps: self.steps,
-            decay: self.common.lr_schedule.into(),
-        };
+        let learning_rate = self.common.learning_rate(self.learning_rate, self.warmup_steps, self.steps);
         self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay)
     }
 

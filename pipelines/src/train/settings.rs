@@ -64,6 +64,12 @@ impl CommonSettings {
         epochs.saturating_mul(images as u64).div_ceil(per_step)
     }
 
+    /// The learning rate of a run of so many steps: it rises to `peak`, within the run, and then does what the settings say.
+    pub(super) fn learning_rate(&self, peak: f64, warmup_steps: u64, total_steps: u64) -> LearningRate {
+        let warmup_steps = warmup_steps.min(total_steps);
+        LearningRate { peak, warmup_steps, total_steps, decay: self.lr_schedule.into() }
+    }
+
     /// AdamW with this weight decay; a norm of 0 cuts no gradient.
     pub(super) fn optimizer(&self, learning_rate: LearningRate, max_norm: f64, ema_decay: f64) -> OptimizerOptions {
         OptimizerOptions {

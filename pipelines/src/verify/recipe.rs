@@ -220,7 +220,7 @@ impl Recipe {
     /// # Errors
     /// As [`Self::text_request`].
     pub fn image_request(&self, image: Photo) -> Result<ImageToImageRequest> {
-        let mut request = ImageToImageRequest::new("", image);
+        let mut request = ImageToImageRequest::of(image, TextToImageRequest::default());
         request.read(self.options.clone()).map_err(|wrong| self.of(wrong))?;
         (request.text.width, request.text.height) = (None, None);
         Ok(request)
@@ -231,7 +231,7 @@ impl Recipe {
     /// # Errors
     /// As [`Self::text_request`].
     pub fn inpaint_request(&self, image: Photo, mask: Option<Mask>) -> Result<InpaintRequest> {
-        let mut request = InpaintRequest::new("", image, mask);
+        let mut request = InpaintRequest::of(image, mask, TextToImageRequest::default());
         request.read(self.options.clone()).map_err(|wrong| self.of(wrong))?;
         (request.text.width, request.text.height) = (None, None);
         Ok(request)

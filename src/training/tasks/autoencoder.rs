@@ -3,7 +3,7 @@
 use super::pixel_diffusion::wrong_sets;
 use super::write_json;
 use crate::images::Picture;
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::{WeightSource, Weights};
 use crate::models::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves, PatchDiscriminator,
@@ -41,7 +41,7 @@ pub struct AutoencoderTrainingConfig {
     /// Whether it is also trained against a discriminator.
     pub adversarial: Option<Adversarial>,
     /// How products are taken in training.
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// The number format of the finished model.
     pub dtype: DType,
 }
