@@ -13,7 +13,7 @@ use tweedie::DType;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::PredictionType;
 use tweedie::images::{Plot, Series, encode_png};
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::models::UNet2DConfig;
 use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::{Batches, FolderOptions, ImageSet, Loader, Split, read_set};
@@ -48,7 +48,7 @@ fn train(set: &Arc<ImageSet>, channels: &[usize], steps: u64) -> tweedie::Result
         objective: Objective::new(process, PredictionType::VPrediction, LossWeighting::Uniform)?,
         importance_sampling: false,
         class_dropout: None,
-        products: Products::Full,
+        products: MatmulPrecision::Full,
         scheduler,
         dtype: DType::F32,
     };

@@ -15,7 +15,7 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call};
 use tweedie::families::{Family, SDXL};
 use tweedie::images::Photo;
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{Backend, Computation, Weight, WeightSource};
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
@@ -60,7 +60,7 @@ fn merged(loras: Loras, stored: &Stored) -> TestResult<HashMap<String, Tensor>> 
 /// Every weight of `stored`, with the LoRAs beside it.
 fn adapted(loras: Loras, stored: &Stored) -> TestResult<Vec<Weight>> {
     let source = loras.beside("unet", stored);
-    let computation = Computation { backend: Backend::Kernels, products: Products::Full };
+    let computation = Computation { backend: Backend::Kernels, products: MatmulPrecision::Full };
     let weights = stored.tensors.iter().filter(|(_, tensor)| tensor.rank() >= 2);
     let all =
         weights.map(|(name, tensor)| source.weight(name, tensor.dims(), computation)).collect::<Result<_, _>>()?;
@@ -164,7 +164,7 @@ fn what_does_not_fit_is_named() -> TestResult {
 }
 
 /// What a merged weight is, where the type of storage and what was asked of products are these.
-fn merged_weight(dtype: DType, products: Products) -> TestResult<(DType, Tensor, Tensor)> {
+fn merged_weight(dtype: DType, products: MatmulPrecision) -> TestResult<(DType, Tensor, Tensor)> {
     const NAME: &str = "down_blocks.0.linear.weight";
     let folder = tempfile::tempdir()?;
     let path = write_lora(folder.path(), &[(DOWN, &[2, 10]), (UP, &[12, 2])])?;
@@ -185,8 +185,8 @@ fn merged_weight(dtype: DType, products: Products) -> TestResult<(DType, Tensor,
 #[test]
 fn a_merged_weight_is_rounded_where_products_are_and_only_there() -> TestResult {
     for stored in [DType::F32, DType::F16, DType::BF16] {
-        for products in [Products::Full, Products::Bf16] {
-            let rounded = products == Products::Bf16 && stored == DType::BF16;
+        for products in [MatmulPrecision::Full, MatmulPrecision::Bf16] {
+            let rounded = products == MatmulPrecision::Bf16 && stored == DType::BF16;
             let (dtype, got, want) = merged_weight(stored, products)?;
             assert_eq!(dtype, if rounded { DType::BF16 } else { DType::F32 }, "{stored:?} {products:?}");
             // Eight bits of a bf16 number are kept, so half of the ninth is lost at most.

@@ -8,7 +8,7 @@ use tweedie::checkpoints::RandomWeights;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{
     Activation, Adapter, Attention, AttentionConfig, Backend, Computation, Conv2d, ConvGeometry, FeatureMap, GroupNorm,
     LayerNorm, Linear, Weight, WeightDelta, WeightSource, Weights, with_gradients,
@@ -148,9 +148,9 @@ fn of_convolutions_by_winograd() -> TestResult {
 fn of_rounded_products_with_respect_to_the_input() -> TestResult {
     let fixed = RandomWeights::new(7, DType::F64, &Device::Cpu);
     let source = ParameterSource::from_weights(&fixed);
-    let weights = Weights::new(&source).with_products(Products::Bf16);
+    let weights = Weights::new(&source).with_products(MatmulPrecision::Bf16);
     let (conv, linear) = (Conv2d::new(&weights.at("conv"), 32, 32, 3)?, Linear::new(&weights.at("linear"), 32, 64)?);
-    assert_eq!(linear.products(), Products::Bf16);
+    assert_eq!(linear.products(), MatmulPrecision::Bf16);
     let (image, tokens) = (random(1, &[2, 32, 4, 5])?, random(2, &[2, 3, 32])?);
     let none = Trainable::new();
     check("conv", &none, &Var::from_tensor(&image)?, &[], on_map(Backend::Kernels, |x| conv.forward(x)))?;

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::process::Command;
 use tweedie::Tensor;
 use tweedie::kernels::{
-    Activation, ConvGeometry, InstructionSet, PackedWeight, Products, attention, attention_with, conv2d_packed,
+    Activation, ConvGeometry, InstructionSet, MatmulPrecision, PackedWeight, attention, attention_with, conv2d_packed,
     conv2d_packed_plus, geglu, gelu, group_norm, layer_norm, linear_geglu_packed, linear_packed, linear_packed_plus,
     silu,
 };
@@ -32,14 +32,15 @@ fn results() -> TestResult<Vec<(Tensor, f32)>> {
     let mut results = Vec::new();
     for (n, m, width, heads) in [(37, 77, 40, 1), (300, 300, 80, 2)] {
         let (q, k, v) = (random(1, &[2, n, width])?, random(2, &[2, m, width])?, random(3, &[2, m, width])?);
-        results.push((attention_with(&q, &k, &v, heads, false, Products::Bf16)?, ROUNDED_TOLERANCE));
+        results.push((attention_with(&q, &k, &v, heads, false, MatmulPrecision::Bf16)?, ROUNDED_TOLERANCE));
     }
-    let exact = [Products::Full, Products::Bf16].map(results_with).into_iter().collect::<TestResult<Vec<_>>>()?;
+    let exact =
+        [MatmulPrecision::Full, MatmulPrecision::Bf16].map(results_with).into_iter().collect::<TestResult<Vec<_>>>()?;
     results.extend(exact.into_iter().flatten().map(|result| (result, TOLERANCE)));
     Ok(results)
 }
 
-fn results_with(products: Products) -> TestResult<Vec<Tensor>> {
+fn results_with(products: MatmulPrecision) -> TestResult<Vec<Tensor>> {
     let mut results = Vec::new();
     for (side, inputs, outputs, kernel, stride) in
         [(13, 48, 70, 3, 1), (16, 32, 32, 3, 1), (9, 5, 33, 3, 2), (6, 20, 7, 5, 1), (20, 64, 64, 1, 1)]

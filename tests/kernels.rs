@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, PackedWeight, Products, add, attention, attention_definition, concat_channels, conv2d,
-    conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition, layer_norm,
+    Activation, ConvGeometry, MatmulPrecision, PackedWeight, add, attention, attention_definition, concat_channels,
+    conv2d, conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition, layer_norm,
     layer_norm_definition, linear, linear_geglu_packed, linear_packed, linear_packed_plus, quick_gelu, resize_nearest,
     silu,
 };
@@ -156,7 +156,7 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
         };
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
             let stored = w.to_dtype(dtype)?;
-            let weight = PackedWeight::with_products(&stored, Products::Full)?;
+            let weight = PackedWeight::with_products(&stored, MatmulPrecision::Full)?;
             assert_eq!((weight.dtype(), weight.shape()), (dtype, w.dims()));
             assert_eq!(run(plain(x, &stored.to_dtype(DType::F32)?)?)?, run(packed(x, &weight)?)?, "{what}, {dtype:?}");
         }
@@ -190,8 +190,8 @@ fn rounded_weights_in_f64_give_the_products_of_the_rounded_weights() -> TestResu
         let x = Var::from_tensor(&random(3, &image)?.to_dtype(dtype)?)?;
         let bias = bias.to_dtype(dtype)?;
         for weight in [&w, &matrix] {
-            let packed = PackedWeight::with_products(weight, Products::Bf16)?;
-            assert_eq!((packed.products(), packed.dtype()), (Products::Bf16, DType::BF16));
+            let packed = PackedWeight::with_products(weight, MatmulPrecision::Bf16)?;
+            assert_eq!((packed.products(), packed.dtype()), (MatmulPrecision::Bf16, DType::BF16));
             let rounded = weight.to_dtype(DType::BF16)?.to_dtype(dtype)?;
             let [got, want] = match weight.rank() {
                 4 => [conv2d_packed(&x, &packed, &bias, geometry)?, conv2d(&x, &rounded, &bias, geometry)?],
@@ -223,7 +223,7 @@ fn rounded_convolutions_are_products_of_their_patches() -> TestResult {
         let geometry = ConvGeometry { kernel: 3, stride, pad_before: 1, pad_after: 1 };
         let (x, w) = (random(1, &[2, height, width, channels])?, random(2, &[outputs, channels, 3, 3])?);
         let bias = random(3, &[outputs])?;
-        let got = conv2d_packed(&x, &PackedWeight::with_products(&w, Products::Bf16)?, &bias, geometry)?;
+        let got = conv2d_packed(&x, &PackedWeight::with_products(&w, MatmulPrecision::Bf16)?, &bias, geometry)?;
         let padded = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
         let seen = |first: usize, side: usize| {
             Tensor::from_iter((0..geometry.output_side(side)).map(|i| (first + i * stride) as u32), &Device::Cpu)
@@ -232,7 +232,7 @@ fn rounded_convolutions_are_products_of_their_patches() -> TestResult {
             (0..9).map(|tap| padded.index_select(&seen(tap / 3, height)?, 1)?.index_select(&seen(tap % 3, width)?, 2));
         let patches = Tensor::cat(&taps.collect::<candle_core::Result<Vec<_>>>()?, 3)?.flatten(1, 2)?;
         let matrix = w.permute((0, 2, 3, 1))?.contiguous()?.flatten_from(1)?;
-        let want = linear_packed(&patches, &PackedWeight::with_products(&matrix, Products::Bf16)?, &bias)?;
+        let want = linear_packed(&patches, &PackedWeight::with_products(&matrix, MatmulPrecision::Bf16)?, &bias)?;
         assert_eq!(got.flatten_all()?.to_vec1::<f32>()?, want.flatten_all()?.to_vec1::<f32>()?, "{channels} {stride}");
     }
     Ok(())
@@ -260,10 +260,10 @@ fn residuals_in_products_are_sums_afterwards() -> TestResult {
         let (x, w) = (Var::from_tensor(&random(1, &x_shape)?)?, random(2, &w_shape)?);
         let bias = random(3, &w_shape[..1])?;
         for (dtype, products) in [
-            (DType::F32, Products::Full),
-            (DType::F32, Products::Bf16),
-            (DType::F64, Products::Full),
-            (DType::F64, Products::Bf16),
+            (DType::F32, MatmulPrecision::Full),
+            (DType::F32, MatmulPrecision::Bf16),
+            (DType::F64, MatmulPrecision::Full),
+            (DType::F64, MatmulPrecision::Bf16),
         ] {
             let (x, bias) = (Var::from_tensor(&x.to_dtype(dtype)?)?, bias.to_dtype(dtype)?);
             let w = PackedWeight::with_products(&w.to_dtype(dtype)?, products)?;
@@ -297,7 +297,7 @@ fn gated_layers_are_their_parts() -> TestResult {
             let x = Var::from_tensor(&random(1, &x_shape)?.to_dtype(dtype)?)?;
             let bias = Var::from_tensor(&random(3, &[outputs])?.to_dtype(dtype)?)?;
             let w = random(2, &[outputs, x.dim(x.rank() - 1)?])?.to_dtype(dtype)?;
-            for products in [Products::Full, Products::Bf16] {
+            for products in [MatmulPrecision::Full, MatmulPrecision::Bf16] {
                 let w = PackedWeight::with_products(&w, products)?;
                 let run = |y: Tensor| -> TestResult<[Vec<f64>; 3]> {
                     let gradients = y.sqr()?.sum_all()?.backward()?;

@@ -12,7 +12,7 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
 use tweedie::families::{Family, SD1};
 use tweedie::images::{Photo, Picture};
-use tweedie::kernels::{InstructionSet, Products};
+use tweedie::kernels::{InstructionSet, MatmulPrecision};
 use tweedie::layers::{WeightSource, Weights};
 use tweedie::models::{UNet2DConditionConfig, UNet2DConditionModel};
 use tweedie_pipelines::{Builder, DTypeChoice, LatentDiffusion, TextToImageRequest};
@@ -44,8 +44,8 @@ fn pictures_of_rounded_numbers_are_near_those_of_f32() -> TestResult {
     let exact = pictures(LatentDiffusion::builder())?;
     let kinds = [
         ("weights in f16", LatentDiffusion::builder().dtype(DTypeChoice::F16), f64::INFINITY),
-        ("weights in bf16", LatentDiffusion::builder().dtype(DTypeChoice::BF16).products(Products::Full), 50.0),
-        ("products in bf16", LatentDiffusion::builder().products(Products::Bf16), 50.0),
+        ("weights in bf16", LatentDiffusion::builder().dtype(DTypeChoice::BF16).products(MatmulPrecision::Full), 50.0),
+        ("products in bf16", LatentDiffusion::builder().products(MatmulPrecision::Bf16), 50.0),
     ];
     for (name, builder, least) in kinds {
         for (i, (exact, rounded)) in exact.iter().zip(pictures(builder)?).enumerate() {
@@ -86,7 +86,7 @@ fn unet_output(files: &ModelFiles, keeps_halves: bool, lora: Option<&Path>) -> T
     }
     let loras = Loras::open(lora.map(|path| (path, 0.8)), &SD1.lora_target(config.layers_per_block[0]))?;
     let merged = loras.over("unet", &checkpoint);
-    let weights = Weights::new(&merged).with_products(Products::Full);
+    let weights = Weights::new(&merged).with_products(MatmulPrecision::Full);
     let unet = UNet2DConditionModel::new(&weights, config.clone(), DType::F32)?;
     checkpoint.finish(&[])?;
     let wave = |shape: &[usize], step: f32| {

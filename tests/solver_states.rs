@@ -201,6 +201,20 @@ fn no_number_of_steps_ends_in_values_that_are_not_finite() -> Result<()> {
 }
 
 /// What cannot work says what to do instead.
+/// As many steps as were asked for where there are levels for them, else as many as there are whole timesteps to visit once.
+#[test]
+fn the_most_steps_follow_from_the_training_timesteps() -> Result<()> {
+    for train in 1..30 {
+        let file = file(json!({"num_train_timesteps": train, "beta_schedule": "squaredcos_cap_v2"}));
+        let most = |name: &str| by_name(name)?.build(&file)?.steps_up_to(20);
+        assert_eq!(most("ddim")?, train.min(20), "{train}");
+        // Evenly from the last timestep to the first, which is the end of the last step: two of them round as three do.
+        let between = if train < 3 { train } else { train - 1 };
+        assert_eq!(most("dpm++2m")?, between.min(20), "{train}");
+    }
+    Ok(())
+}
+
 #[test]
 fn impossible_combinations_are_errors() -> Result<()> {
     let message = |name: &str, fields: serde_json::Value| -> Result<String> {

@@ -9,8 +9,8 @@ use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{Branch, Cache, Call, Network};
 use tweedie::families::{
-    Architecture, AutoencoderArchitecture, Component, DenoisingNetwork, Families, Family, KeptWeights, Loader,
-    NetworkFacts, Variant,
+    Architecture, AutoencoderArchitecture, Component, ConditioningFacts, DenoisingNetwork, Families, Family,
+    KeptWeights, Loader, NetworkFacts, Variant,
 };
 use tweedie::images::{Photo, Picture};
 use tweedie::layers::{Linear, WeightSource, Weights};
@@ -76,6 +76,10 @@ struct ToyArchitecture;
 impl Architecture for ToyArchitecture {
     fn network_facts(&self) -> NetworkFacts {
         FACTS
+    }
+
+    fn conditioning_facts(&self) -> ConditioningFacts {
+        ConditioningFacts { text_width: TEXT_WIDTH, ..ConditioningFacts::default() }
     }
 
     fn network(&self, weights: &Weights<'_>, _: DType) -> Result<Box<dyn DenoisingNetwork>> {
@@ -335,7 +339,7 @@ fn what_does_not_fit_is_named() -> TestResult {
 }
 
 #[test]
-fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
+fn a_component_is_built_again_from_weights_that_were_kept_or_are_no_files() -> TestResult {
     let folder = tempfile::tempdir()?;
     write_model(folder.path(), 7)?;
     let (files, kept) = (ModelFiles::folder(folder.path())?, KeptWeights::default());
@@ -347,6 +351,7 @@ fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
         activations: DType::F32,
         backend: None,
         products: None,
+        source: None,
         loras: None,
         kept: Some(&kept),
     };
@@ -364,5 +369,11 @@ fn a_component_is_built_again_from_weights_that_were_kept() -> TestResult {
         Ok(network.forward(&Call::new(&x, level, &conditioning, &cache))?.flatten_all()?.to_vec1()?)
     };
     assert_eq!(values(first.as_ref())?, values(again.as_ref())?);
+    // And from what the files were written of.
+    let random = RandomWeights::new(7, DType::F32, &Device::Cpu);
+    let loader = Loader { source: Some(&random), kept: None, ..loader };
+    let (written, names) = loader.load("mixer", &[], |weights| architecture.network(weights, DType::F32))?;
+    assert!(names.is_empty());
+    assert_eq!(values(first.as_ref())?, values(written.as_ref())?);
     Ok(())
 }

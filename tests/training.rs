@@ -7,7 +7,7 @@ use std::path::Path;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network, PredictionType};
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{Weights, with_gradients};
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::noise::TorchGenerator;
@@ -159,7 +159,7 @@ fn trainer(variation: &Variation) -> Result<Trainer<PixelDiffusion>> {
         objective: Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?,
         importance_sampling: variation.importance_sampling,
         class_dropout: Some(ClassDropout { probability: 0.2, null_class: 3 }),
-        products: Products::Full,
+        products: MatmulPrecision::Full,
         scheduler: serde_json::Map::new(),
         dtype: DType::F32,
     };
@@ -395,7 +395,7 @@ fn gradients_by_rounded_products_are_near_the_exact_ones() -> TestResult {
         "block_out_channels": [32, 64], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
         "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 32});
     let config = UNet2DConfig::from_fields(&ConfigFields::from_json("unet", &config.to_string(), Path::new("unet"))?)?;
-    let gradient = |products: Products| -> std::result::Result<Vec<f64>, Box<dyn std::error::Error>> {
+    let gradient = |products: MatmulPrecision| -> std::result::Result<Vec<f64>, Box<dyn std::error::Error>> {
         let source = ParameterSource::random(3, &Device::Cpu);
         let network = UNet2DModel::new(&Weights::new(&source).with_products(products), config.clone(), DType::F32)?;
         let parameters = source.finish()?;
@@ -410,7 +410,7 @@ fn gradients_by_rounded_products_are_near_the_exact_ones() -> TestResult {
         parameters.add_gradients(&gradients, &mut sums)?;
         Ok(sums.into_iter().map(f64::from).collect())
     };
-    let (exact, rounded) = (gradient(Products::Full)?, gradient(Products::Bf16)?);
+    let (exact, rounded) = (gradient(MatmulPrecision::Full)?, gradient(MatmulPrecision::Bf16)?);
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let apart = length(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / length(&mut exact.iter().copied());
     println!("{apart:.1e} of the gradient's length");

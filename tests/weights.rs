@@ -15,7 +15,7 @@ use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
 use tweedie::families::{Family, SDXL};
-use tweedie::kernels::{ConvGeometry, Products};
+use tweedie::kernels::{ConvGeometry, MatmulPrecision};
 use tweedie::layers::{
     Adapter, Backend, Computation, Conv2d, FeatureMap, Linear, Weight, WeightDelta, WeightForm, WeightRecorder,
     WeightSource, WeightStore, Weights,
@@ -26,7 +26,7 @@ use tweedie::noise::{NoiseSource, TorchNoise};
 /// Of the largest value: sums of some hundred f32 products in another order.
 const ORDER_TOLERANCE: f32 = 5e-6;
 
-const KERNELS: Computation = Computation { backend: Backend::Kernels, products: Products::Full };
+const KERNELS: Computation = Computation { backend: Backend::Kernels, products: MatmulPrecision::Full };
 
 fn random(seed: u64, shape: &[usize]) -> tweedie::Result<Tensor> {
     TorchNoise::shared(seed).normal(shape)
@@ -155,7 +155,7 @@ fn a_form_is_the_tensor_that_it_was_made_of() -> TestResult {
     for (shape, dtype) in [(&[20, 32][..], DType::F32), (&[33, 7, 3, 3], DType::F16), (&[16, 64], DType::F64)] {
         let tensor = random(4, shape)?.to_dtype(dtype)?;
         for backend in [Backend::Kernels, Backend::Candle] {
-            let weight = Weight::from_tensor(&tensor, Computation { backend, products: Products::Full })?;
+            let weight = Weight::from_tensor(&tensor, Computation { backend, products: MatmulPrecision::Full })?;
             let form = weight.form();
             assert_eq!((form.shape(), form.dtype(), form.backend()), (shape, dtype, backend));
             let difference = (form.to_dense()?.to_dtype(DType::F64)? - tensor.to_dtype(DType::F64)?)?;
@@ -163,7 +163,7 @@ fn a_form_is_the_tensor_that_it_was_made_of() -> TestResult {
         }
     }
     let tensor = random(4, &[32, 64, 3, 3])?;
-    let products = Products::Bf16;
+    let products = MatmulPrecision::Bf16;
     let rounded = Weight::from_tensor(&tensor, Computation { backend: Backend::Kernels, products })?;
     let want = tensor.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
     assert_eq!(bits(&rounded.form().to_dense()?.to_dtype(DType::F32)?)?, bits(&want)?);
@@ -294,7 +294,7 @@ fn a_store_is_of_one_model() -> TestResult {
     };
     assert!(message(KERNELS, "conv_in.weight", &[32, 9, 3, 3]).contains("[32, 4, 3, 3]"));
     assert!(message(KERNELS, "conv_before.weight", &[32, 4, 3, 3]).contains("absent"));
-    let rounded = Computation { products: Products::Bf16, ..KERNELS };
+    let rounded = Computation { products: MatmulPrecision::Bf16, ..KERNELS };
     assert!(message(rounded, "conv_in.weight", &[32, 4, 3, 3]).contains("Bf16"));
     assert!(store.tensor("conv_in.bias", &[31]).is_err_and(|error| error.to_string().contains("[32]")));
     assert!(store.contains("conv_in.weight") && !store.contains("conv_before.weight"));

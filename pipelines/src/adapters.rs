@@ -12,7 +12,7 @@ use tweedie::checkpoints::file_sha256;
 pub struct Adapters {
     /// LoRA files, added in this order.
     pub loras: Vec<LoraChoice>,
-    /// Learned words.
+    /// Textual inversions.
     pub embeddings: Vec<EmbeddingChoice>,
     /// Control models, folders or files; each takes a picture of the request.
     pub controls: Vec<Model>,

@@ -5,18 +5,18 @@ use crate::model::{Model, component_parameters};
 use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
-use tweedie::checkpoints::{ModelFiles, RandomWeights};
+use tweedie::checkpoints::{ComponentKind, ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
-use tweedie::config::ConfigFields;
-use tweedie::denoising::{Cache, Call, Network};
-use tweedie::families::{AutoencoderArchitecture, autoencoder_config};
-use tweedie::kernels::{InstructionSet, Meter, Pass, Products, measured_peak, threads};
-use tweedie::layers::{WeightSource, Weights};
-use tweedie::models::{
-    Autoencoder, ClipTextConfig, ClipTextModel, EitherAutoencoderConfig, Halves, UNet2DConditionConfig,
-    UNet2DConditionModel,
+use tweedie::denoising::{Cache, Call};
+use tweedie::families::{
+    AutoencoderArchitecture, Component, ConditioningFacts, DenoisingNetwork, Families, Loader, autoencoder_config,
+    text_network,
 };
-use tweedie::{Device, Error, NoiseLevel, Result};
+use tweedie::kernels::{InstructionSet, MatmulPrecision, Meter, Pass, measured_peak, threads};
+use tweedie::layers::Weights;
+use tweedie::models::{Autoencoder, Halves};
+use tweedie::text::TextNetwork;
+use tweedie::{Device, Error, ErrorKind, NoiseLevel, Result};
 
 /// What to time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,24 +49,34 @@ const MOST: usize = 16_384;
 
 const SD15_UNET_PARAMETERS: usize = 859_520_964;
 
-const SD15_UNET: &str = r#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#;
+/// The configurations of Stable Diffusion 1.5, as far as its networks follow from them.
+const SD15: ModelFiles = ModelFiles::Embedded {
+    name: "sd15",
+    files: &[
+        ("unet/config.json", br#"{"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}"#),
+        (
+            "vae/config.json",
+            br#"{
+                "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512,
+                "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+                "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]
+            }"#,
+        ),
+        (
+            "text_encoder/config.json",
+            br#"{
+                "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+                "num_attention_heads": 12, "hidden_act": "quick_gelu", "eos_token_id": 2
+            }"#,
+        ),
+    ],
+};
 
-const SD15_VAE: &str = r#"{
-    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512,
-    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
-    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]
-}"#;
-
-const SD15_TEXT: &str = r#"{
-    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
-    "num_attention_heads": 12, "hidden_act": "quick_gelu", "eos_token_id": 2
-}"#;
-
-/// The components to time and where they come from.
+/// The components to time, of those that a model has.
 struct Components {
-    text_encoder: Option<ClipTextModel>,
-    text_encoder_2: Option<ClipTextModel>,
-    unet: Option<UNet2DConditionModel>,
+    /// With their folders.
+    text_encoders: Vec<(&'static str, Box<dyn TextNetwork>)>,
+    network: Option<(Box<dyn DenoisingNetwork>, ConditioningFacts)>,
     /// With the channels of the pictures that it takes.
     vae: Option<(Box<dyn Autoencoder>, usize)>,
 }
@@ -125,8 +135,11 @@ impl Bench {
 
     fn load(&self, device: &Device, format: NumberFormat) -> Result<Components> {
         match &self.model {
-            BenchModel::Sd15 => sd15(device, format),
-            BenchModel::Model(model) => load_folder(&model.files()?, device, format),
+            BenchModel::Sd15 => {
+                let random = RandomWeights::new(0, format.weights, device);
+                Components::load(&Loader { source: Some(&random), ..format.loader(&SD15, device) })
+            }
+            BenchModel::Model(model) => Components::load(&format.loader(&model.files()?, device)),
         }
     }
 
@@ -141,28 +154,23 @@ impl Bench {
             results.insert("instruction_set".into(), InstructionSet::in_use().name().into());
             results.insert("peak_gflops".into(), json!(peak.round()));
         }
-        let text_encoders =
-            [("text_encoder_s", &components.text_encoder), ("text_encoder_2_s", &components.text_encoder_2)];
-        for (name, text_encoder) in text_encoders {
-            let Some(text_encoder) = text_encoder else { continue };
-            let tokens = text_encoder.config().max_position_embeddings;
-            let ids = Tensor::zeros((1, tokens), candle_core::DType::U32, device)?;
-            results.insert(name.into(), self.best(|| text_encoder.forward(&ids).map(|out| out.pooled))?.0);
+        for (folder, text_encoder) in &components.text_encoders {
+            let ids = Tensor::zeros((1, text_encoder.max_length()), candle_core::DType::U32, device)?;
+            results.insert(format!("{folder}_s"), self.best(|| text_encoder.states(&ids))?.0);
         }
         let factor = components.vae.as_ref().map_or(8, |(vae, _)| vae.latent_space().factor);
         let side = self.size / factor;
         if side == 0 || !self.size.is_multiple_of(factor) {
             return Err(Error::invalid("the size", self.size, format!("take a multiple of {factor}")));
         }
-        if let Some(unet) = &components.unet {
-            let config = unet.config();
-            let x = wave(&[self.batch, config.in_channels, side, side], 0.37, f64::sin, device)?;
-            let text = wave(&[self.batch, 77, config.cross_attention_dim[0]], 0.11, f64::cos, device)?;
+        if let Some((network, facts)) = &components.network {
+            let x = wave(&[self.batch, network.facts().in_channels, side, side], 0.37, f64::sin, device)?;
+            let text = wave(&[self.batch, 77, facts.text_width], 0.11, f64::cos, device)?;
             let level = NoiseLevel::from_sigma(500.0, 1.0);
-            let (pooled, time_ids) = self.added(config, device)?.unzip();
+            let (pooled, time_ids) = self.added(facts, device)?.unzip();
             let conditioning = Conditioning { pooled, time_ids, ..Conditioning::text(text) };
             let cache = Cache::default();
-            let call = || unet.forward(&Call::new(&x, level, &conditioning, &cache));
+            let call = || network.forward(&Call::new(&x, level, &conditioning, &cache));
             let (seconds, out) = self.best(call)?;
             results.insert("unet_s".into(), seconds);
             if let Some(peak) = peak {
@@ -184,17 +192,16 @@ impl Bench {
     }
 
     /// What Stable Diffusion XL is conditioned on besides: a pooled text, `cos(0.11 i)`, and the sizes of a picture that was
-    /// not cropped; of its refiner, whose text is the pooled one's encoder's, a score of 6 in place of the target size.
-    fn added(&self, config: &UNet2DConditionConfig, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
-        let Some(addition) = config.addition else { return Ok(None) };
-        let pooled_width = |numbers: usize| addition.embedding_input.saturating_sub(numbers * addition.time_width);
+    /// not cropped; a score of 6 in place of the size that is wanted.
+    fn added(&self, facts: &ConditioningFacts, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
         let side = self.size as f32;
-        let mut ids = vec![side, side, 0.0, 0.0, side, side];
-        if pooled_width(5) == config.cross_attention_dim[0] {
-            ids = vec![side, side, 0.0, 0.0, 6.0];
-        }
-        let pooled = wave(&[self.batch, pooled_width(ids.len())], 0.11, f64::cos, device)?;
-        let ids = Tensor::from_slice(&ids, (1, ids.len()), device)?.repeat((self.batch, 1))?;
+        let ids: &[f32] = match facts.picture_numbers {
+            0 => return Ok(None),
+            5 => &[side, side, 0.0, 0.0, 6.0],
+            _ => &[side, side, 0.0, 0.0, side, side],
+        };
+        let pooled = wave(&[self.batch, facts.pooled_width], 0.11, f64::cos, device)?;
+        let ids = Tensor::from_slice(ids, (1, ids.len()), device)?.repeat((self.batch, 1))?;
         Ok(Some((pooled, ids)))
     }
 
@@ -250,10 +257,10 @@ pub(crate) fn within(what: &str, value: usize, most: usize) -> Result<()> {
     Ok(())
 }
 
-fn products_name(products: Products) -> &'static str {
+fn products_name(products: MatmulPrecision) -> &'static str {
     match products {
-        Products::Full => "full",
-        Products::Bf16 => "bf16",
+        MatmulPrecision::Full => "full",
+        MatmulPrecision::Bf16 => "bf16",
     }
 }
 
@@ -268,54 +275,34 @@ fn wave(shape: &[usize], step: f32, f: impl Fn(f64) -> f64, device: &Device) -> 
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(device)?)
 }
 
-fn sd15(device: &Device, format: NumberFormat) -> Result<Components> {
-    let source = RandomWeights::new(0, format.weights, device);
-    let fields = |component, text| ConfigFields::from_json(component, text, std::path::Path::new(component));
-    let unet = UNet2DConditionConfig::from_fields(&fields("unet", SD15_UNET)?)?;
-    let vae = EitherAutoencoderConfig::from_fields(&fields("vae", SD15_VAE)?)?;
-    let in_channels = vae.common().in_channels;
-    let text = ClipTextConfig::from_fields(&fields("text_encoder", SD15_TEXT)?)?;
-    let weights = Weights::new(&source as &dyn WeightSource).with_products(format.products);
-    Ok(Components {
-        text_encoder: Some(ClipTextModel::new(&weights, text)?),
-        text_encoder_2: None,
-        unet: Some(UNet2DConditionModel::new(&weights, unet, format.activations)?),
-        vae: Some((vae.build(&weights, Halves::Both, format.activations)?, in_channels)),
-    })
-}
-
-/// Only the components that are there, so that a folder of a UNet alone can be timed.
-fn load_folder(files: &ModelFiles, device: &Device, format: NumberFormat) -> Result<Components> {
-    let loader = format.loader(files, device);
-    let has = |component: &str| files.exists(&format!("{component}/config.json"));
-    let text_encoder = |component: &'static str| -> Result<Option<ClipTextModel>> {
-        if !has(component) {
-            return Ok(None);
+impl Components {
+    /// Only those that are there, so that a folder of a UNet alone can be timed.
+    fn load(loader: &Loader<'_>) -> Result<Self> {
+        let (files, families) = (loader.files, Families::built_in());
+        let mut components = Self { text_encoders: Vec::new(), network: None, vae: None };
+        let known = families.components();
+        for &Component { folder, kind, .. } in &known {
+            if !files.exists(&format!("{folder}/config.json")) {
+                continue;
+            }
+            match kind {
+                ComponentKind::TextEncoder => components.text_encoders.push((folder, text_network(loader, folder)?)),
+                ComponentKind::Network => {
+                    let architecture = families.detect(files)?.family.architecture(files)?;
+                    let build = |weights: &Weights<'_>| architecture.network(weights, loader.activations);
+                    components.network = Some((loader.load(folder, &[], build)?.0, architecture.conditioning_facts()));
+                }
+                ComponentKind::Autoencoder => {
+                    let config = autoencoder_config(files, folder)?;
+                    components.vae = Some((config.load(loader, folder, Halves::Both)?.0, config.picture_channels()));
+                }
+            }
         }
-        let config = ClipTextConfig::from_fields(&files.config(component, "config.json")?)?;
-        Ok(Some(loader.load(component, &[], |weights| ClipTextModel::new(weights, config))?.0))
-    };
-    let unet = || -> Result<UNet2DConditionModel> {
-        let config = UNet2DConditionConfig::from_fields(&files.config("unet", "config.json")?)?;
-        Ok(loader.load("unet", &[], |weights| UNet2DConditionModel::new(weights, config, loader.activations))?.0)
-    };
-    let vae = || -> Result<(Box<dyn Autoencoder>, usize)> {
-        let config = autoencoder_config(files, "vae")?;
-        Ok((config.load(&loader, "vae", Halves::Both)?.0, config.common().in_channels))
-    };
-    let components = Components {
-        text_encoder: text_encoder("text_encoder")?,
-        text_encoder_2: text_encoder("text_encoder_2")?,
-        unet: has("unet").then(unet).transpose()?,
-        vae: has("vae").then(vae).transpose()?,
-    };
-    if components.text_encoder.is_none()
-        && components.text_encoder_2.is_none()
-        && components.unet.is_none()
-        && components.vae.is_none()
-    {
-        let fix = "it has none of the folders text_encoder, unet, vae with a config.json";
-        return Err(Error::invalid("the model", files.path("").display(), fix));
+        if components.text_encoders.is_empty() && components.network.is_none() && components.vae.is_none() {
+            let known: Vec<_> = known.iter().map(|component| component.folder).collect();
+            let fix = format!("it has none of the folders {} with a config.json", known.join(", "));
+            return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
+        }
+        Ok(components)
     }
-    Ok(components)
 }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, SingleFile};
 use tweedie::families::{Families, KeptWeights, Loader, NetworkFacts};
-use tweedie::kernels::Products;
+use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{ControlModel, Halves, LatentSpace};
-use tweedie::{Device, Error, Result};
+use tweedie::{Device, Error, ErrorKind, Result};
 
 /// Says with which model, where and in which number format a pipeline runs.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ pub struct Builder {
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
-    products: Option<Products>,
+    products: Option<MatmulPrecision>,
     adapters: Adapters,
     usage: Usage,
 }
@@ -122,7 +122,7 @@ impl Builder {
 
     /// Other products than are fastest here for the number format: tests see on any machine what some would compute.
     #[must_use]
-    pub fn products(mut self, products: Products) -> Self {
+    pub fn products(mut self, products: MatmulPrecision) -> Self {
         self.products = Some(products);
         self
     }
@@ -277,7 +277,18 @@ impl NumberFormat {
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
         let Self { weights, keeps_halves, products, activations } = self;
         let products = Some(products);
-        Loader { files, device, weights, keeps_halves, activations, backend: None, products, loras: None, kept: None }
+        Loader {
+            files,
+            device,
+            weights,
+            keeps_halves,
+            activations,
+            backend: None,
+            products,
+            source: None,
+            loras: None,
+            kept: None,
+        }
     }
 }
 
@@ -287,7 +298,7 @@ fn check_channels(network: &NetworkFacts, latent: &LatentSpace, task: Option<Tas
     let inpaints = in_channels == 2 * latent + 1;
     if !(in_channels == latent || inpaints) || out_channels < latent {
         let fix = format!("the autoencoder has {latent} latent channels; the two do not belong together");
-        return Err(Error::invalid("in_channels of the unet", in_channels, fix));
+        return Err(Error::unusable(ErrorKind::Model, "in_channels of the unet", in_channels, fix));
     }
     task.map_or(Ok(()), |task| check_task(task, in_channels, latent))
 }
@@ -300,5 +311,5 @@ fn check_preview(preview: &LatentSpace, model: &LatentSpace) -> Result<()> {
         return Ok(());
     }
     let fix = format!("the model's have {}; take one made for this model's family", name(form(model)));
-    Err(Error::invalid("the latents of the autoencoder for previews", name(form(preview)), fix))
+    Err(Error::unusable(ErrorKind::Model, "the latents of the autoencoder for previews", name(form(preview)), fix))
 }

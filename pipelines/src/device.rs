@@ -4,8 +4,8 @@ use crate::bf16_products;
 use candle_core::utils::{cuda_is_available, metal_is_available};
 use std::fmt;
 use std::str::FromStr;
-use tweedie::kernels::{InstructionSet, Products};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::kernels::{InstructionSet, MatmulPrecision};
+use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A device as a user asks for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl DeviceChoice {
                 true => "this program can use one: look whether the machine has it and its driver sees it".to_owned(),
                 false => format!("build with --features {name} on a machine that has it"),
             };
-            Error::invalid("the device", self, format!("{reason}; {fix}, or use `device` cpu"))
+            Error::unusable(ErrorKind::Device, "the device", self, format!("{reason}; {fix}, or use `device` cpu"))
         };
         InstructionSet::from_environment()?;
         match self {
@@ -119,14 +119,14 @@ pub(crate) struct NumberFormat {
     /// Whether those that are stored in half precision stay as they are, which changes no result.
     pub keeps_halves: bool,
     /// How exactly the factors of products are taken on the CPU.
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// Of activations, which are f32 on the CPU whatever the weights are stored in.
     pub activations: DType,
 }
 
 impl NumberFormat {
     pub(crate) const F32: Self =
-        Self { weights: DType::F32, keeps_halves: false, products: Products::Full, activations: DType::F32 };
+        Self { weights: DType::F32, keeps_halves: false, products: MatmulPrecision::Full, activations: DType::F32 };
 
     /// What results depend on.
     pub(crate) fn name(self) -> &'static str {
@@ -147,7 +147,7 @@ impl DTypeChoice {
     pub(crate) fn on(
         self,
         device: &Device,
-        products: Option<Products>,
+        products: Option<MatmulPrecision>,
         parameters: impl FnOnce() -> Result<usize>,
     ) -> Result<NumberFormat> {
         if let (Some(weights), false) = (self.of_any_model(device), device.is_cpu()) {
@@ -159,7 +159,7 @@ impl DTypeChoice {
     fn on_cpu(
         self,
         cpu: Cpu,
-        products: Option<Products>,
+        products: Option<MatmulPrecision>,
         parameters: impl FnOnce() -> Result<usize>,
     ) -> Result<NumberFormat> {
         /// The pictures of smaller models are the same on every machine.
@@ -173,15 +173,15 @@ impl DTypeChoice {
                 let products = match products {
                     Some(products) => products,
                     // A small model is not worth a measurement.
-                    None if cpu.set == InstructionSet::Avx512Bf16 && !large()? => Products::Full,
+                    None if cpu.set == InstructionSet::Avx512Bf16 && !large()? => MatmulPrecision::Full,
                     None => cpu.fastest_products(),
                 };
                 NumberFormat { weights: DType::BF16, products, ..stated }
             }
             Self::Auto if !large()? => stated,
             Self::Auto => match products.unwrap_or_else(|| cpu.fastest_products()) {
-                products @ Products::Bf16 => NumberFormat { weights: DType::BF16, products, ..stated },
-                products @ Products::Full => NumberFormat { keeps_halves: true, products, ..stated },
+                products @ MatmulPrecision::Bf16 => NumberFormat { weights: DType::BF16, products, ..stated },
+                products @ MatmulPrecision::Full => NumberFormat { keeps_halves: true, products, ..stated },
             },
         })
     }
@@ -209,11 +209,11 @@ struct Cpu {
 impl Cpu {
     /// AMX has many times the products of f32. AVX-512's of bf16 are twice as many as those of f32 on some machines; on others as
     /// many, and then f32 wins by Winograd's convolutions.
-    fn fastest_products(self) -> Products {
+    fn fastest_products(self) -> MatmulPrecision {
         match self.set {
-            InstructionSet::Amx => Products::Bf16,
-            InstructionSet::Avx512Bf16 if (self.bf16_pays)() => Products::Bf16,
-            _ => Products::Full,
+            InstructionSet::Amx => MatmulPrecision::Bf16,
+            InstructionSet::Avx512Bf16 if (self.bf16_pays)() => MatmulPrecision::Bf16,
+            _ => MatmulPrecision::Full,
         }
     }
 }
@@ -230,9 +230,9 @@ mod tests {
         choice: DTypeChoice,
         set: InstructionSet,
         bf16_pays: fn() -> bool,
-        products: Option<Products>,
+        products: Option<MatmulPrecision>,
         parameters: usize,
-    ) -> Result<(DType, bool, Products)> {
+    ) -> Result<(DType, bool, MatmulPrecision)> {
         let format = choice.on_cpu(Cpu { set, bf16_pays }, products, || Ok(parameters))?;
         assert_eq!(format.activations, DType::F32);
         Ok((format.weights, format.keeps_halves, format.products))
@@ -242,9 +242,9 @@ mod tests {
         unreachable!("nothing is measured for this")
     }
 
-    const EXACT: (DType, bool, Products) = (DType::F32, false, Products::Full);
-    const AS_STORED: (DType, bool, Products) = (DType::F32, true, Products::Full);
-    const ROUNDED: (DType, bool, Products) = (DType::BF16, false, Products::Bf16);
+    const EXACT: (DType, bool, MatmulPrecision) = (DType::F32, false, MatmulPrecision::Full);
+    const AS_STORED: (DType, bool, MatmulPrecision) = (DType::F32, true, MatmulPrecision::Full);
+    const ROUNDED: (DType, bool, MatmulPrecision) = (DType::BF16, false, MatmulPrecision::Bf16);
 
     #[test]
     fn automatic_formats_follow_size_and_machine() -> Result<()> {
@@ -266,12 +266,12 @@ mod tests {
     #[test]
     fn products_that_are_asked_for_are_taken_on_every_machine() -> Result<()> {
         for set in InstructionSet::ALL {
-            let full = |choice, parameters| chosen(choice, set, never, Some(Products::Full), parameters);
+            let full = |choice, parameters| chosen(choice, set, never, Some(MatmulPrecision::Full), parameters);
             assert_eq!(full(DTypeChoice::Auto, SMALL)?, EXACT);
             assert_eq!(full(DTypeChoice::Auto, LARGE)?, AS_STORED);
-            assert_eq!(full(DTypeChoice::BF16, LARGE)?, (DType::BF16, false, Products::Full));
-            let rounded = |choice, parameters| chosen(choice, set, never, Some(Products::Bf16), parameters);
-            assert_eq!(rounded(DTypeChoice::Auto, SMALL)?, (DType::F32, false, Products::Bf16));
+            assert_eq!(full(DTypeChoice::BF16, LARGE)?, (DType::BF16, false, MatmulPrecision::Full));
+            let rounded = |choice, parameters| chosen(choice, set, never, Some(MatmulPrecision::Bf16), parameters);
+            assert_eq!(rounded(DTypeChoice::Auto, SMALL)?, (DType::F32, false, MatmulPrecision::Bf16));
             assert_eq!(rounded(DTypeChoice::Auto, LARGE)?, ROUNDED);
         }
         Ok(())
@@ -285,7 +285,7 @@ mod tests {
             };
             assert_eq!(asked(DTypeChoice::F32)?, NumberFormat::F32);
             assert_eq!(asked(DTypeChoice::F16)?, NumberFormat { weights: DType::F16, ..NumberFormat::F32 });
-            let products = if set == InstructionSet::Amx { Products::Bf16 } else { Products::Full };
+            let products = if set == InstructionSet::Amx { MatmulPrecision::Bf16 } else { MatmulPrecision::Full };
             assert_eq!(chosen(DTypeChoice::BF16, set, never, None, SMALL)?, (DType::BF16, false, products), "{set}");
         }
         let faster = chosen(DTypeChoice::BF16, InstructionSet::Avx512Bf16, || true, None, LARGE)?;

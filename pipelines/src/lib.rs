@@ -47,7 +47,7 @@ pub use canvas::Canvas;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
-pub use model::{ComponentInfo, Defaults, Model, ModelInfo};
+pub use model::{ComponentInfo, Defaults, Model, ModelInfo, Purpose};
 pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
@@ -66,10 +66,10 @@ pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
 pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
-    BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice, LatentBetaChoice, LatentTrainingData,
-    LatentTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice, Preparation, SeenPictures,
-    StoredChoice, TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge,
-    open_classifier,
+    AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice, LatentBetaChoice,
+    LatentTrainingData, LatentTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice,
+    Preparation, SeenPictures, StoredChoice, TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet,
+    TrainingSettings, judge, open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

@@ -4,7 +4,7 @@ mod tweedie;
 
 use ::tweedie::images::{Mask, Photo, Samples};
 use ::tweedie::schedulers::SCHEDULERS;
-use ::tweedie_pipelines::{InpaintRequest, LatentDiffusion};
+use ::tweedie_pipelines::{InpaintRequest, LatentDiffusion, TextToImageRequest};
 use image::{DynamicImage, ExtendedColorType, ImageEncoder};
 use std::path::Path;
 use tweedie::{TestResult, Tweedie, check_same_picture, golden, pixels};
@@ -108,10 +108,11 @@ fn unmasked_pixels_keep_every_bit_on_every_solver_and_both_kinds_of_unet() -> Te
     scene(64, 64, 3).save(file.path())?;
     let photo = Photo::read(file.path())?;
     let mask = Mask::new(64, 64, rectangle(64, 64, 20, 9, 51, 40).into_raw())?;
+    let text = TextToImageRequest { prompt: "a cat".into(), ..TextToImageRequest::default() };
     for model in ["sd15", "inpaint9"] {
         let loaded = LatentDiffusion::builder().model_folder(golden().join("models").join(model)).build()?;
         for entry in SCHEDULERS {
-            let mut request = InpaintRequest::new("a cat", photo.clone(), Some(mask.clone()));
+            let mut request = InpaintRequest::of(photo.clone(), Some(mask.clone()), text.clone());
             request.text.scheduler = Some(entry.name.into());
             request.text.steps = Some(3);
             let pictures = loaded.generate(&request).map_err(|e| format!("{model}, {}: {e}", entry.name))?;

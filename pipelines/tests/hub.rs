@@ -13,13 +13,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tweedie::{TestResult, Tweedie, copy_folder, golden, pixels};
-use tweedie_pipelines::Model;
-use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Part, Wanted};
+use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Wanted};
+use tweedie_pipelines::{ErrorKind, Model, Purpose};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const HALF_UNET: &str = "unet/diffusion_pytorch_model.fp16.safetensors";
-const WHOLE: Wanted = Wanted { part: Part::Model, precision: Precision::Full, exact: false };
+const WHOLE: Wanted = Wanted { purpose: Purpose::Model, precision: Precision::Full, exact: false };
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -313,6 +313,27 @@ fn every_refusal_says_what_to_do() -> TestResult {
     cache.run(&Tweedie::new()?, "ftp://x", &txt2img(&["--model", "some/model"]))?.fails(1, &["HF_ENDPOINT", "ftp://x"])
 }
 
+/// A name that the hub does not know is the request's fault; that the hub does not answer, or that the repository holds no
+/// whole model, is not.
+#[test]
+fn a_failed_fetch_says_whose_fault_it_is() -> TestResult {
+    let kind = |files: Files, status: Option<&'static str>, offline: bool| -> TestResult<ErrorKind> {
+        let list = move |request: &Request| status.filter(|_| request.path.starts_with("/api")).map(Answer::status);
+        let (cache, server) = (Cache::new()?, hub_with(files, list)?);
+        let hub = Hub { offline, ..cache.hub(&server.base) };
+        let fetched = hub.fetch(&some_model()?, WHOLE, &mut |_| ControlFlow::Continue(()));
+        Ok(fetched.err().ok_or("it was fetched")?.kind())
+    };
+    assert_eq!(kind(small_model()?, Some("404 Not Found"), false)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, Some("401 Unauthorized"), false)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, None, true)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, Some("500 Internal Server Error"), false)?, ErrorKind::File);
+    let mut files = small_model()?;
+    files.retain(|name, _| !name.starts_with("unet/diffusion"));
+    assert_eq!(kind(files, None, false)?, ErrorKind::Model);
+    Ok(())
+}
+
 /// A server that is busy and says for how long is asked again after that time.
 #[test]
 fn a_busy_server_is_asked_again() -> TestResult {
@@ -533,7 +554,7 @@ fn one_file_in_the_cache_is_not_the_whole_repository() -> TestResult {
     let (cache, server) = (Cache::new()?, hub_with(files, |_| None)?);
     let hub = cache.hub(&server.base);
     let observer = &mut |_: HubEvent<'_>| ControlFlow::Continue(());
-    let lora = Wanted { part: Part::Lora, ..WHOLE };
+    let lora = Wanted { purpose: Purpose::Lora, ..WHOLE };
     let Model::File { path, .. } = hub.open(&"some/model/ink.safetensors".parse()?, lora, observer)? else {
         return Err("a file was expected".into());
     };

@@ -69,12 +69,10 @@ fn all_settings(model: &LatentDiffusion, loras: &[Option<f64>]) -> TestResult<Ve
         text.loras = loras[i % loras.len()].map(lora).into_iter().collect();
         all.push(match i % 3 {
             0 => model.settle(&text)?,
-            1 => model.settle(&ImageToImageRequest {
-                text,
-                strength: Some(0.6),
-                ..ImageToImageRequest::new("", photo()?)
-            })?,
-            _ => model.settle(&InpaintRequest { text, ..InpaintRequest::new("", photo()?, Some(mask()?)) })?,
+            1 => {
+                model.settle(&ImageToImageRequest { strength: Some(0.6), ..ImageToImageRequest::of(photo()?, text) })?
+            }
+            _ => model.settle(&InpaintRequest::of(photo()?, Some(mask()?), text))?,
         });
     }
     Ok(all)

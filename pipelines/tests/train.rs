@@ -326,6 +326,40 @@ fn what_is_trained_can_be_sampled() -> TestResult {
     Ok(())
 }
 
+/// Grids and the finished model's defaults have as many steps, up to 20, as there are levels to visit once.
+#[test]
+fn a_model_of_few_timesteps_is_drawn_in_as_many_steps_as_it_has() -> TestResult {
+    let tweedie = with_data()?;
+    let train =
+        ["train", "mnist", "--data", "data", "--channels", "4,8", "--steps", "1", "--sample-every", "1", "--quiet"];
+    for (run, timesteps, prediction, steps) in [
+        ("one", "1", "v_prediction", 1),
+        // Of steps between whole timesteps, the first of which is never left.
+        ("four", "4", "epsilon", 3),
+        ("twenty", "20", "v_prediction", 19),
+        ("flow", "4", "flow", 4),
+    ] {
+        let these = ["--output", run, "--timesteps", timesteps, "--prediction-type", prediction];
+        tweedie.run(&[&train[..], &these].concat())?.success()?;
+        assert!(tweedie.path(run).join("samples/step-000001-ema.png").is_file(), "{run}");
+        let defaults = std::fs::read(tweedie.path(run).join("model/defaults.json"))?;
+        let defaults: Value = serde_json::from_slice(&defaults)?;
+        assert_eq!(defaults["steps"], steps, "{run}");
+        let picture = format!("{run}.png");
+        let sample = ["sample", "--checkpoint", run, "--num-images", "1", "--output", &picture, "--json", "--quiet"];
+        let json = tweedie.run(&sample)?.success()?.json()?;
+        assert_eq!(json["settings"]["steps"], steps, "{run}: {json}");
+        // The same where the model says nothing.
+        if prediction != "flow" {
+            std::fs::remove_file(tweedie.path(run).join("model/defaults.json"))?;
+            let json =
+                tweedie.run(&[&sample[..], &["--force", "--scheduler", "dpm++2m"]].concat())?.success()?.json()?;
+            assert_eq!(json["settings"]["steps"], steps, "{run}: {json}");
+        }
+    }
+    Ok(())
+}
+
 /// Rounded products change the weights, and where the CPU has no instructions for them the user is told.
 #[test]
 fn products_of_a_run_may_be_rounded() -> TestResult {

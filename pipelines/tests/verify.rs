@@ -230,7 +230,7 @@ fn what_cannot_be_verified_is_named() -> TestResult {
     Ok(())
 }
 
-/// LoRAs, learned words and controls are given again; with which weights, the picture knows.
+/// LoRAs, textual inversions and controls are given again; with which weights, the picture knows.
 #[test]
 fn what_was_put_on_top_of_the_model_must_be_the_same() -> TestResult {
     let tweedie = Tweedie::new()?;

@@ -24,7 +24,7 @@ pub struct LoraFile {
     file: TensorFile,
     /// Where the tensors of each module are stored.
     modules: BTreeMap<Module, BTreeMap<Role, StoredTensor>>,
-    settings: Settings,
+    settings: PeftSettings,
     /// What it was made for.
     family: Option<&'static str>,
     /// What has stood beside a weight, for the next time that the weight's model is built.
@@ -40,9 +40,9 @@ struct Laid {
 
 /// What PEFT says beside the tensors, in files that diffusers saves: the component's settings by their names.
 #[derive(Debug, Default)]
-struct Settings(BTreeMap<String, Value>);
+struct PeftSettings(BTreeMap<String, Value>);
 
-impl Settings {
+impl PeftSettings {
     fn read(file: &TensorFile) -> Self {
         let json = file.metadata("lora_adapter_metadata").and_then(|text| serde_json::from_str(text).ok());
         Self(json.unwrap_or_default())
@@ -79,13 +79,13 @@ impl LoraFile {
             let name = tensor.name.clone();
             if let Some(StoredTensor { name: other, .. }) = modules.entry(module).or_default().insert(role, tensor) {
                 let reason = format!("{name} and {other} are the same part of the same weight; keep one");
-                return Err(Error::malformed("LoRA file", path, reason));
+                return Err(Error::malformed(ErrorKind::Model, "LoRA file", path, reason));
             }
         }
         if modules.is_empty() {
-            return Err(Error::malformed("LoRA file", path, "it holds no tensor; get it again"));
+            return Err(Error::malformed(ErrorKind::Model, "LoRA file", path, "it holds no tensor; get it again"));
         }
-        let settings = Settings::read(&file);
+        let settings = PeftSettings::read(&file);
         let looks_at_text = modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"));
         let text_width = looks_at_text.and_then(|(_, tensors)| tensors.get(&Role::Down)?.shape.get(1));
         let family = text_width.and_then(|&width| target.family(width));
@@ -191,7 +191,7 @@ impl LoraFile {
     }
 
     fn malformed(&self, name: &str, reason: &str) -> Error {
-        Error::malformed("LoRA file", &self.path, format!("{name} {reason}"))
+        Error::malformed(ErrorKind::Model, "LoRA file", &self.path, format!("{name} {reason}"))
     }
 }
 
@@ -200,7 +200,7 @@ fn unknown(path: &Path, name: &str) -> Error {
         Some(kind) => format!("{name} is {kind}, which is not supported; LoRA, LoCon, LoHa, LoKr and DoRA are"),
         None => format!("{name} is no part of a LoRA; a whole model belongs to `model`"),
     };
-    Error::malformed("LoRA file", path, reason)
+    Error::malformed(ErrorKind::Model, "LoRA file", path, reason)
 }
 
 fn first_name(tensors: &BTreeMap<Role, StoredTensor>) -> &str {

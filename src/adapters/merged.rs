@@ -3,7 +3,7 @@
 use super::Loras;
 use super::lora_names::Module;
 use crate::Result;
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::{Computation, Weight, WeightSource};
 use candle_core::{DType, Device, Tensor};
 
@@ -19,14 +19,14 @@ pub struct MergedWeights<'a> {
 impl MergedWeights<'_> {
     /// A tensor with the changes in it, as what `products` wants of the type that it is stored in; as it is stored if a change does
     /// not fit.
-    fn merged(&self, module: Module, stored: Tensor, products: Products) -> Result<Tensor> {
+    fn merged(&self, module: Module, stored: Tensor, products: MatmulPrecision) -> Result<Tensor> {
         let merged = self.loras.merged(&module, &stored);
         let Some(sum) = self.loras.note(module, merged) else { return Ok(stored) };
         if !stored.device().is_cpu() {
             return Ok(sum.to_dtype(stored.dtype())?.to_device(stored.device())?);
         }
         // Products that round their factors lose nothing by a sum that is rounded already.
-        let rounded = products == Products::Bf16 && stored.dtype() == DType::BF16;
+        let rounded = products == MatmulPrecision::Bf16 && stored.dtype() == DType::BF16;
         Ok(if rounded { sum.to_dtype(DType::BF16)? } else { sum })
     }
 }
@@ -36,7 +36,7 @@ impl WeightSource for MergedWeights<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let stored = self.source.tensor(name, shape)?;
         match self.loras.changed(self.component, name, shape) {
-            Some(module) => self.merged(module, stored, Products::Full),
+            Some(module) => self.merged(module, stored, MatmulPrecision::Full),
             None => Ok(stored),
         }
     }

@@ -8,7 +8,7 @@
 //! on the golden cases: by 0.16 to 0.26 of 255 in the mean for f16, 1.2 to 2.3 for bf16, where the agreement with
 //! diffusers that is asked for is 0.1). So where the CPU takes products in full, a merged weight stays in f32,
 //! and half precision saves memory only for weights that no LoRA touches. Where the factors of products are rounded
-//! anyway, those with bf16 where [such products](crate::kernels::Products) were chosen and all on other devices, the sum is
+//! anyway, those with bf16 where [such products](crate::kernels::MatmulPrecision) were chosen and all on other devices, the sum is
 //! rounded once to the type that was asked for, so that a LoRA costs neither speed nor memory.
 //!
 //! **Beside** ([`Loras::beside`]) it stands next to a weight that it does not touch, `y = W x + scale * up (down x)`, so that models

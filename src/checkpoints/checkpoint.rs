@@ -1,9 +1,11 @@
 //! The weights of one component of a model folder.
 
 use super::mapped::float_type;
-use super::{ComponentKind, ComponentNames, ModelFiles, Part, StoredTensor, TensorFile, TensorNames, WeightReport};
+use super::{
+    ComponentKind, ComponentNames, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart, WeightReport,
+};
 use crate::layers::WeightSource;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -47,19 +49,19 @@ const LARGEST_STAND_IN: usize = 1 << 28;
 struct Location {
     file: usize,
     stored: StoredTensor,
-    part: Part,
+    part: TensorPart,
     /// Of the part, as the model has it.
     shape: Vec<usize>,
 }
 
 impl Location {
     /// `None` if the stored tensor has no such part.
-    fn new(file: usize, stored: StoredTensor, part: Part) -> Option<Self> {
+    fn new(file: usize, stored: StoredTensor, part: TensorPart) -> Option<Self> {
         let mut shape = stored.shape.clone();
         match (part, shape.as_mut_slice()) {
-            (Part::Whole, _) => {}
-            (Part::Third(_), [rows, ..]) if *rows % 3 == 0 => *rows /= 3,
-            (Part::Transposed, [_, _]) => shape.reverse(),
+            (TensorPart::Whole, _) => {}
+            (TensorPart::Third(_), [rows, ..]) if *rows % 3 == 0 => *rows /= 3,
+            (TensorPart::Transposed, [_, _]) => shape.reverse(),
             _ => return None,
         }
         Some(Self { file, stored, part, shape })
@@ -88,7 +90,7 @@ impl Checkpoint {
         for (file, opened) in opened.iter().enumerate() {
             for stored in opened.tensors() {
                 let name = current_name(&stored.name);
-                tensors.extend(Location::new(file, stored, Part::Whole).map(|location| (name, location)));
+                tensors.extend(Location::new(file, stored, TensorPart::Whole).map(|location| (name, location)));
             }
         }
         let report = WeightReport {
@@ -216,12 +218,12 @@ impl Checkpoint {
         };
         let file = &self.files[location.file];
         let tensor = match location.part {
-            Part::Whole => file.read(stored, dtype, &self.device)?,
-            Part::Third(third) => {
+            TensorPart::Whole => file.read(stored, dtype, &self.device)?,
+            TensorPart::Third(third) => {
                 let rows = location.shape[0];
                 file.read_rows(stored, third * rows..(third + 1) * rows, dtype, &self.device)?
             }
-            Part::Transposed => {
+            TensorPart::Transposed => {
                 let read = file.read(stored, dtype, &self.device)?;
                 read.map(|tensor| tensor.t()?.contiguous()).transpose()?
             }
@@ -292,14 +294,20 @@ pub fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -
             let stem = ComponentKind::of_folder(component).file_stem();
             let fix =
                 format!("it has no safetensors file; the download may not be complete (expected {stem}.safetensors)");
-            Err(Error::invalid(format!("the folder of the {component}"), files.path(component).display(), fix))
+            Err(Error::unusable(
+                ErrorKind::Model,
+                format!("the folder of the {component}"),
+                files.path(component).display(),
+                fix,
+            ))
         }
     }
 }
 
 /// The files that an index names, each once, in order.
 fn shards(files: &ModelFiles, component: &str, index: &str) -> Result<Vec<String>> {
-    let malformed = |reason: String| Error::malformed("safetensors index", &files.path(index), reason);
+    let malformed =
+        |reason: String| Error::malformed(ErrorKind::Model, "safetensors index", &files.path(index), reason);
     let value: Value = serde_json::from_str(&files.read_text(index)?).map_err(|e| malformed(e.to_string()))?;
     let map = value["weight_map"].as_object().ok_or_else(|| malformed("it has no weight_map".into()))?;
     let mut names = BTreeSet::new();

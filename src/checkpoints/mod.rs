@@ -19,7 +19,7 @@ pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use component::ComponentKind;
 pub use files::{ModelFiles, file_sha256, sha256};
 pub(crate) use mapped::float_type;
-pub use names::{Part, TensorNames};
+pub use names::{TensorNames, TensorPart};
 pub use random::RandomWeights;
 pub use report::WeightReport;
 pub use safetensors_file::{SafetensorsFile, StoredTensor};

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// Which part of a stored tensor a model's tensor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum TensorPart {
     /// All of it.
     Whole,
     /// One of three equal parts along the first dimension.
@@ -39,24 +39,24 @@ impl TensorNames {
     }
 
     /// What the models call the parts of a tensor of the file, whose name is given without the prefix.
-    pub fn in_model(&self, name: &str) -> Vec<(String, Part)> {
+    pub fn in_model(&self, name: &str) -> Vec<(String, TensorPart)> {
         if let Some(thirds) = self.joined.get(name) {
-            return thirds.iter().enumerate().map(|(i, third)| (third.clone(), Part::Third(i))).collect();
+            return thirds.iter().enumerate().map(|(i, third)| (third.clone(), TensorPart::Third(i))).collect();
         }
         if let Some((model, _)) = self.transposed.iter().find(|(_, file)| file == name) {
-            return vec![(model.clone(), Part::Transposed)];
+            return vec![(model.clone(), TensorPart::Transposed)];
         }
-        vec![(replaced(name, &self.to_model), Part::Whole)]
+        vec![(replaced(name, &self.to_model), TensorPart::Whole)]
     }
 
     /// What the file calls a model's tensor, prefix and all, and which part of it the tensor is.
-    pub fn in_file(&self, name: &str) -> (String, Part) {
+    pub fn in_file(&self, name: &str) -> (String, TensorPart) {
         let (file, part) = if let Some((file, third)) = self.parts.get(name) {
-            (file.clone(), Part::Third(*third))
+            (file.clone(), TensorPart::Third(*third))
         } else if let Some((_, file)) = self.transposed.iter().find(|(model, _)| model == name) {
-            (file.clone(), Part::Transposed)
+            (file.clone(), TensorPart::Transposed)
         } else {
-            (replaced(name, &self.to_file), Part::Whole)
+            (replaced(name, &self.to_file), TensorPart::Whole)
         };
         (format!("{}{file}", self.prefix), part)
     }

@@ -146,10 +146,10 @@ struct Machine<'a> {
     memo: HashMap<usize, Id>,
 }
 
-type Step<T = ()> = Result<T, String>;
+type Parsed<T = ()> = Result<T, String>;
 
 impl Machine<'_> {
-    fn run(&mut self) -> Step<Id> {
+    fn run(&mut self) -> Parsed<Id> {
         loop {
             let opcode = self.take(1)?[0];
             match opcode {
@@ -170,7 +170,7 @@ impl Machine<'_> {
                 b']' => self.push(Node::List(Vec::new())),
                 b'}' => self.push(Node::Dict(Vec::new())),
                 0x85..=0x87 => {
-                    let mut items = (0x85..=opcode).map(|_| self.pop()).collect::<Step<Vec<_>>>()?;
+                    let mut items = (0x85..=opcode).map(|_| self.pop()).collect::<Parsed<Vec<_>>>()?;
                     items.reverse();
                     self.push(Node::Tuple(items));
                 }
@@ -205,7 +205,7 @@ impl Machine<'_> {
         }
     }
 
-    fn take(&mut self, count: usize) -> Step<&[u8]> {
+    fn take(&mut self, count: usize) -> Parsed<&[u8]> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
         let end = end.ok_or("its pickle ends in the middle; the file is damaged, get it again")?;
         let taken = &self.bytes[self.at..end];
@@ -214,7 +214,7 @@ impl Machine<'_> {
     }
 
     /// A little-endian number of up to eight bytes without a sign.
-    fn number(&mut self, size: usize) -> Step<usize> {
+    fn number(&mut self, size: usize) -> Parsed<usize> {
         let bytes = self.take(size)?;
         let value = bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
         usize::try_from(value).map_err(|_| "its pickle has a length beyond all memory".into())
@@ -225,7 +225,7 @@ impl Machine<'_> {
         self.stack.push(Item::Value(self.nodes.len() - 1));
     }
 
-    fn pop(&mut self) -> Step<Id> {
+    fn pop(&mut self) -> Parsed<Id> {
         match self.stack.pop() {
             Some(Item::Value(id)) => Ok(id),
             _ => Err("its pickle takes more off its stack than is there; the file is damaged".into()),
@@ -233,7 +233,7 @@ impl Machine<'_> {
     }
 
     /// What lies above the last mark.
-    fn items(&mut self) -> Step<Vec<Id>> {
+    fn items(&mut self) -> Parsed<Vec<Id>> {
         let mark = self.stack.iter().rposition(|item| matches!(item, Item::Mark));
         let mark = mark.ok_or("its pickle has no mark where one is needed; the file is damaged")?;
         let values = self.stack.drain(mark..).filter_map(|item| match item {
@@ -244,14 +244,14 @@ impl Machine<'_> {
     }
 
     /// The container below what was just taken off.
-    fn top(&mut self) -> Step<&mut Node> {
+    fn top(&mut self) -> Parsed<&mut Node> {
         match self.stack.last() {
             Some(&Item::Value(id)) => Ok(&mut self.nodes[id]),
             _ => Err("its pickle fills a container that is not there; the file is damaged".into()),
         }
     }
 
-    fn integer(&mut self, opcode: u8) -> Step {
+    fn integer(&mut self, opcode: u8) -> Parsed {
         let value = match opcode {
             b'K' => self.number(1)? as i64,
             b'M' => self.number(2)? as i64,
@@ -273,7 +273,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn text(&mut self, opcode: u8) -> Step {
+    fn text(&mut self, opcode: u8) -> Parsed {
         let size = match opcode {
             0x8c | b'U' | b'C' => 1,
             0x8d => 8,
@@ -287,7 +287,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn append(&mut self, one: bool) -> Step {
+    fn append(&mut self, one: bool) -> Parsed {
         let items = if one { vec![self.pop()?] } else { self.items()? };
         match self.top()? {
             Node::List(list) => list.extend(items),
@@ -297,7 +297,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn set(&mut self, one: bool) -> Step {
+    fn set(&mut self, one: bool) -> Parsed {
         let items = if one {
             let value = self.pop()?;
             vec![self.pop()?, value]
@@ -313,7 +313,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn remember(&mut self, opcode: u8) -> Step {
+    fn remember(&mut self, opcode: u8) -> Parsed {
         let slot = match opcode {
             b'q' => self.number(1)?,
             b'r' => self.number(4)?,
@@ -326,14 +326,14 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn recall(&mut self, opcode: u8) -> Step {
+    fn recall(&mut self, opcode: u8) -> Parsed {
         let slot = self.number(if opcode == b'h' { 1 } else { 4 })?;
         let id = *self.memo.get(&slot).ok_or("its pickle recalls what it did not remember; the file is damaged")?;
         self.stack.push(Item::Value(id));
         Ok(())
     }
 
-    fn function(&mut self, opcode: u8) -> Step {
+    fn function(&mut self, opcode: u8) -> Parsed {
         let (module, name) = if opcode == b'c' {
             (self.line()?, self.line()?)
         } else {
@@ -355,7 +355,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn line(&mut self) -> Step<String> {
+    fn line(&mut self) -> Parsed<String> {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle ends in the middle of a name")?;
         let line = String::from_utf8_lossy(&rest[..length]).into_owned();
@@ -363,7 +363,7 @@ impl Machine<'_> {
         Ok(line)
     }
 
-    fn call(&mut self) -> Step {
+    fn call(&mut self) -> Parsed {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let (Node::Function(function), Node::Tuple(arguments)) = (&self.nodes[function], &self.nodes[arguments]) else {
             return Err("its pickle calls something that is no function; the file is damaged".into());
@@ -385,7 +385,7 @@ impl Machine<'_> {
     }
 
     /// Gives an object its state: of dictionaries a note on versions, of most others nothing that is looked at.
-    fn build(&mut self) -> Step {
+    fn build(&mut self) -> Parsed {
         let state = self.pop()?;
         if let Node::Object(slot) = self.top()? {
             *slot = Some(state);
@@ -394,7 +394,7 @@ impl Machine<'_> {
     }
 
     /// The pairs of `OrderedDict([[key, value], ...])`, or none.
-    fn listed_pairs(&self, arguments: &[Id]) -> Step<Vec<(Id, Id)>> {
+    fn listed_pairs(&self, arguments: &[Id]) -> Parsed<Vec<(Id, Id)>> {
         let Some(&list) = arguments.first() else { return Ok(Vec::new()) };
         let wrong = || "its pickle makes a dictionary of something else than pairs; the file is damaged".to_owned();
         let Node::List(list) = &self.nodes[list] else { return Err(wrong()) };
@@ -406,7 +406,7 @@ impl Machine<'_> {
     }
 
     /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`.
-    fn tensor(&self, arguments: &[Id]) -> Step<Node> {
+    fn tensor(&self, arguments: &[Id]) -> Parsed<Node> {
         let damaged = || "its pickle has a tensor without storage, place, shape and strides".to_owned();
         let &[storage, offset, shape, strides, ..] = arguments else { return Err(damaged()) };
         let size = |id: Id| match self.nodes[id] {
@@ -414,7 +414,7 @@ impl Machine<'_> {
             _ => Err(damaged()),
         };
         let sizes = |id: Id| match &self.nodes[id] {
-            Node::Tuple(items) => items.iter().map(|&id| size(id)).collect::<Step<Vec<_>>>(),
+            Node::Tuple(items) => items.iter().map(|&id| size(id)).collect::<Parsed<Vec<_>>>(),
             _ => Err(damaged()),
         };
         if !matches!(self.nodes[storage], Node::Storage(..)) {
@@ -429,7 +429,7 @@ impl Machine<'_> {
     }
 
     /// `("storage", class, key, location, count)`: PyTorch's reference to the values.
-    fn storage(&mut self) -> Step {
+    fn storage(&mut self) -> Parsed {
         let id = self.pop()?;
         let damaged = || "its pickle refers to values in another way than PyTorch does".to_owned();
         let Node::Tuple(parts) = &self.nodes[id] else { return Err(damaged()) };
@@ -449,7 +449,7 @@ impl Machine<'_> {
     }
 }
 
-fn pairs(items: &[Id]) -> Step<Vec<(Id, Id)>> {
+fn pairs(items: &[Id]) -> Parsed<Vec<(Id, Id)>> {
     let (pairs, rest) = items.as_chunks::<2>();
     if !rest.is_empty() {
         return Err("its pickle has a key without a value; the file is damaged".into());

@@ -17,6 +17,9 @@ pub trait Architecture: fmt::Debug + Send + Sync {
     /// What is known of the denoising network before it is built.
     fn network_facts(&self) -> NetworkFacts;
 
+    /// What the network is conditioned on.
+    fn conditioning_facts(&self) -> ConditioningFacts;
+
     /// The denoising network. Activations have element type `activations`.
     ///
     /// # Errors
@@ -74,6 +77,11 @@ pub trait Architecture: fmt::Debug + Send + Sync {
 
 /// An autoencoder's configuration, read.
 pub trait AutoencoderArchitecture: fmt::Debug + Send + Sync {
+    /// Channels of the pictures.
+    fn picture_channels(&self) -> usize {
+        3
+    }
+
     /// What it encodes pictures to.
     fn latent_space(&self) -> LatentSpace;
 
@@ -111,6 +119,18 @@ pub struct NetworkFacts {
     pub sample_size: (usize, usize),
     /// Whether it takes the strength of guidance as an input, so that no second evaluation is needed.
     pub takes_guidance: bool,
+}
+
+/// The sizes of what a network is conditioned on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConditioningFacts {
+    /// Width of the text's states.
+    pub text_width: usize,
+    /// Width of the pooled text; 0 if the network is told none.
+    pub pooled_width: usize,
+    /// How many numbers it is told of the picture, which are six as Stable Diffusion XL has them, its size, the crop and the size
+    /// that is wanted, or five with a score in place of the last; 0 for none.
+    pub picture_numbers: usize,
 }
 
 /// Settings of a run that neither a request nor a model's own defaults say.

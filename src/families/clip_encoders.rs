@@ -4,7 +4,7 @@ use super::{Component, Loader};
 use crate::checkpoints::ComponentKind;
 use crate::conditioning::Conditioning;
 use crate::models::{ClipTextConfig, ClipTextModel, ClipTextOutput};
-use crate::text::{Prompt, TextEncoder, Tokenizer, WeightedChunk, weighted_chunks};
+use crate::text::{Prompt, TextEncoder, TextNetwork, Tokenizer, WeightedChunk, weighted_chunks};
 use crate::{Device, Error, Result};
 use candle_core::Tensor;
 
@@ -111,6 +111,25 @@ impl TextEncoder for ClipEncoders {
     fn pooled_width(&self) -> usize {
         self.encoders.last().map_or(0, |encoder| encoder.model.config().projection_dim)
     }
+}
+
+impl TextNetwork for ClipTextModel {
+    fn max_length(&self) -> usize {
+        self.config().max_position_embeddings
+    }
+
+    fn states(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(ids)?.last_hidden_state)
+    }
+}
+
+/// The network of a text encoder alone, without its tokenizer, from the folder `component` of a loader's files.
+///
+/// # Errors
+/// If the weights cannot be had.
+pub fn text_network(loader: &Loader<'_>, component: &'static str) -> Result<Box<dyn TextNetwork>> {
+    let config = ClipTextConfig::from_fields(&loader.files.config(component, "config.json")?)?;
+    Ok(Box::new(loader.load(component, &[], |weights| ClipTextModel::new(weights, config))?.0))
 }
 
 impl ClipEncoder {

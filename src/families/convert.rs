@@ -2,12 +2,12 @@
 
 use super::{Component, Families};
 use crate::checkpoints::{
-    Checkpoint, ComponentKind, ModelFiles, Part, Planned, Precision, float_type, write_safetensors,
+    Checkpoint, ComponentKind, ModelFiles, Planned, Precision, TensorPart, float_type, write_safetensors,
 };
 use crate::files::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::layers::WeightSource;
 use crate::text::{clip_vocabulary, unpacked_merges};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
     let components = components(files, dtype)?;
     let layout = Families::built_in().file_layout(files);
     // By their names in the file: the component and its tensors that are joined there.
-    let mut joined: BTreeMap<String, (usize, Vec<(Part, Planned)>)> = BTreeMap::new();
+    let mut joined: BTreeMap<String, (usize, Vec<(TensorPart, Planned)>)> = BTreeMap::new();
     for (i, component) in components.iter().enumerate() {
         let names = layout.names_to_write(component.part.folder, files)?;
         for tensor in &component.tensors {
@@ -71,7 +71,7 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
     let mut outputs = Vec::with_capacity(joined.len());
     let mut sources = Vec::with_capacity(joined.len());
     for (name, (i, mut parts)) in joined {
-        parts.sort_by_key(|(part, _)| if let Part::Third(third) = part { *third } else { 0 });
+        parts.sort_by_key(|(part, _)| if let TensorPart::Third(third) = part { *third } else { 0 });
         outputs.push(Planned { name, shape: components[i].shape_in_file(&parts), dtype: parts[0].1.dtype });
         sources.push((i, parts));
     }
@@ -115,14 +115,14 @@ fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Converted>
             .collect();
         if tensors.is_empty() {
             let fix = "it has a configuration and no weights; get the model again";
-            return Err(Error::invalid(format!("the {}", part.folder), "empty", fix));
+            return Err(Error::unusable(ErrorKind::Model, format!("the {}", part.folder), "empty", fix));
         }
         components.push(Converted { part, checkpoint, tensors });
     }
     if components.is_empty() {
         let folders: Vec<_> = known.iter().map(|part| part.folder).collect();
         let fix = format!("it has none of the folders {} with a config.json", folders.join(", "));
-        return Err(Error::invalid("the model", files.path("").display(), fix));
+        return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
     }
     Ok(components)
 }
@@ -155,24 +155,24 @@ impl Converted {
     }
 
     /// The shape of what parts are put together to.
-    fn shape_in_file(&self, parts: &[(Part, Planned)]) -> Vec<usize> {
+    fn shape_in_file(&self, parts: &[(TensorPart, Planned)]) -> Vec<usize> {
         let (part, first) = &parts[0];
         let mut shape = first.shape.clone();
         match (part, shape.as_mut_slice()) {
-            (Part::Third(_), [rows, ..]) => *rows = parts.iter().map(|(_, part)| part.shape[0]).sum(),
-            (Part::Transposed, _) => shape.reverse(),
+            (TensorPart::Third(_), [rows, ..]) => *rows = parts.iter().map(|(_, part)| part.shape[0]).sum(),
+            (TensorPart::Transposed, _) => shape.reverse(),
             (_, [_, _]) if self.is_pointwise(&first.name) => shape.extend([1, 1]),
             _ => {}
         }
         shape
     }
 
-    fn joined(&self, parts: &[(Part, Planned)], shape: &[usize]) -> Result<Tensor> {
+    fn joined(&self, parts: &[(TensorPart, Planned)], shape: &[usize]) -> Result<Tensor> {
         let read = |planned: &Planned| self.tensor(&planned.name, &planned.shape);
         match &parts[0] {
-            (Part::Whole, planned) => Ok(read(planned)?.reshape(shape)?),
-            (Part::Transposed, planned) => Ok(read(planned)?.t()?.contiguous()?),
-            (Part::Third(_), _) => {
+            (TensorPart::Whole, planned) => Ok(read(planned)?.reshape(shape)?),
+            (TensorPart::Transposed, planned) => Ok(read(planned)?.t()?.contiguous()?),
+            (TensorPart::Third(_), _) => {
                 let thirds = parts.iter().map(|(_, planned)| read(planned)).collect::<Result<Vec<_>>>()?;
                 Ok(Tensor::cat(&thirds, 0)?)
             }
@@ -202,7 +202,8 @@ fn copy_tokenizer(files: &ModelFiles, folder: &Path, tokenizer: &str) -> Result<
     let packed = format!("{tokenizer}/merges.txt.gz");
     if files.exists(&packed) && !files.exists(&format!("{tokenizer}/merges.txt")) {
         let unpacked = unpacked_merges(&files.read(&packed)?);
-        let merges = unpacked.map_err(|e| Error::malformed("list of merges", &files.path(&packed), e))?;
+        let merges =
+            unpacked.map_err(|e| Error::malformed(ErrorKind::Model, "list of merges", &files.path(&packed), e))?;
         let vocabulary = clip_vocabulary(&merges).into_iter().zip(0u32..);
         let vocabulary: Map<String, Value> = vocabulary.map(|(token, id)| (token, id.into())).collect();
         write(folder, &format!("{tokenizer}/vocab.json"), Value::from(vocabulary).to_string().as_bytes())?;

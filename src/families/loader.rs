@@ -2,7 +2,7 @@
 
 use crate::adapters::Loras;
 use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::{Backend, WeightRecorder, WeightSource, WeightStore, Weights};
 use crate::{DType, Device, Result};
 use std::collections::BTreeMap;
@@ -44,7 +44,9 @@ pub struct Loader<'a> {
     /// Another way to compute than the device's own.
     pub backend: Option<Backend>,
     /// Other products than are fastest here for the element type.
-    pub products: Option<Products>,
+    pub products: Option<MatmulPrecision>,
+    /// Where weights come from in the place of files, such as random ones; they are taken as they are, and not kept.
+    pub source: Option<&'a dyn WeightSource>,
     /// What is merged into weights that are read; it stands beside those that were kept.
     pub loras: Option<&'a Loras>,
     /// Where weights are kept that are read, and where components are built from that have been before.
@@ -58,8 +60,8 @@ impl Loader<'_> {
         Self { weights: DType::F32, keeps_halves: false, activations: DType::F32, ..self }
     }
 
-    /// Builds a component from the weights in its folder, and gives the names of its files too; from weights that were kept, of
-    /// no files. Tensors under the prefixes `unused` may be left alone.
+    /// Builds a component from the weights in its folder, and gives the names of its files too; from weights that were kept, or
+    /// that come from elsewhere, of no files. Tensors under the prefixes `unused` may be left alone.
     ///
     /// # Errors
     /// If the weights cannot be had, or are not those that are asked for: all that did not fit is in the message.
@@ -72,6 +74,9 @@ impl Loader<'_> {
         if let Some(store) = self.kept.and_then(|kept| kept.get(component)) {
             let beside = self.loras.map(|loras| loras.beside(component, store.as_ref()));
             let source = beside.as_ref().map_or(store.as_ref() as &dyn WeightSource, |beside| beside);
+            return Ok((build(&self.computed(source))?, Vec::new()));
+        }
+        if let Some(source) = self.source {
             return Ok((build(&self.computed(source))?, Vec::new()));
         }
         let precision = if self.weights == DType::F16 { Precision::Half } else { Precision::Full };

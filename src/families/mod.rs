@@ -5,7 +5,8 @@
 //! and how what they say is joined, the usual settings. [`Families`] is the list that is searched, by one detector for folders
 //! and one for files; a family from outside this crate joins it with [`Families::with`]. From a model's configurations a
 //! family makes an [`Architecture`], and that makes of weights what pipelines run: a
-//! [`TextEncoder`](crate::text::TextEncoder), a [`DenoisingNetwork`], an [`Autoencoder`](crate::models::Autoencoder).
+//! [`TextEncoder`](crate::text::TextEncoder), a [`DenoisingNetwork`], an [`Autoencoder`](crate::models::Autoencoder); or, in
+//! pixel space, a [`PixelArchitecture`], which makes a [`PixelNetwork`].
 //!
 //! What a network predicts and whether it is shown a known picture are facts of a model, not families of their own.
 //!
@@ -27,7 +28,9 @@ mod loader;
 mod original_file;
 mod original_layout;
 mod original_names;
+mod picture_classifier;
 mod pixel;
+mod pixel_architecture;
 mod registry;
 mod sd1;
 mod sd2;
@@ -35,11 +38,15 @@ mod sdxl;
 mod unet_architecture;
 
 pub use architecture::{
-    Architecture, AutoencoderArchitecture, ControlSource, DenoisingNetwork, NetworkFacts, UsualSettings, XlFacts,
+    Architecture, AutoencoderArchitecture, ConditioningFacts, ControlSource, DenoisingNetwork, NetworkFacts,
+    UsualSettings, XlFacts,
 };
+pub use clip_encoders::text_network;
 pub use convert::{convert_to_file, convert_to_folder};
 pub use loader::{KeptWeights, Loader};
+pub use picture_classifier::{ClassifierFacts, PictureClassifier, load_classifier};
 pub use pixel::PIXEL;
+pub use pixel_architecture::{PixelArchitecture, PixelFacts, PixelNetwork};
 pub use registry::{Detected, Drawn, FAMILIES, Families};
 pub use sd1::SD1;
 pub use sd2::SD2;
@@ -107,6 +114,14 @@ pub trait Family: fmt::Debug + Send + Sync {
     /// # Errors
     /// If a configuration cannot be used, or models of this family make no pictures from texts.
     fn architecture(&self, files: &ModelFiles) -> Result<Box<dyn Architecture>>;
+
+    /// The same of models that draw pictures themselves, from noise or of a class; by default models of a family do not.
+    ///
+    /// # Errors
+    /// If a configuration cannot be used.
+    fn pixel_architecture(&self, _files: &ModelFiles) -> Result<Option<Box<dyn PixelArchitecture>>> {
+        Ok(None)
+    }
 }
 
 /// A folder of a model that holds weights.

@@ -1,6 +1,7 @@
 //! Models in pixel space (Ho et al. 2020), unconditional or of a class: one UNet, no text and no autoencoder.
 
-use super::{Architecture, Component, Family, Variant};
+use super::pixel_architecture::UNet2DArchitecture;
+use super::{Architecture, Component, Family, PixelArchitecture, Variant};
 use crate::checkpoints::ModelFiles;
 use crate::models::UNet2DConfig;
 use crate::{Error, ErrorKind, Result};
@@ -43,5 +44,9 @@ impl Family for PixelSpace {
     fn architecture(&self, files: &ModelFiles) -> Result<Box<dyn Architecture>> {
         let fix = "it draws in pixel space, and no text; draw its samples (tweedie sample), as `checkpoint`";
         Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix))
+    }
+
+    fn pixel_architecture(&self, files: &ModelFiles) -> Result<Option<Box<dyn PixelArchitecture>>> {
+        Ok(Some(Box::new(UNet2DArchitecture::read(files)?)))
     }
 }

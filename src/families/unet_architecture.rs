@@ -3,8 +3,8 @@
 use super::clip_encoders::{ClipEncoders, ClipStates};
 use super::control_model;
 use super::{
-    Architecture, AutoencoderArchitecture, Component, ControlSource, DenoisingNetwork, Loader, NetworkFacts,
-    UsualSettings, Variant, XlFacts,
+    Architecture, AutoencoderArchitecture, Component, ConditioningFacts, ControlSource, DenoisingNetwork, Loader,
+    NetworkFacts, UsualSettings, Variant, XlFacts,
 };
 use crate::checkpoints::ModelFiles;
 use crate::config::ConfigFields;
@@ -14,7 +14,7 @@ use crate::models::{
     UNet2DConditionConfig, UNet2DConditionModel,
 };
 use crate::text::TextEncoder;
-use crate::{DType, Error, Result};
+use crate::{DType, Error, ErrorKind, Result};
 
 /// What a UNet is called in LoRA files.
 pub(super) const UNET_IN_LORAS: [&str; 4] = ["lora_unet_", "unet.", "model.diffusion_model.", "diffusion_model."];
@@ -111,6 +111,16 @@ impl Architecture for UNetArchitecture {
         facts(&self.unet)
     }
 
+    /// The joined width of the pooled text and the embeddings of the numbers does not say how many there are: six, unless five leave
+    /// a pooled text as wide as the states, as with the refiner's one text encoder.
+    fn conditioning_facts(&self) -> ConditioningFacts {
+        let text_width = self.unet.cross_attention_dim[0];
+        let Some(added) = self.unet.addition else { return ConditioningFacts { text_width, ..Default::default() } };
+        let pooled = |numbers: usize| added.embedding_input.saturating_sub(numbers * added.time_width);
+        let picture_numbers = if pooled(5) == text_width { 5 } else { 6 };
+        ConditioningFacts { text_width, pooled_width: pooled(picture_numbers), picture_numbers }
+    }
+
     fn network(&self, weights: &Weights<'_>, activations: DType) -> Result<Box<dyn DenoisingNetwork>> {
         Ok(Box::new(UNet2DConditionModel::new(weights, self.unet.clone(), activations)?))
     }
@@ -126,7 +136,7 @@ impl Architecture for UNetArchitecture {
         match self.unet.cross_attention_dim.iter().find(|&&width| width != hidden) {
             Some(width) => {
                 let fix = format!("the text encoder's hidden_size is {hidden}; the two do not belong together");
-                Err(Error::invalid("cross_attention_dim of the unet", width, fix))
+                Err(Error::unusable(ErrorKind::Model, "cross_attention_dim of the unet", width, fix))
             }
             None => Ok(()),
         }
@@ -147,7 +157,7 @@ impl Architecture for UNetArchitecture {
                 added.time_width
             );
             let what = "projection_class_embeddings_input_dim of the unet";
-            return Err(Error::invalid(what, added.embedding_input, fix));
+            return Err(Error::unusable(ErrorKind::Model, what, added.embedding_input, fix));
         }
         let zeros_for_no_prompt = files.index()?["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true);
         Ok(Some(XlFacts { zeros_for_no_prompt, scored: numbers == 5 }))
@@ -204,6 +214,10 @@ pub fn autoencoder_config(files: &ModelFiles, component: &str) -> Result<EitherA
 }
 
 impl AutoencoderArchitecture for EitherAutoencoderConfig {
+    fn picture_channels(&self) -> usize {
+        self.common().in_channels
+    }
+
     fn latent_space(&self) -> LatentSpace {
         self.common().latent_space()
     }

@@ -4,7 +4,7 @@
 //! block of scores stays in the cache; the gradient makes the probabilities again, block by block (Dao et al.
 //! 2022, section 3).
 
-use super::bf16::Products;
+use super::bf16::MatmulPrecision;
 use super::output::{Output, Start, matrix};
 use super::packed_weight::Factor;
 use super::simd::multiversion;
@@ -33,7 +33,7 @@ const DEFINITION_SCORES: usize = 1 << 24;
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
-    attention_with(q, k, v, heads, causal, Products::Full)
+    attention_with(q, k, v, heads, causal, MatmulPrecision::Full)
 }
 
 /// The same with the exactness of its products given. Scores and sums are in the type of the arguments in any case, and so
@@ -50,7 +50,7 @@ pub fn attention_with(
     v: &Tensor,
     heads: usize,
     causal: bool,
-    products: Products,
+    products: MatmulPrecision,
 ) -> Result<Tensor> {
     apply(Attention { heads, causal, products }, [q, k, v])
 }
@@ -102,7 +102,7 @@ fn causal_mask(first: usize, rows: usize, m: usize, like: &Tensor) -> Result<Ten
 struct Attention {
     heads: usize,
     causal: bool,
-    products: Products,
+    products: MatmulPrecision,
 }
 
 impl Kernel<3> for Attention {
@@ -214,13 +214,13 @@ impl Head {
     }
 
     /// What rows of this head's columns are multiplied with to give scores.
-    fn score_factor<T: Real>(&self, x: &[T], scale: f64, products: Products) -> Factor<T> {
+    fn score_factor<T: Real>(&self, x: &[T], scale: f64, products: MatmulPrecision) -> Factor<T> {
         let (x, scale) = (&x[self.image * self.m * self.width + self.first..], T::from_f64(scale));
         Factor::new(self.size, self.m, products, |column, key| x[key * self.width + column] * scale)
     }
 
     /// What rows of scores are multiplied with, for each block of keys.
-    fn mixing_factor<T: Real>(&self, x: &[T], scale: f64, products: Products) -> Vec<Factor<T>> {
+    fn mixing_factor<T: Real>(&self, x: &[T], scale: f64, products: MatmulPrecision) -> Vec<Factor<T>> {
         let (x, scale) = (&x[self.image * self.m * self.width + self.first..], T::from_f64(scale));
         let factor = |first: usize| {
             let keys = KEYS.min(self.m - first);
@@ -303,8 +303,8 @@ impl Head {
         [grad_q, grad_k, grad_v]: [Output<'_, T>; 3],
     ) {
         let [keys, values] =
-            [(k, self.scale()), (v, 1.0)].map(|(x, scale)| self.score_factor(x, scale, Products::Full));
-        let key_columns = self.mixing_factor(k, self.scale(), Products::Full);
+            [(k, self.scale()), (v, 1.0)].map(|(x, scale)| self.score_factor(x, scale, MatmulPrecision::Full));
+        let key_columns = self.mixing_factor(k, self.scale(), MatmulPrecision::Full);
         let (scaled_q, grads, outs) = (self.queries(q, self.scale()), self.queries(grad, 1.0), self.queries(out, 1.0));
         let (mut p, mut s) = (Vec::new(), Vec::new());
         for first in (0..self.n).step_by(QUERIES) {

@@ -4,7 +4,7 @@
 //! multiplies in place: in the padded copy the patch under the kernel is one stretch of memory per kernel row,
 //! so patches are never laid out.
 
-use super::bf16::Products;
+use super::bf16::MatmulPrecision;
 use super::output::{Addend, Output, Start, matrix_plus};
 use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::tile::{PANEL, Rows, Run, add_outer_products, add_product, add_rounded_product, pack};
@@ -53,7 +53,7 @@ impl ConvGeometry {
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, geometry: ConvGeometry) -> Result<Tensor> {
-    conv2d_with(x, weight, bias, geometry, Products::Full)
+    conv2d_with(x, weight, bias, geometry, MatmulPrecision::Full)
 }
 
 /// The same with the exactness of products given, as in [`linear_with`](super::linear_with).
@@ -68,7 +68,7 @@ pub fn conv2d_with(
     weight: &Tensor,
     bias: &Tensor,
     geometry: ConvGeometry,
-    products: Products,
+    products: MatmulPrecision,
 ) -> Result<Tensor> {
     apply(Conv2d(geometry, products), [x, weight, bias])
 }
@@ -101,7 +101,7 @@ pub fn conv2d_packed_plus(
     apply(PackedConv2d(geometry, weight.clone()), [x, bias, residual])
 }
 
-struct Conv2d(ConvGeometry, Products);
+struct Conv2d(ConvGeometry, MatmulPrecision);
 
 struct PackedConv2d(ConvGeometry, PackedWeight);
 
@@ -247,7 +247,11 @@ impl PackedConv2d {
         let (grid, outputs, packed) = (Grid::of(self.0, x_shape), self.1.shape()[0], self.1.packed::<T>());
         let at = |out, k| packed.at(grid.patch_len(), k, out);
         [
-            if needed[0] { grid.input_gradient(x_shape[0], at, outputs, grad, Products::Full) } else { Vec::new() },
+            if needed[0] {
+                grid.input_gradient(x_shape[0], at, outputs, grad, MatmulPrecision::Full)
+            } else {
+                Vec::new()
+            },
             if needed[1] { linear::sum_rows(grad, bias_len, outputs) } else { Vec::new() },
         ]
     }
@@ -437,7 +441,7 @@ impl Grid {
         weight: impl Fn(usize, usize) -> T + Sync,
         outputs: usize,
         grad: &[T],
-        products: Products,
+        products: MatmulPrecision,
     ) -> Vec<T> {
         let ConvGeometry { kernel, stride, pad_before, pad_after } = self.geometry;
         let channels = self.channels;

@@ -1,6 +1,6 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
-use super::bf16::Products;
+use super::bf16::MatmulPrecision;
 use super::output::{Addend, Output, matrix_plus};
 use super::packed_weight::{Factor, Packed, PackedWeight};
 use super::simd::multiversion;
@@ -30,7 +30,7 @@ const PARTIAL_BYTES: usize = 64 << 20;
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    linear_with(x, weight, bias, Products::Full)
+    linear_with(x, weight, bias, MatmulPrecision::Full)
 }
 
 /// The same with the exactness of products given, of the result and of its gradient with respect to `x`; that with respect to
@@ -42,7 +42,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`linear`].
-pub fn linear_with(x: &Tensor, weight: &Tensor, bias: &Tensor, products: Products) -> Result<Tensor> {
+pub fn linear_with(x: &Tensor, weight: &Tensor, bias: &Tensor, products: MatmulPrecision) -> Result<Tensor> {
     apply(Linear(products), [x, weight, bias])
 }
 
@@ -68,7 +68,7 @@ pub fn linear_packed_plus(x: &Tensor, weight: &PackedWeight, bias: &Tensor, resi
     apply(PackedLinear(weight.clone()), [x, bias, residual])
 }
 
-struct Linear(Products);
+struct Linear(MatmulPrecision);
 
 struct PackedLinear(PackedWeight);
 
@@ -173,7 +173,7 @@ pub(super) fn packed_gradients<T: Real>(weight: &PackedWeight, grad: &[T], neede
     let (outputs, inputs, packed) = (weight.shape()[0], weight.shape()[1], weight.packed::<T>());
     let at = |out, input| packed.at(inputs, input, out);
     [
-        if needed[0] { input_gradient(at, grad, outputs, inputs, Products::Full) } else { Vec::new() },
+        if needed[0] { input_gradient(at, grad, outputs, inputs, MatmulPrecision::Full) } else { Vec::new() },
         if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
     ]
 }
@@ -184,7 +184,7 @@ fn input_gradient<T: Real>(
     grad: &[T],
     outputs: usize,
     inputs: usize,
-    products: Products,
+    products: MatmulPrecision,
 ) -> Vec<T> {
     multiply(grad, 1, Factor::new(outputs, inputs, products, weight).packed(), Addend::none(inputs), outputs)
 }

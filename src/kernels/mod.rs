@@ -39,7 +39,7 @@ mod winograd;
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use add::add;
 pub use attention::{attention, attention_definition, attention_with};
-pub use bf16::Products;
+pub use bf16::MatmulPrecision;
 pub(crate) use bf16::rounded as round_to_bf16;
 pub use concat::concat_channels;
 pub use conv::{ConvGeometry, conv2d, conv2d_packed, conv2d_packed_plus, conv2d_with};

@@ -1,6 +1,6 @@
 //! Weights as the product reads them: panels of sixteen outputs, in any float type, or pairs of bf16.
 
-use super::bf16::{Pairs, Products, STEP, index, pack as pack_pairs, packed_len};
+use super::bf16::{MatmulPrecision, Pairs, STEP, index, pack as pack_pairs, packed_len};
 use super::simd::multiversion;
 use super::tile::{PANEL, pack, packed_at};
 use super::transpose::{AT_ONCE, across};
@@ -16,9 +16,9 @@ const WIDENED_AT_ONCE: usize = 1 << 16;
 
 /// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
 ///
-/// It keeps the tensor's element type, except for [`Products::Bf16`]. Half precision takes half the memory; the product widens
+/// It keeps the tensor's element type, except for [`MatmulPrecision::Bf16`]. Half precision takes half the memory; the product widens
 /// a block of it at a time, just before it is used, and computes in the type of the activations; or it rounds the activations
-/// too, where that is faster ([`Products`]).
+/// too, where that is faster ([`MatmulPrecision`]).
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
     values: Arc<Values>,
@@ -40,7 +40,7 @@ impl PackedWeight {
     /// # Errors
     /// If the weight has another rank than 2 or 4, is not on the CPU, or not of floats.
     pub fn new(weight: &Tensor) -> Result<Self> {
-        Self::with_products(weight, Products::Full)
+        Self::with_products(weight, MatmulPrecision::Full)
     }
 
     /// The same with the exactness of products given. Where the inputs are no multiple of 32 or the outputs fewer than 16, as
@@ -48,13 +48,13 @@ impl PackedWeight {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_products(weight: &Tensor, products: Products) -> Result<Self> {
+    pub fn with_products(weight: &Tensor, products: MatmulPrecision) -> Result<Self> {
         make_pool();
         let shape = weight.dims().to_vec();
         if !matches!(shape.len(), 2 | 4) {
             candle_core::bail!("pack: a weight has two dimensions or four, not those of {shape:?}");
         }
-        let pairs = products.of_matrix(shape[1], shape[0]) == Products::Bf16;
+        let pairs = products.of_matrix(shape[1], shape[0]) == MatmulPrecision::Bf16;
         let dtype = if pairs { DType::BF16 } else { weight.dtype() };
         let weight = weight.to_dtype(dtype)?.contiguous()?;
         let (storage, layout) = weight.storage_and_layout();
@@ -87,14 +87,14 @@ impl PackedWeight {
     }
 
     /// How products with it are taken.
-    pub fn products(&self) -> Products {
-        if matches!(*self.values, Values::Bf16Pairs(_)) { Products::Bf16 } else { Products::Full }
+    pub fn products(&self) -> MatmulPrecision {
+        if matches!(*self.values, Values::Bf16Pairs(_)) { MatmulPrecision::Bf16 } else { MatmulPrecision::Full }
     }
 
     /// The weight as it was before, in the element type that it has in memory.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// Never, for a weight that was made from a tensor.
     pub fn to_tensor(&self) -> Result<Tensor> {
         match &*self.values {
             Values::F64(_) => self.rows_as_before::<f64>(),
@@ -222,18 +222,18 @@ pub(super) enum Factor<T> {
 
 impl<T: Real> Factor<T> {
     /// Of a matrix whose values `at(k, column)` gives.
-    pub fn new(depth: usize, columns: usize, products: Products, at: impl Fn(usize, usize) -> T + Sync) -> Self {
+    pub fn new(depth: usize, columns: usize, products: MatmulPrecision, at: impl Fn(usize, usize) -> T + Sync) -> Self {
         match products {
-            Products::Full => Self::Panels(pack(depth, columns, at)),
-            Products::Bf16 => Self::Pairs(pack_pairs(depth, columns, |k, column| at(k, column).rounded())),
+            MatmulPrecision::Full => Self::Panels(pack(depth, columns, at)),
+            MatmulPrecision::Bf16 => Self::Pairs(pack_pairs(depth, columns, |k, column| at(k, column).rounded())),
         }
     }
 
     /// Of a weight `[out, in]` or `[out, in, kernel, kernel]`.
-    pub fn of_weight(weight: &[T], shape: &[usize], products: Products) -> Self {
+    pub fn of_weight(weight: &[T], shape: &[usize], products: MatmulPrecision) -> Self {
         match products {
-            Products::Full => Self::Panels(pack_shaped(weight, shape)),
-            Products::Bf16 => {
+            MatmulPrecision::Full => Self::Panels(pack_shaped(weight, shape)),
+            MatmulPrecision::Bf16 => {
                 let rounded: Vec<bf16> = weight.iter().map(|value| value.rounded()).collect();
                 Self::Pairs(pair_shaped(&rounded, shape))
             }

@@ -1,7 +1,7 @@
 //! What the machine can do: at best, to compare kernels with; and in which number format faster.
 
 use super::InstructionSet;
-use super::bf16::{self, Pairs, Products, STEP};
+use super::bf16::{self, MatmulPrecision, Pairs, STEP};
 use super::conv::{ConvGeometry, conv2d_packed};
 use super::linear::linear_packed;
 use super::output::{Output, Start};
@@ -12,11 +12,11 @@ use std::time::Instant;
 
 /// The speed of the product in GFLOP/s on all threads, on factors that stay in the first two caches: the most that any
 /// direct kernel here can reach. Takes about a tenth of a second.
-pub fn measured_peak(products: Products) -> f64 {
+pub fn measured_peak(products: MatmulPrecision) -> f64 {
     const TRIALS: usize = 8;
     let work = match products {
-        Products::Full => full_products,
-        Products::Bf16 => bf16_products,
+        MatmulPrecision::Full => full_products,
+        MatmulPrecision::Bf16 => bf16_products,
     };
     let trial = |_| {
         let start = Instant::now();
@@ -93,7 +93,7 @@ fn speedup(side: usize, channels: usize) -> Result<f64> {
         }
         Ok(best)
     };
-    pool.install(|| Ok(seconds(Products::Full)? / seconds(Products::Bf16)?))
+    pool.install(|| Ok(seconds(MatmulPrecision::Full)? / seconds(MatmulPrecision::Bf16)?))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::Backend;
 use crate::Result;
-use crate::kernels::{self, Products};
+use crate::kernels::{self, MatmulPrecision};
 use candle_core::Tensor;
 
 /// Multi-head attention of queries to keys and values, without projections. `products` is how the kernels take them.
@@ -18,7 +18,7 @@ pub fn scaled_dot_product_attention(
     v: &Tensor,
     heads: usize,
     causal: bool,
-    products: Products,
+    products: MatmulPrecision,
     backend: Backend,
 ) -> Result<Tensor> {
     match backend {
@@ -140,7 +140,7 @@ mod tests {
                 let scores = (q.matmul(&k.t()?)? * f64::from(scale))?;
                 candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)
             })?;
-            let direct = scaled_dot_product_attention(&q, &k, &v, 3, false, Products::Full, Backend::Kernels)?;
+            let direct = scaled_dot_product_attention(&q, &k, &v, 3, false, MatmulPrecision::Full, Backend::Kernels)?;
             let worst = (mixed - direct)?.abs()?.max_all()?.to_scalar::<f32>()?;
             // f32 sums of up to 160 terms of size 1.
             assert!(worst < 1e-5, "{worst}");

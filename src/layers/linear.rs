@@ -3,7 +3,7 @@
 use super::weights::vector;
 use super::{Weight, Weights};
 use crate::Result;
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use candle_core::{DType, Tensor};
 
 /// `y = x W^T + b`.
@@ -33,7 +33,7 @@ impl Linear {
     }
 
     /// How its products are taken.
-    pub fn products(&self) -> Products {
+    pub fn products(&self) -> MatmulPrecision {
         self.weight.products()
     }
 

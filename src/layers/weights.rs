@@ -2,7 +2,7 @@
 
 use super::Weight;
 use crate::Result;
-use crate::kernels::{self, Products};
+use crate::kernels::{self, MatmulPrecision};
 use candle_core::{DType, Device, Tensor};
 
 /// A source of named tensors: a checkpoint, trainable variables, random numbers.
@@ -57,7 +57,7 @@ pub struct Computation {
     /// With whose operations, which is how activations lie in memory.
     pub backend: Backend,
     /// How exactly the kernels take products.
-    pub products: Products,
+    pub products: MatmulPrecision,
 }
 
 /// A place in a [`WeightSource`]: what a layer is made from.
@@ -73,7 +73,8 @@ pub struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// The root of a source, computed with the backend of its device.
     pub fn new(source: &'a dyn WeightSource) -> Self {
-        let computation = Computation { backend: Backend::for_device(source.device()), products: Products::Full };
+        let computation =
+            Computation { backend: Backend::for_device(source.device()), products: MatmulPrecision::Full };
         Self { source, computation, path: String::new() }
     }
 
@@ -86,7 +87,7 @@ impl<'a> Weights<'a> {
 
     /// The same place, with products taken so by the kernels, instead of in full.
     #[must_use]
-    pub fn with_products(mut self, products: Products) -> Self {
+    pub fn with_products(mut self, products: MatmulPrecision) -> Self {
         self.computation.products = products;
         self
     }

@@ -1,13 +1,13 @@
 //! ControlNet (Zhang et al. 2023), as diffusers' `ControlNetModel` has it: a copy of the UNet's way down that is shown a
 //! picture, and whose states are added to the UNet's through convolutions that were zero before training.
 
-use super::unet::blocks::Step;
+use super::unet::blocks::BlockContext;
 use super::unet::encoder::{Additions, Encoder};
 use super::unet::{ControlResiduals, UNet2DConditionConfig};
 use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::denoising::Call;
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 
 /// The configuration of a [`ControlNet`], in diffusers' terms.
@@ -126,7 +126,12 @@ impl ControlNet {
         let channels = picture.dim(1)?;
         if channels != self.config.conditioning_channels {
             let fix = format!("the ControlNet takes {}; pictures have three", self.config.conditioning_channels);
-            return Err(Error::invalid("the number of the control picture's channels", channels, fix));
+            return Err(Error::unusable(
+                ErrorKind::Model,
+                "the number of the control picture's channels",
+                channels,
+                fix,
+            ));
         }
         let picture = if self.config.bgr { reversed_channels(picture)? } else { picture.clone() };
         self.embedding.forward(&picture)
@@ -144,9 +149,9 @@ impl ControlNet {
         let Call { x, conditioning, cache, .. } = *call;
         let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
         let text = self.encoder.text(conditioning, cache)?;
-        let step = Step { time: &time, text: &text, perturbed: 0..0, cache };
+        let context = BlockContext { time: &time, text: &text, perturbed: 0..0, cache };
         let picture = self.encoder.map(picture)?;
-        let (h, states) = self.encoder.forward(x, &step, Additions { first: Some(&picture), resolutions: &[] })?;
+        let (h, states) = self.encoder.forward(x, &context, Additions { first: Some(&picture), resolutions: &[] })?;
         let count = self.down.len();
         let out = |conv: &Conv2d, h: &FeatureMap, i: usize| {
             let scale = if self.config.pools { strength.scale } else { strength.at(i, count) };

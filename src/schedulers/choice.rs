@@ -2,7 +2,7 @@
 
 use super::{SCHEDULERS, Scheduler, SchedulerEntry};
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 /// The value that a name gives to a field.
@@ -30,7 +30,7 @@ impl From<Setting> for Value {
 }
 
 /// Fields with their values.
-pub type Settings = &'static [(&'static str, Setting)];
+pub type FieldValues = &'static [(&'static str, Setting)];
 
 /// An ending of a scheduler's name that places its noise levels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +40,7 @@ pub struct Suffix {
     /// What pictures' settings call it.
     pub label: &'static str,
     /// What it sets.
-    pub fields: Settings,
+    pub fields: FieldValues,
 }
 
 const NOT_RESPACED: [(&str, Setting); 5] = [
@@ -116,7 +116,7 @@ impl SchedulerChoice {
                 }
             }
         }
-        let of_suffix = self.suffix.map_or(&[] as Settings, |suffix| suffix.fields);
+        let of_suffix = self.suffix.map_or(&[] as FieldValues, |suffix| suffix.fields);
         for &(field, setting) in self.entry.preset.iter().chain(of_suffix) {
             config = config.with(field, setting);
         }
@@ -169,6 +169,7 @@ pub fn by_name(name: &str) -> Result<SchedulerChoice> {
 /// If there is none; the message says which names can be chosen instead.
 pub fn by_class_name(class_name: &str) -> Result<&'static SchedulerEntry> {
     SCHEDULERS.iter().find(|entry| entry.class_name == class_name).ok_or_else(|| Error::Config {
+        kind: ErrorKind::Model,
         component: "scheduler".into(),
         field: "_class_name".into(),
         value: format!("\"{class_name}\""),

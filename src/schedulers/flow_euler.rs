@@ -117,7 +117,7 @@ mod tests {
     use candle_core::DType;
     use std::ops::ControlFlow;
 
-    /// What diffusers 0.42.1 gives for `shift=3.0` and `set_timesteps(4)`.
+    /// What diffusers gives for `shift=3.0` and `set_timesteps(4)`.
     #[test]
     fn shifted_levels_are_those_of_diffusers() -> Result<()> {
         let levels = FlowEuler::new(1000, 3.0).levels(4)?;

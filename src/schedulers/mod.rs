@@ -44,7 +44,7 @@ mod spacing;
 mod tcd;
 mod unipc;
 
-pub use choice::{SchedulerChoice, Setting, Settings, Suffix, by_class_name, by_name};
+pub use choice::{FieldValues, SchedulerChoice, Setting, Suffix, by_class_name, by_name};
 pub use churn::Churn;
 pub use clock::Clock;
 pub use configured::{Configured, Discretization};
@@ -98,6 +98,16 @@ pub trait Scheduler {
     /// If `steps` is 0, or more than the method can make of the training timesteps.
     fn levels(&self, steps: usize) -> Result<Levels>;
 
+    /// The most steps up to `wanted` that there are levels for: fewer where the network was trained on fewer timesteps, or where
+    /// so many would visit one level twice.
+    ///
+    /// # Errors
+    /// If there are none for any number up to `wanted`: those for `wanted`.
+    fn steps_up_to(&self, wanted: usize) -> Result<usize> {
+        let possible = (1..=wanted).rev().find(|&steps| self.levels(steps).is_ok());
+        possible.map_or_else(|| self.levels(wanted).map(|_| wanted), Ok)
+    }
+
     /// What the network predicts, and how the clean sample is limited.
     fn parameterization(&self) -> &Parameterization;
 
@@ -150,7 +160,7 @@ pub struct SchedulerEntry {
     /// The fields of the request (not of the file) that it reads: "eta".
     pub request_fields: &'static [&'static str],
     /// What its name sets in the file.
-    pub preset: Settings,
+    pub preset: FieldValues,
     /// Reads the configuration.
     build: fn(&ConfigFields) -> Result<Box<dyn Scheduler>>,
 }

@@ -7,7 +7,7 @@ mod tokenizer_files;
 mod weighted;
 
 pub use byte_pair_training::train_tokenizer;
-pub use text_encoder::{Prompt, TextEncoder};
+pub use text_encoder::{Prompt, TextEncoder, TextNetwork};
 pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
 pub use tokenizer_files::TokenizerFiles;
 pub use weighted::{Piece, WeightedChunk, parse_weights, weighted_chunks};

@@ -16,6 +16,21 @@ pub struct Prompt<'a> {
     pub clip_skip: usize,
 }
 
+/// One of a text encoder's networks, without its tokenizer.
+pub trait TextNetwork: fmt::Debug + Send + Sync {
+    /// The most tokens of a text.
+    fn max_length(&self) -> usize;
+
+    /// The last state of each token.
+    ///
+    /// # Shapes
+    /// `ids`: `[batch, tokens]` of u32; the result: `[batch, tokens, width]`.
+    ///
+    /// # Errors
+    /// If there are more tokens than it takes, or an id is not in its vocabulary.
+    fn states(&self, ids: &Tensor) -> Result<Tensor>;
+}
+
 /// Texts to conditioning: tokenizers and networks of a model, however many there are, and the rule by which their answers are
 /// joined.
 pub trait TextEncoder: fmt::Debug + Send + Sync {

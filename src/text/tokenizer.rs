@@ -2,7 +2,7 @@
 
 use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource};
 use crate::checkpoints::ModelFiles;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Read;
@@ -67,7 +67,7 @@ impl Tokenizer {
 
     fn from_source(files: &dyn TokenizerSource) -> Result<Self> {
         let fail = |reason: String| Error::Tokenizer { folder: files.place(), reason };
-        let settings = Settings::read(files)?;
+        let settings = TokenizerSettings::read(files)?;
         let inner = if files.has("vocab.json") && files.has("merges.txt") {
             let (vocab, merges) = (files.text("vocab.json")?, files.text("merges.txt")?);
             let vocab = serde_json::from_str(&vocab).map_err(|e| fail(e.to_string()))?;
@@ -255,19 +255,19 @@ pub fn clip_vocabulary(merges: &str) -> Vec<String> {
 }
 
 /// `tokenizer_config.json`, and `special_tokens_map.json` for what that does not say.
-struct Settings {
+struct TokenizerSettings {
     config: Value,
     map: Value,
 }
 
-impl Settings {
+impl TokenizerSettings {
     fn read(files: &dyn TokenizerSource) -> Result<Self> {
         let json = |name: &str| -> Result<Value> {
             if !files.has(name) {
                 return Ok(Value::Null);
             }
             serde_json::from_str(&files.text(name)?)
-                .map_err(|e| Error::malformed("JSON file", &files.place().join(name), e))
+                .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &files.place().join(name), e))
         };
         Ok(Self { config: json("tokenizer_config.json")?, map: json("special_tokens_map.json")? })
     }

@@ -3,7 +3,7 @@
 use super::tokenizer::{clip_vocabulary, unpacked_merges};
 use crate::checkpoints::ModelFiles;
 use crate::files::write_synced;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -27,7 +27,8 @@ pub(super) trait TokenizerSource {
     /// The contents of a text file.
     fn text(&self, name: &str) -> Result<String> {
         let bytes = self.bytes(name)?.into_owned();
-        String::from_utf8(bytes).map_err(|e| Error::malformed("text file", &self.place().join(name), e))
+        String::from_utf8(bytes)
+            .map_err(|e| Error::malformed(ErrorKind::Model, "text file", &self.place().join(name), e))
     }
 }
 

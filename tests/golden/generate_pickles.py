@@ -4,7 +4,7 @@
 
 torch 2.15.0.
 
-embedding/thing.pt        a learned word as A1111's web UI saves it
+embedding/thing.pt        a textual inversion as A1111's web UI saves it
 embedding/thing.ldm.pt    as the code of the paper does, with a torch.nn.ParameterDict
 embedding/thing.bin       as diffusers does
 adapters/*/lora.0.pt      a LoRA, a LoCon with a number for alpha

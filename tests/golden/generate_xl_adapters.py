@@ -1,4 +1,4 @@
-"""Cases of Stable Diffusion XL with a LoRA and with a learned word for both text encoders.
+"""Cases of Stable Diffusion XL with a LoRA and with a textual inversion for both text encoders.
 
     python generate_xl_adapters.py      # beside models/xl-small; writes models/lora, models/embedding and cases/xl-lora, xl-word
 

@@ -2,12 +2,12 @@
 
 use super::given::Given;
 use super::inputs;
-use super::source::{Part, Source};
+use super::source::Source;
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tweedie::images::Photo;
-use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoice, Options};
+use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoice, Options, Purpose};
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub struct AdapterOptions {
     #[arg(long, value_name = "FILE[:WEIGHT]", value_parser = lora)]
     lora: Vec<LoraChoice>,
 
-    /// Add a learned word (textual inversion), TOKEN in prompts [default: diffusers' token, else the file's name], from
+    /// Add a textual inversion, TOKEN in prompts [default: diffusers' token, else the file's name], from
     /// a .safetensors file, a pickle (.pt, .bin), or owner/name[/FILE] on the hub; repeat it for more
     #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding)]
     embedding: Vec<EmbeddingChoice>,
@@ -43,14 +43,14 @@ struct Control {
 impl AdapterOptions {
     /// The adapters that they name, which are fetched first if need be.
     pub fn adapters(&self, source: &Source<'_>) -> anyhow::Result<Adapters> {
-        let lora = |lora: &LoraChoice| Ok(LoraChoice { path: source.file(&lora.path, Part::Lora)?, ..lora.clone() });
+        let lora = |lora: &LoraChoice| Ok(LoraChoice { path: source.file(&lora.path, Purpose::Lora)?, ..lora.clone() });
         let embedding = |embedding: &EmbeddingChoice| {
-            Ok(EmbeddingChoice { path: source.file(&embedding.path, Part::Embedding)?, ..embedding.clone() })
+            Ok(EmbeddingChoice { path: source.file(&embedding.path, Purpose::TextualInversion)?, ..embedding.clone() })
         };
         Ok(Adapters {
             loras: self.lora.iter().map(lora).collect::<anyhow::Result<_>>()?,
             embeddings: self.embedding.iter().map(embedding).collect::<anyhow::Result<_>>()?,
-            controls: (self.control.iter().map(|control| source.open(&control.model, None, Part::Control)))
+            controls: (self.control.iter().map(|control| source.open(&control.model, None, Purpose::Control)))
                 .collect::<anyhow::Result<_>>()?,
         })
     }

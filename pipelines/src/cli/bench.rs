@@ -2,7 +2,7 @@
 
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
-use super::source::{OfflineOption, Part, Source};
+use super::source::{OfflineOption, Source};
 use super::{memory, print};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::images::{Bar, Bars, Picture, encode_png};
 use tweedie_pipelines::{
-    Bench, BenchModel, DTypeChoice, DeviceChoice, Error, MixedPrecisionChoice, Model, TrainingBench,
+    Bench, BenchModel, DTypeChoice, DeviceChoice, Error, MixedPrecisionChoice, Model, Purpose, TrainingBench,
 };
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -116,7 +116,7 @@ impl BenchArguments {
                 let (offline, interrupt) = (self.offline.offline(), Interrupt::listen()?);
                 let fetching = Fetching { interrupt: &interrupt, quiet: false };
                 let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-                let model = source.open(path, None, Part::Model)?;
+                let model = source.open(path, None, Purpose::Model)?;
                 // A download is stopped in order; there is nothing to put in order in what follows.
                 if interrupt.end().is_break() {
                     return Err(Error::Cancelled.into());

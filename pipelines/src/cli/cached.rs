@@ -3,14 +3,13 @@
 use super::fetching::{Fetching, hub};
 use super::interrupt::Interrupt;
 use super::print;
-use super::source::Part;
 use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 use serde_json::json;
 use std::path::Path;
 use tweedie_pipelines::hub::{CachedModel, Hub, HubName, Wanted};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, Purpose};
 
 #[derive(Debug, Subcommand)]
 pub enum CachedCommand {
@@ -50,11 +49,41 @@ pub struct Fetch {
 
     /// What it is fetched for
     #[arg(long, value_enum, value_name = "NAME", default_value = "model")]
-    part: Part,
+    part: PurposeName,
 
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
+}
+
+/// What --part calls a [`Purpose`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PurposeName {
+    /// A whole model, for --model
+    Model,
+    /// The autoencoder, for --vae and --preview-vae
+    Vae,
+    /// A ControlNet or T2I-Adapter, for --control
+    Control,
+    /// For --lora
+    Lora,
+    /// A textual inversion, for --embedding
+    Embedding,
+    /// A model in pixel space, for `tweedie sample`
+    Pixel,
+}
+
+impl From<PurposeName> for Purpose {
+    fn from(name: PurposeName) -> Self {
+        match name {
+            PurposeName::Model => Self::Model,
+            PurposeName::Vae => Self::Autoencoder,
+            PurposeName::Control => Self::Control,
+            PurposeName::Lora => Self::Lora,
+            PurposeName::Embedding => Self::TextualInversion,
+            PurposeName::Pixel => Self::Pixel,
+        }
+    }
 }
 
 impl CachedCommand {
@@ -85,7 +114,7 @@ pub fn in_cache(path: &Path) -> anyhow::Result<Option<Model>> {
     let Some(name) = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse::<HubName>().ok()) else {
         return Ok(None);
     };
-    let wanted = Wanted::new(Part::Model.into(), DTypeChoice::Auto, &tweedie::Device::Cpu);
+    let wanted = Wanted::new(Purpose::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
     match hub(true)?.cached(&name, wanted) {
         Some(model) => Ok(Some(model)),
         None => bail!("there is no {name} here and none in the hub's cache; `tweedie model fetch {name}` fetches it"),
@@ -96,8 +125,8 @@ impl Fetch {
     /// Prints the folder or file that it is in.
     fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
-        let part = if self.vae { Part::Autoencoder } else { self.part };
-        let wanted = Wanted::new(part.into(), self.dtype, &self.device.open()?);
+        let purpose = if self.vae { Purpose::Autoencoder } else { self.part.into() };
+        let wanted = Wanted::new(purpose, self.dtype, &self.device.open()?);
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
         match fetching.fetch(&hub(false)?, &self.model, wanted)? {
             Model::Cached { folder: path, .. } | Model::File { path, .. } => print::result(&path.display().to_string()),
@@ -148,6 +177,6 @@ fn revisions(model: &CachedModel) -> Vec<String> {
 
 /// Whether one of its revisions runs without network.
 fn complete(hub: &Hub, model: &CachedModel) -> bool {
-    let wanted = Wanted::new(Part::Model.into(), DTypeChoice::Auto, &tweedie::Device::Cpu);
+    let wanted = Wanted::new(Purpose::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
     model.commits.iter().any(|commit| hub.cached(&model.at(commit), wanted).is_some())
 }

@@ -6,7 +6,6 @@ use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
-use super::source::Part;
 use super::{ModelArguments, memory, print, schedulers};
 use clap::Args;
 use serde_json::{Value, json};
@@ -16,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Picture, encode_animation, encode_png};
 use tweedie_pipelines::{
-    Error, Event, Input, LatentDiffusion, Options, Previews, Record, Seconds, Settings, TaskKind, TextToImageRequest,
+    Error, Event, Input, LatentDiffusion, Options, Previews, Purpose, Record, Seconds, Settings, TaskKind,
+    TextToImageRequest,
 };
 
 /// The options of every command that makes pictures from a text.
@@ -100,7 +100,7 @@ impl Generate {
         let fetching = Fetching { interrupt: &plan.interrupt, quiet: self.quiet };
         let source = self.model.source(&fetching);
         let preview = self.preview_vae.as_ref();
-        let preview = preview.map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
+        let preview = preview.map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
         let builder = self.model.builder(task, &source)?.preview_vae(preview);
         Ok(builder.adapters(self.adapters.adapters(&source)?).build()?)
     }

@@ -28,10 +28,10 @@ mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use fetching::Fetching;
-use source::{OfflineOption, Part, Source};
+use source::{OfflineOption, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, TaskKind, Usage};
+use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Purpose, TaskKind, Usage};
 
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
@@ -138,7 +138,7 @@ impl ModelArguments {
     /// For one run of a task.
     fn builder(&self, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
         let model = match &self.model {
-            Some(path) => source.open(path, self.config.clone(), Part::Model)?,
+            Some(path) => source.open(path, self.config.clone(), Purpose::Model)?,
             None => Model::Embedded,
         };
         self.builder_with(model, task, source)
@@ -146,7 +146,7 @@ impl ModelArguments {
 
     /// For one run of a task, with a model that was found otherwise.
     fn builder_with(&self, model: Model, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
-        let vae = self.vae.as_ref().map(|path| source.open(path, None, Part::Autoencoder)).transpose()?;
+        let vae = self.vae.as_ref().map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
         let builder = Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype);
         Ok(builder.usage(Usage::Once(task)))
     }

@@ -5,7 +5,7 @@ use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
-use super::source::{OfflineOption, Part, Source};
+use super::source::{OfflineOption, Source};
 use super::{memory, print};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use std::time::Instant;
 use tweedie::images::{Photo, Picture, encode_png};
 use tweedie_pipelines::{
     DTypeChoice, DeviceChoice, Error, Event, Model, Options, PixelModel, PixelPipeline, PixelRecord, PixelRequest,
-    PixelSeconds, PixelSettings, Trajectory,
+    PixelSeconds, PixelSettings, Purpose, Trajectory,
 };
 
 /// White pixels between the pictures of a grid.
@@ -127,7 +127,7 @@ impl Sample {
         let fetching = Fetching { interrupt, quiet: self.quiet };
         let offline = self.offline.offline();
         let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-        Ok(match source.open(path, None, Part::Pixel)? {
+        Ok(match source.open(path, None, Purpose::Pixel)? {
             Model::Cached { name, folder } => PixelModel::Cached { name, folder },
             _ => PixelModel::Folder(path.into()),
         })

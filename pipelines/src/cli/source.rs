@@ -3,41 +3,9 @@
 use super::fetching::Fetching;
 #[cfg(feature = "hub")]
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::path::{Path, PathBuf};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model};
-
-/// What something is opened for, by which a repository's files are chosen.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Part {
-    /// A whole model, for --model
-    Model,
-    /// The autoencoder, for --vae and --preview-vae
-    #[value(name = "vae")]
-    Autoencoder,
-    /// A ControlNet or T2I-Adapter, for --control
-    Control,
-    /// For --lora
-    Lora,
-    /// A learned word, for --embedding
-    Embedding,
-    /// A model in pixel space, for `tweedie sample`
-    Pixel,
-}
-
-#[cfg(feature = "hub")]
-impl From<Part> for tweedie_pipelines::hub::Part {
-    fn from(part: Part) -> Self {
-        match part {
-            Part::Model => Self::Model,
-            Part::Autoencoder => Self::Autoencoder,
-            Part::Control => Self::Control,
-            Part::Lora => Self::Lora,
-            Part::Embedding => Self::Embedding,
-            Part::Pixel => Self::Pixel,
-        }
-    }
-}
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, Purpose};
 
 /// The option that keeps a run from the network.
 #[derive(Debug, Args)]
@@ -71,11 +39,11 @@ pub struct Source<'a> {
 impl Source<'_> {
     /// What is there under a path; else, what the hub has under that name. `config` goes with a single file.
     #[cfg(feature = "hub")]
-    pub fn open(&self, path: &Path, config: Option<PathBuf>, part: Part) -> anyhow::Result<Model> {
+    pub fn open(&self, path: &Path, config: Option<PathBuf>, purpose: Purpose) -> anyhow::Result<Model> {
         use tweedie_pipelines::hub;
         let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
         let Some(name) = name else { return Ok(Model::at(path.into(), config)?) };
-        let wanted = hub::Wanted::new(part.into(), self.dtype, &self.device.open()?);
+        let wanted = hub::Wanted::new(purpose, self.dtype, &self.device.open()?);
         let model = self.fetching.open(&super::fetching::hub(self.offline)?, &name, wanted);
         match model.with_context(|| format!("nothing here is called {name}, so it is looked for on the hub"))? {
             Model::File { path, .. } => Ok(Model::at(path, config)?),
@@ -86,13 +54,13 @@ impl Source<'_> {
 
     /// What is there under a path. `config` goes with a single file.
     #[cfg(not(feature = "hub"))]
-    pub fn open(&self, path: &Path, config: Option<PathBuf>, _: Part) -> anyhow::Result<Model> {
+    pub fn open(&self, path: &Path, config: Option<PathBuf>, _: Purpose) -> anyhow::Result<Model> {
         Ok(Model::at(path.into(), config)?)
     }
 
     /// The same for what is one file.
-    pub fn file(&self, path: &Path, part: Part) -> anyhow::Result<PathBuf> {
-        match self.open(path, None, part)? {
+    pub fn file(&self, path: &Path, purpose: Purpose) -> anyhow::Result<PathBuf> {
+        match self.open(path, None, purpose)? {
             Model::File { path, .. } => Ok(path),
             // What is there and is no file is named as it was given.
             _ => Ok(path.into()),

@@ -5,7 +5,7 @@ use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
-use super::source::{Part, Source};
+use super::source::Source;
 use super::{ModelArguments, inputs, print};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use tweedie::images::{Mask, Photo};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
-    Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Record, Settings, TaskKind,
-    TextToImageRequest, Usage,
+    Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Purpose, Record, Settings,
+    TaskKind, TextToImageRequest, Usage,
 };
 
 #[derive(Debug, Args)]
@@ -171,7 +171,7 @@ impl Verify {
         }
         let weights = recipe.weights()?;
         if let Some(path) = &self.model.model {
-            let model = source.open(path, self.model.config.clone(), Part::Model)?;
+            let model = source.open(path, self.model.config.clone(), Purpose::Model)?;
             return match check_weights(&model, weights)? {
                 WeightsCheck::Same => Ok(model),
                 WeightsCheck::Missing(name) => {

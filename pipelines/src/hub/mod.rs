@@ -24,7 +24,7 @@ mod transfer;
 
 pub use cache::CachedModel;
 pub use name::HubName;
-pub use needed::{Part, Wanted};
+pub use needed::Wanted;
 
 use crate::model::Model;
 use cache::Snapshot;
@@ -114,7 +114,7 @@ impl Hub {
         let client = Client::new(self, name)?;
         match client.listing(observer) {
             // The branch may have moved on; a file that is there is not fetched anew for that.
-            Ok(listing) if needed.is_alone_in(name, wanted.part, &listing.names) => Ok(model),
+            Ok(listing) if needed.is_alone_in(name, wanted.purpose, &listing.names) => Ok(model),
             Ok(listing) => self.fetch_listed(&client, &listing, name, wanted, observer),
             Err(Error::Cancelled) => Err(Error::Cancelled),
             Err(_) => Ok(model),

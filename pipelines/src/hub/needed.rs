@@ -4,17 +4,18 @@ use super::cache::Snapshot;
 use super::name::is_weights;
 use super::{HubName, Model};
 use crate::device::DTypeChoice;
+use crate::model::Purpose;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, Precision, weight_file, weight_files};
 use tweedie::families::{Component, Drawn, Families};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// What is wanted of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     /// What it is taken for.
-    pub part: Part,
+    pub purpose: Purpose,
     /// Which variant of the weights to take, if there are several.
     pub precision: Precision,
     /// Whether the other variant in the cache does not do if the hub has this one.
@@ -23,31 +24,14 @@ pub struct Wanted {
 
 impl Wanted {
     /// What a run in a number format takes: half-precision variants where the weights are held so.
-    pub fn new(part: Part, dtype: DTypeChoice, device: &Device) -> Self {
+    pub fn new(purpose: Purpose, dtype: DTypeChoice, device: &Device) -> Self {
         let half = dtype.of_any_model(device) == Some(DType::F16);
         let precision = if half { Precision::Half } else { Precision::Full };
-        Self { part, precision, exact: dtype == DTypeChoice::F32 }
+        Self { purpose, precision, exact: dtype == DTypeChoice::F32 }
     }
 }
 
-/// What a pipeline takes from a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// All components.
-    Model,
-    /// The autoencoder, of a model or alone.
-    Autoencoder,
-    /// A ControlNet or a T2I-Adapter.
-    Control,
-    /// A LoRA.
-    Lora,
-    /// A learned word.
-    Embedding,
-    /// A model in pixel space.
-    Pixel,
-}
-
-impl Part {
+impl Purpose {
     /// What messages call it.
     fn name(self) -> &'static str {
         match self {
@@ -55,7 +39,7 @@ impl Part {
             Self::Autoencoder => "autoencoder",
             Self::Control => "control model",
             Self::Lora => "LoRA",
-            Self::Embedding => "learned word",
+            Self::TextualInversion => "textual inversion",
         }
     }
 
@@ -68,7 +52,7 @@ impl Part {
     fn usual_files(self) -> &'static [&'static str] {
         match self {
             Self::Lora => &["pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"],
-            Self::Embedding => &["learned_embeds.safetensors", "learned_embeds.bin"],
+            Self::TextualInversion => &["learned_embeds.safetensors", "learned_embeds.bin"],
             _ => &[],
         }
     }
@@ -87,8 +71,8 @@ pub(super) struct Needed {
 
 impl Needed {
     /// Whether one file is taken, and the name of a repository with files of these `names` means that one.
-    pub fn is_alone_in(&self, name: &HubName, part: Part, names: &BTreeSet<String>) -> bool {
-        self.single.is_some() && lone_file(name, part, names).is_ok_and(|file| file == self.single)
+    pub fn is_alone_in(&self, name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> bool {
+        self.single.is_some() && lone_file(name, purpose, names).is_ok_and(|file| file == self.single)
     }
 
     /// The model, once all files are there.
@@ -109,12 +93,12 @@ pub(super) fn needed(
     wanted: Wanted,
     get: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Needed> {
-    if let Some(single) = lone_file(name, wanted.part, names)? {
-        let only = name.file().is_none() && !wanted.part.usual_files().contains(&single.as_str());
+    if let Some(single) = lone_file(name, wanted.purpose, names)? {
+        let only = name.file().is_none() && !wanted.purpose.usual_files().contains(&single.as_str());
         return Ok(Needed { files: [single.clone()].into(), single: Some(single), only });
     }
     let mut search = Search { name, names, snapshot, wanted, get, files: BTreeSet::new() };
-    if wanted.part.is_in_layout(names) {
+    if wanted.purpose.is_in_layout(names) {
         search.layout()?;
     } else {
         // The repository itself is the component's folder.
@@ -125,18 +109,18 @@ pub(super) fn needed(
 }
 
 /// The one file of a repository that is meant, by its own name or because there is no folder.
-fn lone_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<Option<String>> {
-    let in_folder =
-        part.is_in_layout(names) || matches!(part, Part::Autoencoder | Part::Control) && names.contains("config.json");
+fn lone_file(name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> Result<Option<String>> {
+    let in_folder = purpose.is_in_layout(names)
+        || matches!(purpose, Purpose::Autoencoder | Purpose::Control) && names.contains("config.json");
     match name.file() {
         None if in_folder => Ok(None),
-        _ if part == Part::Pixel => {
+        _ if purpose == Purpose::Pixel => {
             let fix = "a model in pixel space is a repository in diffusers layout; choose one, as owner/name";
             let value = if name.file().is_some() { "one file" } else { "without a model_index.json" };
-            Err(Error::invalid(format!("the checkpoint {name}"), value, fix))
+            Err(Error::unusable(ErrorKind::Model, format!("the checkpoint {name}"), value, fix))
         }
         Some(file) => named_file(name, file, names).map(Some),
-        None => single_file(name, part, names).map(Some),
+        None => single_file(name, purpose, names).map(Some),
     }
 }
 
@@ -154,9 +138,9 @@ impl Search<'_> {
     fn layout(&mut self) -> Result<()> {
         let index = self.index()?;
         let has = |name: &str| index[name][1].is_string();
-        let part = self.wanted.part;
-        let (drawn, kind) = match part {
-            Part::Pixel => (Drawn::FromNoise, "in pixel space"),
+        let purpose = self.wanted.purpose;
+        let (drawn, kind) = match purpose {
+            Purpose::Pixel => (Drawn::FromNoise, "in pixel space"),
             _ => (Drawn::FromText, "of Stable Diffusion 1.x, 2.x or XL"),
         };
         let families = Families::built_in();
@@ -164,17 +148,17 @@ impl Search<'_> {
             if !has(folder) {
                 let class = index["_class_name"].as_str().unwrap_or("unknown");
                 let fix = format!("it has no {folder}; take a model {kind}");
-                return Err(Error::invalid(format!("the pipeline of {}", self.name), class, fix));
+                return Err(Error::unusable(ErrorKind::Model, format!("the pipeline of {}", self.name), class, fix));
             }
         }
         let components: Vec<_> = families.components().into_iter().filter(|component| has(component.folder)).collect();
         for &Component { folder, kind, .. } in &components {
-            if part != Part::Autoencoder || kind == ComponentKind::Autoencoder {
+            if purpose != Purpose::Autoencoder || kind == ComponentKind::Autoencoder {
                 self.must(&format!("{folder}/config.json"))?;
                 self.weights(folder)?;
             }
         }
-        if part == Part::Autoencoder {
+        if purpose == Purpose::Autoencoder {
             return Ok(());
         }
         self.must("scheduler/scheduler_config.json")?;
@@ -196,13 +180,14 @@ impl Search<'_> {
         (self.get)(INDEX)?;
         let files = ModelFiles::Folder(self.snapshot.folder());
         let path = files.path(INDEX);
-        serde_json::from_str(&files.read_text(INDEX)?).map_err(|e| Error::malformed("JSON file", &path, e))
+        serde_json::from_str(&files.read_text(INDEX)?)
+            .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &path, e))
     }
 
     fn must(&mut self, name: &str) -> Result<()> {
         if !self.names.contains(name) {
             let fix = "the repository is not a whole model in diffusers layout; choose another";
-            return Err(Error::invalid(format!("the file {name} of {}", self.name), "missing", fix));
+            return Err(Error::unusable(ErrorKind::Model, format!("the file {name} of {}", self.name), "missing", fix));
         }
         self.files.insert(name.into());
         Ok(())
@@ -228,7 +213,8 @@ impl Search<'_> {
         let found = weight_file(folder, precision, |name| self.names.contains(&in_repository(name)));
         let Some(found) = found.filter(|name| !exact || !name.contains("fp16")) else {
             let fix = "the repository has them in no form that is read; choose another";
-            return Err(Error::invalid(
+            return Err(Error::unusable(
+                ErrorKind::Model,
                 format!("the file of weights in {:?} of {}", component, self.name),
                 "missing",
                 fix,
@@ -262,14 +248,14 @@ fn named_file(name: &HubName, file: &str, names: &BTreeSet<String>) -> Result<St
 
 /// The one file of weights in a repository without folder layout: the one with the usual name, or else the only one;
 /// safetensors before pickles.
-fn single_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<String> {
-    if let Some(usual) = part.usual_files().iter().find(|usual| names.contains(**usual)) {
+fn single_file(name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> Result<String> {
+    if let Some(usual) = purpose.usual_files().iter().find(|usual| names.contains(**usual)) {
         return Ok((*usual).into());
     }
-    let of_other_parts = [Part::Lora, Part::Embedding].map(Part::usual_files).concat();
+    let of_adapters = [Purpose::Lora, Purpose::TextualInversion].map(Purpose::usual_files).concat();
     let may_be_meant = |name: &&String| {
         let at_the_top = !name.contains(['/', '\\', ':']) && !name.starts_with('.');
-        at_the_top && is_weights(name) && !of_other_parts.contains(&name.as_str())
+        at_the_top && is_weights(name) && !of_adapters.contains(&name.as_str())
     };
     let (safe, pickled): (Vec<_>, Vec<_>) =
         names.iter().filter(may_be_meant).partition(|name| name.ends_with(".safetensors"));
@@ -277,19 +263,19 @@ fn single_file(name: &HubName, part: Part, names: &BTreeSet<String>) -> Result<S
     match found[..] {
         [file] => Ok(file.clone()),
         [] => {
-            let fix = match part {
-                Part::Model => {
+            let fix = match purpose {
+                Purpose::Model => {
                     "it has neither a model_index.json nor a checkpoint; choose the repository of a diffusion model"
                         .into()
                 }
-                _ => format!("there is no {} at its top; give a file's whole name, as owner/name/FILE", part.name()),
+                _ => format!("there is no {} at its top; give a file's whole name, as owner/name/FILE", purpose.name()),
             };
-            Err(Error::invalid(format!("the number of files of {name}"), names.len(), fix))
+            Err(Error::unusable(ErrorKind::Model, format!("the number of files of {name}"), names.len(), fix))
         }
         _ => {
             let list: Vec<_> = found.iter().take(4).map(|name| name.as_str()).collect();
             let fix = format!("name the one you want, as in {}/{}", name.id(), list[0]);
-            Err(Error::invalid(format!("the {} of {name}", part.name()), format!("one of {}", list.join(", ")), fix))
+            Err(Error::invalid(format!("the {} of {name}", purpose.name()), format!("one of {}", list.join(", ")), fix))
         }
     }
 }

@@ -3,14 +3,12 @@
 use super::PixelPipeline;
 use crate::device::{DTypeChoice, DeviceChoice};
 use crate::model::{Defaults, component_parameters};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tweedie::checkpoints::ModelFiles;
-use tweedie::families::Loader;
-use tweedie::layers::Backend;
-use tweedie::models::{ClassEmbedding, LeNet, LeNetConfig, UNet2DConfig, UNet2DModel};
-use tweedie::{Error, Result};
+use tweedie::checkpoints::{ComponentKind, ModelFiles};
+use tweedie::families::{Families, Loader, load_classifier};
+use tweedie::layers::{Backend, Weights};
+use tweedie::{Error, ErrorKind, Result};
 
 /// A model in pixel space as a user names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +41,7 @@ impl PixelModel {
                 }
                 let fix = "it has neither unet/config.json nor model/unet/config.json; give a folder in diffusers \
                            layout, or the folder of a training run that has finished";
-                Err(Error::invalid("the checkpoint", path.display(), fix))
+                Err(Error::unusable(ErrorKind::Model, "the checkpoint", path.display(), fix))
             }
             #[cfg(feature = "embedded-mnist")]
             Self::Mnist => Ok(ModelFiles::Embedded { name: "mnist-ddpm", files: tweedie_weights::MNIST_DDPM }),
@@ -135,29 +133,27 @@ impl PixelBuilder {
         let start = Instant::now();
         let files = self.model.files()?;
         let device = self.device.open()?;
-        let format = self.dtype.on(&device, None, || component_parameters(&files, "unet"))?;
-        let fields = files.config("unet", "config.json")?;
-        if fields.class_name() == Some("UNet2DConditionModel") {
+        let detected = Families::built_in().detect(&files)?;
+        let Some(architecture) = detected.family.pixel_architecture(&files)? else {
             let fix = "it draws what a text says; make pictures from a text with it (txt2img), as `model`";
-            return Err(Error::invalid("the model", self.model.name(), fix));
-        }
-        let unet_config = UNet2DConfig::from_fields(&fields)?;
-        check_pixels(&unet_config, &files)?;
+            return Err(Error::unusable(ErrorKind::Model, "the model", self.model.name(), fix));
+        };
+        let network = detected.component(ComponentKind::Network)?.folder;
+        let format = self.dtype.on(&device, None, || component_parameters(&files, network))?;
         let scheduler = files.config("scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let pipeline_class = files.index()?["_class_name"].as_str().map(str::to_owned);
 
         let loader = Loader { backend: self.backend, ..format.loader(&files, &device) };
-        let (unet, weight_files) =
-            loader.load("unet", &[], |weights| UNet2DModel::new(weights, unet_config, format.activations))?;
+        let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
+        let (network, weight_files) = loader.load(network, &[], build)?;
         let classifier = self.classifier.as_deref().map(|path| {
             let files = inside(path, "classifier")?;
-            let loader = Loader { files: &files, ..loader.in_f32() };
-            let config = LeNetConfig::from_fields(&files.config("classifier", "config.json")?)?;
-            Ok::<_, Error>(loader.load("classifier", &[], |w| LeNet::new(config, w))?.0)
+            Ok::<_, Error>(load_classifier(&Loader { files: &files, ..loader.in_f32() }, "classifier")?.0)
         });
         Ok(PixelPipeline {
-            unet,
+            facts: architecture.facts(),
+            network,
             classifier: classifier.transpose()?,
             scheduler,
             pipeline_class,
@@ -169,34 +165,5 @@ impl PixelBuilder {
             load_seconds: start.elapsed().as_secs_f64(),
             files,
         })
-    }
-}
-
-/// Whether pictures can be made of what the network gives.
-fn check_pixels(config: &UNet2DConfig, files: &ModelFiles) -> Result<()> {
-    let wrong = |field: &str, value: Value, expected: &str| {
-        let path = files.path("unet/config.json");
-        Err(Error::invalid(format!("{field} in {}", path.display()), value, expected))
-    };
-    let UNet2DConfig { in_channels, out_channels, .. } = *config;
-    if files.exists("vae/config.json") || files.exists("vqvae/config.json") {
-        let fix =
-            "the model works on an autoencoder's latents, which `sample` does not decode; give one in pixel space";
-        return Err(Error::invalid("the model", files.path("").display(), fix));
-    }
-    if in_channels != 1 && in_channels != 3 {
-        return wrong("in_channels", in_channels.into(), "pictures have 1 or 3 channels; give a model in pixel space");
-    }
-    if out_channels != in_channels && out_channels != 2 * in_channels {
-        let expected = "it must be in_channels, or twice that if the variance is learned";
-        return wrong("out_channels", out_channels.into(), expected);
-    }
-    if config.sample_size.is_none() {
-        return wrong("sample_size", Value::Null, "set the side of the pictures that the model was trained on");
-    }
-    match config.class_embedding {
-        ClassEmbedding::Timestep => wrong("class_embed_type", "timestep".into(), "`sample` takes numbered classes"),
-        ClassEmbedding::Identity => wrong("class_embed_type", "identity".into(), "`sample` takes numbered classes"),
-        _ => Ok(()),
     }
 }

@@ -18,7 +18,7 @@ use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
 use crate::model::Defaults;
 use candle_core::Tensor;
-use request::PixelFacts;
+use request::PixelModelFacts;
 use std::ops::ControlFlow;
 use std::time::Instant;
 use trajectory::Watch;
@@ -26,8 +26,8 @@ use tweedie::checkpoints::ModelFiles;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{ClassifierFreeGuidance, ClassifierGuidance, Denoiser, Network};
+use tweedie::families::{PictureClassifier, PixelFacts, PixelNetwork};
 use tweedie::images::Picture;
-use tweedie::models::{LeNet, UNet2DModel};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::{Run, Step, sample};
 use tweedie::{Device, Error, Result};
@@ -44,8 +44,9 @@ pub struct PixelSeconds {
 /// A pipeline from noise to pictures, loaded and ready.
 #[derive(Debug)]
 pub struct PixelPipeline {
-    unet: UNet2DModel,
-    classifier: Option<LeNet>,
+    network: Box<dyn PixelNetwork>,
+    facts: PixelFacts,
+    classifier: Option<Box<dyn PictureClassifier>>,
     scheduler: ConfigFields,
     pipeline_class: Option<String>,
     defaults: Defaults,
@@ -64,8 +65,8 @@ impl PixelPipeline {
     }
 
     /// The network.
-    pub fn unet(&self) -> &UNet2DModel {
-        &self.unet
+    pub fn network(&self) -> &dyn PixelNetwork {
+        self.network.as_ref()
     }
 
     /// What pictures' settings call the model.
@@ -78,9 +79,9 @@ impl PixelPipeline {
     /// # Errors
     /// If the request cannot be carried out; the message says what can.
     pub fn settle(&self, request: &PixelRequest) -> Result<PixelSettings> {
-        request.settle(&PixelFacts {
-            unet: self.unet.config(),
-            classifier: self.classifier.as_ref().map(LeNet::config),
+        request.settle(&PixelModelFacts {
+            network: self.facts,
+            classifier: self.classifier.as_ref().map(|classifier| classifier.facts()),
             scheduler: &self.scheduler,
             pipeline_class: self.pipeline_class.as_deref(),
             defaults: &self.defaults,
@@ -159,17 +160,17 @@ impl PixelPipeline {
         let scheduler = settings.build_scheduler()?;
         let parameterization = scheduler.parameterization().clone().with_learned_variance(settings.learned_variance);
         let levels = scheduler.levels(settings.steps)?;
-        let shape = [images, self.unet.config().in_channels, settings.height, settings.width];
+        let shape = [images, self.facts.channels, settings.height, settings.width];
         let start = (noise.normal(&shape)?.to_device(&self.device)? * levels.init_noise_sigma())?;
 
         let (conditioning, none) = self.conditioning(settings, classes)?;
-        let guided =
-            none.as_ref().map(|none| ClassifierFreeGuidance::new(&self.unet, none, settings.guidance_scale, 0.0));
-        let network = guided.as_ref().map_or(&self.unet as &dyn Network, |guided| guided);
+        let network: &dyn Network = self.network.as_ref();
+        let guided = none.as_ref().map(|none| ClassifierFreeGuidance::new(network, none, settings.guidance_scale, 0.0));
+        let network = guided.as_ref().map_or(network, |guided| guided);
         let judged = match &self.classifier {
             Some(classifier) if settings.classifier_scale != 0.0 => {
                 let (scale, kind) = (settings.classifier_scale, parameterization.prediction_type);
-                Some(ClassifierGuidance::new(network, classifier, classes, scale, kind)?)
+                Some(ClassifierGuidance::new(network, classifier.as_ref(), classes, scale, kind)?)
             }
             _ => None,
         };
@@ -196,12 +197,11 @@ impl PixelPipeline {
 
     /// The conditioning, and that of no class if there is guidance.
     fn conditioning(&self, settings: &PixelSettings, classes: &[u32]) -> Result<(Conditioning, Option<Conditioning>)> {
-        let config = self.unet.config();
-        if config.num_classes() == 0 {
+        if self.facts.classes == 0 {
             return Ok((Conditioning::default(), None));
         }
         let conditioning = Conditioning::classes(classes, &self.device)?;
-        let none = match config.null_class {
+        let none = match self.facts.null_class {
             Some(null) if settings.guidance_scale != 1.0 => {
                 Some(Conditioning::classes(&vec![null as u32; classes.len()], &self.device)?)
             }

@@ -5,9 +5,9 @@ use crate::requests::kind::OptionKind;
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
-use tweedie::models::{LeNetConfig, UNet2DConfig};
+use tweedie::families::{ClassifierFacts, PixelFacts};
 use tweedie::schedulers::{self, Scheduler, SchedulerChoice};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// The most pictures of a request.
 const MOST_IMAGES: usize = 100_000;
@@ -63,9 +63,9 @@ serde_by_options!(PixelRequest);
 
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
-pub(super) struct PixelFacts<'a> {
-    pub unet: &'a UNet2DConfig,
-    pub classifier: Option<&'a LeNetConfig>,
+pub(super) struct PixelModelFacts<'a> {
+    pub network: PixelFacts,
+    pub classifier: Option<ClassifierFacts>,
     pub scheduler: &'a ConfigFields,
     /// `_class_name` in `model_index.json`.
     pub pipeline_class: Option<&'a str>,
@@ -154,9 +154,8 @@ impl PixelRequest {
     }
 
     /// Checks the request against the model and fills in defaults.
-    pub(super) fn settle(&self, facts: &PixelFacts<'_>) -> Result<PixelSettings> {
-        let sample_size = facts.unet.sample_size;
-        let (height, width) = sample_size.ok_or_else(|| Error::invalid("sample_size", "null", "set it"))?;
+    pub(super) fn settle(&self, facts: &PixelModelFacts<'_>) -> Result<PixelSettings> {
+        let (height, width) = facts.network.sample_size;
         let num_images = self.count();
         let batch_size = self.batch_size.min(num_images.max(1));
         for (what, count) in [("the number of images", num_images), ("the batch size", self.batch_size)] {
@@ -164,7 +163,7 @@ impl PixelRequest {
                 return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));
             }
         }
-        let values = facts.unet.in_channels.saturating_mul(height).saturating_mul(width);
+        let values = facts.network.channels.saturating_mul(height).saturating_mul(width);
         if values.saturating_mul(batch_size) > MOST_VALUES {
             let fix = format!("pictures of {width}x{height} allow {} at most", (MOST_VALUES / values).max(1));
             return Err(Error::invalid("the batch size", batch_size, fix));
@@ -179,7 +178,7 @@ impl PixelRequest {
             classifier_scale,
             scheduler,
             scheduler_config,
-            learned_variance: facts.unet.out_channels == 2 * facts.unet.in_channels,
+            learned_variance: facts.network.learned_variance,
             seed: self.seed,
             width,
             height,
@@ -189,9 +188,10 @@ impl PixelRequest {
         };
         // Whether the steps can be made shows when the levels are.
         let scheduler = settings.build_scheduler()?;
-        let trained = scheduler.schedule().map_or(usize::MAX, |schedule| schedule.num_train_timesteps());
-        settings.steps = self.steps.or(facts.defaults.steps).unwrap_or(STEPS.min(trained));
-        scheduler.levels(settings.steps)?;
+        settings.steps = match self.steps.or(facts.defaults.steps) {
+            Some(steps) => scheduler.levels(steps).map(|_| steps)?,
+            None => scheduler.steps_up_to(STEPS)?,
+        };
         if settings.classifier_scale != 0.0 && scheduler.schedule().is_none() {
             let fix = "it has no training timesteps, which a classifier is told; take another, such as ddim";
             return Err(Error::invalid("the scheduler", settings.scheduler.name(), fix));
@@ -199,9 +199,9 @@ impl PixelRequest {
         Ok(settings)
     }
 
-    fn classes(&self, facts: &PixelFacts<'_>) -> Result<Vec<u32>> {
-        let of_model = facts.unet.num_classes();
-        let of_classifier = facts.classifier.map(|classifier| classifier.class_names.len());
+    fn classes(&self, facts: &PixelModelFacts<'_>) -> Result<Vec<u32>> {
+        let of_model = facts.network.classes;
+        let of_classifier = facts.classifier.map(|classifier| classifier.classes);
         let known = match (of_model, of_classifier) {
             (0, None) if self.classes.is_empty() => return Ok(Vec::new()),
             (0, None) => {
@@ -213,7 +213,7 @@ impl PixelRequest {
             (known, Some(too)) if known == too => known,
             (known, Some(other)) => {
                 let fix = format!("the model has {known}; the two do not belong together");
-                return Err(Error::invalid("the classifier's number of classes", other, fix));
+                return Err(Error::unusable(ErrorKind::Model, "the classifier's number of classes", other, fix));
             }
         };
         if self.classes.is_empty() {
@@ -227,13 +227,13 @@ impl PixelRequest {
         }
     }
 
-    fn guidance_scale(&self, facts: &PixelFacts<'_>) -> Result<f64> {
+    fn guidance_scale(&self, facts: &PixelModelFacts<'_>) -> Result<f64> {
         let scale = self.guidance_scale.or(facts.defaults.guidance_scale).unwrap_or(1.0);
         if !scale.is_finite() || scale < 0.0 {
             return Err(Error::invalid("the guidance scale", scale, "take a number from 0 on; 1 turns guidance off"));
         }
-        if scale != 1.0 && facts.unet.null_class.is_none() {
-            let fix = if facts.unet.num_classes() == 0 {
+        if scale != 1.0 && facts.network.null_class.is_none() {
+            let fix = if facts.network.classes == 0 {
                 "this model was trained without classes, so there is nothing to guide to; leave it away"
             } else {
                 "this model has no null class, so it cannot say what it would do without a class; leave it away, or \
@@ -244,16 +244,17 @@ impl PixelRequest {
         Ok(scale)
     }
 
-    fn classifier_scale(&self, facts: &PixelFacts<'_>) -> Result<f64> {
+    fn classifier_scale(&self, facts: &PixelModelFacts<'_>) -> Result<f64> {
         let Some(classifier) = facts.classifier else {
             return match self.classifier_scale {
                 Some(scale) => Err(Error::invalid("the classifier scale", scale, "there is no classifier; give one")),
                 None => Ok(0.0),
             };
         };
-        let seen = (classifier.in_channels, (classifier.sample_size, classifier.sample_size));
-        if facts.unet.sample_size != Some(seen.1) || facts.unet.in_channels != seen.0 {
-            let value = format!("for {0}x{0} pictures of {1} channels", classifier.sample_size, seen.0);
+        let ClassifierFacts { channels, sample_size, .. } = classifier;
+        if facts.network.sample_size != sample_size || facts.network.channels != channels {
+            let (height, width) = sample_size;
+            let value = format!("for {width}x{height} pictures of {channels} channels");
             return Err(Error::invalid(
                 "the classifier",
                 value,
@@ -267,7 +268,7 @@ impl PixelRequest {
         Ok(scale)
     }
 
-    fn scheduler(&self, facts: &PixelFacts<'_>) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+    fn scheduler(&self, facts: &PixelModelFacts<'_>) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
         let file = facts.scheduler;
         let asked = self.scheduler.as_ref().or(facts.defaults.scheduler.as_ref());
         let choice = match (asked, facts.pipeline_class, file.class_name()) {
@@ -293,9 +294,9 @@ impl PixelRequest {
                     warnings.push(format!("eta has no effect with the scheduler {}", choice.name()));
                 }
             }
-            config = config.with(name, value.clone());
+            config = config.with_requested(name, value.clone());
         }
-        if facts.classifier.is_some_and(|classifier| classifier.time_embedding.is_none()) {
+        if facts.classifier.is_some_and(|classifier| !classifier.noisy) {
             warnings
                 .push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());
         }

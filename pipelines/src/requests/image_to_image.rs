@@ -29,10 +29,3 @@ options! {
         }
     }
 }
-
-impl ImageToImageRequest {
-    /// A request with every option at its default.
-    pub fn new(prompt: impl Into<String>, image: Photo) -> Self {
-        Self::of(image, TextToImageRequest { prompt: prompt.into(), ..TextToImageRequest::default() })
-    }
-}

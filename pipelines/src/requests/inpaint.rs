@@ -80,10 +80,3 @@ impl Default for InpaintOptions {
 }
 
 serde_by_options!(InpaintOptions);
-
-impl InpaintRequest {
-    /// A request with every option at its default.
-    pub fn new(prompt: impl Into<String>, image: Photo, mask: Option<Mask>) -> Self {
-        Self::of(image, mask, TextToImageRequest { prompt: prompt.into(), ..TextToImageRequest::default() })
-    }
-}

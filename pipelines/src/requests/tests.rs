@@ -19,7 +19,8 @@ fn requests() -> [Vec<OptionInfo>; 4] {
 
 fn inpaint() -> TestResult<InpaintRequest> {
     let photo = Photo::new(1, 1, ColorType::Grey, Samples::Eight(vec![7]))?;
-    Ok(InpaintRequest::new("a cat", photo, Some(Mask::new(1, 1, vec![255])?)))
+    let text = TextToImageRequest { prompt: "a cat".into(), ..TextToImageRequest::default() };
+    Ok(InpaintRequest::of(photo, Some(Mask::new(1, 1, vec![255])?), text))
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{MixedPrecisionChoice, PixelTrainingSettings, TrainingSettings};
 use crate::bench::{kernels, rounded, within};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
-use tweedie::kernels::{InstructionSet, Products, measured_peak, threads};
+use tweedie::kernels::{InstructionSet, MatmulPrecision, measured_peak, threads};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::training::data::{Batch, ImageSet};
 use tweedie::training::tasks::PixelDiffusion;
@@ -49,7 +49,7 @@ impl TrainingBench {
             step()?;
             best = best.min(start.elapsed().as_secs_f64());
         }
-        let peak = measured_peak(Products::from(self.mixed_precision));
+        let peak = measured_peak(MatmulPrecision::from(self.mixed_precision));
         let results = json!({
             "model": "digits, in training",
             "mixed_precision": self.mixed_precision.name(),

@@ -16,7 +16,7 @@ use tweedie::models::{LeNet, LeNetConfig};
 use tweedie::training::data::{Augmentation, Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{ClassifierTraining, Judgement};
-use tweedie::training::{LearningRate, OptimizerOptions, ParameterSet};
+use tweedie::training::{OptimizerOptions, ParameterSet};
 use tweedie::{DType, Device, Error, Result, Tensor};
 
 /// Passes over the data where nothing is said.
@@ -123,18 +123,13 @@ impl TrainingSettings for ClassifierTrainingSettings {
 impl ClassifierTrainingSettings {
     fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
         let batches = Batches::new(set.clone(), self.common.batch_size, self.common.seed)?;
-        Ok(batches.with_augmentation(Augmentation { shift: self.shift, flip: false }))
+        batches.with_augmentation(Augmentation { shift: self.shift, ..Augmentation::default() })
     }
 
     /// How the classifier's parameters are moved.
     fn optimizer(&self) -> OptimizerOptions {
-        let steps = self.plan().steps;
-        let learning_rate = LearningRate {
-            peak: self.learning_rate,
-            warmup_steps: self.warmup_steps.unwrap_or(0).min(steps),
-            total_steps: steps,
-            decay: self.common.lr_schedule.into(),
-        };
+        let warmup_steps = self.warmup_steps.unwrap_or(0);
+        let learning_rate = self.common.learning_rate(self.learning_rate, warmup_steps, self.plan().steps);
         self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay.unwrap_or(0.0))
     }
 

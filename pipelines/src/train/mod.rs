@@ -1,5 +1,6 @@
 //! Training: data -> task -> steps -> model.
 
+mod autoencoder;
 mod benchmark;
 mod choices;
 mod classifier;
@@ -7,6 +8,7 @@ mod latent;
 mod pixel;
 mod settings;
 
+pub use autoencoder::AutoencoderTrainingSettings;
 pub use benchmark::TrainingBench;
 pub use choices::{BetaChoice, DecayChoice, LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};

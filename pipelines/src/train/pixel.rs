@@ -10,16 +10,13 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
 use tweedie::denoising::PredictionType;
-use tweedie::kernels::{InstructionSet, Products};
 use tweedie::models::UNet2DConfig;
 use tweedie::models::unet2d::{BlockKind, ClassEmbedding, TimeEmbedding};
 use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::{Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
-use tweedie::training::{
-    ClassDropout, ForwardProcess, LearningRate, LossWeighting, Objective, OptimizerOptions, ParameterSet,
-};
+use tweedie::training::{ClassDropout, ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
 use tweedie::{Error, Result};
 
 /// The weight of the variational bound beside L_simple (Nichol and Dhariwal 2021, section 3.1).
@@ -147,10 +144,7 @@ impl TrainingSettings for PixelTrainingSettings {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let rounded = Products::from(self.mixed_precision) == Products::Bf16;
-        let slow = "`mixed_precision` bf16 is many times slower than no on this CPU, which has no instructions for products of bf16";
-        let told = rounded && !InstructionSet::in_use().multiplies_bf16();
-        told.then(|| slow.to_owned()).into_iter().collect()
+        self.mixed_precision.warning().into_iter().collect()
     }
 }
 
@@ -180,12 +174,7 @@ impl PixelTrainingSettings {
 
     /// How the network's parameters are moved.
     pub fn optimizer(&self) -> OptimizerOptions {
-        let learning_rate = LearningRate {
-            peak: self.learning_rate,
-            warmup_steps: self.warmup_steps.min(self.steps),
-            total_steps: self.steps,
-            decay: self.common.lr_schedule.into(),
-        };
+        let learning_rate = self.common.learning_rate(self.learning_rate, self.warmup_steps, self.steps);
         self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay)
     }
 

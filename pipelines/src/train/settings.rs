@@ -11,7 +11,7 @@ use tweedie::config::DIFFUSERS_VERSION;
 use tweedie::training::data::{BatchSource, ImageSet};
 use tweedie::training::runs::{RunFolder, RunPlan, TrainEvent, TrainObserver};
 use tweedie::training::{AdamWConfig, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, TrainingTask};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// A setting of a run, which its `config.json` has even at its default: later versions may have others.
 pub(super) fn setting(kind: OptionKind, value_name: &'static str) -> OptionInfo {
@@ -31,7 +31,7 @@ options! {
             /// Seed of everything random.
             seed: u64 = 0 => setting(OptionKind::Count, "N");
             /// Images of a batch.
-            batch_size: usize = 64 => setting(OptionKind::Count, "N");
+            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder");
             /// Batches whose gradients make one step.
             accumulate: usize = 1 => setting(OptionKind::Count, "N");
             /// Steps between checkpoints.
@@ -63,6 +63,12 @@ impl CommonSettings {
     pub(super) fn steps_of(&self, epochs: u64, images: usize) -> u64 {
         let per_step = (self.batch_size as u64).saturating_mul(self.accumulate as u64).max(1);
         epochs.saturating_mul(images as u64).div_ceil(per_step)
+    }
+
+    /// The learning rate of a run of so many steps: it rises to `peak`, within the run, and then does what the settings say.
+    pub(super) fn learning_rate(&self, peak: f64, warmup_steps: u64, total_steps: u64) -> LearningRate {
+        let warmup_steps = warmup_steps.min(total_steps);
+        LearningRate { peak, warmup_steps, total_steps, decay: self.lr_schedule.into() }
     }
 
     /// AdamW with this weight decay; a norm of 0 cuts no gradient.
@@ -231,9 +237,12 @@ pub trait TrainingSettings: Options + Default {
     fn from_config(config: &Value) -> Result<Self> {
         let fix = "take the config.json that the run was started with, and go on with the same kind of training";
         let fields = config["settings"].as_object();
-        let fields = fields.ok_or_else(|| Error::invalid("the configuration of the run", "without settings", fix))?;
+        let fields = fields
+            .ok_or_else(|| Error::unusable(ErrorKind::File, "the configuration of the run", "without settings", fix))?;
         let mut settings = Self::default();
-        settings.read(fields.clone()).map_err(|wrong| Error::invalid("a setting of the run", wrong, fix))?;
+        settings
+            .read(fields.clone())
+            .map_err(|wrong| Error::unusable(ErrorKind::File, "a setting of the run", wrong, fix))?;
         Ok(settings)
     }
 

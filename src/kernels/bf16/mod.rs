@@ -39,7 +39,7 @@ const ROWS: usize = 192;
 
 /// How exactly the factors of products are taken: a choice of whoever builds a model, which nothing here makes by the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Products {
+pub enum MatmulPrecision {
     /// In the type of the activations.
     #[default]
     Full,
@@ -47,7 +47,7 @@ pub enum Products {
     Bf16,
 }
 
-impl Products {
+impl MatmulPrecision {
     /// Full in any case where the inputs are no whole steps, or the outputs fewer than a tile has.
     pub(super) fn of_matrix(self, inputs: usize, outputs: usize) -> Self {
         if inputs.is_multiple_of(STEP) && outputs >= TILE { self } else { Self::Full }

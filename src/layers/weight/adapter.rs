@@ -1,7 +1,7 @@
 //! What stands beside a weight and is added to its product.
 
 use super::{WeightForm, form_of};
-use crate::kernels::{ConvGeometry, Products};
+use crate::kernels::{ConvGeometry, MatmulPrecision};
 use crate::layers::Computation;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{Device, Tensor};
@@ -128,7 +128,7 @@ impl WeightDelta {
 
 /// Whatever is done with the weight, the change is exact.
 fn in_full(computation: Computation) -> Computation {
-    Computation { products: Products::Full, ..computation }
+    Computation { products: MatmulPrecision::Full, ..computation }
 }
 
 /// The tensor itself where it has the shape already: a trained one stays the variable that it is.

@@ -2,7 +2,7 @@
 
 use super::WeightForm;
 use crate::Result;
-use crate::kernels::{self, ConvGeometry, Products};
+use crate::kernels::{self, ConvGeometry, MatmulPrecision};
 use crate::layers::Backend;
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
@@ -14,12 +14,12 @@ use std::borrow::Cow;
 pub struct Dense {
     tensor: Tensor,
     backend: Backend,
-    products: Products,
+    products: MatmulPrecision,
 }
 
 impl Dense {
     /// A tensor `[out, in]` or `[out, in, kernel, kernel]` of floats, which may be a variable.
-    pub fn new(tensor: Tensor, backend: Backend, products: Products) -> Self {
+    pub fn new(tensor: Tensor, backend: Backend, products: MatmulPrecision) -> Self {
         Self { tensor, backend, products }
     }
 
@@ -49,7 +49,7 @@ impl WeightForm for Dense {
         self.backend
     }
 
-    fn products(&self) -> Products {
+    fn products(&self) -> MatmulPrecision {
         self.products
     }
 

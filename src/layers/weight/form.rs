@@ -2,7 +2,7 @@
 
 use super::Dense;
 use crate::Result;
-use crate::kernels::{ConvGeometry, Products};
+use crate::kernels::{ConvGeometry, MatmulPrecision};
 use crate::layers::{Backend, add_residual, geglu};
 use candle_core::{DType, Device, Tensor};
 use std::fmt::Debug;
@@ -26,8 +26,8 @@ pub trait WeightForm: Debug + Send + Sync {
     fn backend(&self) -> Backend;
 
     /// How the kernels take products with it.
-    fn products(&self) -> Products {
-        Products::Full
+    fn products(&self) -> MatmulPrecision {
+        MatmulPrecision::Full
     }
 
     /// The whole weight as one tensor of its [shape](Self::shape), [type](Self::dtype) and [device](Self::device).

@@ -17,7 +17,7 @@ pub use packed::Packed;
 pub use store::{WeightRecorder, WeightStore};
 
 use super::{Backend, Computation, geglu};
-use crate::kernels::{ConvGeometry, Products};
+use crate::kernels::{ConvGeometry, MatmulPrecision};
 use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Weight {
     }
 
     /// How products with it are taken.
-    pub fn products(&self) -> Products {
+    pub fn products(&self) -> MatmulPrecision {
         self.form.products()
     }
 

@@ -2,14 +2,14 @@
 
 use super::WeightForm;
 use crate::Result;
-use crate::kernels::{self, ConvGeometry, PackedWeight, Products};
+use crate::kernels::{self, ConvGeometry, MatmulPrecision, PackedWeight};
 use crate::layers::Backend;
 use candle_core::{DType, Device, Tensor};
 
 /// A frozen weight, laid out for the kernels, in the element type of storage.
 ///
 /// The CPU's activations are f32; it widens what is stored in half precision while it multiplies, or rounds the activations
-/// too ([`Products`]). Residuals are added, and gates applied, while sums are in the cache.
+/// too ([`MatmulPrecision`]). Residuals are added, and gates applied, while sums are in the cache.
 #[derive(Debug, Clone)]
 pub struct Packed {
     weight: PackedWeight,
@@ -22,7 +22,7 @@ impl Packed {
     ///
     /// # Errors
     /// If the tensor has another rank, is not on the CPU, or not of floats.
-    pub fn new(tensor: &Tensor, products: Products) -> Result<Self> {
+    pub fn new(tensor: &Tensor, products: MatmulPrecision) -> Result<Self> {
         let weight = PackedWeight::with_products(tensor, products)?;
         let dtype = if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let zeros = Tensor::zeros(weight.shape()[0], dtype, &Device::Cpu)?;
@@ -54,7 +54,7 @@ impl WeightForm for Packed {
         Backend::Kernels
     }
 
-    fn products(&self) -> Products {
+    fn products(&self) -> MatmulPrecision {
         self.weight.products()
     }
 

@@ -13,7 +13,7 @@ pub(super) type DownBlock = unet_blocks::DownBlock<Transformer>;
 pub(super) type UpBlock = unet_blocks::UpBlock<Transformer>;
 
 /// What all blocks of one call see.
-pub(in crate::models) struct Step<'a> {
+pub(in crate::models) struct BlockContext<'a> {
     /// `[batch, time_embed_dim]`.
     pub time: &'a Tensor,
     /// `[batch, tokens, cross_attention_dim]`.
@@ -84,11 +84,11 @@ impl MidBlock {
         })
     }
 
-    pub fn forward(&self, h: FeatureMap, step: &Step<'_>) -> Result<FeatureMap> {
-        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, step, &step.perturbed);
-        let h = self.first.forward(&h, step.time, attend)?;
+    pub fn forward(&self, h: FeatureMap, context: &BlockContext<'_>) -> Result<FeatureMap> {
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, &context.perturbed);
+        let h = self.first.forward(&h, context.time, attend)?;
         match &self.last {
-            Some(last) => last.forward(&h, Some(step.time)),
+            Some(last) => last.forward(&h, Some(context.time)),
             None => Ok(h),
         }
     }

@@ -1,6 +1,6 @@
 //! The UNet's way down and its middle, which a ControlNet has a copy of.
 
-use super::blocks::{DownBlock, MidBlock, Step};
+use super::blocks::{BlockContext, DownBlock, MidBlock};
 use super::config::UNet2DConditionConfig;
 use super::transformer::Transformer;
 use crate::conditioning::Conditioning;
@@ -118,10 +118,10 @@ impl Encoder {
     pub fn forward(
         &self,
         x: &Tensor,
-        step: &Step<'_>,
+        context: &BlockContext<'_>,
         additions: Additions<'_>,
     ) -> Result<(FeatureMap, Vec<FeatureMap>)> {
-        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, step, &(0..0));
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, &(0..0));
         let input = x.to_dtype(self.dtype)?;
         let input = if self.center_input_sample { input.affine(2.0, -1.0)? } else { input };
         let mut h = self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)?;
@@ -131,10 +131,10 @@ impl Encoder {
         let mut skips = vec![h.clone()];
         let mut resolutions = additions.resolutions.iter();
         for block in &self.down_blocks {
-            h = block.forward(h, step.time, &mut skips, attend, resolutions.next())?;
+            h = block.forward(h, context.time, &mut skips, attend, resolutions.next())?;
         }
         if let Some(mid_block) = &self.mid_block {
-            h = mid_block.forward(h, step)?;
+            h = mid_block.forward(h, context)?;
         }
         match resolutions.next() {
             Some(rest) if rest.dims() == h.dims() => Ok((h.add(rest)?, skips)),

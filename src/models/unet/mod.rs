@@ -9,8 +9,8 @@ pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
 
 use crate::denoising::{Branch, Call, Network};
 use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights, on_device};
-use crate::{Error, Result};
-use blocks::{Step, UpBlock};
+use crate::{Error, ErrorKind, Result};
+use blocks::{BlockContext, UpBlock};
 use candle_core::{DType, Tensor};
 use encoder::{Additions, Encoder};
 use transformer::Transformer;
@@ -83,13 +83,13 @@ impl UNet2DConditionModel {
         let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
         let text = self.encoder.text(conditioning, cache)?;
         let perturbed = call.rows(|branch| branch == Branch::Perturbed)?;
-        let step = Step { time: &time, text: &text, perturbed, cache };
-        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &step, &(0..0));
+        let context = BlockContext { time: &time, text: &text, perturbed, cache };
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &context, &(0..0));
         let maps = |tensors: &[Tensor]| tensors.iter().map(|x| self.encoder.map(x)).collect::<Result<Vec<_>>>();
         let resolutions = control.map_or(Ok(Vec::new()), |control| maps(&control.resolutions))?;
 
         let (mut h, mut skips) =
-            self.encoder.forward(x, &step, Additions { resolutions: &resolutions, ..Additions::default() })?;
+            self.encoder.forward(x, &context, Additions { resolutions: &resolutions, ..Additions::default() })?;
         if let Some(control) = control {
             skips = controlled(skips, &maps(&control.down)?)?;
             if let Some(mid) = &control.mid {
@@ -110,7 +110,8 @@ fn controlled(skips: Vec<FeatureMap>, residuals: &[FeatureMap]) -> Result<Vec<Fe
         return Ok(skips);
     }
     if residuals.len() != skips.len() {
-        return Err(Error::invalid(
+        return Err(Error::unusable(
+            ErrorKind::Model,
             "the number of control residuals",
             residuals.len(),
             format!("the UNet has {} skip connections; take a ControlNet made for it", skips.len()),

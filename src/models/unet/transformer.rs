@@ -1,6 +1,6 @@
 //! The spatial transformer: pixels as tokens that look at each other and at the text.
 
-use super::blocks::Step;
+use super::blocks::BlockContext;
 use crate::Result;
 use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights};
 use candle_core::Tensor;
@@ -74,10 +74,10 @@ impl Transformer {
     }
 
     /// In the `perturbed` rows of the batch, self-attention is the identity.
-    pub fn forward(&self, x: &FeatureMap, step: &Step<'_>, perturbed: &Range<usize>) -> Result<FeatureMap> {
+    pub fn forward(&self, x: &FeatureMap, context: &BlockContext<'_>, perturbed: &Range<usize>) -> Result<FeatureMap> {
         let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
         for block in &self.blocks {
-            tokens = block.forward(&tokens, step, perturbed)?;
+            tokens = block.forward(&tokens, context, perturbed)?;
         }
         self.proj_out.forward_plus_residual(&tokens, x)
     }
@@ -111,13 +111,13 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, step: &Step<'_>, perturbed: &Range<usize>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, context: &BlockContext<'_>, perturbed: &Range<usize>) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let x = match perturbed.is_empty() {
             true => self.attn1.forward(&h, &h, x)?,
             false => self.attn1.forward_perturbed(&h, perturbed.clone(), x)?,
         };
-        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, step.text, &x, step.cache)?;
+        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, context.text, &x, context.cache)?;
         self.ff.forward(&self.norm3.forward(&x)?, &x)
     }
 }

@@ -3,7 +3,7 @@
 use super::listing::{METADATA, is_picture, list, no_picture, walk};
 use crate::images::{CropBox, Photo, Picture};
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ pub fn read_captioned(folder: &Path) -> Result<CaptionedPictures> {
 
 fn from_list(folder: &Path, metadata: &Path) -> Result<CaptionedPictures> {
     let fail = |line: usize, reason: String| {
-        Err(Error::malformed("list of pictures", metadata, format!("line {line}: {reason}")))
+        Err(Error::malformed(ErrorKind::File, "list of pictures", metadata, format!("line {line}: {reason}")))
     };
     let listing = list(folder)?;
     let Some(captions) = listing.captions else {
@@ -104,7 +104,7 @@ fn is_text(path: &Path) -> bool {
 /// The captions in the text file beside a picture.
 fn captions_beside(picture: &Path) -> Result<Vec<String>> {
     let path = picture.with_extension("txt");
-    let fail = |reason: String| Err(Error::malformed("file of captions", &path, reason));
+    let fail = |reason: String| Err(Error::malformed(ErrorKind::File, "file of captions", &path, reason));
     if !path.is_file() {
         let fix = format!("write it into {}, a caption a line, or all captions into a {METADATA}", path.display());
         return Err(Error::invalid(format!("the caption of {}", picture.display()), "missing", fix));
@@ -199,7 +199,9 @@ impl CaptionedPictures {
     /// A picture as its file has it; what is wrong with it is told with its line in the list.
     fn photo(&self, picture: &CaptionedPicture) -> Result<Photo> {
         Photo::read(&picture.path).map_err(|error| match (&self.list, picture.line) {
-            (Some(list), Some(line)) => Error::malformed("list of pictures", list, format!("line {line}: {error}")),
+            (Some(list), Some(line)) => {
+                Error::malformed(ErrorKind::File, "list of pictures", list, format!("line {line}: {error}"))
+            }
             _ => error,
         })
     }

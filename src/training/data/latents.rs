@@ -7,7 +7,7 @@ use crate::checkpoints::{ModelFiles, SafetensorsFile};
 use crate::files::replace_file;
 use crate::images::Picture;
 use crate::models::Autoencoder;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -104,8 +104,14 @@ impl LatentSet {
             return Ok(None);
         }
         let read = |name: &str| {
-            let unusable =
-                || Error::malformed("file of latents", path, format!("{name} has values that are not finite"));
+            let unusable = || {
+                Error::malformed(
+                    ErrorKind::File,
+                    "file of latents",
+                    path,
+                    format!("{name} has values that are not finite"),
+                )
+            };
             file.read(name, DType::F16, &Device::Cpu)?.ok_or_else(unusable)
         };
         let std = file.tensors().iter().any(|stored| stored.name == STD).then(|| read(STD)).transpose()?;
@@ -121,7 +127,7 @@ impl LatentSet {
         let tensors = [(MEAN, Some(&self.mean)), (STD, self.std.as_ref())];
         let tensors = tensors.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)));
         let bytes = safetensors::serialize(tensors, Some(HashMap::from(metadata)))
-            .map_err(|e| Error::malformed("file of latents", path, e))?;
+            .map_err(|e| Error::malformed(ErrorKind::File, "file of latents", path, e))?;
         replace_file(path, &bytes)
     }
 

@@ -1,11 +1,12 @@
 //! Training a denoising network of small pictures, conditioned on their classes or on nothing.
 
-use super::{sample_grid, write_json};
+use super::sample_grid::SampleGrid;
+use super::write_json;
 use crate::conditioning::Conditioning;
-use crate::config::{ConfigFields, DIFFUSERS_VERSION};
+use crate::config::DIFFUSERS_VERSION;
 use crate::denoising::{Cache, Call, Network, PredictionType};
 use crate::images::Picture;
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::Weights;
 use crate::models::{UNet2DConfig, UNet2DModel};
 use crate::training::data::Batch;
@@ -36,7 +37,7 @@ pub struct PixelDiffusionConfig {
     /// How often classes are dropped, of a network that has a class for none.
     pub class_dropout: Option<ClassDropout>,
     /// How products are taken in training.
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// The model's `scheduler_config.json`, of the objective's process.
     pub scheduler: Map<String, Value>,
     /// The number format of the finished model.
@@ -49,6 +50,7 @@ pub struct PixelDiffusion {
     config: PixelDiffusionConfig,
     network: UNet2DModel,
     loss: DenoisingLoss,
+    grid: SampleGrid,
 }
 
 impl PixelDiffusion {
@@ -62,7 +64,9 @@ impl PixelDiffusion {
         let weights = Weights::new(&source).with_products(config.products);
         let network = UNet2DModel::new(&weights, config.network.clone(), DType::F32)?;
         let loss = DenoisingLoss::new(config.objective.clone(), config.importance_sampling);
-        Ok((Self { config, network, loss }, ParameterSet::new("unet", source.finish()?, optimizer)?))
+        let flows = config.objective.prediction_type() == PredictionType::Flow;
+        let grid = SampleGrid::new(&config.scheduler, flows)?;
+        Ok((Self { config, network, loss, grid }, ParameterSet::new("unet", source.finish()?, optimizer)?))
     }
 
     /// The network with other values of its parameters.
@@ -81,15 +85,12 @@ impl PixelDiffusion {
 
     /// What a request takes that says nothing else.
     fn defaults(&self) -> Value {
-        let mut defaults = json!({"steps": sample_grid::STEPS, "guidance_scale": 1.0});
-        if !self.flows() {
-            defaults["scheduler"] = sample_grid::SOLVER.into();
+        let mut defaults = json!({"steps": self.grid.steps, "guidance_scale": 1.0});
+        // A flow's own file names its solver.
+        if self.config.objective.prediction_type() != PredictionType::Flow {
+            defaults["scheduler"] = self.grid.solver.into();
         }
         defaults
-    }
-
-    fn flows(&self) -> bool {
-        self.config.objective.prediction_type() == PredictionType::Flow
     }
 }
 
@@ -117,9 +118,7 @@ impl TrainingTask for PixelDiffusion {
     /// Grids of the weights as they are and of their average.
     fn samples(&self, sets: &[ParameterSet]) -> Result<Vec<(&'static str, Picture)>> {
         let [set] = sets else { return Err(wrong_sets(sets)) };
-        let scheduler = ConfigFields::from_fields("scheduler", self.config.scheduler.clone());
-        let grid =
-            |values: &[f32]| sample_grid::draw(&self.network(set, values)?, self.config.size, self.flows(), &scheduler);
+        let grid = |values: &[f32]| self.grid.draw(&self.network(set, values)?, self.config.size);
         Ok(vec![("", grid(set.parameters().values())?), ("-ema", grid(set.average())?)])
     }
 

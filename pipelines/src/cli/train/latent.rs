@@ -1,16 +1,16 @@
 //! `tweedie train ldm`.
 
+use super::pixel::read_config;
 use super::run::{Loading, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
-use crate::cli::source::{OfflineOption, Part, Source};
+use crate::cli::source::{OfflineOption, Source};
 use anyhow::Context;
 use clap::Args;
-use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tweedie_pipelines::{
-    CommonSettings, DTypeChoice, DeviceChoice, Error, LatentTrainingData, LatentTrainingSettings, Model, SeenPictures,
-    TrainingModels,
+    CommonSettings, DTypeChoice, DeviceChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose,
+    SeenPictures, TrainingModels,
 };
 
 #[derive(Debug, Args)]
@@ -46,13 +46,11 @@ impl LatentArguments {
         given.extend(self.settings.fields());
         for (name, path) in [("unet_config", &self.unet_config), ("text_config", &self.text_config)] {
             if let Some(path) = path {
-                let config: Value = serde_json::from_str(&read(path)?)
-                    .map_err(|e| Error::malformed("config", path, format!("it is no JSON ({e})")))?;
-                given.insert(name.into(), config);
+                given.insert(name.into(), read_config("config", path)?);
             }
         }
         if let Some(path) = &self.sample_prompts {
-            let text = read(path)?;
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             let prompts: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             given.insert("sample_prompts".into(), prompts.into());
         }
@@ -68,19 +66,15 @@ impl LatentArguments {
             offline: self.offline.offline(),
             fetching: &fetching,
         };
-        let find = |path: &Option<PathBuf>, part: Part| -> anyhow::Result<Option<Model>> {
+        let find = |path: &Option<PathBuf>, part: Purpose| -> anyhow::Result<Option<Model>> {
             path.as_ref().map(|path| source.open(path, None, part)).transpose()
         };
         let models = TrainingModels {
-            vae: find(&settings.vae, Part::Autoencoder)?,
-            from: find(&settings.from, Part::Model)?,
-            text_encoder: find(&settings.text_encoder, Part::Model)?,
+            vae: find(&settings.vae, Purpose::Autoencoder)?,
+            from: find(&settings.from, Purpose::Model)?,
+            text_encoder: find(&settings.text_encoder, Purpose::Model)?,
         };
         let seen = run.and_then(SeenPictures::by_run);
         Ok(LatentTrainingData::read(&data.data, data.resize(), settings, &models, seen.as_ref())?)
     }
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -1,5 +1,6 @@
 //! `tweedie train`.
 
+mod autoencoder;
 mod classifier;
 mod latent;
 mod pixel;
@@ -14,6 +15,8 @@ pub enum TrainCommand {
     Mnist(Box<pixel::PixelArguments>),
     /// A diffusion model of any small pictures, in pixel space.
     Pixel(Box<pixel::PixelArguments>),
+    /// An autoencoder of pictures, between which and a text a latent diffusion model works.
+    Vae(Box<autoencoder::AutoencoderArguments>),
     /// A latent diffusion model of captioned pictures: texts become pictures of an autoencoder's latents.
     Ldm(Box<latent::LatentArguments>),
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
@@ -26,6 +29,7 @@ impl TrainCommand {
         match self {
             Self::Mnist(arguments) => arguments.run(pixel::mnist),
             Self::Pixel(arguments) => arguments.run(pixel::any),
+            Self::Vae(arguments) => arguments.run(),
             Self::Ldm(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
         }

@@ -15,13 +15,12 @@ use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, Precision};
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
 use tweedie::denoising::PredictionType;
-use tweedie::kernels::{InstructionSet, Products};
 use tweedie::layers::WeightSource;
 use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::{LatentBatches, LatentOptions, LatentSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
-use tweedie::training::{ForwardProcess, LearningRate, LossWeighting, Objective, OptimizerOptions, ParameterSet};
+use tweedie::training::{ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
 use tweedie::{DType, Device, Error, Result};
 
 /// Prompts of a sample grid where none are given.
@@ -282,22 +281,14 @@ impl TrainingSettings for LatentTrainingSettings {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let rounded = Products::from(self.mixed_precision) == Products::Bf16;
-        let slow = "`mixed_precision` bf16 is many times slower than no on this CPU, which has no instructions for products of bf16";
-        let told = rounded && !InstructionSet::in_use().multiplies_bf16();
-        told.then(|| slow.to_owned()).into_iter().collect()
+        self.mixed_precision.warning().into_iter().collect()
     }
 }
 
 impl LatentTrainingSettings {
     /// How a network's parameters are moved.
     fn optimizer(&self, peak: f64) -> OptimizerOptions {
-        let learning_rate = LearningRate {
-            peak,
-            warmup_steps: self.warmup_steps.min(self.steps),
-            total_steps: self.steps,
-            decay: self.common.lr_schedule.into(),
-        };
+        let learning_rate = self.common.learning_rate(peak, self.warmup_steps, self.steps);
         let mut options = self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay);
         options.adamw.beta2 = self.adam_beta2;
         options

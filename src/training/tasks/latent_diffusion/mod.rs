@@ -11,7 +11,7 @@ use crate::conditioning::Conditioning;
 use crate::config::{ConfigFields, DIFFUSERS_VERSION};
 use crate::denoising::{Cache, Call, Network};
 use crate::images::Picture;
-use crate::kernels::Products;
+use crate::kernels::MatmulPrecision;
 use crate::layers::{WeightSource, Weights};
 use crate::models::{ClipTextConfig, ClipTextModel, UNet2DConditionConfig, UNet2DConditionModel};
 use crate::text::{Tokenizer, TokenizerFiles};
@@ -48,7 +48,7 @@ pub struct LatentDiffusionConfig {
     /// guidance (Ho and Salimans 2022, algorithm 1).
     pub caption_dropout: f64,
     /// How products are taken in training.
-    pub products: Products,
+    pub products: MatmulPrecision,
     /// The model's `scheduler_config.json`, of the objective's process.
     pub scheduler: Map<String, Value>,
     /// The number format of the finished model's UNet and text encoder.
