@@ -388,7 +388,7 @@ fn of_latent_diffusion(backend: Backend) -> tweedie::Result<BTreeMap<String, Vec
         let raw = unet.forward(&Call::of_rows(&x, &levels, &conditioning, &Cache::default()))?;
         // A projection is made of random weights, and has a gradient through this alone.
         let projected =
-            output.text_embeds.map_or_else(|| Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?), |x| x.sum_all())?;
+            output.text_embeds.map_or_else(|| Tensor::zeros((), DType::F32, &Device::Cpu), |x| x.sum_all())?;
         Ok(((raw - &target)?.sqr()?.mean_all()? + (projected * 1e-3)?)?)
     };
     let (_, (), gradients) = with_gradients(&Device::Cpu, || Ok::<_, tweedie::Error>((loss()?, ())))?;

@@ -201,6 +201,35 @@ fn flow_and_epsilon_are_trained_from_captions_beside_pictures() -> TestResult {
     Ok(())
 }
 
+/// Pictures keep their proportions, and those of a batch have one size.
+#[test]
+fn pictures_of_several_proportions_are_trained_in_buckets() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    std::fs::create_dir_all(tweedie.path("data"))?;
+    for (i, (width, height)) in [(48, 30), (30, 48), (40, 40)].into_iter().cycle().take(9).enumerate() {
+        let samples = Samples::Eight((0..3 * width * height).map(|j| (j * (i + 3)) as u8).collect());
+        let photo = Photo::new(width, height, ColorType::Rgb, samples)?;
+        std::fs::write(tweedie.path(&format!("data/{i}.png")), photo.encode_png(&[])?)?;
+        std::fs::write(tweedie.path(&format!("data/{i}.txt")), "a pattern")?;
+    }
+    let vae = embedded();
+    let options = ["--steps", "7", "--buckets", "--batch-size=2"];
+    let run = |more: &[&str]| {
+        let all = ["train", "ldm", "--data", "data", "--output", "run", "--quiet", "--sample-steps", "2", "--vae"];
+        tweedie.run(&[&all[..], &[text(&vae)?], &SMALL[..], &options[..], more].concat())
+    };
+    run(&[])?.fails(1, &["--buckets", "--resize"])?;
+    run(&["--resize", "32"])?.success()?;
+    let latents = std::fs::read(tweedie.path("run/latents.safetensors"))?;
+    let header = String::from_utf8_lossy(&latents[..2000.min(latents.len())]).into_owned();
+    // Wide, tall and square ones, at a quarter of 40x24, 24x40 and 32x32 pixels.
+    for shape in ["[3,4,6,10]", "[3,4,10,6]", "[3,4,8,8]"] {
+        assert!(header.contains(shape), "{shape}: {header}");
+    }
+    run(&["--resize", "32", "--resume"])?.success()?;
+    Ok(())
+}
+
 /// Bad data are named with file and line before anything is made.
 #[test]
 fn bad_data_are_named_before_training() -> TestResult {

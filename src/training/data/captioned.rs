@@ -141,39 +141,34 @@ impl CaptionedPictures {
         self.pictures.iter().flat_map(|picture| picture.captions.iter().map(String::as_str))
     }
 
-    /// Decodes every picture, to see that it is one, and gives the height and width that all will have: `resize` squared, or
-    /// else the one that all of them have. `watch` is told how many are done.
+    /// Decodes every picture, to see that it is one, and gives their heights and widths.
     ///
     /// # Errors
-    /// If one cannot be read, or sizes differ and there is no `resize`; the message names the picture and its line in the list.
-    pub fn check(&self, resize: Option<usize>, watch: &mut dyn FnMut(usize)) -> Result<(usize, usize)> {
-        if let Some(side) = resize.filter(|side| !(1..=4096).contains(side)) {
-            return Err(Error::invalid("the side to resize to", side, "give from 1 to 4096 pixels"));
-        }
-        let mut first: Option<((usize, usize), &Path)> = None;
-        for (i, chunk) in self.pictures.chunks(CHUNK).enumerate() {
-            let sizes: Vec<_> =
-                chunk.par_iter().map(|picture| self.photo(picture).map(|photo| size_of(&photo))).collect();
-            for (size, picture) in sizes.into_iter().zip(chunk) {
-                let size = size?;
-                match first {
-                    Some((other, path)) if other != size && resize.is_none() => {
-                        let of = |(height, width): (usize, usize), path: &Path| {
-                            format!("{width}x{height} in {}", path.display())
-                        };
-                        let value = format!("{} and {}", of(other, path), of(size, &picture.path));
-                        let fix = "all pictures of a set have one size; make them so, or give `resize`, which cuts out \
-                                   each one's centre and resamples it to N by N";
-                        return Err(Error::invalid("the pictures' size", value, fix));
-                    }
-                    Some(_) => {}
-                    None => first = Some((size, &picture.path)),
-                }
+    /// If one cannot be read; the message names the picture and its line in the list.
+    pub fn sizes(&self) -> Result<Vec<(usize, usize)>> {
+        let mut sizes = Vec::with_capacity(self.len());
+        for chunk in self.pictures.chunks(CHUNK) {
+            let size = |picture| self.photo(picture).map(|photo| (photo.height(), photo.width()));
+            // The first that fails, in their order, is the one reported.
+            let read: Vec<_> = chunk.par_iter().map(size).collect();
+            for size in read {
+                sizes.push(size?);
             }
-            watch(i * CHUNK + chunk.len());
         }
-        let size = first.map_or((0, 0), |(size, _)| size);
-        Ok(resize.map_or(size, |side| (side, side)))
+        Ok(sizes)
+    }
+
+    /// The one height and width of pictures of these sizes.
+    ///
+    /// # Errors
+    /// If they have several; the message names two.
+    pub fn one_size(&self, sizes: &[(usize, usize)]) -> Result<(usize, usize)> {
+        let first = sizes.first().copied().unwrap_or_default();
+        let Some(other) = sizes.iter().position(|size| *size != first) else { return Ok(first) };
+        let of = |i: usize| format!("{}x{} in {}", sizes[i].1, sizes[i].0, self.pictures[i].path.display());
+        let fix = "all pictures of a set have one size; make them so, or give `resize`, which cuts out each one's centre and \
+                   resamples it to N by N";
+        Err(Error::invalid("the pictures' size", format!("{} and {}", of(0), of(other)), fix))
     }
 
     /// A picture at a height and width: the largest part of its middle that has their proportions, resampled (Lanczos) if
@@ -248,8 +243,4 @@ impl CaptionedPictures {
         }
         Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
-}
-
-fn size_of(photo: &Photo) -> (usize, usize) {
-    (photo.height(), photo.width())
 }

@@ -1,7 +1,8 @@
 //! Pictures as an autoencoder's latents: what latent diffusion is trained on.
 
+use super::buckets::{BucketOrder, Buckets};
 use super::loader::BatchSource;
-use super::shuffle::{EpochOrder, SplitMix64};
+use super::shuffle::SplitMix64;
 use super::{CaptionedPictures, PictureTokens};
 use crate::checkpoints::{ModelFiles, SafetensorsFile};
 use crate::files::replace_file;
@@ -10,15 +11,20 @@ use crate::models::Autoencoder;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use serde_json::json;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-const MEAN: &str = "mean";
-const STD: &str = "std";
-/// What the latents of a file were made from.
+/// The tensors of each size, whose number follows.
+const MEAN: &str = "mean.";
+const STD: &str = "std.";
+/// What a file says beside its tensors: of each size which pictures it has, what they were made from, and whether mirror images
+/// are there.
+const PICTURES: &str = "pictures.";
 const KEY: &str = "made_from";
+const FLIP: &str = "flip";
 /// Pixels that are encoded at once, about.
 const PIXELS: usize = 1 << 17;
 
@@ -34,11 +40,20 @@ pub struct LatentOptions {
 /// The latents of a set of pictures as a diffusion model has them, scaled, in half precision.
 #[derive(Debug, Clone)]
 pub struct LatentSet {
+    /// Those of each size, at least one.
+    buckets: Vec<BucketLatents>,
+    flip: bool,
+}
+
+/// The latents of pictures of one size.
+#[derive(Debug, Clone)]
+struct BucketLatents {
     /// `[pictures, channels, height, width]`; with mirror images, those of all pictures follow.
     mean: Tensor,
     /// Of the same shape, if they are kept.
     std: Option<Tensor>,
-    flip: bool,
+    /// Which pictures of the set.
+    pictures: Vec<usize>,
 }
 
 /// What one training step sees.
@@ -53,39 +68,45 @@ pub struct LatentBatch {
 }
 
 impl LatentSet {
-    /// Encodes pictures, all at one height and width. `watch` is told how many are done and how many there are; breaking stops.
+    /// Encodes pictures at the sizes of their buckets. `watch` is told how many are done and how many there are; breaking stops.
     ///
     /// # Errors
     /// [`Error::Cancelled`] if `watch` breaks; if a picture cannot be read, or its latents are not finite in half precision.
     pub fn encode(
         pictures: &CaptionedPictures,
-        size: (usize, usize),
+        buckets: &Buckets,
         autoencoder: &dyn Autoencoder,
         options: LatentOptions,
         watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Self> {
         let passes: &[bool] = if options.flip { &[false, true] } else { &[false] };
-        let (count, step) = (pictures.len(), (PIXELS / (size.0 * size.1).max(1)).max(1));
-        let (mut means, mut stds) = (Vec::new(), Vec::new());
-        for (pass, &mirrored) in passes.iter().enumerate() {
-            for start in (0..count).step_by(step) {
-                if watch(pass * count + start, passes.len() * count).is_break() {
-                    return Err(Error::Cancelled);
-                }
-                let end = (start + step).min(count);
-                let read = |index: usize| tensor(&pictures.picture(index, size)?, mirrored);
-                let batch: Vec<Tensor> = (start..end).into_par_iter().map(read).collect::<Result<_>>()?;
-                let gaussian = autoencoder.encode(&Tensor::cat(&batch, 0)?)?;
-                let space = autoencoder.latent_space();
-                let half = |latents: &Tensor| -> Result<Tensor> { Ok(space.scaled(latents)?.to_dtype(DType::F16)?) };
-                means.push(checked(half(&gaussian.mean)?, pictures, start)?);
-                if options.deviations && !gaussian.is_certain() {
-                    stds.push(half(&(gaussian.log_variance * 0.5)?.exp()?)?);
+        let (mut done, total) = (0, passes.len() * pictures.len());
+        let mut encoded = Vec::with_capacity(buckets.buckets().len());
+        for bucket in buckets.buckets() {
+            let step = (PIXELS / (bucket.size.0 * bucket.size.1).max(1)).max(1);
+            let (mut means, mut stds) = (Vec::new(), Vec::new());
+            for &mirrored in passes {
+                for indices in bucket.pictures.chunks(step) {
+                    if watch(done, total).is_break() {
+                        return Err(Error::Cancelled);
+                    }
+                    let read = |&index: &usize| tensor(&pictures.picture(index, bucket.size)?, mirrored);
+                    let batch: Vec<Tensor> = indices.par_iter().map(read).collect::<Result<_>>()?;
+                    let gaussian = autoencoder.encode(&Tensor::cat(&batch, 0)?)?;
+                    let space = autoencoder.latent_space();
+                    let half =
+                        |latents: &Tensor| -> Result<Tensor> { Ok(space.scaled(latents)?.to_dtype(DType::F16)?) };
+                    means.push(checked(half(&gaussian.mean)?, pictures, indices)?);
+                    if options.deviations && !gaussian.is_certain() {
+                        stds.push(half(&(gaussian.log_variance * 0.5)?.exp()?)?);
+                    }
+                    done += indices.len();
                 }
             }
+            let std = if stds.is_empty() { None } else { Some(Tensor::cat(&stds, 0)?) };
+            encoded.push(BucketLatents { mean: Tensor::cat(&means, 0)?, std, pictures: bucket.pictures.clone() });
         }
-        let std = if stds.is_empty() { None } else { Some(Tensor::cat(&stds, 0)?) };
-        Ok(Self { mean: Tensor::cat(&means, 0)?, std, flip: options.flip })
+        Ok(Self { buckets: encoded, flip: options.flip })
     }
 
     /// Reads latents that [`Self::write`] wrote under the same key; `None` if there are none, or others.
@@ -103,19 +124,30 @@ impl LatentSet {
         if file.metadata(KEY) != Some(key) {
             return Ok(None);
         }
+        let damaged = |reason: String| Error::malformed(ErrorKind::File, "file of latents", path, reason);
         let read = |name: &str| {
-            let unusable = || {
-                Error::malformed(
-                    ErrorKind::File,
-                    "file of latents",
-                    path,
-                    format!("{name} has values that are not finite"),
-                )
-            };
-            file.read(name, DType::F16, &Device::Cpu)?.ok_or_else(unusable)
+            let tensor = file.read(name, DType::F16, &Device::Cpu)?;
+            tensor.ok_or_else(|| damaged(format!("{name} has values that are not finite")))
         };
-        let std = file.tensors().iter().any(|stored| stored.name == STD).then(|| read(STD)).transpose()?;
-        Ok(Some(Self { mean: read(MEAN)?, std, flip: file.metadata("flip") == Some("true") }))
+        let stored: Vec<String> = file.tensors().into_iter().map(|stored| stored.name).collect();
+        let flip = file.metadata(FLIP) == Some("true");
+        let mut buckets = Vec::new();
+        while let Some(pictures) = file.metadata(&format!("{PICTURES}{}", buckets.len())) {
+            let number = buckets.len();
+            let pictures: Vec<usize> = serde_json::from_str(pictures).map_err(|e| damaged(e.to_string()))?;
+            let mean = read(&format!("{MEAN}{number}"))?;
+            let name = format!("{STD}{number}");
+            let std = stored.contains(&name).then(|| read(&name)).transpose()?;
+            if pictures.is_empty() || mean.dim(0)? != pictures.len() * if flip { 2 } else { 1 } {
+                return Err(damaged(format!(
+                    "it names {} pictures and has latents of {}",
+                    pictures.len(),
+                    mean.dim(0)?
+                )));
+            }
+            buckets.push(BucketLatents { mean, std, pictures });
+        }
+        if buckets.is_empty() { Err(damaged("it has none".into())) } else { Ok(Some(Self { buckets, flip })) }
     }
 
     /// Writes the latents, all or nothing, with a key that says what they were made from.
@@ -123,46 +155,46 @@ impl LatentSet {
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, path: &Path, key: &str) -> Result<()> {
-        let metadata = [(KEY.to_owned(), key.to_owned()), ("flip".to_owned(), self.flip.to_string())];
-        let tensors = [(MEAN, Some(&self.mean)), (STD, self.std.as_ref())];
-        let tensors = tensors.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)));
-        let bytes = safetensors::serialize(tensors, Some(HashMap::from(metadata)))
+        let mut metadata = HashMap::from([(KEY.to_owned(), key.to_owned()), (FLIP.to_owned(), self.flip.to_string())]);
+        let mut tensors = Vec::new();
+        for (number, BucketLatents { mean, std, pictures }) in self.buckets.iter().enumerate() {
+            metadata.insert(format!("{PICTURES}{number}"), json!(pictures).to_string());
+            tensors.push((format!("{MEAN}{number}"), mean));
+            tensors.extend(std.as_ref().map(|std| (format!("{STD}{number}"), std)));
+        }
+        let bytes = safetensors::serialize(tensors, Some(metadata))
             .map_err(|e| Error::malformed(ErrorKind::File, "file of latents", path, e))?;
         replace_file(path, &bytes)
     }
 
     /// The number of pictures.
     pub fn pictures(&self) -> usize {
-        self.mean.dims()[0] / if self.flip { 2 } else { 1 }
+        self.buckets.iter().map(|bucket| bucket.pictures.len()).sum()
     }
 
-    /// Channels, height and width of each.
-    pub fn shape(&self) -> [usize; 3] {
-        let dims = self.mean.dims();
-        [dims[1], dims[2], dims[3]]
-    }
-
-    /// Mean and standard deviation of each channel over all pictures, by which a diffusion model's latents should have unit size.
+    /// Mean and standard deviation of each channel over all pictures: a diffusion model takes its data for such of 0 and 1.
     ///
     /// # Errors
     /// If memory runs out.
     pub fn channel_statistics(&self) -> Result<Vec<(f64, f64)>> {
-        let [channels, height, width] = self.shape();
-        let mut sums = vec![(0.0, 0.0); channels];
-        for image in 0..self.mean.dim(0)? {
-            let values =
-                self.mean.get(image)?.to_dtype(DType::F32)?.reshape((channels, height * width))?.to_vec2::<f32>()?;
-            for (sum, values) in sums.iter_mut().zip(values) {
-                for value in values {
-                    *sum = (sum.0 + f64::from(value), sum.1 + f64::from(value).powi(2));
+        let (mut sums, mut count) = (Vec::new(), 0);
+        for mean in self.buckets.iter().map(|bucket| &bucket.mean) {
+            let (images, channels, height, width) = mean.dims4()?;
+            sums.resize(channels, (0.0, 0.0));
+            count += images * height * width;
+            for image in 0..images {
+                let values = mean.get(image)?.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    for value in values {
+                        *sum = (sum.0 + f64::from(value), sum.1 + f64::from(value).powi(2));
+                    }
                 }
             }
         }
-        let count = (self.mean.dim(0)? * height * width) as f64;
-        Ok(sums
-            .into_iter()
-            .map(|(sum, square)| (sum / count, (square / count - (sum / count).powi(2)).sqrt()))
-            .collect())
+        let count = count as f64;
+        let moments =
+            |(sum, square): (f64, f64)| (sum / count, (square / count - (sum / count).powi(2)).max(0.0).sqrt());
+        Ok(sums.into_iter().map(moments).collect())
     }
 
     /// Rows of a tensor in f32.
@@ -183,26 +215,27 @@ fn tensor(picture: &Picture, mirrored: bool) -> Result<Tensor> {
     Picture::new(picture.width(), picture.height(), rgb)?.to_tensor(&Device::Cpu)
 }
 
-/// Latents of pictures from `start` on, which half precision must hold.
-fn checked(latents: Tensor, pictures: &CaptionedPictures, start: usize) -> Result<Tensor> {
+/// Latents of these pictures, which half precision must hold.
+fn checked(latents: Tensor, pictures: &CaptionedPictures, indices: &[usize]) -> Result<Tensor> {
     let largest = latents.to_dtype(DType::F32)?.abs()?.flatten_from(1)?.max(1)?.to_vec1::<f32>()?;
     match largest.iter().position(|value| !value.is_finite()) {
         None => Ok(latents),
         Some(i) => {
-            let what = format!("the latents of {}", pictures.pictures()[start + i].path.display());
+            let what = format!("the latents of {}", pictures.pictures()[indices[i]].path.display());
             Err(Error::invalid(what, "not finite", "the autoencoder cannot encode it; take another one"))
         }
     }
 }
 
-/// The batches of a set of latents, each a function of the seed and its number alone, in the order of [`EpochOrder`]; of a
-/// picture's captions one is drawn each time.
+/// The batches of a set of latents, each a function of the seed and its number alone, and of pictures of one size; of a picture's
+/// captions one is drawn each time.
 #[derive(Debug, Clone)]
 pub struct LatentBatches {
     set: Arc<LatentSet>,
     /// Each picture's captions as token ids, all of one length.
     tokens: Arc<PictureTokens>,
-    order: EpochOrder,
+    order: BucketOrder,
+    batch_size: usize,
     seed: u64,
 }
 
@@ -216,7 +249,8 @@ impl LatentBatches {
             let fix = format!("there are latents of {} pictures, and each has one caption at least", set.pictures());
             return Err(Error::invalid("the number of captioned pictures", tokens.len(), fix));
         }
-        Ok(Self { order: EpochOrder::new(set.pictures(), batch_size, seed)?, set, tokens, seed })
+        let counts: Vec<usize> = set.buckets.iter().map(|bucket| bucket.pictures.len()).collect();
+        Ok(Self { order: BucketOrder::new(&counts, batch_size, seed)?, set, tokens, batch_size, seed })
     }
 
     /// Batch `n`.
@@ -224,21 +258,22 @@ impl LatentBatches {
     /// # Errors
     /// If its tensors cannot be made.
     pub fn get(&mut self, n: u64) -> Result<LatentBatch> {
-        let indices = self.order.indices(n);
-        let first = self.order.place(n);
+        let (bucket, indices) = self.order.batch(n);
+        let bucket = &self.set.buckets[bucket];
+        let first = n.wrapping_mul(self.batch_size as u64);
         let (mut rows, mut ids) = (Vec::with_capacity(indices.len()), Vec::new());
         for (i, &index) in indices.iter().enumerate() {
             // Other draws than those of the order, which has the seed itself.
             let mut generator = SplitMix64::numbered(!self.seed, first.wrapping_add(i as u64));
-            let captions = &self.tokens[index];
+            let captions = &self.tokens[bucket.pictures[index]];
             ids.extend_from_slice(&captions[generator.below(captions.len() as u64) as usize]);
             let mirrored = self.set.flip && generator.below(2) == 1;
-            rows.push((index + if mirrored { self.set.pictures() } else { 0 }) as u32);
+            rows.push((index + if mirrored { bucket.pictures.len() } else { 0 }) as u32);
         }
         let length = ids.len() / indices.len();
         Ok(LatentBatch {
-            mean: LatentSet::rows(&self.set.mean, &rows)?,
-            std: self.set.std.as_ref().map(|std| LatentSet::rows(std, &rows)).transpose()?,
+            mean: LatentSet::rows(&bucket.mean, &rows)?,
+            std: bucket.std.as_ref().map(|std| LatentSet::rows(std, &rows)).transpose()?,
             tokens: Tensor::from_vec(ids, (indices.len(), length), &Device::Cpu)?,
         })
     }

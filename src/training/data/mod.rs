@@ -5,6 +5,7 @@
 //! makes them on a thread of its own, a few ahead of the training step.
 
 mod batches;
+mod buckets;
 mod captioned;
 mod folder;
 mod idx;
@@ -18,6 +19,7 @@ use crate::{Error, ErrorKind, Result};
 use std::path::Path;
 
 pub use batches::{Augmentation, Batch, Batches};
+pub use buckets::{Bucket, Buckets};
 pub use captioned::{CaptionedPicture, CaptionedPictures, PictureTokens, read_captioned};
 pub use folder::{FolderOptions, read_folder};
 pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};

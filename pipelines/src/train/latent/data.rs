@@ -31,6 +31,8 @@ pub struct TrainingModels {
 pub struct LatentTrainingData {
     pictures: CaptionedPictures,
     size: (usize, usize),
+    /// The sizes of the files, if they were looked at.
+    sizes: Option<Vec<(usize, usize)>>,
     fingerprint: String,
     autoencoder: Option<FrozenAutoencoder>,
     autoencoder_fingerprint: String,
@@ -66,11 +68,19 @@ impl LatentTrainingData {
         let (autoencoder, latent_space) = load_autoencoder(vae, base.as_ref(), &families)?;
         let pictures = read_captioned(folder)?;
         let fingerprint = pictures.fingerprint()?;
-        let size = match seen {
-            Some(seen) if seen.fingerprint == fingerprint && resize.is_none_or(|side| (side, side) == seen.size) => {
-                seen.size
+        if settings.buckets && resize.is_none() {
+            let fix = "buckets have about N by N pixels; give N to `resize`";
+            return Err(Error::invalid("`buckets`", "without `resize`", fix));
+        }
+        let seen = seen.filter(|seen| seen.fingerprint == fingerprint);
+        let sizes = if seen.is_some() { None } else { Some(pictures.sizes()?) };
+        let size = match (resize, seen, &sizes) {
+            (Some(side @ 1..=4096), ..) => (side, side),
+            (Some(side), ..) => {
+                return Err(Error::invalid("the side to resize to", side, "give from 1 to 4096 pixels"));
             }
-            _ => pictures.check(resize, &mut |_| {})?,
+            (None, _, Some(sizes)) => pictures.one_size(sizes)?,
+            (None, seen, None) => seen.map_or((0, 0), |seen| seen.size),
         };
         let text_model = models.text_encoder.as_ref().map(|model| in_folders(model, &families, "`text_encoder`"));
         let text_model = text_model.transpose()?.or_else(|| base.clone());
@@ -84,6 +94,7 @@ impl LatentTrainingData {
             autoencoder: Some(autoencoder),
             pictures,
             size,
+            sizes,
             fingerprint,
             latent_space,
             tokenizer,
@@ -97,9 +108,14 @@ impl LatentTrainingData {
         &self.pictures
     }
 
-    /// Height and width of all pictures.
+    /// Height and width of all pictures, or of a square of about as many pixels where they keep their proportions.
     pub fn size(&self) -> (usize, usize) {
         self.size
+    }
+
+    /// Heights and widths of the files.
+    pub(super) fn sizes(&self) -> Result<Vec<(usize, usize)>> {
+        self.sizes.clone().map_or_else(|| self.pictures.sizes(), Ok)
     }
 
     /// What pictures are encoded to.
@@ -134,9 +150,14 @@ impl LatentTrainingData {
     }
 
     /// What latents are made from: pictures, their size, the autoencoder, and which are kept.
-    pub(super) fn latents_key(&self, LatentOptions { flip, deviations }: LatentOptions) -> String {
+    /// `buckets`: the multiple of their sides and the least number of pictures of each, if there are several.
+    pub(super) fn latents_key(
+        &self,
+        LatentOptions { flip, deviations }: LatentOptions,
+        buckets: Option<(usize, usize)>,
+    ) -> String {
         let ((height, width), pictures, autoencoder) = (self.size, &self.fingerprint, &self.autoencoder_fingerprint);
-        format!("{pictures} {autoencoder} {height}x{width} {flip} {deviations}")
+        format!("{pictures} {autoencoder} {height}x{width} {flip} {deviations} {buckets:?}")
     }
 
     /// Captions of pictures at even distances, the first of each.

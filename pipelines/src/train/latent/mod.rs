@@ -17,7 +17,7 @@ use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
 use tweedie::denoising::PredictionType;
 use tweedie::layers::WeightSource;
 use tweedie::schedulers::NoiseSchedule;
-use tweedie::training::data::{LatentBatches, LatentOptions, LatentSet};
+use tweedie::training::data::{Buckets, LatentBatches, LatentOptions, LatentSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
 use tweedie::training::{ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
@@ -109,6 +109,9 @@ options! {
             text_config: Option<Map<String, Value>> = None => json().always_recorded();
             /// Mirror half of the pictures; captions that tell left from right are wrong then.
             flip: bool = false => switch(FlagValue::On);
+            /// With `resize`, keep the proportions of pictures: each has the one of several sizes of about N by N pixels that fits
+            /// it best, and those of a batch have one.
+            buckets: bool = false => switch(FlagValue::On);
             /// Draw latents from the autoencoder's distributions, in the place of their means.
             sample_posterior: bool = false => switch(FlagValue::On);
             /// The file in which latents are kept, in the place of latents.safetensors in the run's folder.
@@ -246,13 +249,19 @@ impl TrainingSettings for LatentTrainingSettings {
     ) -> Result<LatentBatches> {
         let options = LatentOptions { flip: self.flip, deviations: self.sample_posterior };
         let path = self.latents.clone().unwrap_or_else(|| preparation.folder.join("latents.safetensors"));
-        let key = data.latents_key(options);
+        // What a batch has of a small bucket is seen more often than other pictures.
+        let least = self.common.batch_size;
+        let key = data.latents_key(options, self.buckets.then(|| (task.size_multiple(), least)));
         let set = match LatentSet::read(&path, &key)? {
             Some(set) => set,
             None => {
                 let autoencoder = task.autoencoder().network();
+                let buckets = match self.buckets {
+                    true => Buckets::by_aspect(&data.sizes()?, data.size().0, task.size_multiple(), least)?,
+                    false => Buckets::one(data.size(), data.pictures().len()),
+                };
                 let mut watch = |done, total| preparation.tell("encoding pictures", done, total);
-                let set = LatentSet::encode(data.pictures(), data.size(), autoencoder, options, &mut watch)?;
+                let set = LatentSet::encode(data.pictures(), &buckets, autoencoder, options, &mut watch)?;
                 set.write(&path, &key)?;
                 set
             }

@@ -38,7 +38,7 @@ pub struct LatentDiffusionConfig {
     pub unet: Map<String, Value>,
     /// `text_encoder/config.json`.
     pub text_encoder: Map<String, Value>,
-    /// Height and width of the pictures.
+    /// Height and width of the pictures of sample grids, and of the finished model by default.
     pub size: (usize, usize),
     /// What is minimised.
     pub objective: Objective,
@@ -150,6 +150,11 @@ impl LatentDiffusion {
         Ok((task, sets))
     }
 
+    /// What the sides of pictures must be a multiple of.
+    pub fn size_multiple(&self) -> usize {
+        size_multiple(&self.unet_config, &self.autoencoder)
+    }
+
     /// The autoencoder.
     pub fn autoencoder(&self) -> &FrozenAutoencoder {
         &self.autoencoder
@@ -191,6 +196,11 @@ impl LatentDiffusion {
     }
 }
 
+/// What the sides of pictures must be a multiple of: autoencoder and UNet halve them so often.
+fn size_multiple(unet: &UNet2DConditionConfig, autoencoder: &FrozenAutoencoder) -> usize {
+    autoencoder.network().latent_space().factor << (unet.block_out_channels.len() - 1)
+}
+
 /// Whether the parts of a model belong together.
 fn check_parts(
     config: &LatentDiffusionConfig,
@@ -229,7 +239,7 @@ fn check_parts(
         let expected = format!("the tokenizer makes {} ids of a caption", tokenizer.max_length());
         return wrong("text_encoder", &config.text_encoder, "max_position_embeddings", expected);
     }
-    let multiple = space.factor << (unet.block_out_channels.len() - 1);
+    let multiple = size_multiple(unet, autoencoder);
     for side in [config.size.0, config.size.1] {
         if side == 0 || side % multiple != 0 {
             let fix = format!(
