@@ -22,8 +22,9 @@ pub struct LatentArguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["channels", "blocks", "attention", "heads"])]
     unet_config: Option<PathBuf>,
 
-    /// A text_encoder/config.json in transformers' form, in the place of --text-width and --text-layers
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text_width", "text_layers"])]
+    /// A text_encoder/config.json in transformers' form, in the place of --text-width, --text-layers and
+    /// --text-heads
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text_width", "text_layers", "text_heads"])]
     text_config: Option<PathBuf>,
 
     /// A file of prompts for the sample grids, one a line, in the place of some captions

@@ -105,7 +105,9 @@ options! {
             text_width: usize = 192 => setting(OptionKind::Count, "N");
             /// Layers of the text encoder.
             text_layers: usize = 3 => setting(OptionKind::Count, "N");
-            /// The text encoder in transformers' form, in the place of `text_width` and `text_layers`.
+            /// Heads of the text encoder.
+            text_heads: usize = 4 => setting(OptionKind::Count, "N");
+            /// The text encoder in transformers' form, in the place of `text_width`, `text_layers` and `text_heads`.
             text_config: Option<Map<String, Value>> = None => json().always_recorded();
             /// Mirror half of the pictures; captions that tell left from right are wrong then.
             flip: bool = false => switch(FlagValue::On);

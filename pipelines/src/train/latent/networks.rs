@@ -77,11 +77,11 @@ impl LatentTrainingSettings {
         if let Some(fields) = &self.text_config {
             return Ok(fields.clone());
         }
-        let width = self.text_width;
-        let Some(heads) = (1..=width / 32 + 1).rev().find(|heads| width.is_multiple_of(*heads) && width / heads >= 32)
-        else {
-            return Err(Error::invalid("`text_width`", width, "take 32 or more"));
-        };
+        let (width, heads) = (self.text_width, self.text_heads);
+        if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
+            let fix = format!("it must divide `text_width`, which is {width}, and neither can be 0");
+            return Err(Error::invalid("`text_heads`", heads, fix));
+        }
         let (end, pad) = tokenizer.end_and_padding();
         let fields = json!({
             "architectures": ["CLIPTextModel"],
