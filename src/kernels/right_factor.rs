@@ -61,8 +61,8 @@ impl<'a, T: Real> Packed<'a, T> {
     /// The panels that a gradient with respect to an image is multiplied with: of a kernel `[tap][in]` times outputs those of
     /// `[last tap to first][out]` times inputs, in the type of the sums.
     ///
-    /// Made when it is needed: to keep it would double a model's memory or more, and to make it takes a small part of the time
-    /// that one product with it takes.
+    /// Made anew for each gradient, which takes the time of reading the weight and writing it once: kept, it would double a
+    /// model's memory, and more than that where weights are stored in half precision.
     pub fn turned(self, taps: usize, inputs: usize, outputs: usize) -> Vec<T> {
         let mut panels = zeros::<T>(inputs.div_ceil(PANEL) * taps * outputs * PANEL);
         panels.par_chunks_mut((taps * outputs * PANEL).max(1)).enumerate().for_each(|(panel, lines)| {
