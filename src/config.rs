@@ -1,6 +1,6 @@
 //! A component's configuration file, read field by field with diffusers' defaults.
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,6 +29,8 @@ pub(crate) fn are_widths<'a>(numbers: impl IntoIterator<Item = &'a usize>) -> bo
 pub struct ConfigFields {
     component: &'static str,
     fields: Map<String, Value>,
+    /// What a request put in the place of the file's.
+    requested: BTreeSet<String>,
     /// What has been asked for; clones share it.
     read: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -40,14 +42,14 @@ impl ConfigFields {
     /// # Errors
     /// If the text is not one JSON object.
     pub fn from_json(component: &'static str, text: &str, path: &Path) -> Result<Self> {
-        let fields =
-            serde_json::from_str(&quote_bare_constants(text)).map_err(|e| Error::malformed("JSON object", path, e))?;
+        let fields = serde_json::from_str(&quote_bare_constants(text))
+            .map_err(|e| Error::malformed(ErrorKind::Model, "JSON object", path, e))?;
         Ok(Self::from_fields(component, fields))
     }
 
     /// From fields that are already parsed; infinities as the strings "inf" and "-inf".
     pub fn from_fields(component: &'static str, fields: Map<String, Value>) -> Self {
-        Self { component, fields, read: Arc::default() }
+        Self { component, fields, requested: BTreeSet::new(), read: Arc::default() }
     }
 
     /// The same fields with `name` set to `value`.
@@ -55,6 +57,13 @@ impl ConfigFields {
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.insert(name.into(), value.into());
         self
+    }
+
+    /// The same fields with `name` set to what a request says: an error about it is the request's, [`ErrorKind::Request`].
+    #[must_use]
+    pub fn with_requested(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.requested.insert(name.into());
+        self.with(name, value)
     }
 
     /// The fields, for a record of what made a picture.
@@ -84,6 +93,7 @@ impl ConfigFields {
     /// An error about a field's value.
     pub fn wrong(&self, name: &str, expected: impl Into<String>) -> Error {
         Error::Config {
+            kind: if self.requested.contains(name) { ErrorKind::Request } else { ErrorKind::Model },
             component: self.component.into(),
             field: name.into(),
             value: self.fields.get(name).map_or("absent".into(), Value::to_string),
@@ -312,6 +322,15 @@ mod tests {
         let message =
             config.choice("timestep_spacing", &[("leading", 0), ("trailing", 1)], 0).map_err(|e| e.to_string());
         assert!(message.is_err_and(|m| m.contains("leading, trailing") && m.contains("sideways")));
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_request_put_in_is_the_requests_fault() -> Result<()> {
+        let config = parse(r#"{"steps_offset": "one", "eta": 0.5}"#)?.with_requested("eta", "much");
+        let kind = |name: &str| config.f64(name, 0.0).map_err(|error| error.kind());
+        assert_eq!(kind("steps_offset"), Err(ErrorKind::Model));
+        assert_eq!(kind("eta"), Err(ErrorKind::Request));
         Ok(())
     }
 }

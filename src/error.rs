@@ -9,15 +9,17 @@ use std::path::{Path, PathBuf};
 /// Whose fault an [`Error`] is, and so who can mend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// What was asked for cannot be done: ask for something else.
+    /// What was asked for cannot be done, or what was named is not there: ask for something else.
     Request,
-    /// A model, or what goes on top of one, is damaged, incomplete, or of a kind that is not covered.
+    /// A model, or what goes on top of one, is damaged, incomplete, of a kind that is not covered, or does not go with the rest.
     Model,
-    /// Some other file, folder or address cannot be read or written.
+    /// A file, folder or address cannot be read or written (no permission, a full disk, no connection), or a file that is no part
+    /// of a model is not what it should be.
     File,
-    /// The machine lacks a device, or the device failed.
+    /// The machine lacks a device or an instruction set, or the device failed.
     Device,
-    /// There is not enough memory.
+    /// The device has not enough memory, or the system has not for a file. Where that of the CPU runs out while something is computed,
+    /// the system ends the program.
     Memory,
     /// The caller stopped the work.
     Cancelled,
@@ -39,12 +41,14 @@ pub enum Error {
     },
 
     /// A file is there and is not what its name says.
-    #[error("{} is not a usable {kind}: {reason}", path.display())]
+    #[error("{} is not a usable {format}: {reason}", path.display())]
     Malformed {
+        /// [`ErrorKind::Model`] for a part of a model or what goes on top of one, else [`ErrorKind::File`].
+        kind: ErrorKind,
         /// The file.
         path: PathBuf,
         /// What it should be: "safetensors file", "JSON file", ...
-        kind: &'static str,
+        format: &'static str,
         /// What is wrong with it.
         reason: String,
     },
@@ -52,6 +56,8 @@ pub enum Error {
     /// A field of a configuration file has a value that cannot be used.
     #[error("{component} config: `{field}` is {value}; {expected}")]
     Config {
+        /// [`ErrorKind::Model`] for what the file states, [`ErrorKind::Request`] for what a request put in its place.
+        kind: ErrorKind,
         /// Which component's configuration: "unet", "vae", "scheduler", ...
         component: String,
         /// The field's name.
@@ -134,9 +140,9 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// An [`Error::Malformed`] file.
-    pub fn malformed(kind: &'static str, path: &Path, reason: impl ToString) -> Self {
-        Self::Malformed { path: path.to_path_buf(), kind, reason: reason.to_string() }
+    /// An [`Error::Malformed`] file: [`ErrorKind::Model`] for a part of a model or what goes on top of one, else [`ErrorKind::File`].
+    pub fn malformed(kind: ErrorKind, format: &'static str, path: &Path, reason: impl ToString) -> Self {
+        Self::Malformed { kind, path: path.to_path_buf(), format, reason: reason.to_string() }
     }
 
     /// A request or an argument that cannot be carried out: [`Error::Invalid`] of the kind [`ErrorKind::Request`].
@@ -152,18 +158,12 @@ impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::Memory,
-            Self::Io { .. } => ErrorKind::File,
-            Self::Malformed { kind, .. } if OTHER_FILES.contains(kind) => ErrorKind::File,
-            Self::Malformed { .. } | Self::Config { .. } | Self::Weights(_) | Self::Tokenizer { .. } => {
-                ErrorKind::Model
-            }
-            Self::NotFinite { .. } => ErrorKind::Model,
-            Self::Invalid { kind, .. } => *kind,
+            Self::Io { source, .. } => kind_of_io(source),
+            Self::Malformed { kind, .. } | Self::Config { kind, .. } | Self::Invalid { kind, .. } => *kind,
+            Self::Weights(_) | Self::Tokenizer { .. } | Self::NotFinite { .. } => ErrorKind::Model,
             Self::Diverged { .. } => ErrorKind::Request,
             Self::Cancelled => ErrorKind::Cancelled,
-            Self::Tensor(error) if error.to_string().to_lowercase().contains("out of memory") => ErrorKind::Memory,
-            Self::Tensor(_) => ErrorKind::Device,
+            Self::Tensor(error) => kind_of_tensor_error(error),
         }
     }
 
@@ -172,7 +172,7 @@ impl Error {
     /// What a configuration file calls a field is no option, even of the same name; nor is a value that somebody gave.
     pub fn message(&self, option: &dyn Fn(&str) -> Option<String>) -> String {
         match self {
-            Self::Config { component, field, value, expected } => {
+            Self::Config { component, field, value, expected, .. } => {
                 format!("{component} config: `{field}` is {value}; {}", with_options(expected, option))
             }
             Self::Invalid { what, value, fix, .. } => {
@@ -183,8 +183,31 @@ impl Error {
     }
 }
 
-/// What [`Error::Malformed`] calls files that are no part of a model.
-const OTHER_FILES: [&str; 1] = ["picture"];
+fn kind_of_io(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
+        std::io::ErrorKind::OutOfMemory => ErrorKind::Memory,
+        _ => ErrorKind::File,
+    }
+}
+
+/// Shapes, element types and indices that do not fit are those of the arguments; what a device's driver says is the device's.
+fn kind_of_tensor_error(error: &candle_core::Error) -> ErrorKind {
+    use candle_core::Error as Tensor;
+    match error {
+        Tensor::Context { inner, .. } | Tensor::WithPath { inner, .. } | Tensor::WithBacktrace { inner, .. } => {
+            kind_of_tensor_error(inner)
+        }
+        Tensor::Cuda(_) | Tensor::Metal(_) if error.to_string().to_lowercase().contains("out of memory") => {
+            ErrorKind::Memory
+        }
+        Tensor::Cuda(_)
+        | Tensor::Metal(_)
+        | Tensor::NotCompiledWithCudaSupport
+        | Tensor::NotCompiledWithMetalSupport => ErrorKind::Device,
+        Tensor::Io(error) => kind_of_io(error),
+        _ => ErrorKind::Request,
+    }
+}
 
 /// A text in which every name in backquotes that `option` knows is replaced by what it says.
 pub fn with_options(text: &str, option: &dyn Fn(&str) -> Option<String>) -> String {
@@ -230,6 +253,7 @@ mod tests {
     #[test]
     fn a_configurations_field_is_no_option() {
         let error = Error::Config {
+            kind: ErrorKind::Model,
             component: "unet".into(),
             field: "dtype".into(),
             value: "3".into(),
@@ -237,5 +261,20 @@ mod tests {
         };
         assert_eq!(error.message(&flag), "unet config: `dtype` is 3; use --dtype");
         assert_eq!(error.kind(), ErrorKind::Model);
+    }
+
+    #[test]
+    fn the_systems_and_the_tensor_librarys_reasons_have_kinds() {
+        use std::io::ErrorKind as Io;
+        let io = |kind: Io| Error::io("read", Path::new("weights"))(kind.into()).kind();
+        assert_eq!(io(Io::OutOfMemory), ErrorKind::Memory);
+        assert_eq!([Io::StorageFull, Io::NotFound, Io::PermissionDenied].map(io), [ErrorKind::File; 3]);
+
+        let tensor = |error: candle_core::Error| Error::from(error).kind();
+        let cuda = |reason: &str| candle_core::Error::Cuda(reason.into());
+        assert_eq!(tensor(cuda("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")")), ErrorKind::Memory);
+        assert_eq!(tensor(cuda("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)").context("step 3")), ErrorKind::Device);
+        assert_eq!(tensor(candle_core::Error::EmptyTensor { op: "max" }.with_path("x").bt()), ErrorKind::Request);
+        assert_eq!(tensor(std::io::Error::from(Io::NotFound).into()), ErrorKind::File);
     }
 }

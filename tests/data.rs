@@ -142,8 +142,8 @@ fn every_image_comes_once_in_an_epoch() -> TestResult {
 
 #[test]
 fn a_loader_gives_the_same_batches_from_any_start() -> TestResult {
-    let augmentation = Augmentation { flip: true, shift: 1 };
-    let batches = Batches::new(numbered(10)?, 4, 5)?.with_augmentation(augmentation);
+    let augmentation = Augmentation { flip: true, shift: 1, crop: None };
+    let batches = Batches::new(numbered(10)?, 4, 5)?.with_augmentation(augmentation)?;
     let mut whole = Loader::start(batches.clone(), 0)?;
     let mut all = Vec::new();
     for _ in 0..12 {
@@ -195,7 +195,8 @@ fn bytes_come_back_as_pictures() -> TestResult {
 #[test]
 fn augmentation_moves_and_mirrors() -> TestResult {
     let set = Arc::new(ImageSet::new([1, 3, 3], (10..19).collect())?);
-    let mut batches = Batches::new(set, 1000, 1)?.with_augmentation(Augmentation { flip: true, shift: 1 });
+    let mut batches =
+        Batches::new(set, 1000, 1)?.with_augmentation(Augmentation { flip: true, shift: 1, crop: None })?;
     let batch = batches.get(0)?;
     let mut wanted = BTreeSet::new();
     for (down, right, flip) in (0..18).map(|i| (i % 3 - 1, i / 3 % 3 - 1, i >= 9)) {

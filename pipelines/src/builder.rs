@@ -18,7 +18,7 @@ use tweedie::families::{Families, KeptWeights, Loader, NetworkFacts};
 use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{ControlModel, Halves, LatentSpace};
-use tweedie::{Device, Error, Result};
+use tweedie::{Device, Error, ErrorKind, Result};
 
 /// Says with which model, where and in which number format a pipeline runs.
 #[derive(Debug, Clone, Default)]
@@ -297,7 +297,7 @@ fn check_channels(network: &NetworkFacts, latent: &LatentSpace, task: Option<Tas
     let inpaints = in_channels == 2 * latent + 1;
     if !(in_channels == latent || inpaints) || out_channels < latent {
         let fix = format!("the autoencoder has {latent} latent channels; the two do not belong together");
-        return Err(Error::invalid("in_channels of the unet", in_channels, fix));
+        return Err(Error::unusable(ErrorKind::Model, "in_channels of the unet", in_channels, fix));
     }
     task.map_or(Ok(()), |task| check_task(task, in_channels, latent))
 }
@@ -310,5 +310,5 @@ fn check_preview(preview: &LatentSpace, model: &LatentSpace) -> Result<()> {
         return Ok(());
     }
     let fix = format!("the model's have {}; take one made for this model's family", name(form(model)));
-    Err(Error::invalid("the latents of the autoencoder for previews", name(form(preview)), fix))
+    Err(Error::unusable(ErrorKind::Model, "the latents of the autoencoder for previews", name(form(preview)), fix))
 }

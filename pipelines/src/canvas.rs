@@ -133,7 +133,7 @@ impl Canvas {
     /// What the model sees: the part that is worked on, at the working size.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the working size is zero or too large.
     pub fn picture(&self) -> Result<Picture> {
         let part = if self.frame == CropBox::whole(self.photo.width(), self.photo.height()) {
             self.photo.clone()
@@ -146,7 +146,7 @@ impl Canvas {
     /// Where to paint, black and white, at the working size; nowhere without a mask.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the working size is zero or too large.
     pub fn mask(&self) -> Result<Mask> {
         let (width, height) = self.working;
         match &self.repaint {

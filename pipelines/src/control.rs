@@ -6,7 +6,7 @@ use std::path::Path;
 use tweedie::checkpoints::{ModelFiles, SingleFile};
 use tweedie::families::{Architecture, ControlSource, Loader};
 use tweedie::models::ControlModel;
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// Loads a control model for a model of this architecture: a folder in diffusers layout or a file.
 pub(crate) fn load(
@@ -35,10 +35,13 @@ fn find(path: &Path) -> Result<(ModelFiles, String)> {
     let what = || format!("the control model {}", path.display());
     let folder = ["", "controlnet", "adapter"].map(|name| path.join(name));
     let Some(folder) = folder.into_iter().find(|folder| folder.join("config.json").is_file()) else {
-        let value = if path.is_dir() { "without a config.json" } else { "missing" };
+        let (kind, value) = match path.is_dir() {
+            true => (ErrorKind::Model, "without a config.json"),
+            false => (ErrorKind::Request, "missing"),
+        };
         let fix = "give a ControlNet or T2I-Adapter as one file, or its folder in diffusers layout, with config.json and \
                    a safetensors file";
-        return Err(Error::invalid(what(), value, fix));
+        return Err(Error::unusable(kind, what(), value, fix));
     };
     component_alone(&folder, &what())
 }

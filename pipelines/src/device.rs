@@ -5,7 +5,7 @@ use candle_core::utils::{cuda_is_available, metal_is_available};
 use std::fmt;
 use std::str::FromStr;
 use tweedie::kernels::{InstructionSet, MatmulPrecision};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A device as a user asks for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl DeviceChoice {
                 true => "this program can use one: look whether the machine has it and its driver sees it".to_owned(),
                 false => format!("build with --features {name} on a machine that has it"),
             };
-            Error::invalid("the device", self, format!("{reason}; {fix}, or use `device` cpu"))
+            Error::unusable(ErrorKind::Device, "the device", self, format!("{reason}; {fix}, or use `device` cpu"))
         };
         InstructionSet::from_environment()?;
         match self {

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use tweedie::training::data::{contents_sha256, find_idx};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// Where MNIST is fetched from if nothing else is said.
 pub const MNIST_MIRROR: &str = "https://ossci-datasets.s3.amazonaws.com/mnist/";
@@ -105,7 +105,8 @@ fn fetch_one(
     folder: &Path,
     observer: &mut dyn FnMut(DownloadEvent<'_>) -> ControlFlow<()>,
 ) -> Result<()> {
-    let failed = |reason: String| Error::invalid(format!("the download of {url}"), "not possible", reason);
+    let failed =
+        |reason: String| Error::unusable(ErrorKind::File, format!("the download of {url}"), "not possible", reason);
     let response = agent.get(url).call().map_err(|error| failed(reason(&error)))?;
     let total = response.body().content_length();
     let mut reader = response.into_body().into_with_config().limit(LARGEST).reader();
@@ -156,7 +157,7 @@ fn check(path: &Path, file: &RemoteFile<'_>, fix: &str) -> Result<()> {
         return Ok(());
     }
     let what = format!("the SHA-256 of what {} holds", path.with_file_name(file.name).display());
-    Err(Error::invalid(what, found, format!("it should be {}; {fix}", file.sha256)))
+    Err(Error::unusable(ErrorKind::File, what, found, format!("it should be {}; {fix}", file.sha256)))
 }
 
 /// Why there is no answer, and what to do.

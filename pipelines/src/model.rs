@@ -7,7 +7,7 @@ use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::config::ConfigFields;
 use tweedie::families::{Detected, Families};
 use tweedie::models::{EitherAutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A model as a user names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -151,7 +151,7 @@ fn built_in(detected: &Detected) -> Result<ModelFiles> {
         Some("sdxl-refiner") => ("the built-in refiner of Stable Diffusion XL", sd::XL_REFINER),
         _ => {
             let fix = "no configurations are built in for it; give their folder with `config`";
-            return Err(Error::invalid("the model's family", detected.name(), fix));
+            return Err(Error::unusable(ErrorKind::Model, "the model's family", detected.name(), fix));
         }
     };
     Ok(ModelFiles::Embedded { name, files })
@@ -160,7 +160,7 @@ fn built_in(detected: &Detected) -> Result<ModelFiles> {
 #[cfg(not(feature = "built-in-families"))]
 fn built_in(detected: &Detected) -> Result<ModelFiles> {
     let fix = "this build has no configurations of its own; give their folder with `config`";
-    Err(Error::invalid("the model's family", detected.name(), fix))
+    Err(Error::unusable(ErrorKind::Model, "the model's family", detected.name(), fix))
 }
 
 /// `defaults.json`: what a model's folder prefers where the request says nothing.
@@ -282,7 +282,7 @@ impl ModelInfo {
         }
         if components.is_empty() {
             let fix = format!("it has none of the folders {} with a config.json", known.join(", "));
-            return Err(Error::invalid("the model", files.path("").display(), fix));
+            return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
         }
         let has = |name: &str| components.iter().any(|component| component.name == name);
         let unet = has("unet").then(|| files.config("unet", "config.json")).transpose()?;

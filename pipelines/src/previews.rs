@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use tweedie::images::Picture;
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// The clean latents that were predicted in each step of a batch, and their pictures once one is decoded.
 ///
@@ -72,7 +72,7 @@ impl Projection {
         if (latents.width * factor, latents.height * factor) != (picture.width(), picture.height()) {
             let size = format!("{}x{}", picture.width(), picture.height());
             let fix = format!("its latents are {}x{}; the two do not belong together", latents.width, latents.height);
-            return Err(Error::invalid("the decoded picture's size", size, fix));
+            return Err(Error::unusable(ErrorKind::Model, "the decoded picture's size", size, fix));
         }
         let unknowns = latents.channels + 1;
         let mut normal = vec![0.0; unknowns * unknowns];

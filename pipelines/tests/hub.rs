@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tweedie::{TestResult, Tweedie, copy_folder, golden, pixels};
 use tweedie_pipelines::hub::{Hub, HubEvent, HubName, Wanted};
-use tweedie_pipelines::{Model, Purpose};
+use tweedie_pipelines::{ErrorKind, Model, Purpose};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -311,6 +311,27 @@ fn every_refusal_says_what_to_do() -> TestResult {
     let offline = txt2img(&["--offline", "--model", "some/model"]);
     cache.run(&Tweedie::new()?, &server.base, &offline)?.fails(1, &["some/model", "--offline", "HF_HUB_OFFLINE"])?;
     cache.run(&Tweedie::new()?, "ftp://x", &txt2img(&["--model", "some/model"]))?.fails(1, &["HF_ENDPOINT", "ftp://x"])
+}
+
+/// A name that the hub does not know is the request's fault; that the hub does not answer, or that the repository holds no
+/// whole model, is not.
+#[test]
+fn a_failed_fetch_says_whose_fault_it_is() -> TestResult {
+    let kind = |files: Files, status: Option<&'static str>, offline: bool| -> TestResult<ErrorKind> {
+        let list = move |request: &Request| status.filter(|_| request.path.starts_with("/api")).map(Answer::status);
+        let (cache, server) = (Cache::new()?, hub_with(files, list)?);
+        let hub = Hub { offline, ..cache.hub(&server.base) };
+        let fetched = hub.fetch(&some_model()?, WHOLE, &mut |_| ControlFlow::Continue(()));
+        Ok(fetched.err().ok_or("it was fetched")?.kind())
+    };
+    assert_eq!(kind(small_model()?, Some("404 Not Found"), false)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, Some("401 Unauthorized"), false)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, None, true)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, Some("500 Internal Server Error"), false)?, ErrorKind::File);
+    let mut files = small_model()?;
+    files.retain(|name, _| !name.starts_with("unet/diffusion"));
+    assert_eq!(kind(files, None, false)?, ErrorKind::Model);
+    Ok(())
 }
 
 /// A server that is busy and says for how long is asked again after that time.

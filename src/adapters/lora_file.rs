@@ -79,11 +79,11 @@ impl LoraFile {
             let name = tensor.name.clone();
             if let Some(StoredTensor { name: other, .. }) = modules.entry(module).or_default().insert(role, tensor) {
                 let reason = format!("{name} and {other} are the same part of the same weight; keep one");
-                return Err(Error::malformed("LoRA file", path, reason));
+                return Err(Error::malformed(ErrorKind::Model, "LoRA file", path, reason));
             }
         }
         if modules.is_empty() {
-            return Err(Error::malformed("LoRA file", path, "it holds no tensor; get it again"));
+            return Err(Error::malformed(ErrorKind::Model, "LoRA file", path, "it holds no tensor; get it again"));
         }
         let settings = PeftSettings::read(&file);
         let looks_at_text = modules.iter().find(|(module, _)| module.name.ends_with("attn2_to_k"));
@@ -191,7 +191,7 @@ impl LoraFile {
     }
 
     fn malformed(&self, name: &str, reason: &str) -> Error {
-        Error::malformed("LoRA file", &self.path, format!("{name} {reason}"))
+        Error::malformed(ErrorKind::Model, "LoRA file", &self.path, format!("{name} {reason}"))
     }
 }
 
@@ -200,7 +200,7 @@ fn unknown(path: &Path, name: &str) -> Error {
         Some(kind) => format!("{name} is {kind}, which is not supported; LoRA, LoCon, LoHa, LoKr and DoRA are"),
         None => format!("{name} is no part of a LoRA; a whole model belongs to `model`"),
     };
-    Error::malformed("LoRA file", path, reason)
+    Error::malformed(ErrorKind::Model, "LoRA file", path, reason)
 }
 
 fn first_name(tensors: &BTreeMap<Role, StoredTensor>) -> &str {

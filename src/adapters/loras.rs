@@ -4,7 +4,7 @@ use super::lora_file::LoraFile;
 use super::lora_names::Module;
 use super::{AdaptedWeights, LoraTarget, MergedWeights};
 use crate::layers::{Adapter, Computation, WeightSource};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -86,7 +86,7 @@ impl Loras {
                 unused.len(),
                 file.modules().len(),
             );
-            return Err(Error::malformed("LoRA file", file.path(), reason));
+            return Err(Error::malformed(ErrorKind::Model, "LoRA file", file.path(), reason));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::adapter_file;
 use crate::text::TextEncoder;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ impl TextualInversion {
         let stored = file.tensors();
         let mut names: Vec<&str> = stored.iter().map(|tensor| tensor.name.as_str()).collect();
         names.sort_unstable();
-        let wrong = |reason: String| Error::malformed("embedding", path, reason);
+        let wrong = |reason: String| Error::malformed(ErrorKind::Model, "embedding", path, reason);
         let of_file = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let (own_name, parts) = match names[..] {
             ["clip_g", "clip_l"] => (of_file(), vec!["clip_l", "clip_g"]),
@@ -88,7 +88,7 @@ impl TextualInversion {
                 "its vectors are {own:?} wide, those of this model's text encoders {widths:?}; take one that was made for \
                  this model's family"
             );
-            return Err(Error::malformed("embedding", &self.path, reason));
+            return Err(Error::malformed(ErrorKind::Model, "embedding", &self.path, reason));
         }
         encoder.add_token(&self.token, &self.vectors)
     }

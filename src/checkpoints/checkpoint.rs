@@ -5,7 +5,7 @@ use super::{
     ComponentKind, ComponentNames, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart, WeightReport,
 };
 use crate::layers::WeightSource;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -294,14 +294,20 @@ pub fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -
             let stem = ComponentKind::of_folder(component).file_stem();
             let fix =
                 format!("it has no safetensors file; the download may not be complete (expected {stem}.safetensors)");
-            Err(Error::invalid(format!("the folder of the {component}"), files.path(component).display(), fix))
+            Err(Error::unusable(
+                ErrorKind::Model,
+                format!("the folder of the {component}"),
+                files.path(component).display(),
+                fix,
+            ))
         }
     }
 }
 
 /// The files that an index names, each once, in order.
 fn shards(files: &ModelFiles, component: &str, index: &str) -> Result<Vec<String>> {
-    let malformed = |reason: String| Error::malformed("safetensors index", &files.path(index), reason);
+    let malformed =
+        |reason: String| Error::malformed(ErrorKind::Model, "safetensors index", &files.path(index), reason);
     let value: Value = serde_json::from_str(&files.read_text(index)?).map_err(|e| malformed(e.to_string()))?;
     let map = value["weight_map"].as_object().ok_or_else(|| malformed("it has no weight_map".into()))?;
     let mut names = BTreeSet::new();

@@ -2,7 +2,7 @@
 
 use super::{FileLayout, SingleFile};
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ const LARGEST_TEXT: u64 = 64 << 20;
 
 fn missing(path: &Path) -> Error {
     let fix = "a model in diffusers layout has it; the folder is another, or its download is not complete";
-    Error::invalid(format!("the file {}", path.display()), "missing", fix)
+    Error::unusable(ErrorKind::Model, format!("the file {}", path.display()), "missing", fix)
 }
 
 /// A model in diffusers' folder layout, or one whose weights are in one file and the rest in that layout.
@@ -90,7 +90,12 @@ impl ModelFiles {
                     _ => Error::io("read", &path)(error),
                 })?;
                 if !metadata.is_file() || metadata.len() > LARGEST_TEXT {
-                    return Err(Error::malformed("configuration file", &path, "it is no file, or too large to be one"));
+                    return Err(Error::malformed(
+                        ErrorKind::Model,
+                        "configuration file",
+                        &path,
+                        "it is no file, or too large to be one",
+                    ));
                 }
                 Ok(Cow::Owned(std::fs::read(&path).map_err(Error::io("read", &path))?))
             }
@@ -104,7 +109,8 @@ impl ModelFiles {
     /// # Errors
     /// If there is no such file, or it is not UTF-8.
     pub fn read_text(&self, name: &str) -> Result<String> {
-        String::from_utf8(self.read(name)?.into_owned()).map_err(|e| Error::malformed("text file", &self.path(name), e))
+        String::from_utf8(self.read(name)?.into_owned())
+            .map_err(|e| Error::malformed(ErrorKind::Model, "text file", &self.path(name), e))
     }
 
     /// A component's configuration file, such as `unet/config.json`.
@@ -125,7 +131,8 @@ impl ModelFiles {
         if !self.exists(NAME) {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&self.read_text(NAME)?).map_err(|e| Error::malformed("JSON file", &self.path(NAME), e))
+        serde_json::from_str(&self.read_text(NAME)?)
+            .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &self.path(NAME), e))
     }
 
     /// The bytes of an embedded file.

@@ -2,14 +2,14 @@
 #![allow(unsafe_code)]
 
 use super::ModelFiles;
-use crate::{Error, Result, kernels};
+use crate::{Error, ErrorKind, Result, kernels};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -35,7 +35,8 @@ impl Bytes {
         let path = files.path(name);
         let file = File::open(&path).map_err(Error::io("read", &path))?;
         let len = file.metadata().map_err(Error::io("read", &path))?.len();
-        let len = usize::try_from(len).map_err(|_| Error::malformed("file of weights", &path, "it is too large"))?;
+        let len = usize::try_from(len)
+            .map_err(|_| Error::malformed(ErrorKind::Model, "file of weights", &path, "it is too large"))?;
         Ok(Self::File { file, len, path })
     }
 
@@ -79,10 +80,10 @@ impl Bytes {
         match self {
             Self::File { file, len, path } => {
                 read_exact_at(file, out, start as u64).map_err(|error| match error.kind() {
-                    ErrorKind::UnexpectedEof => {
+                    io::ErrorKind::UnexpectedEof => {
                         let reason =
                             format!("it had {len} bytes when it was opened and has become shorter; get it again");
-                        Error::malformed("file of weights", path, reason)
+                        Error::malformed(ErrorKind::Model, "file of weights", path, reason)
                     }
                     _ => Error::io("read", path)(error),
                 })
@@ -218,21 +219,21 @@ impl Bytes {
 
 /// Reads at a position, which other threads do at the same time.
 #[cfg(unix)]
-fn read_exact_at(file: &File, out: &mut [u8], start: u64) -> std::io::Result<()> {
+fn read_exact_at(file: &File, out: &mut [u8], start: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, out, start)
 }
 
 /// Reads at a position, which other threads do at the same time.
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut out: &mut [u8], mut start: u64) -> std::io::Result<()> {
+fn read_exact_at(file: &File, mut out: &mut [u8], mut start: u64) -> io::Result<()> {
     while !out.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, out, start) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 out = &mut out[count..];
                 start += count as u64;
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

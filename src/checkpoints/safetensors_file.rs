@@ -2,7 +2,7 @@
 
 use super::ModelFiles;
 use super::mapped::{Bytes, float_type};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata};
 use std::ops::Range;
@@ -45,7 +45,7 @@ impl SafetensorsFile {
         let bytes = Bytes::open(files, name)?;
         let damaged = |what: &str| {
             let reason = format!("{what}; the file is {} bytes long; it may be truncated, get it again", bytes.len());
-            Error::malformed("safetensors file", &path, reason)
+            Error::malformed(ErrorKind::Model, "safetensors file", &path, reason)
         };
         if bytes.len() < LENGTH {
             return Err(damaged("it has no header"));
@@ -90,12 +90,16 @@ impl SafetensorsFile {
     /// # Errors
     /// If there is no such tensor, or it is not of floats.
     pub fn read(&self, name: &str, dtype: DType, device: &Device) -> Result<Option<Tensor>> {
-        let info = self
-            .metadata
-            .info(name)
-            .ok_or_else(|| Error::malformed("safetensors file", &self.path, format!("it has no tensor {name}")))?;
+        let info = self.metadata.info(name).ok_or_else(|| {
+            Error::malformed(ErrorKind::Model, "safetensors file", &self.path, format!("it has no tensor {name}"))
+        })?;
         let stored = float_type(info.dtype).ok_or_else(|| {
-            Error::malformed("safetensors file", &self.path, format!("{name} has type {:?}, not a float", info.dtype))
+            Error::malformed(
+                ErrorKind::Model,
+                "safetensors file",
+                &self.path,
+                format!("{name} has type {:?}, not a float", info.dtype),
+            )
         })?;
         let range = self.data + info.data_offsets.0..self.data + info.data_offsets.1;
         self.bytes.tensor(&range, stored, &info.shape, dtype, device)

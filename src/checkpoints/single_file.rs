@@ -1,7 +1,7 @@
 //! A whole model in one file, in the layout of the code base that trained it, or a part of a model alone.
 
 use super::{Checkpoint, ModelFiles, TensorFile, TensorNames};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::fmt;
 use std::path::Path;
@@ -115,7 +115,12 @@ impl SingleFile {
             let fix = format!(
                 "it has no tensors under {prefix}; it is a part of a model, or of another family than the configurations say"
             );
-            return Err(Error::invalid(format!("the {component} in {}", self.path().display()), "missing", fix));
+            return Err(Error::unusable(
+                ErrorKind::Model,
+                format!("the {component} in {}", self.path().display()),
+                "missing",
+                fix,
+            ));
         }
         Ok(self.checkpoint(component, found, layout.describe(&self.file), dtype, device))
     }

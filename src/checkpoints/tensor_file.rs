@@ -2,7 +2,7 @@
 
 use super::mapped::{Bytes, float_type};
 use super::{ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
 use std::io::Read;
@@ -33,7 +33,7 @@ impl TensorFile {
             return Ok(Self::Torch(TorchFile::open(files, name)?));
         }
         match foreign_form(&start) {
-            Some(reason) => Err(Error::malformed("file of weights", &files.path(name), reason)),
+            Some(reason) => Err(Error::malformed(ErrorKind::Model, "file of weights", &files.path(name), reason)),
             None => Ok(Self::Safetensors(SafetensorsFile::open(files, name)?)),
         }
     }
@@ -67,7 +67,9 @@ impl TensorFile {
     /// # Errors
     /// If there is no such tensor, it holds more than one number, or one that is not finite.
     pub fn scalar(&self, stored: &StoredTensor) -> Result<f64> {
-        let wrong = |what: String| Error::malformed("file of weights", self.path(), format!("{} {what}", stored.name));
+        let wrong = |what: String| {
+            Error::malformed(ErrorKind::Model, "file of weights", self.path(), format!("{} {what}", stored.name))
+        };
         let (range, bytes) = self.place(stored)?;
         if stored.shape.iter().product::<usize>() != 1 {
             return Err(wrong(format!("has shape {:?}, and should be one number", stored.shape)));
@@ -88,7 +90,14 @@ impl TensorFile {
             Self::Safetensors(file) => (file.range(&stored.name), file.bytes()),
             Self::Torch(file) => (file.range(&stored.name), file.bytes()),
         };
-        let missing = || Error::malformed("file of weights", self.path(), format!("it has no tensor {}", stored.name));
+        let missing = || {
+            Error::malformed(
+                ErrorKind::Model,
+                "file of weights",
+                self.path(),
+                format!("it has no tensor {}", stored.name),
+            )
+        };
         Ok((range.ok_or_else(missing)?, bytes))
     }
 
@@ -109,7 +118,7 @@ impl TensorFile {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
-        let wrong = |reason: String| Error::malformed("file of weights", self.path(), reason);
+        let wrong = |reason: String| Error::malformed(ErrorKind::Model, "file of weights", self.path(), reason);
         let (range, bytes) = self.place(stored)?;
         let float = float_type(stored.dtype)
             .ok_or_else(|| wrong(format!("{} has type {:?}, not a float", stored.name, stored.dtype)))?;

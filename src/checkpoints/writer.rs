@@ -1,7 +1,7 @@
 //! Writing safetensors files larger than memory: the header first, then one tensor after the other.
 
 use super::mapped::all_finite;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
@@ -40,7 +40,12 @@ pub(crate) fn write_safetensors(
         let tensor = tensor(i)?.to_dtype(*dtype)?;
         if tensor.dims() != shape {
             let fix = "its file changed while it was read; try again";
-            return Err(Error::invalid(format!("the shape of {name}"), format!("{:?}", tensor.dims()), fix));
+            return Err(Error::unusable(
+                ErrorKind::Model,
+                format!("the shape of {name}"),
+                format!("{:?}", tensor.dims()),
+                fix,
+            ));
         }
         file.write_all(&bytes_of(&tensor, name)?).map_err(failed)?;
     }

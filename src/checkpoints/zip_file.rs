@@ -1,7 +1,7 @@
 //! The directory of a zip file whose entries are stored, not compressed: the form that PyTorch saves in.
 
 use super::mapped::Bytes;
-use crate::Error;
+use crate::{Error, ErrorKind};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -40,7 +40,7 @@ impl Failure {
     /// As an error of the file.
     pub fn of(self, kind: &'static str, path: &Path) -> Error {
         match self {
-            Self::Damaged(reason) => Error::malformed(kind, path, reason),
+            Self::Damaged(reason) => Error::malformed(ErrorKind::Model, kind, path, reason),
             Self::Unreadable(error) => error,
         }
     }

@@ -39,7 +39,7 @@ impl Conditioning {
     /// A class for each image.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If they cannot be copied to the device.
     pub fn classes(classes: &[u32], device: &Device) -> Result<Self> {
         let labels = Tensor::from_slice(classes, classes.len(), device)?;
         Ok(Self { class_labels: Some(labels), ..Self::default() })
@@ -48,7 +48,7 @@ impl Conditioning {
     /// Zeros in place of text and pooled text: what Stable Diffusion XL was trained with where a picture had no caption.
     ///
     /// # Errors
-    /// If the tensors cannot be made.
+    /// If the device fails.
     pub fn without_text(&self) -> Result<Self> {
         let zeros = |x: &Option<Tensor>| x.as_ref().map(Tensor::zeros_like).transpose();
         Ok(Self { text: zeros(&self.text)?, pooled: zeros(&self.pooled)?, ..Self::default() })
@@ -106,7 +106,7 @@ impl Conditioning {
     /// A batch of one repeated for `batch` images.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the device fails.
     pub fn repeat(&self, batch: usize) -> Result<Self> {
         let each = vec![self; batch];
         Self::cat(&each)

@@ -6,7 +6,7 @@ use super::original_names;
 use crate::checkpoints::{Checkpoint, ComponentNames, SingleFile, TensorNames};
 use crate::models::unet::{AddedConditioning, BlockKind};
 use crate::models::{ControlConfig, ControlNetConfig, T2iAdapterConfig, T2iAdapterKind, UNet2DConditionConfig};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 
 /// What a file calls its tensors.
@@ -118,7 +118,7 @@ impl SingleFile {
 
     fn no_control(&self, what: &str) -> Error {
         let fix = "give a ControlNet or T2I-Adapter as one file, or its folder in diffusers layout";
-        Error::invalid(format!("the control model {}", self.path().display()), what, fix)
+        Error::unusable(ErrorKind::Model, format!("the control model {}", self.path().display()), what, fix)
     }
 }
 

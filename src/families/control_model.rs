@@ -4,7 +4,7 @@ use super::unet_architecture::family_of;
 use super::{ControlSource, Loader};
 use crate::config::ConfigFields;
 use crate::models::{ControlConfig, ControlModel, ControlNetConfig, T2iAdapterConfig, UNet2DConditionConfig};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Loads a control model for a UNet: a folder in diffusers layout, its class by its `config.json`, or a file. No adapter is
 /// merged into it.
@@ -54,12 +54,12 @@ fn check_fits(source: ControlSource<'_>, config: &ControlConfig, unet: &UNet2DCo
                 || control.in_channels > unet.in_channels;
             if differs {
                 let fix = format!("the model's UNet is {} and has other sizes; take one made for it", family_of(unet));
-                return Err(Error::invalid(what(), format!("for {}", family_of(control)), fix));
+                return Err(Error::unusable(ErrorKind::Model, what(), format!("for {}", family_of(control)), fix));
             }
         }
         ControlConfig::Adapter(config) if !config.fits(unet) => {
             let fix = format!("the UNet has {:?}; take an adapter made for this model", unet.block_out_channels);
-            return Err(Error::invalid(what(), format!("of channels {:?}", config.channels), fix));
+            return Err(Error::unusable(ErrorKind::Model, what(), format!("of channels {:?}", config.channels), fix));
         }
         ControlConfig::Adapter(_) => {}
     }

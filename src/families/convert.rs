@@ -7,7 +7,7 @@ use crate::checkpoints::{
 use crate::files::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::layers::WeightSource;
 use crate::text::{clip_vocabulary, unpacked_merges};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -115,14 +115,14 @@ fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Converted>
             .collect();
         if tensors.is_empty() {
             let fix = "it has a configuration and no weights; get the model again";
-            return Err(Error::invalid(format!("the {}", part.folder), "empty", fix));
+            return Err(Error::unusable(ErrorKind::Model, format!("the {}", part.folder), "empty", fix));
         }
         components.push(Converted { part, checkpoint, tensors });
     }
     if components.is_empty() {
         let folders: Vec<_> = known.iter().map(|part| part.folder).collect();
         let fix = format!("it has none of the folders {} with a config.json", folders.join(", "));
-        return Err(Error::invalid("the model", files.path("").display(), fix));
+        return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
     }
     Ok(components)
 }
@@ -202,7 +202,8 @@ fn copy_tokenizer(files: &ModelFiles, folder: &Path, tokenizer: &str) -> Result<
     let packed = format!("{tokenizer}/merges.txt.gz");
     if files.exists(&packed) && !files.exists(&format!("{tokenizer}/merges.txt")) {
         let unpacked = unpacked_merges(&files.read(&packed)?);
-        let merges = unpacked.map_err(|e| Error::malformed("list of merges", &files.path(&packed), e))?;
+        let merges =
+            unpacked.map_err(|e| Error::malformed(ErrorKind::Model, "list of merges", &files.path(&packed), e))?;
         let vocabulary = clip_vocabulary(&merges).into_iter().zip(0u32..);
         let vocabulary: Map<String, Value> = vocabulary.map(|(token, id)| (token, id.into())).collect();
         write(folder, &format!("{tokenizer}/vocab.json"), Value::from(vocabulary).to_string().as_bytes())?;

@@ -2,7 +2,7 @@
 
 use crate::checkpoints::{SingleFile, StoredTensor, TensorNames};
 use crate::models::{AutoencoderConfig, AutoencoderTinyConfig};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
 
 impl SingleFile {
@@ -15,7 +15,12 @@ impl SingleFile {
         let config = layers.config();
         config.check().map_err(|(field, expected)| {
             let what = format!("a tiny autoencoder whose {field} cannot be used ({expected})");
-            Error::invalid(format!("the autoencoder {}", self.path().display()), what, "get the file again")
+            Error::unusable(
+                ErrorKind::Model,
+                format!("the autoencoder {}", self.path().display()),
+                what,
+                "get the file again",
+            )
         })?;
         Ok(Some(config))
     }

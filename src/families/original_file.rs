@@ -2,7 +2,7 @@
 
 use super::Variant;
 use crate::checkpoints::{StoredTensor, TensorFile, float_type};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::path::Path;
 
@@ -75,7 +75,7 @@ pub(super) fn recognise(file: &TensorFile, size: UNetSize, mark: PredictionMark)
     if !matches!(inputs, 4 | 9) {
         let what = format!("the number of input channels of the UNet in {}", file.path().display());
         let fix = "models that draw take 4, inpainting models 9; give the folder of its configurations with `config`";
-        return Err(Error::invalid(what, inputs, fix));
+        return Err(Error::unusable(ErrorKind::Model, what, inputs, fix));
     }
     let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
     let inpainting = inputs == 9;
@@ -110,7 +110,7 @@ pub(super) fn unrecognised(file: &TensorFile) -> Error {
     let value = format!("of {channels} channels that look at a text of width {text}");
     let fix = "no family is known that has these (1.x: 320 and 768, 2.x: 320 and 1024, XL: 320 and 2048, \
                its refiner: 384 and 1280); give the folder of its configurations with `config`";
-    Error::invalid(format!("the UNet in {}", file.path().display()), value, fix)
+    Error::unusable(ErrorKind::Model, format!("the UNet in {}", file.path().display()), value, fix)
 }
 
 /// The standard deviation of a tensor's values; nothing if it is not there or is no list of finite floats.
@@ -144,5 +144,5 @@ fn foreign(path: &Path, tensors: &[StoredTensor]) -> Error {
     };
     let some: Vec<&str> = tensors.iter().take(3).map(|tensor| tensor.name.as_str()).collect();
     let value = format!("{what} ({} tensors: {} ...)", tensors.len(), some.join(", "));
-    Error::invalid(format!("the model {}", path.display()), value, fix)
+    Error::unusable(ErrorKind::Model, format!("the model {}", path.display()), value, fix)
 }

@@ -14,7 +14,7 @@ use crate::models::{
     UNet2DConditionConfig, UNet2DConditionModel,
 };
 use crate::text::TextEncoder;
-use crate::{DType, Error, Result};
+use crate::{DType, Error, ErrorKind, Result};
 
 /// What a UNet is called in LoRA files.
 pub(super) const UNET_IN_LORAS: [&str; 4] = ["lora_unet_", "unet.", "model.diffusion_model.", "diffusion_model."];
@@ -136,7 +136,7 @@ impl Architecture for UNetArchitecture {
         match self.unet.cross_attention_dim.iter().find(|&&width| width != hidden) {
             Some(width) => {
                 let fix = format!("the text encoder's hidden_size is {hidden}; the two do not belong together");
-                Err(Error::invalid("cross_attention_dim of the unet", width, fix))
+                Err(Error::unusable(ErrorKind::Model, "cross_attention_dim of the unet", width, fix))
             }
             None => Ok(()),
         }
@@ -157,7 +157,7 @@ impl Architecture for UNetArchitecture {
                 added.time_width
             );
             let what = "projection_class_embeddings_input_dim of the unet";
-            return Err(Error::invalid(what, added.embedding_input, fix));
+            return Err(Error::unusable(ErrorKind::Model, what, added.embedding_input, fix));
         }
         let zeros_for_no_prompt = files.index()?["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true);
         Ok(Some(XlFacts { zeros_for_no_prompt, scored: numbers == 5 }))

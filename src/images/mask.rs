@@ -62,7 +62,7 @@ impl Mask {
     /// A picture as a mask. If it has alpha that is not the same everywhere, alpha is the mask: opaque is repainted,
     /// transparent is kept, whatever the colours. Otherwise its grey is (white is repainted), colours by ITU-R BT.601 as
     /// in PIL's `convert("L")`. Editors that erase what is to be repainted make the opposite of the first: use
-    /// [`inverted`](Self::inverted) (`--invert-mask`).
+    /// [`inverted`](Self::inverted).
     pub fn from_photo(photo: &Photo) -> Self {
         let varies = |alpha: &Vec<u8>| alpha.iter().any(|&value| value != alpha[0]);
         let values = match photo.alpha().filter(varies) {
@@ -175,7 +175,7 @@ impl Mask {
     /// `[1, 1, height, width]`, f32.
     ///
     /// # Errors
-    /// If the device has no memory for it.
+    /// If it cannot be copied to the device.
     pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
         let values: Vec<f32> = self.values.iter().map(|&value| f32::from(value) / 255.0).collect();
         Ok(Tensor::from_vec(values, (1, 1, self.height, self.width), device)?)

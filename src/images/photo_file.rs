@@ -5,7 +5,7 @@
 //! offers to programs without animation: its first frame, or an APNG's default picture.
 
 use super::{ColorType, Photo, Samples};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageResult, Limits};
@@ -75,7 +75,7 @@ impl Photo {
 }
 
 fn malformed(path: &Path, reason: String) -> Error {
-    Error::malformed("picture", path, reason)
+    Error::malformed(ErrorKind::File, "picture", path, reason)
 }
 
 /// The formats that are read.

@@ -75,7 +75,7 @@ impl Picture {
     /// `[1, 3, height, width]`, f32, from -1 to 1.
     ///
     /// # Errors
-    /// If the device has no memory for it.
+    /// If it cannot be copied to the device.
     pub fn to_tensor(&self, device: &Device) -> Result<Tensor> {
         let values = (0..3).flat_map(|channel| self.rgb.iter().skip(channel).step_by(3));
         let values: Vec<f32> = values.map(|&byte| 2.0 * (f32::from(byte) / 255.0) - 1.0).collect();

@@ -1,7 +1,7 @@
 //! PNG with text chunks.
 
 use super::{ColorType, Photo, Picture, Samples};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -86,7 +86,7 @@ fn encode(info: png::Info, samples: &[u8], chunks: &[TextChunk]) -> Result<Vec<u
 /// # Errors
 /// If the bytes are no PNG file; `path` is named in the message.
 pub fn read_png_text(bytes: &[u8], path: &Path) -> Result<Vec<TextChunk>> {
-    let fail = |e: png::DecodingError| Error::malformed("PNG file", path, e);
+    let fail = |e: png::DecodingError| Error::malformed(ErrorKind::File, "PNG file", path, e);
     let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().map_err(fail)?;
     reader.finish().map_err(fail)?;
     let info = reader.info();

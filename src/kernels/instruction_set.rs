@@ -1,6 +1,6 @@
 //! Which instructions the kernels use: the best that the machine has, or the lower ones that `TWEEDIE_ISA` names.
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -75,10 +75,9 @@ impl InstructionSet {
         let Some(asked) = std::env::var_os(VARIABLE) else { return Ok(best) };
         let asked = asked.to_string_lossy().to_lowercase();
         let names = || Self::ALL.into_iter().filter(|&set| set <= best).map(Self::name).collect::<Vec<_>>().join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|set| set.name() == asked && *set <= best)
-            .ok_or_else(|| Error::invalid(VARIABLE, &asked, format!("this machine has {}", names())))
+        Self::ALL.into_iter().find(|set| set.name() == asked && *set <= best).ok_or_else(|| {
+            Error::unusable(ErrorKind::Device, VARIABLE, &asked, format!("this machine has {}", names()))
+        })
     }
 
     /// What the kernels use; chosen once. An unusable `TWEEDIE_ISA` counts as none here: whoever starts the

@@ -31,7 +31,7 @@ impl FeatureMap {
     /// To `[batch, channels, height, width]`.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the device fails.
     pub fn to_nchw(&self) -> Result<Tensor> {
         match self.backend {
             Backend::Kernels => Ok(self.tensor.permute((0, 3, 1, 2))?.contiguous()?),
@@ -55,7 +55,7 @@ impl FeatureMap {
     /// To tokens `[batch, height * width, channels]`; on the CPU without a copy, but for one on a tape of gradients.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the device fails.
     pub fn tokens(&self) -> Result<Tensor> {
         match self.backend {
             Backend::Kernels => {
@@ -138,7 +138,7 @@ impl FeatureMap {
     /// Every value times `factor`.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the element type has no such operation.
     pub fn scale(&self, factor: f64) -> Result<Self> {
         self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
     }
@@ -173,7 +173,7 @@ impl FeatureMap {
     /// chooses it: source index `floor(i * source / target)`.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If a side is zero, or the element type has no such operation.
     pub fn resize_nearest(&self, height: usize, width: usize) -> Result<Self> {
         let (_, _, from_height, from_width) = self.dims();
         self.map(|x| match self.backend {

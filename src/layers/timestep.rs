@@ -21,7 +21,7 @@ impl SinusoidalEmbedding {
     /// `scalars`: `[n]`; the result is `[n, width]` in f32, or in f64 if the scalars are f64.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the scalars have another number of dimensions.
     pub fn forward(&self, scalars: &Tensor) -> Result<Tensor> {
         let half = self.width / 2;
         // The exponents are rounded to f32 where PyTorch rounds them: networks were trained on these frequencies.
@@ -59,7 +59,7 @@ impl FourierEmbedding {
     /// are f64.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the scalars have another number of dimensions.
     pub fn forward(&self, scalars: &Tensor) -> Result<Tensor> {
         let dtype = if scalars.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let frequencies = self.frequencies.to_dtype(dtype)?.unsqueeze(0)?;
@@ -90,7 +90,7 @@ impl GuidanceEmbedding {
     /// `guidance`: `[batch]`, the guidance scale minus 1; the result is `[batch, outputs]`, of type `dtype`.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the shape is another, or the projection has no product of type `dtype`.
     pub fn forward(&self, guidance: &Tensor, dtype: DType) -> Result<Tensor> {
         // A thousand times the strength is an angle: what the reference rounds to f32, and when, shows.
         let half = self.width / 2;

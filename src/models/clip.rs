@@ -3,7 +3,7 @@
 
 use crate::config::ConfigFields;
 use crate::layers::{Activation, Backend, Embedding, LayerNorm, Linear, Weights, scaled_dot_product_attention};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 
 /// `text_encoder/config.json`.
@@ -135,7 +135,7 @@ impl ClipTextModel {
     pub fn add_embeddings(&mut self, first: u32, vectors: &Tensor) -> Result<()> {
         if first as usize > self.config.vocab_size {
             let fix = format!("the text encoder knows {} tokens; take its own tokenizer", self.config.vocab_size);
-            return Err(Error::invalid("the id of a new token", first, fix));
+            return Err(Error::unusable(ErrorKind::Model, "the id of a new token", first, fix));
         }
         self.token_embedding = self.token_embedding.with_rows(first as usize, vectors)?;
         self.config.vocab_size = self.token_embedding.rows()?;
@@ -157,7 +157,7 @@ impl ClipTextModel {
         if let Some(id) = rows.iter().flatten().find(|&&id| id as usize >= self.config.vocab_size) {
             let fix =
                 format!("the text encoder knows {} tokens; take the tokenizer it came with", self.config.vocab_size);
-            return Err(Error::invalid("a token id", id, fix));
+            return Err(Error::unusable(ErrorKind::Model, "a token id", id, fix));
         }
 
         let positions = self.position_embedding.first(tokens)?;

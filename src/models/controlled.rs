@@ -6,7 +6,7 @@ use super::unet::{ControlResiduals, UNet2DConditionModel};
 use crate::conditioning::Derived;
 use crate::denoising::{Branch, Call, Network, Position, RowLevels};
 use crate::layers::Weights;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 use std::cell::RefCell;
 
@@ -128,7 +128,12 @@ impl Control<'_> {
         let ((_, _, height, width), (_, _, h, w)) = (x.dims4()?, picture.dims4()?);
         if (height, width) != (h, w) {
             let fix = format!("the latents are {width}x{height}; the ControlNet is for another autoencoder");
-            return Err(Error::invalid("the size of the control picture's embedding", format!("{w}x{h}"), fix));
+            return Err(Error::unusable(
+                ErrorKind::Model,
+                "the size of the control picture's embedding",
+                format!("{w}x{h}"),
+                fix,
+            ));
         }
         // An inpainting UNet takes more channels than the state has; a ControlNet sees the state alone.
         let x = &x.narrow(1, 0, model.config().encoder.in_channels.min(x.dim(1)?))?;
@@ -143,7 +148,12 @@ impl ControlResiduals {
             (_, true) => Ok(a),
             _ if a.len() != b.len() => {
                 let fix = "take control models that were made for this UNet";
-                Err(Error::invalid("the number of control residuals", format!("{} and {}", a.len(), b.len()), fix))
+                Err(Error::unusable(
+                    ErrorKind::Model,
+                    "the number of control residuals",
+                    format!("{} and {}", a.len(), b.len()),
+                    fix,
+                ))
             }
             _ => a.iter().zip(&b).map(|(a, b)| Ok((a + b)?)).collect::<Result<Vec<_>>>(),
         };

@@ -7,7 +7,7 @@ use super::unet::{ControlResiduals, UNet2DConditionConfig};
 use crate::config::{ConfigFields, Flaw, are_widths};
 use crate::denoising::Call;
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 
 /// The configuration of a [`ControlNet`], in diffusers' terms.
@@ -126,7 +126,12 @@ impl ControlNet {
         let channels = picture.dim(1)?;
         if channels != self.config.conditioning_channels {
             let fix = format!("the ControlNet takes {}; pictures have three", self.config.conditioning_channels);
-            return Err(Error::invalid("the number of the control picture's channels", channels, fix));
+            return Err(Error::unusable(
+                ErrorKind::Model,
+                "the number of the control picture's channels",
+                channels,
+                fix,
+            ));
         }
         let picture = if self.config.bgr { reversed_channels(picture)? } else { picture.clone() };
         self.embedding.forward(&picture)

@@ -11,7 +11,7 @@ use crate::layers::{
     Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Linear, SinusoidalEmbedding, TimestepEmbedding, Weights,
     log_softmax,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
@@ -141,7 +141,12 @@ impl LeNet {
     /// If the configuration cannot be used, or the weights cannot be had.
     pub fn new(config: LeNetConfig, weights: &Weights<'_>) -> Result<Self> {
         config.check().map_err(|(field, fix)| {
-            Error::invalid(format!("the classifier's {field}"), config.fields()[field].to_string(), fix)
+            Error::unusable(
+                ErrorKind::Model,
+                format!("the classifier's {field}"),
+                config.fields()[field].to_string(),
+                fix,
+            )
         })?;
         let [first, second] = config.block_out_channels;
         let pad = KERNEL / 2;

@@ -5,7 +5,7 @@
 
 use super::resnet::{ResnetBlock, ResnetConfig, Upsample, downsample};
 use crate::layers::{Conv2d, FeatureMap, Weights};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 
 /// A residual block and the attention after it, if the block has one.
@@ -118,7 +118,12 @@ fn plus(h: FeatureMap, added: Option<&FeatureMap>) -> Result<FeatureMap> {
         Some(added) if added.dims() == h.dims() => h.add(added),
         Some(added) => {
             let fix = format!("the UNet's state there is {:?}; take a T2I-Adapter made for this model", h.dims());
-            Err(Error::invalid("the shape of a T2I-Adapter's features", format!("{:?}", added.dims()), fix))
+            Err(Error::unusable(
+                ErrorKind::Model,
+                "the shape of a T2I-Adapter's features",
+                format!("{:?}", added.dims()),
+                fix,
+            ))
         }
     }
 }
@@ -178,7 +183,12 @@ impl<A> UpBlock<A> {
 }
 
 fn no_skip() -> Error {
-    Error::invalid("layers_per_block", "too small", "the way up has more layers than the way down has outputs")
+    Error::unusable(
+        ErrorKind::Model,
+        "layers_per_block",
+        "too small",
+        "the way up has more layers than the way down has outputs",
+    )
 }
 
 const _: fn() = || {

@@ -2,7 +2,7 @@
 
 use super::{SCHEDULERS, Scheduler, SchedulerEntry};
 use crate::config::ConfigFields;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 /// The value that a name gives to a field.
@@ -169,6 +169,7 @@ pub fn by_name(name: &str) -> Result<SchedulerChoice> {
 /// If there is none; the message says which names can be chosen instead.
 pub fn by_class_name(class_name: &str) -> Result<&'static SchedulerEntry> {
     SCHEDULERS.iter().find(|entry| entry.class_name == class_name).ok_or_else(|| Error::Config {
+        kind: ErrorKind::Model,
         component: "scheduler".into(),
         field: "_class_name".into(),
         value: format!("\"{class_name}\""),

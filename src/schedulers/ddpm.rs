@@ -4,7 +4,7 @@ use super::{Levels, NoiseSchedule, Run, Scheduler, SchedulerEntry, Solver};
 use super::{Stochastic, TimestepSpacing, spacing};
 use crate::config::ConfigFields;
 use crate::denoising::Parameterization;
-use crate::{Error, NoiseLevel, Result};
+use crate::{Error, ErrorKind, NoiseLevel, Result};
 use candle_core::Tensor;
 
 pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
@@ -143,7 +143,8 @@ impl Solver for DdpmSolver {
                 (noise * (log_variance * 0.5)?.exp()?)?
             }
             (VarianceType::Learned | VarianceType::LearnedRange, None) => {
-                return Err(Error::invalid(
+                return Err(Error::unusable(
+                    ErrorKind::Model,
                     "variance_type",
                     "learned",
                     "the network gives no variance channels; use fixed_small or fixed_large",

@@ -65,7 +65,7 @@ impl VpSde {
     /// `x` and the result: `[batch, ...]`.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the element type has no such operation.
     pub fn drift(&self, x: &Tensor, t: f64) -> Result<Tensor> {
         Ok((x * (-0.5 * self.beta(t)))?)
     }

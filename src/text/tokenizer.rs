@@ -1,7 +1,7 @@
 //! CLIP's byte-pair tokenizer (Radford et al. 2021), with the padding of each model family.
 
 use crate::checkpoints::ModelFiles;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io::Read;
@@ -241,7 +241,7 @@ impl TokenizerSettings {
                 return Ok(Value::Null);
             }
             serde_json::from_str(&files.read_text(&name)?)
-                .map_err(|e| Error::malformed("JSON file", &files.path(&name), e))
+                .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &files.path(&name), e))
         };
         Ok(Self { config: json("tokenizer_config.json")?, map: json("special_tokens_map.json")? })
     }

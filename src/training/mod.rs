@@ -23,6 +23,7 @@
 //! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
 //! | `denoising_loss` | the loss of a denoising network: timesteps, noise, dropped classes |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
+//! | `reconstruction` | how far pictures are from those that they should be |
 //! | `timestep_sampling` | even or by importance |
 //! | [`runs`] | run folders, checkpoints, the log, and the loop from the first step to the model |
 //!
@@ -38,6 +39,7 @@ mod learning_rate;
 mod objective;
 mod parameter_set;
 mod parameters;
+mod reconstruction;
 pub mod runs;
 mod streams;
 mod task;
@@ -54,6 +56,7 @@ pub use learning_rate::{Decay, LearningRate};
 pub use objective::{ForwardProcess, LossWeighting, NoisyBatch, Objective};
 pub use parameter_set::{EmaOptions, OptimizerOptions, ParameterSet, SetReport, SetState};
 pub use parameters::{FlatLayout, FlatWeights, ParameterSource, Parameters, Slot};
+pub use reconstruction::{ReconstructionLoss, psnr, ssim};
 pub use streams::{Stream, Streams};
 pub use task::{Draws, TrainingTask};
 pub use timestep_sampling::{DrawnTimesteps, LossHistory, TimestepSampling};

@@ -2,7 +2,7 @@
 
 use super::gradients::{clip_global_norm, global_norm, scale};
 use super::{AdamW, AdamWConfig, Ema, LearningRate, Parameters};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use std::collections::BTreeMap;
@@ -150,7 +150,7 @@ impl ParameterSet {
     /// [`Self::average`] as tensors under the parameters' names, on the CPU.
     ///
     /// # Errors
-    /// If a tensor cannot be made.
+    /// Never, for a set that was made from parameters.
     pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         self.parameters.layout().tensors(self.average())
     }
@@ -202,7 +202,7 @@ impl ParameterSet {
     pub(super) fn check(&self, state: &SetState) -> Result<()> {
         if state.name != self.name {
             let fix = format!("the task has {} in its place; the state is that of another", self.name);
-            return Err(Error::invalid("the set of parameters to go on from", &state.name, fix));
+            return Err(Error::unusable(ErrorKind::Model, "the set of parameters to go on from", &state.name, fix));
         }
         if state.ema.is_some() != self.ema.is_some() {
             let fix = "take the settings that it was trained with";
@@ -218,7 +218,7 @@ impl ParameterSet {
             None => Ok(()),
             Some(part) => {
                 let fix = format!("{} has {count}; the state is that of another", self.name);
-                Err(Error::invalid("the number of values to go on from", part.len(), fix))
+                Err(Error::unusable(ErrorKind::Model, "the number of values to go on from", part.len(), fix))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::initialization::initial_values;
 use crate::layers::WeightSource;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use std::cell::RefCell;
@@ -11,7 +11,7 @@ use std::ops::Range;
 
 /// Where the values before the first step come from.
 enum Start<'a> {
-    Random { seed: u64 },
+    Random { seed: u64, zero: fn(&str) -> bool },
     Source(&'a dyn WeightSource),
 }
 
@@ -27,7 +27,17 @@ pub struct ParameterSource<'a> {
 impl<'a> ParameterSource<'a> {
     /// Parameters with PyTorch's initial values, drawn from `seed`.
     pub fn random(seed: u64, device: &Device) -> Self {
-        Self { start: Start::Random { seed }, device: device.clone(), variables: RefCell::default() }
+        Self { start: Start::Random { seed, zero: |_| false }, device: device.clone(), variables: RefCell::default() }
+    }
+
+    /// The same, but for parameters that start at zero: those whose names `zero` says. Where they are the last ones of residual
+    /// blocks, every block starts as the identity (Goyal et al. 2017, section 5.1).
+    #[must_use]
+    pub fn with_zeros(mut self, zero: fn(&str) -> bool) -> Self {
+        if let Start::Random { zero: zeros, .. } = &mut self.start {
+            *zeros = zero;
+        }
+        self
     }
 
     /// Parameters that start from a checkpoint, or whatever else gives weights.
@@ -52,7 +62,8 @@ impl WeightSource for ParameterSource<'_> {
             return Ok(variable.as_tensor().clone());
         }
         let start = match self.start {
-            Start::Random { seed } => {
+            Start::Random { zero, .. } if zero(name) => Tensor::zeros(shape, DType::F32, &self.device)?,
+            Start::Random { seed, .. } => {
                 let beside = name.strip_suffix("bias").and_then(|stem| variables.get(&format!("{stem}weight")));
                 let values = initial_values(seed, name, shape, beside.map(|weight| weight.dims()))?;
                 Tensor::from_vec(values, shape, &self.device)?
@@ -124,7 +135,7 @@ impl FlatLayout {
     /// Flat values as tensors under the parameters' names, on the CPU.
     ///
     /// # Errors
-    /// If a tensor cannot be made.
+    /// Never: a parameter's range has as many values as its shape.
     ///
     /// # Panics
     /// If there are fewer values than the layout has.
@@ -221,7 +232,7 @@ impl FlatWeights {
     /// The tensors of `values` on a device.
     ///
     /// # Errors
-    /// If a tensor cannot be made.
+    /// Never: a parameter's range has as many values as its shape.
     ///
     /// # Panics
     /// If there are fewer values than the layout has.
@@ -236,7 +247,12 @@ impl WeightSource for FlatWeights {
             Some(tensor) if tensor.dims() == shape => Ok(tensor.to_device(&self.device)?),
             found => {
                 let found = found.map_or("absent".into(), |tensor| format!("{:?}", tensor.dims()));
-                Err(Error::invalid(format!("the shape of {name}"), found, format!("the network needs {shape:?}")))
+                Err(Error::unusable(
+                    ErrorKind::Model,
+                    format!("the shape of {name}"),
+                    found,
+                    format!("the network needs {shape:?}"),
+                ))
             }
         }
     }

@@ -20,6 +20,8 @@ pub enum Stream {
     ClassDropout,
     /// The noise that sample grids start from.
     Samples,
+    /// Which latents are drawn from an encoder's distribution.
+    Latents,
 }
 
 /// A run's source of random numbers.

@@ -84,12 +84,24 @@ pub trait TrainingTask: Send {
 pub struct Draws {
     streams: Streams,
     index: u64,
+    step: u64,
 }
 
 impl Draws {
-    /// Those of batch `index` of a run, counted from 0.
+    /// Those of batch `index` of a run, counted from 0, each of whose batches makes a step.
     pub fn new(seed: u64, index: u64) -> Self {
-        Self { streams: Streams::new(seed), index }
+        Self { streams: Streams::new(seed), index, step: index }
+    }
+
+    /// The same where several batches make a step.
+    pub(super) fn in_step(mut self, step: u64) -> Self {
+        self.step = step;
+        self
+    }
+
+    /// The number of the step that the batch is of, counted from 0.
+    pub fn step(&self) -> u64 {
+        self.step
     }
 
     /// The generator of a stream, at its first number.

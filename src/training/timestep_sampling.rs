@@ -1,7 +1,7 @@
 //! Which timesteps a batch is trained on.
 
 use crate::noise::TorchGenerator;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Losses that are remembered of each timestep (Nichol and Dhariwal 2021, section 3.3).
 const REMEMBERED: usize = 10;
@@ -84,7 +84,7 @@ impl TimestepSampling {
         let saved = saved.unwrap_or_default();
         if saved.len() != losses.len() * (REMEMBERED + 1) {
             let fix = format!("the checkpoint must have that of {} timesteps", losses.len());
-            return Err(Error::invalid("the length of the loss history", saved.len(), fix));
+            return Err(Error::unusable(ErrorKind::Model, "the length of the loss history", saved.len(), fix));
         }
         for ((row, count), saved) in losses.iter_mut().zip(counts).zip(saved.chunks_exact(REMEMBERED + 1)) {
             row.copy_from_slice(&saved[..REMEMBERED]);

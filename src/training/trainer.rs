@@ -3,7 +3,7 @@
 use super::{Draws, ParameterSet, SetReport, SetState, TrainingTask};
 use crate::kernels::make_pool;
 use crate::layers::with_gradients;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::collections::BTreeMap;
 
@@ -146,7 +146,7 @@ impl<T: TrainingTask> Trainer<T> {
         let first = self.step * batches.len() as u64;
         let mut value = 0.0;
         for (i, batch) in batches.iter().enumerate() {
-            let draws = Draws::new(self.options.seed, first + i as u64);
+            let draws = Draws::new(self.options.seed, first + i as u64).in_step(self.step);
             value += self.backward(loss, batch, draws)? / batches.len() as f64;
         }
         let step = self.step;
@@ -199,7 +199,12 @@ impl<T: TrainingTask> Trainer<T> {
     pub fn restore(&mut self, state: TrainerState) -> Result<()> {
         if state.sets.len() != self.sets.len() {
             let fix = format!("the task has {}; the state is that of another", self.sets.len());
-            return Err(Error::invalid("the number of sets of parameters to go on from", state.sets.len(), fix));
+            return Err(Error::unusable(
+                ErrorKind::Model,
+                "the number of sets of parameters to go on from",
+                state.sets.len(),
+                fix,
+            ));
         }
         self.sets.iter().zip(&state.sets).try_for_each(|(set, state)| set.check(state))?;
         self.task.restore(&state.task)?;

@@ -8,7 +8,7 @@ use hf_hub::{Cache, CacheRepo};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 use ureq::http::{HeaderMap, StatusCode, Uri, header};
 use ureq::{Agent, Body};
 
@@ -70,7 +70,9 @@ impl Client {
             }
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
         }
-        let api = builder.build().map_err(|e| Error::invalid("the client of the hub", "not usable", e.to_string()))?;
+        let api = builder
+            .build()
+            .map_err(|e| Error::unusable(ErrorKind::File, "the client of the hub", "not usable", e.to_string()))?;
         let agent = agent_config().max_redirects(0).http_status_as_error(false).build().new_agent();
         Ok(Self {
             repository: api.repo(repository.clone()),
@@ -181,16 +183,25 @@ impl Client {
             (_, Some(seconds)) => format!("try again after {seconds} seconds"),
             _ => "try again later".into(),
         };
-        self.failed(file, &what, &fix)
+        // A model that is not there, or not for who asks, was named wrongly; the rest is the hub's or the connection's.
+        let kind = match (status.as_u16(), file) {
+            (401 | 403, _) | (404, None) => ErrorKind::Request,
+            _ => ErrorKind::File,
+        };
+        self.without(kind, file, &what, &fix)
     }
 
     /// That the model, or a file of it, does not come.
     pub fn failed(&self, file: Option<&str>, why: &str, fix: &str) -> Error {
+        self.without(ErrorKind::File, file, why, fix)
+    }
+
+    fn without(&self, kind: ErrorKind, file: Option<&str>, why: &str, fix: &str) -> Error {
         let what = match file {
             Some(file) => format!("the download of {file} of {}", self.name),
             None => format!("the download of {}", self.name),
         };
-        Error::invalid(what, "not possible", format!("{why}; {fix}"))
+        Error::unusable(kind, what, "not possible", format!("{why}; {fix}"))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, Precision, weight_file, weight_files};
 use tweedie::families::{Component, Drawn, Families};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// What is wanted of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,7 @@ fn lone_file(name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> Resu
         _ if purpose == Purpose::Pixel => {
             let fix = "a model in pixel space is a repository in diffusers layout; choose one, as owner/name";
             let value = if name.file().is_some() { "one file" } else { "without a model_index.json" };
-            Err(Error::invalid(format!("the checkpoint {name}"), value, fix))
+            Err(Error::unusable(ErrorKind::Model, format!("the checkpoint {name}"), value, fix))
         }
         Some(file) => named_file(name, file, names).map(Some),
         None => single_file(name, purpose, names).map(Some),
@@ -148,7 +148,7 @@ impl Search<'_> {
             if !has(folder) {
                 let class = index["_class_name"].as_str().unwrap_or("unknown");
                 let fix = format!("it has no {folder}; take a model {kind}");
-                return Err(Error::invalid(format!("the pipeline of {}", self.name), class, fix));
+                return Err(Error::unusable(ErrorKind::Model, format!("the pipeline of {}", self.name), class, fix));
             }
         }
         let components: Vec<_> = families.components().into_iter().filter(|component| has(component.folder)).collect();
@@ -180,13 +180,14 @@ impl Search<'_> {
         (self.get)(INDEX)?;
         let files = ModelFiles::Folder(self.snapshot.folder());
         let path = files.path(INDEX);
-        serde_json::from_str(&files.read_text(INDEX)?).map_err(|e| Error::malformed("JSON file", &path, e))
+        serde_json::from_str(&files.read_text(INDEX)?)
+            .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &path, e))
     }
 
     fn must(&mut self, name: &str) -> Result<()> {
         if !self.names.contains(name) {
             let fix = "the repository is not a whole model in diffusers layout; choose another";
-            return Err(Error::invalid(format!("the file {name} of {}", self.name), "missing", fix));
+            return Err(Error::unusable(ErrorKind::Model, format!("the file {name} of {}", self.name), "missing", fix));
         }
         self.files.insert(name.into());
         Ok(())
@@ -212,7 +213,8 @@ impl Search<'_> {
         let found = weight_file(folder, precision, |name| self.names.contains(&in_repository(name)));
         let Some(found) = found.filter(|name| !exact || !name.contains("fp16")) else {
             let fix = "the repository has them in no form that is read; choose another";
-            return Err(Error::invalid(
+            return Err(Error::unusable(
+                ErrorKind::Model,
                 format!("the file of weights in {:?} of {}", component, self.name),
                 "missing",
                 fix,
@@ -268,7 +270,7 @@ fn single_file(name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> Re
                 }
                 _ => format!("there is no {} at its top; give a file's whole name, as owner/name/FILE", purpose.name()),
             };
-            Err(Error::invalid(format!("the number of files of {name}"), names.len(), fix))
+            Err(Error::unusable(ErrorKind::Model, format!("the number of files of {name}"), names.len(), fix))
         }
         _ => {
             let list: Vec<_> = found.iter().take(4).map(|name| name.as_str()).collect();

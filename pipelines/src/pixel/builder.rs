@@ -41,7 +41,7 @@ impl PixelModel {
                 }
                 let fix = "it has neither unet/config.json nor model/unet/config.json; give a folder in diffusers \
                            layout, or the folder of a training run that has finished";
-                Err(Error::invalid("the checkpoint", path.display(), fix))
+                Err(Error::unusable(ErrorKind::Model, "the checkpoint", path.display(), fix))
             }
             #[cfg(feature = "embedded-mnist")]
             Self::Mnist => Ok(ModelFiles::Embedded { name: "mnist-ddpm", files: tweedie_weights::MNIST_DDPM }),

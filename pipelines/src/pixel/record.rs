@@ -10,7 +10,7 @@ use tweedie::Result;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::images::TextChunk;
 
-/// The settings of a run in pixel space, for its pictures and for `--json`.
+/// The settings of a run in pixel space, for its pictures and for what is printed as JSON.
 ///
 /// The SHA-256 of the weights is computed when it is first needed: see [`PixelRecord::hash_weights`].
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::families::{ClassifierFacts, PixelFacts};
 use tweedie::schedulers::{self, Scheduler, SchedulerChoice};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// The most pictures of a request.
 const MOST_IMAGES: usize = 100_000;
@@ -213,7 +213,7 @@ impl PixelRequest {
             (known, Some(too)) if known == too => known,
             (known, Some(other)) => {
                 let fix = format!("the model has {known}; the two do not belong together");
-                return Err(Error::invalid("the classifier's number of classes", other, fix));
+                return Err(Error::unusable(ErrorKind::Model, "the classifier's number of classes", other, fix));
             }
         };
         if self.classes.is_empty() {
@@ -255,7 +255,8 @@ impl PixelRequest {
         if facts.network.sample_size != sample_size || facts.network.channels != channels {
             let (height, width) = sample_size;
             let value = format!("for {width}x{height} pictures of {channels} channels");
-            return Err(Error::invalid(
+            return Err(Error::unusable(
+                ErrorKind::Model,
                 "the classifier",
                 value,
                 "the model makes others; take one trained on the same",
@@ -294,7 +295,7 @@ impl PixelRequest {
                     warnings.push(format!("eta has no effect with the scheduler {}", choice.name()));
                 }
             }
-            config = config.with(name, value.clone());
+            config = config.with_requested(name, value.clone());
         }
         if facts.classifier.is_some_and(|classifier| !classifier.noisy) {
             warnings

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tweedie::Result;
 use tweedie::images::TextChunk;
 
-/// The settings of a run, for its pictures and for `--json`.
+/// The settings of a run, for its pictures and for what is printed as JSON.
 ///
 /// The SHA-256 of the weights is computed when it is first needed, so that it can be done while others
 /// work: see [`Record::hash_weights`].

@@ -216,7 +216,7 @@ impl TextToImageRequest {
         }
         if self.clip_skip > facts.text_layers {
             let fix = format!("the text encoder has {} layers; take at most that", facts.text_layers);
-            return Err(Error::invalid("clip-skip", self.clip_skip, fix));
+            return Err(Error::invalid("`clip_skip`", self.clip_skip, fix));
         }
 
         let controls =

@@ -46,7 +46,7 @@ impl TextToImageRequest {
             if REQUEST_FIELDS.contains(&name.as_str()) && !choice.entry.request_fields.contains(&name.as_str()) {
                 warnings.push(format!("{name} has no effect with the scheduler {}", choice.name()));
             }
-            config = config.with(name, value.clone());
+            config = config.with_requested(name, value.clone());
         }
         if let Some(eta) = fields.get("eta")
             && !eta.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta))

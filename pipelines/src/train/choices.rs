@@ -4,7 +4,7 @@ use crate::requests::values::{self, OptionValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tweedie::DType;
-use tweedie::kernels::MatmulPrecision;
+use tweedie::kernels::{InstructionSet, MatmulPrecision};
 use tweedie::training::Decay;
 
 /// An enum whose variants have one name in files and on a command line.
@@ -96,6 +96,14 @@ named! {
         No = "no",
         /// Those of weights with activations and with their gradients, and those of attention, but for its gradients.
         Bf16 = "bf16",
+    }
+}
+
+impl MixedPrecisionChoice {
+    /// What a user should know of it on this machine.
+    pub(super) fn warning(self) -> Option<String> {
+        let slow = "`mixed_precision` bf16 is many times slower than no on this CPU, which has no instructions for products of bf16";
+        (self == Self::Bf16 && !InstructionSet::in_use().multiplies_bf16()).then(|| slow.to_owned())
     }
 }
 

@@ -105,7 +105,7 @@ impl TrainingSettings for ClassifierTrainingSettings {
 
     fn batches(&self, set: Arc<ImageSet>) -> Result<Batches> {
         let batches = Batches::new(set, self.common.batch_size, self.common.seed)?;
-        Ok(batches.with_augmentation(Augmentation { shift: self.shift, flip: false }))
+        batches.with_augmentation(Augmentation { shift: self.shift, ..Augmentation::default() })
     }
 
     fn plan(&self) -> RunPlan {

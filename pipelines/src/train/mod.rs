@@ -1,11 +1,13 @@
 //! Training: data -> task -> steps -> model.
 
+mod autoencoder;
 mod benchmark;
 mod choices;
 mod classifier;
 mod pixel;
 mod settings;
 
+pub use autoencoder::AutoencoderTrainingSettings;
 pub use benchmark::TrainingBench;
 pub use choices::{BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};

@@ -7,7 +7,6 @@ use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
 use tweedie::denoising::PredictionType;
-use tweedie::kernels::{InstructionSet, MatmulPrecision};
 use tweedie::models::UNet2DConfig;
 use tweedie::models::unet2d::{BlockKind, ClassEmbedding, TimeEmbedding};
 use tweedie::schedulers::NoiseSchedule;
@@ -132,10 +131,7 @@ impl TrainingSettings for PixelTrainingSettings {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let rounded = MatmulPrecision::from(self.mixed_precision) == MatmulPrecision::Bf16;
-        let slow = "`mixed_precision` bf16 is many times slower than no on this CPU, which has no instructions for products of bf16";
-        let told = rounded && !InstructionSet::in_use().multiplies_bf16();
-        told.then(|| slow.to_owned()).into_iter().collect()
+        self.mixed_precision.warning().into_iter().collect()
     }
 }
 

@@ -10,7 +10,7 @@ use tweedie::config::DIFFUSERS_VERSION;
 use tweedie::training::data::{Batch, Batches, ImageSet};
 use tweedie::training::runs::{RunFolder, RunPlan};
 use tweedie::training::{AdamWConfig, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, TrainingTask};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// A setting of a run, which its `config.json` has even at its default: later versions may have others.
 pub(super) fn setting(kind: OptionKind, value_name: &'static str) -> OptionInfo {
@@ -30,7 +30,7 @@ options! {
             /// Seed of everything random.
             seed: u64 = 0 => setting(OptionKind::Count, "N");
             /// Images of a batch.
-            batch_size: usize = 64 => setting(OptionKind::Count, "N");
+            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder");
             /// Batches whose gradients make one step.
             accumulate: usize = 1 => setting(OptionKind::Count, "N");
             /// Steps between checkpoints.
@@ -181,9 +181,12 @@ pub trait TrainingSettings: Options + Default {
     fn from_config(config: &Value) -> Result<Self> {
         let fix = "take the config.json that the run was started with, and go on with the same kind of training";
         let fields = config["settings"].as_object();
-        let fields = fields.ok_or_else(|| Error::invalid("the configuration of the run", "without settings", fix))?;
+        let fields = fields
+            .ok_or_else(|| Error::unusable(ErrorKind::File, "the configuration of the run", "without settings", fix))?;
         let mut settings = Self::default();
-        settings.read(fields.clone()).map_err(|wrong| Error::invalid("a setting of the run", wrong, fix))?;
+        settings
+            .read(fields.clone())
+            .map_err(|wrong| Error::unusable(ErrorKind::File, "a setting of the run", wrong, fix))?;
         Ok(settings)
     }
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tweedie::config::ConfigFields;
 use tweedie::images::{Mask, Photo, read_png_text};
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// The lists of what was put on top of the model.
 const ADAPTERS: [&str; 3] = ["loras", "embeddings", "controls"];
@@ -44,10 +44,20 @@ impl Recipe {
         let chunks = read_png_text(bytes, path)?;
         let Some(chunk) = chunks.iter().find(|chunk| chunk.keyword == "tweedie") else {
             let fix = "give a PNG file that this program wrote and no other has saved since";
-            return Err(Error::malformed("picture to verify", path, format!("it has no settings of Tweedie; {fix}")));
+            return Err(Error::malformed(
+                ErrorKind::File,
+                "picture to verify",
+                path,
+                format!("it has no settings of Tweedie; {fix}"),
+            ));
         };
         let fields: Map<String, Value> = serde_json::from_str(&chunk.text).map_err(|e| {
-            Error::malformed("picture to verify", path, format!("its settings are no JSON object ({e})"))
+            Error::malformed(
+                ErrorKind::File,
+                "picture to verify",
+                path,
+                format!("its settings are no JSON object ({e})"),
+            )
         })?;
         let (mut provenance, mut options) = (Provenance::default(), fields.clone());
         let taken = provenance.take(&mut options);
@@ -312,10 +322,15 @@ impl Recipe {
 
     fn wrong(&self, name: &str, fix: impl Into<String>) -> Error {
         let value = shortened(&self.fields.get(name).cloned().unwrap_or_default());
-        Error::invalid(format!("`{name}` in the settings of {}", self.path.display()), value, fix)
+        Error::unusable(ErrorKind::File, format!("`{name}` in the settings of {}", self.path.display()), value, fix)
     }
 
     fn of(&self, wrong: WrongOption) -> Error {
-        Error::invalid(format!("`{}` in the settings of {}", wrong.name, self.path.display()), wrong.shown(), wrong.fix)
+        Error::unusable(
+            ErrorKind::File,
+            format!("`{}` in the settings of {}", wrong.name, self.path.display()),
+            wrong.shown(),
+            wrong.fix,
+        )
     }
 }

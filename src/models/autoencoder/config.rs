@@ -2,8 +2,8 @@
 
 use super::LatentSpace;
 use crate::Result;
-use crate::config::{ConfigFields, are_widths};
-use serde_json::json;
+use crate::config::{ConfigFields, DIFFUSERS_VERSION, are_widths};
+use serde_json::{Map, Value, json};
 
 /// The configuration of an [`super::AutoencoderKl`], in diffusers' terms.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +78,31 @@ impl AutoencoderConfig {
             return Err(fields.wrong("norm_num_groups", "it must divide every one of block_out_channels"));
         }
         Ok(config)
+    }
+
+    /// The fields of a `config.json`, which [`Self::from_fields`] and diffusers read.
+    pub fn to_fields(&self) -> Map<String, Value> {
+        let blocks = |name: &'static str| vec![name; self.block_out_channels.len()];
+        let fields = json!({
+            "_class_name": "AutoencoderKL",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "act_fn": "silu",
+            "block_out_channels": self.block_out_channels,
+            "down_block_types": blocks("DownEncoderBlock2D"),
+            "force_upcast": self.force_upcast,
+            "in_channels": self.in_channels,
+            "latent_channels": self.latent_channels,
+            "layers_per_block": self.layers_per_block,
+            "mid_block_add_attention": self.mid_block_add_attention,
+            "norm_num_groups": self.norm_num_groups,
+            "out_channels": self.out_channels,
+            "scaling_factor": self.scaling_factor,
+            "shift_factor": (self.shift_factor != 0.0).then_some(self.shift_factor),
+            "up_block_types": blocks("UpDecoderBlock2D"),
+            "use_post_quant_conv": self.use_post_quant_conv,
+            "use_quant_conv": self.use_quant_conv,
+        });
+        fields.as_object().cloned().unwrap_or_default()
     }
 
     /// What pictures are encoded to.

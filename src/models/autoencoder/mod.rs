@@ -66,7 +66,7 @@ impl DiagonalGaussian {
     /// One value for certain, of an autoencoder that gives no distribution.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the device fails.
     pub fn certain(latents: Tensor) -> Result<Self> {
         let log_variance = Tensor::full(f32::NEG_INFINITY, latents.shape(), latents.device())?;
         Ok(Self { log_variance: log_variance.to_dtype(latents.dtype())?, mean: latents, is_certain: true })
@@ -85,7 +85,7 @@ impl DiagonalGaussian {
     /// One of a batch of 1, repeated for `batch` images.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If the latents have another number of dimensions than four.
     pub fn repeat(&self, batch: usize) -> Result<Self> {
         let repeat = |x: &Tensor| x.repeat((batch, 1, 1, 1));
         Ok(Self { mean: repeat(&self.mean)?, log_variance: repeat(&self.log_variance)?, is_certain: self.is_certain })

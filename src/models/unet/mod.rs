@@ -9,7 +9,7 @@ pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
 
 use crate::denoising::{Branch, Call, Network};
 use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights, on_device};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use blocks::{BlockContext, UpBlock};
 use candle_core::{DType, Tensor};
 use encoder::{Additions, Encoder};
@@ -110,7 +110,8 @@ fn controlled(skips: Vec<FeatureMap>, residuals: &[FeatureMap]) -> Result<Vec<Fe
         return Ok(skips);
     }
     if residuals.len() != skips.len() {
-        return Err(Error::invalid(
+        return Err(Error::unusable(
+            ErrorKind::Model,
             "the number of control residuals",
             residuals.len(),
             format!("the UNet has {} skip connections; take a ControlNet made for it", skips.len()),

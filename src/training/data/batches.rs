@@ -25,6 +25,8 @@ pub struct Augmentation {
     pub flip: bool,
     /// The most pixels that an image is moved by along each axis; what comes in is its first pixel's value.
     pub shift: usize,
+    /// The side of the square that is cut out of an image at a random place, if not all of it is taken.
+    pub crop: Option<usize>,
 }
 
 /// The batches of a set, each a function of the seed and its number alone.
@@ -56,10 +58,19 @@ impl Batches {
     }
 
     /// The same with images changed at random, by the stream of the seed and the image's place in the row.
-    #[must_use]
-    pub fn with_augmentation(mut self, augmentation: Augmentation) -> Self {
+    ///
+    /// # Errors
+    /// If squares are cut out that are empty or larger than an image.
+    pub fn with_augmentation(mut self, augmentation: Augmentation) -> Result<Self> {
+        let (height, width) = (self.set.height(), self.set.width());
+        if let Some(side) = augmentation.crop
+            && (side == 0 || side > height.min(width))
+        {
+            let fix = format!("the images have {width}x{height} pixels; take a side of 1 to {}", height.min(width));
+            return Err(Error::invalid("the squares that are cut out of images", side, fix));
+        }
         self.augmentation = augmentation;
-        self
+        Ok(self)
     }
 
     /// The set.
@@ -98,15 +109,16 @@ impl Batches {
     /// If its tensors cannot be made.
     pub fn get(&mut self, n: u64) -> Result<Batch> {
         let indices = self.indices(n);
-        let (height, width) = (self.set.height(), self.set.width());
+        let size @ (height, width) = (self.set.height(), self.set.width());
+        let cut = self.augmentation.crop.map_or(size, |side| (side, side));
         let first = n.wrapping_mul(self.batch_size as u64);
         // Other draws than those of the order, which has the seed itself.
         let seed = !self.seed;
-        let images = self.set.transformed(&indices, |i, pixels, out| {
+        let images = self.set.transformed(&indices, cut, |i, pixels, out| {
             let mut generator = SplitMix64::numbered(seed, first.wrapping_add(i as u64));
-            let change = Change::draw(self.augmentation, &mut generator);
-            let planes = out.chunks_exact_mut(height * width).zip(pixels.chunks_exact(height * width));
-            planes.for_each(|(out, plane)| change.apply(plane, width, out));
+            let change = Change::draw(self.augmentation, size, &mut generator);
+            let planes = out.chunks_exact_mut(cut.0 * cut.1).zip(pixels.chunks_exact(height * width));
+            planes.for_each(|(out, plane)| change.apply(plane, width, out, cut.1));
         })?;
         let labels = self.set.labels().map(|labels| {
             let labels: Vec<u32> = indices.iter().map(|&index| labels[index]).collect();
@@ -129,21 +141,26 @@ struct Change {
     flip: bool,
     /// Pixels down and to the right.
     shift: (isize, isize),
+    /// The first row and column that is kept.
+    corner: (usize, usize),
 }
 
 impl Change {
-    fn draw(Augmentation { flip, shift }: Augmentation, generator: &mut SplitMix64) -> Self {
+    fn draw(augmentation: Augmentation, (height, width): (usize, usize), generator: &mut SplitMix64) -> Self {
+        let Augmentation { flip, shift, crop } = augmentation;
         let mut offset = || generator.below(2 * shift as u64 + 1) as isize - shift as isize;
         let shift = (offset(), offset());
-        Self { flip: flip && generator.below(2) == 1, shift }
+        let flip = flip && generator.below(2) == 1;
+        let mut start = |length: usize| crop.map_or(0, |side| generator.below((length - side) as u64 + 1) as usize);
+        Self { flip, shift, corner: (start(height), start(width)) }
     }
 
-    fn apply(&self, plane: &[u8], width: usize, out: &mut [f32]) {
+    fn apply(&self, plane: &[u8], width: usize, out: &mut [f32], out_width: usize) {
         let height = plane.len() / width;
         let background = scaled(plane[0]);
-        for (y, row) in out.chunks_exact_mut(width).enumerate() {
+        for (y, row) in (self.corner.0..).zip(out.chunks_exact_mut(out_width)) {
             let from_y = y.checked_add_signed(-self.shift.0).filter(|&y| y < height);
-            for (x, value) in row.iter_mut().enumerate() {
+            for (x, value) in (self.corner.1..).zip(row) {
                 let from_x = x.checked_add_signed(-self.shift.1).filter(|&x| x < width);
                 *value = match (from_y, from_x) {
                     (Some(y), Some(x)) => scaled(plane[y * width + if self.flip { width - 1 - x } else { x }]),

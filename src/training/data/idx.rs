@@ -2,11 +2,11 @@
 
 use super::ImageSet;
 use super::image_set::checked_size;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 /// A part of a data set.
@@ -61,7 +61,7 @@ pub fn read_idx(folder: &Path, split: Split) -> Result<ImageSet> {
             "it has {label_count} labels, and {} has {count} images; take both from the same set",
             images.display()
         );
-        return Err(Error::malformed(KIND, &labels, reason));
+        return Err(Error::malformed(ErrorKind::File, KIND, &labels, reason));
     }
     let classes = bytes.iter().max().map_or(0, |&largest| u32::from(largest) + 1);
     let labels = bytes.into_iter().map(u32::from).collect();
@@ -82,23 +82,26 @@ fn missing(folder: &Path, name: &str) -> Error {
          same names (on Debian in the package dataset-fashion-mnist, below /usr/share/datasets)",
         IDX_FILES.join(", ")
     );
-    Error::invalid(format!("the file {}", folder.join(name).display()), "missing", fix)
+    Error::unusable(ErrorKind::File, format!("the file {}", folder.join(name).display()), "missing", fix)
 }
 
 /// The dimensions and values of a file. Memory is asked for as the values come, so a header that promises more
 /// than the file has costs nothing.
 fn read<const N: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; N], Vec<u8>)> {
     let mut reader = open(path)?;
-    let fail = |e: std::io::Error, part: &str| match e.kind() {
-        ErrorKind::UnexpectedEof => {
-            Error::malformed(KIND, path, format!("it ends within {part}; it is truncated, get it again"))
-        }
-        ErrorKind::InvalidInput | ErrorKind::InvalidData => {
-            Error::malformed("gzip file", path, format!("{e}; it is damaged, get it again"))
+    let fail = |e: io::Error, part: &str| match e.kind() {
+        io::ErrorKind::UnexpectedEof => Error::malformed(
+            ErrorKind::File,
+            KIND,
+            path,
+            format!("it ends within {part}; it is truncated, get it again"),
+        ),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            Error::malformed(ErrorKind::File, "gzip file", path, format!("{e}; it is damaged, get it again"))
         }
         _ => Error::io("read", path)(e),
     };
-    let mut word = || -> std::io::Result<u32> {
+    let mut word = || -> io::Result<u32> {
         let mut bytes = [0; 4];
         reader.read_exact(&mut bytes)?;
         Ok(u32::from_be_bytes(bytes))
@@ -106,7 +109,7 @@ fn read<const N: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; 
     let found = word().map_err(|e| fail(e, "its header"))?;
     if found != magic {
         let reason = format!("it starts with {found:#010x}, and a file of {what} with {magic:#010x}");
-        return Err(Error::malformed(KIND, path, reason));
+        return Err(Error::malformed(ErrorKind::File, KIND, path, reason));
     }
     let mut dims = [0usize; N];
     for dim in &mut dims {
@@ -114,14 +117,16 @@ fn read<const N: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; 
     }
     if dims.contains(&0) {
         return Err(Error::malformed(
+            ErrorKind::File,
             KIND,
             path,
             format!("its header gives the dimensions {dims:?}, which hold nothing"),
         ));
     }
     let side = |i: usize| dims.get(i).copied().unwrap_or(1);
-    let expected = checked_size(dims[0], [1, side(1), side(2)])
-        .map_err(|e| Error::malformed(KIND, path, format!("its header gives the dimensions {dims:?}: {e}")))?;
+    let expected = checked_size(dims[0], [1, side(1), side(2)]).map_err(|e| {
+        Error::malformed(ErrorKind::File, KIND, path, format!("its header gives the dimensions {dims:?}: {e}"))
+    })?;
     let mut values = Vec::new();
     // One byte more than there should be, which also makes gzip compare its checksum.
     let read = reader.take(expected as u64 + 1).read_to_end(&mut values);
@@ -129,7 +134,7 @@ fn read<const N: usize>(path: &Path, magic: u32, what: &str) -> Result<([usize; 
     if values.len() != expected {
         let more = if values.len() > expected { "more".into() } else { values.len().to_string() };
         let reason = format!("its header promises {expected} bytes of {what} and it has {more}; get it again");
-        return Err(Error::malformed(KIND, path, reason));
+        return Err(Error::malformed(ErrorKind::File, KIND, path, reason));
     }
     Ok((dims, values))
 }
@@ -150,12 +155,19 @@ pub fn contents_sha256(path: &Path) -> Result<String> {
                 hasher.update(&buffer[..count]);
                 total += count as u64;
             }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::malformed("gzip file", path, format!("{e}; it is damaged, get it again"))),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                return Err(Error::malformed(
+                    ErrorKind::File,
+                    "gzip file",
+                    path,
+                    format!("{e}; it is damaged, get it again"),
+                ));
+            }
         }
     }
     if total > super::LARGEST_SET {
-        return Err(Error::malformed(KIND, path, "it holds more than any data set that is read"));
+        return Err(Error::malformed(ErrorKind::File, KIND, path, "it holds more than any data set that is read"));
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

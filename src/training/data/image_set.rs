@@ -147,23 +147,27 @@ impl ImageSet {
     /// # Errors
     /// If there is no image of an index.
     pub fn images(&self, indices: &[usize]) -> Result<Tensor> {
-        self.transformed(indices, |_, pixels, out| out.iter_mut().zip(pixels).for_each(|(o, &p)| *o = scaled(p)))
+        self.transformed(indices, (self.height, self.width), |_, pixels, out| {
+            out.iter_mut().zip(pixels).for_each(|(o, &p)| *o = scaled(p))
+        })
     }
 
-    /// Images, each written by `write(position, pixels, out)`.
+    /// Images of another height and width, each written by `write(position, pixels, out)`.
     pub(super) fn transformed(
         &self,
         indices: &[usize],
+        (height, width): (usize, usize),
         write: impl Fn(usize, &[u8], &mut [f32]) + Sync,
     ) -> Result<Tensor> {
         let len = self.image_len();
         if let Some(index) = indices.iter().find(|&&index| index >= self.len()) {
             return Err(Error::invalid("an image's index", index, format!("the set has {} images", self.len())));
         }
-        let mut values = vec![0f32; indices.len() * len];
-        let pairs = values.par_chunks_exact_mut(len).zip(indices).enumerate();
+        let each = self.channels * height * width;
+        let mut values = vec![0f32; indices.len() * each];
+        let pairs = values.par_chunks_exact_mut(each).zip(indices).enumerate();
         pairs.for_each(|(i, (out, &index))| write(i, &self.pixels[index * len..(index + 1) * len], out));
-        Ok(Tensor::from_vec(values, (indices.len(), self.channels, self.height, self.width), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (indices.len(), self.channels, height, width), &Device::Cpu)?)
     }
 
     /// The SHA-256 of sizes, pixels and labels in hexadecimal: what a resumed run compares.

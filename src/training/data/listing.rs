@@ -1,6 +1,6 @@
 //! Which pictures a folder has, and of which classes.
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -51,7 +51,7 @@ fn by_folders(folder: &Path) -> Result<Listing> {
         (Some(direct), Some((name, _))) => {
             let value = format!("beside the sub-folder {name}");
             let fix = "sub-folders are classes; put every picture into one, or all of them beside each other";
-            Err(Error::invalid(format!("the picture {}", direct.display()), value, fix))
+            Err(Error::unusable(ErrorKind::File, format!("the picture {}", direct.display()), value, fix))
         }
         (None, Some(_)) => {
             let classes = ordered(groups.iter().map(|(name, _)| name.clone()).collect());
@@ -75,7 +75,7 @@ fn no_picture(folder: &Path, others: &[PathBuf]) -> Error {
     };
     let fix = "give a folder of PNG, JPEG or WebP files, with labels in a metadata.jsonl or by sub-folders if there are \
                any, or a folder of IDX files (train-images-idx3-ubyte.gz and so on)";
-    Error::invalid(format!("the data folder {}", folder.display()), found, fix)
+    Error::unusable(ErrorKind::File, format!("the data folder {}", folder.display()), found, fix)
 }
 
 /// All pictures below a folder. `above` are the folders that lead to it: a link to one of them is not followed.
@@ -123,7 +123,12 @@ fn is_picture(path: &Path) -> bool {
 fn name_of(folder: &Path) -> Result<String> {
     let name = folder.file_name().and_then(|name| name.to_str()).map(String::from);
     name.ok_or_else(|| {
-        Error::invalid("the sub-folder", folder.display(), "its name is a class and must be UTF-8; rename it")
+        Error::unusable(
+            ErrorKind::File,
+            "the sub-folder",
+            folder.display(),
+            "its name is a class and must be UTF-8; rename it",
+        )
     })
 }
 
@@ -149,17 +154,18 @@ fn by_metadata(folder: &Path, metadata: &Path) -> Result<Listing> {
     let size = metadata.metadata().map_err(Error::io("read", metadata))?.len();
     if size > LARGEST_METADATA {
         let reason = format!("it has {size} bytes, and at most {LARGEST_METADATA} are read");
-        return Err(Error::malformed("list of pictures", metadata, reason));
+        return Err(Error::malformed(ErrorKind::File, "list of pictures", metadata, reason));
     }
     let text = std::fs::read_to_string(metadata).map_err(Error::io("read", metadata))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut lines = lines
         .map(|(i, line)| {
-            parse(folder, i + 1, line).map_err(|reason| Error::malformed("list of pictures", metadata, reason))
+            parse(folder, i + 1, line)
+                .map_err(|reason| Error::malformed(ErrorKind::File, "list of pictures", metadata, reason))
         })
         .collect::<Result<Vec<_>>>()?;
     lines.sort_by(|a, b| a.path.cmp(&b.path));
-    let fail = |reason: String| Error::malformed("list of pictures", metadata, reason);
+    let fail = |reason: String| Error::malformed(ErrorKind::File, "list of pictures", metadata, reason);
     if lines.is_empty() {
         return Err(fail("it names no picture; give a JSON object with file_name on each line".into()));
     }

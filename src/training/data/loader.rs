@@ -1,6 +1,6 @@
 //! Batches made beside the training step.
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
@@ -44,8 +44,9 @@ impl<B: Send + 'static> Loader<B> {
             }
         };
         let thread = std::thread::Builder::new().name("loader".into()).spawn(work);
-        let thread =
-            thread.map_err(|e| Error::invalid("the loader's thread", e, "free some of the system's threads"))?;
+        let thread = thread.map_err(|e| {
+            Error::unusable(ErrorKind::Device, "the loader's thread", e, "free some of the system's threads")
+        })?;
         Ok(Self { ready: Some(ready), thread: Some(thread) })
     }
 
@@ -55,7 +56,9 @@ impl<B: Send + 'static> Loader<B> {
     /// Whatever the source reports.
     pub fn next_batch(&mut self) -> Result<B> {
         let batch = self.ready.as_ref().and_then(|ready| ready.recv().ok());
-        batch.unwrap_or_else(|| Err(Error::invalid("the loader", "stopped", "this is a bug; start the run again")))
+        batch.unwrap_or_else(|| {
+            Err(Error::unusable(ErrorKind::Device, "the loader", "stopped", "this is a bug; start the run again"))
+        })
     }
 }
 

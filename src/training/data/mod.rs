@@ -12,7 +12,7 @@ mod listing;
 mod loader;
 mod shuffle;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::path::Path;
 
 pub use batches::{Augmentation, Batch, Batches};
@@ -50,7 +50,7 @@ pub fn read_set(folder: &Path, split: Split, options: FolderOptions) -> Result<I
         Split::Train => read_folder(folder, options),
         Split::Test => {
             let fix = format!("put pictures to judge by into {}", part.display());
-            Err(Error::invalid(format!("the folder {name} of {}", folder.display()), "missing", fix))
+            Err(Error::unusable(ErrorKind::File, format!("the folder {name} of {}", folder.display()), "missing", fix))
         }
     }
 }

@@ -4,7 +4,7 @@ use super::tensor_file::encode;
 use crate::checkpoints::{ModelFiles, SafetensorsFile};
 use crate::files::{STAGED, remove_folder, replace_file, replace_folder, write_synced};
 use crate::training::{ParameterSet, SetState, TrainerState};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -226,7 +226,7 @@ fn read(folder: &Path, manifest: &Manifest, sets: &[ParameterSet]) -> Result<Tra
     if known.as_ref().map_or(count != 1, |known| *known != names) {
         let known = known.map_or("one without a name".into(), |known| known.join(", "));
         let reason = format!("its sets of parameters are {known}, and this task has {}", names.join(", "));
-        return Err(Error::malformed("checkpoint of this run", folder, reason));
+        return Err(Error::malformed(ErrorKind::Model, "checkpoint of this run", folder, reason));
     }
     let sets = sets.iter().map(|set| read_set(&files, manifest, set)).collect::<Result<_>>()?;
     Ok(TrainerState { step: manifest.step, sets, task: read_task(&files, manifest)? })
@@ -270,7 +270,7 @@ fn read_task(files: &ModelFiles, manifest: &Manifest) -> Result<BTreeMap<String,
 
 /// The values of a tensor, as many as `count` if it is given.
 fn values_of(file: &SafetensorsFile, name: &str, count: Option<usize>) -> Result<Vec<f32>> {
-    let unusable = |reason: String| Error::malformed("checkpoint of this run", file.path(), reason);
+    let unusable = |reason: String| Error::malformed(ErrorKind::Model, "checkpoint of this run", file.path(), reason);
     let tensor = file.read(name, DType::F32, &Device::Cpu)?;
     let tensor = tensor.ok_or_else(|| unusable(format!("{name} has values that are not finite")))?;
     if let Some(count) = count.filter(|&count| count != tensor.elem_count()) {

@@ -3,7 +3,7 @@
 use super::{LossCurve, MetricsLog, RunCheckpoints};
 use crate::files::{STAGED, replace_file, replace_folder};
 use crate::images::{Picture, Plot, Series, encode_png};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ impl RunFolder {
             return Ok(None);
         }
         let text = std::fs::read_to_string(&config).map_err(Error::io("read", &config))?;
-        serde_json::from_str(&text).map(Some).map_err(|e| Error::malformed("JSON file", &config, e))
+        serde_json::from_str(&text).map(Some).map_err(|e| Error::malformed(ErrorKind::File, "JSON file", &config, e))
     }
 
     fn hold(path: &Path) -> Result<Self> {

@@ -1,7 +1,7 @@
 //! Tensors in safetensors files.
 
 use crate::files::write_synced;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,5 +17,6 @@ pub fn write_tensors(path: &Path, tensors: BTreeMap<String, Tensor>) -> Result<(
 /// The bytes of a safetensors file, as PyTorch's programs write it.
 pub(super) fn encode(tensors: BTreeMap<String, Tensor>, path: &Path) -> Result<Vec<u8>> {
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::malformed("safetensors file", path, e))
+    safetensors::serialize(tensors, Some(metadata))
+        .map_err(|e| Error::malformed(ErrorKind::Model, "safetensors file", path, e))
 }

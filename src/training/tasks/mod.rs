@@ -1,10 +1,12 @@
 //! What can be trained: one file a task. Data, optimisers, runs and checkpoints are the same for all.
 
+mod autoencoder;
 mod classification;
 mod classifier;
 mod pixel_diffusion;
 mod sample_grid;
 
+pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
 pub use classification::{Judgement, cross_entropy, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
 pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};

@@ -1,5 +1,6 @@
 //! `tweedie train`.
 
+mod autoencoder;
 mod classifier;
 mod pixel;
 mod progress;
@@ -13,6 +14,8 @@ pub enum TrainCommand {
     Mnist(Box<pixel::PixelArguments>),
     /// A diffusion model of any small pictures, in pixel space.
     Pixel(Box<pixel::PixelArguments>),
+    /// An autoencoder of pictures, between which and a text a latent diffusion model works.
+    Vae(Box<autoencoder::AutoencoderArguments>),
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
@@ -23,6 +26,7 @@ impl TrainCommand {
         match self {
             Self::Mnist(arguments) => arguments.run(pixel::mnist),
             Self::Pixel(arguments) => arguments.run(pixel::any),
+            Self::Vae(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
         }
     }

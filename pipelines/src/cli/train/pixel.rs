@@ -6,10 +6,10 @@ use crate::cli::given::Given;
 use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::training::data::{Split, has_idx, read_idx};
-use tweedie_pipelines::{CommonSettings, Error, PixelTrainingSettings, TrainingData};
+use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, TrainingData};
 
 #[derive(Debug, Args)]
 pub struct PixelArguments {
@@ -40,15 +40,19 @@ pub fn any(data: &DataArguments) -> anyhow::Result<TrainingData> {
     Ok(TrainingData { train: Arc::new(data.read(Split::Train)?), test: None })
 }
 
+/// A network's configuration in a file.
+pub(super) fn read_config(format: &'static str, path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let malformed = |e| Error::malformed(ErrorKind::File, format, path, format!("it is no JSON ({e})"));
+    Ok(serde_json::from_str(&text).map_err(malformed)?)
+}
+
 impl PixelArguments {
     pub fn run(&self, load: fn(&DataArguments) -> anyhow::Result<TrainingData>) -> anyhow::Result<()> {
         let mut given = self.common.fields();
         given.extend(self.settings.fields());
         if let Some(path) = &self.unet_config {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let config: Value = serde_json::from_str(&text)
-                .map_err(|e| Error::malformed("unet config", path, format!("it is no JSON ({e})")))?;
-            given.insert("unet_config".into(), config);
+            given.insert("unet_config".into(), read_config("unet config", path)?);
         }
         self.run.run::<PixelTrainingSettings>(given, load)
     }

@@ -1,0 +1,168 @@
+//! `tweedie train vae`.
+
+mod tweedie;
+
+use ::tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use ::tweedie::config::ConfigFields;
+use ::tweedie::images::{ColorType, Photo, Samples};
+use ::tweedie::layers::Weights;
+use ::tweedie::models::{Autoencoder, AutoencoderConfig, AutoencoderKl, Halves};
+use ::tweedie::training::data::{FolderOptions, Split, read_set};
+use ::tweedie::{DType, Device, Tensor};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tweedie::{TestResult, Tweedie, read_json};
+
+const TRAIN: [&str; 15] = [
+    "train",
+    "vae",
+    "--data",
+    "data",
+    "--batch-size",
+    "4",
+    "--channels",
+    "8,8",
+    "--latent-channels",
+    "3",
+    "--crop",
+    "24",
+    "--warmup-steps",
+    "5",
+    "--json",
+];
+
+/// Squares of one colour on another.
+fn write_squares(folder: &Path, count: usize) -> TestResult {
+    std::fs::create_dir_all(folder)?;
+    for i in 0..count {
+        let colour = |pixel: usize| {
+            let (x, y) = (pixel % 32, pixel / 32);
+            let inside = (8..24).contains(&(x + i % 5)) && (6..22).contains(&(y + i % 3));
+            if inside { [220, (i * 40 % 256) as u8, 30] } else { [(i * 67 % 256) as u8, 90, 200] }
+        };
+        let photo = Photo::new(32, 32, ColorType::Rgb, Samples::Eight((0..1024).flat_map(colour).collect()))?;
+        std::fs::write(folder.join(format!("{i}.png")), photo.encode_png(&[])?)?;
+    }
+    Ok(())
+}
+
+fn open(model: &Path) -> TestResult<AutoencoderKl> {
+    let files = ModelFiles::folder(model)?;
+    let name = "vae/config.json";
+    let fields = ConfigFields::from_json("vae", &files.read_text(name)?, &files.path(name))?;
+    let checkpoint = Checkpoint::open(&files, "vae", Precision::Full, DType::F32, &Device::Cpu)?;
+    let config = AutoencoderConfig::from_fields(&fields)?;
+    let network = AutoencoderKl::new(&Weights::new(&checkpoint), config, Halves::Both, DType::F32)?;
+    checkpoint.finish(&[])?;
+    Ok(network)
+}
+
+/// The mean and the deviation of each channel.
+fn statistics(latents: &Tensor) -> TestResult<Vec<(f32, f32)>> {
+    let rows = latents.transpose(0, 1)?.flatten_from(1)?.to_vec2::<f32>()?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let mean = row.iter().sum::<f32>() / row.len() as f32;
+            (mean, (row.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / row.len() as f32).sqrt())
+        })
+        .collect())
+}
+
+#[test]
+fn an_autoencoder_learns_and_its_latents_are_of_unit_size() -> TestResult {
+    let program = Tweedie::new()?;
+    write_squares(&program.path("data/train"), 24)?;
+    write_squares(&program.path("data/test"), 7)?;
+    let run = |more: &[&str]| program.run(&[&TRAIN[..], more].concat());
+    let short = run(&["--output", "short", "--steps", "2", "--learning-rate", "1e-9"])?.success()?.json()?;
+    let result = run(&["--output", "run", "--steps", "250", "--learning-rate", "3e-3"])?.success()?.json()?;
+    // Untrained it gives grey; after 150 steps 13.9 dB were seen.
+    let decibels = |result: &serde_json::Value| result["psnr"].as_f64().unwrap_or(f64::NAN);
+    assert!(decibels(&short) < 10.0 && decibels(&result) > 13.5, "{} {}", short["psnr"], result["psnr"]);
+    assert_eq!((&result["judged"], &result["held_out"]), (&7.into(), &true.into()));
+    assert!(program.path("run/samples/step-000250.png").is_file() && program.path("run/loss.png").is_file());
+
+    let set = read_set(&program.path("data"), Split::Train, FolderOptions::default())?;
+    let pictures = set.images(&(0..24).collect::<Vec<_>>())?;
+    let network = open(&program.path("run/model"))?;
+    let latents = network.encode(&pictures)?.mean;
+    assert_eq!(latents.dims(), [24, 3, 16, 16]);
+    assert_eq!(network.latent_space().scaling_factor, 1.0);
+    for (mean, deviation) in statistics(&latents)? {
+        // Sums of 6,144 values in f32, and weights that were folded in f64 and rounded.
+        assert!(mean.abs() < 1e-4 && (deviation - 1.0).abs() < 1e-4, "{mean} {deviation}");
+    }
+
+    // Without convolutions to fold them into, all channels are scaled alike.
+    let mut config = read_json(&program.path("run/model/vae/config.json"))?;
+    config["use_quant_conv"] = false.into();
+    std::fs::write(program.path("vae.json"), config.to_string())?;
+    let arguments = ["train", "vae", "--data", "data", "--steps", "3", "--output", "plain", "--quiet", "--crop", "0"];
+    program.run(&[&arguments[..], &["--vae-config", "vae.json"]].concat())?.success()?;
+    let network = open(&program.path("plain/model"))?;
+    let scaled = network.latent_space().scaled(&network.encode(&pictures)?.mean)?;
+    let size = scaled.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
+    assert!((size - 1.0).abs() < 1e-4, "{size}");
+    Ok(())
+}
+
+/// What is folded into the convolutions changes no picture: a run that goes on from a model starts where that ended.
+#[test]
+fn a_run_goes_on_from_a_model() -> TestResult {
+    let program = Tweedie::new()?;
+    write_squares(&program.path("data"), 12)?;
+    let run = |more: &[&str]| program.run(&[&TRAIN[..], more].concat());
+    let first = run(&["--output", "first", "--steps", "60", "--learning-rate", "3e-3"])?.success()?.json()?;
+    let arguments = ["train", "vae", "--data", "data", "--from", "first/model", "--output", "second", "--json"];
+    let more = ["--steps", "1", "--learning-rate", "1e-9", "--crop", "24"];
+    let second = program.run(&[&arguments[..], &more].concat())?.success()?.json()?;
+    let off = second["psnr"].as_f64().zip(first["psnr"].as_f64()).map(|(a, b)| (a - b).abs());
+    // Of pictures rounded to 8 bits; latents of another scale are rounded elsewhere.
+    assert!(off.is_some_and(|off| off < 0.01), "{off:?}");
+    Ok(())
+}
+
+#[test]
+fn an_autoencoder_that_is_killed_goes_on() -> TestResult {
+    for more in [&["--discriminator-start", "20"][..], &[]] {
+        let program = Tweedie::new()?;
+        write_squares(&program.path("data"), 12)?;
+        let train = |output: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+            command.args(TRAIN).args(["--steps", "40", "--checkpoint-every", "4", "--resume", "--output", output]);
+            command.args(more).stdout(Stdio::null()).stderr(Stdio::null()).current_dir(program.folder.path());
+            command
+        };
+        assert!(train("whole").status()?.success());
+        let saved = program.path("killed/checkpoints/step-000000024/manifest.json");
+        let mut child = train("killed").spawn()?;
+        while !saved.is_file() && child.try_wait()?.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill()?;
+        child.wait()?;
+        assert!(train("killed").status()?.success());
+        for file in ["vae/diffusion_pytorch_model.safetensors", "training.json", "vae/config.json"] {
+            let read = |run: &str| std::fs::read(program.path(run).join("model").join(file));
+            assert_eq!(read("killed")?, read("whole")?, "{file}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_named() -> TestResult {
+    let program = Tweedie::new()?;
+    write_squares(&program.path("data"), 3)?;
+    let run = |more: &[&str]| {
+        program.run(&[&["train", "vae", "--data", "data", "--output", "run", "--quiet", "--crop", "24"], more].concat())
+    };
+    run(&["--channels", "8,8,8,8"])?.fails(1, &["a side of the pictures is 24", "--channels", "multiples of 16"])?;
+    run(&["--channels", "8,8,8", "--vae-config", "x"])?.fails(2, &["--vae-config"])?;
+    run(&["--channels", "8,8", "--kl", "-1"])?.fails(1, &["--kl is -1"])?;
+    run(&["--from", "gone"])?.fails(1, &["gone"])?;
+    assert!(!program.path("run").exists());
+    Ok(())
+}
