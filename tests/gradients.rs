@@ -143,7 +143,7 @@ fn of_convolutions_by_winograd() -> TestResult {
     check("Winograd", &weights, &x, &[], on_map(Backend::Kernels, |x| conv.forward(x)))
 }
 
-/// Products of rounded weights are steps to the weights, but smooth in the input, which f64 does not round.
+/// MatmulPrecision of rounded weights are steps to the weights, but smooth in the input, which f64 does not round.
 #[test]
 fn of_rounded_products_with_respect_to_the_input() -> TestResult {
     let fixed = RandomWeights::new(7, DType::F64, &Device::Cpu);

@@ -327,7 +327,7 @@ fn what_does_not_fit_beside_a_weight_is_named() -> TestResult {
     Ok(())
 }
 
-/// Products with the weights of a golden case, which are linear layers and convolutions.
+/// MatmulPrecision with the weights of a golden case, which are linear layers and convolutions.
 fn products(source: &dyn WeightSource, stored: &HashMap<String, Tensor>) -> TestResult<HashMap<String, Tensor>> {
     let product = |(name, tensor): (&String, &Tensor)| {
         let weight = source.weight(name, tensor.dims(), KERNELS)?;

@@ -25,7 +25,7 @@ impl MergedWeights<'_> {
         if !stored.device().is_cpu() {
             return Ok(sum.to_dtype(stored.dtype())?.to_device(stored.device())?);
         }
-        // Products that round their factors lose nothing by a sum that is rounded already.
+        // MatmulPrecision that round their factors lose nothing by a sum that is rounded already.
         let rounded = products == MatmulPrecision::Bf16 && stored.dtype() == DType::BF16;
         Ok(if rounded { sum.to_dtype(DType::BF16)? } else { sum })
     }

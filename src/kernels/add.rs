@@ -2,7 +2,7 @@
 
 use super::meter::{Pass, measured};
 use super::simd::multiversion;
-use super::{Real, contiguous, for_real, on_cpu, output, tape, written};
+use super::{Real, contiguous, for_real, on_cpu, tape, to_storage, written};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use std::mem::MaybeUninit;
 
@@ -46,7 +46,7 @@ impl CustomOp2 for Add {
         }
         for_real!(a, "add", T => {
             let (a, b) = (contiguous::<T>(a, a_layout, "add")?, contiguous::<T>(b, b_layout, "add")?);
-            output(measured(("add", Pass::Forward), || 0, || sum(a, b)), a_layout.dims())
+            to_storage(measured(("add", Pass::Forward), || 0, || sum(a, b)), a_layout.dims())
         })
     }
 
@@ -64,14 +64,6 @@ multiversion! {
     fn add_values<T: Real>(a: &[T], b: &[T], sums: &mut [MaybeUninit<T>]) {
         for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
             sum.write(a + b);
-        }
-    }
-}
-
-multiversion! {
-    pub(super) fn add_to<T: Real>(values: &[T], sums: &mut [T]) {
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum += value;
         }
     }
 }

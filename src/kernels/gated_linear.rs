@@ -4,16 +4,20 @@
 //! a task computes some columns of both halves, gates them, and writes what comes of it.
 
 use super::activation::{Geglu, gated, geglu};
+use super::addend::Addend;
 use super::linear::{self, TASK_ROWS};
-use super::output::{Addend, Output, matrix};
-use super::packed_weight::{Packed, PackedWeight};
-use super::tile::{PANEL, Rows, add_product, add_rounded_product};
-use super::{Kernel, Needed, Real, apply_2};
+use super::output::{Output, matrix};
+use super::packed_weight::PackedWeight;
+use super::panel_row::PANEL;
+use super::product::{add_product, add_rounded_product};
+use super::right_factor::Packed;
+use super::rows::Rows;
+use super::{Kernel, Needed, Product, apply_2};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of each half that a task computes at a time: both stay in the second cache. Products of bf16 lay the rows out anew each
+/// Columns of each half that a task computes at a time: both stay in the second cache. MatmulPrecision of bf16 lay the rows out anew each
 /// time, which is why there are not fewer.
 const COLUMNS: usize = 20 * PANEL;
 
@@ -48,26 +52,26 @@ impl Kernel<2> for GatedLinear {
         2 * linear::operations(x, result)
     }
 
-    fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
+    fn forward<T: Product>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
         let (depth, outputs) = (self.0.shape()[1], self.0.shape()[0] / 2);
         let count = x.len() / depth.max(1);
         let blocks = count.div_ceil(TASK_ROWS);
         let groups = linear::column_groups(blocks, outputs);
-        let compute = |whole: &Output<'_, T>| {
-            (0..blocks * groups.len()).into_par_iter().for_each_init(Buffers::default, |buffers, task| {
-                let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
-                let rows = block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count);
-                // SAFETY: every task has a block of rows and a group of columns to itself.
-                let out = unsafe { whole.part(rows.clone(), columns.clone()) };
-                self.write_block(&x[rows.start * depth..rows.end * depth], bias, columns, buffers, &out);
+        let row_blocks: Vec<_> =
+            (0..blocks).map(|block| block * TASK_ROWS..((block + 1) * TASK_ROWS).min(count)).collect();
+        let compute = |whole: Output<'_, T>| {
+            let outs = whole.split(&row_blocks, &groups).into_par_iter().enumerate();
+            outs.for_each_init(Buffers::default, |buffers, (task, mut out)| {
+                let (rows, columns) = (&row_blocks[task / groups.len()], &groups[task % groups.len()]);
+                self.write_block(&x[rows.start * depth..rows.end * depth], bias, columns, buffers, &mut out);
             });
         };
         // SAFETY: the tasks' blocks cover the matrix, and each sets its own.
-        unsafe { matrix(count * outputs, outputs, compute) }
+        unsafe { matrix(count, outputs, None, compute) }
     }
 
     /// What the layer gave is computed again: it would be the largest of all tensors that are kept for the gradient.
-    fn backward<T: Real>(
+    fn backward<T: Product>(
         &self,
         [x, bias]: [&[T]; 2],
         [x_shape, _]: [&[usize]; 2],
@@ -84,14 +88,14 @@ impl Kernel<2> for GatedLinear {
 }
 
 /// What a task keeps from one block to the next.
-struct Buffers<T: Real> {
+struct Buffers<T: Product> {
     /// The rows as products of bf16 take them.
     rounded: Vec<T::Rounded>,
     /// Values and gates.
     sums: Vec<T>,
 }
 
-impl<T: Real> Default for Buffers<T> {
+impl<T: Product> Default for Buffers<T> {
     fn default() -> Self {
         Self { rounded: Vec::new(), sums: Vec::new() }
     }
@@ -99,13 +103,13 @@ impl<T: Real> Default for Buffers<T> {
 
 impl GatedLinear {
     /// Some rows and columns of the result.
-    fn write_block<T: Real>(
+    fn write_block<T: Product>(
         &self,
         x: &[T],
         bias: &[T],
         columns: &Range<usize>,
         buffers: &mut Buffers<T>,
-        out: &Output<'_, T>,
+        out: &mut Output<'_, T>,
     ) {
         let (weight, depth, outputs) = (self.0.packed::<T>(), self.0.shape()[1], self.0.shape()[0] / 2);
         let starts: Vec<usize> = (0..out.rows()).map(|row| row * depth).collect();
@@ -121,21 +125,20 @@ impl GatedLinear {
             sums.resize(2 * half, T::zero());
             for (first, sums) in [first, outputs + first].into_iter().zip(sums.chunks_exact_mut(half.max(1))) {
                 let start = Addend::new(bias, 2 * outputs).of(0, &(first..first + width));
-                let out = Output::new(sums, width);
+                let mut out = Output::new(sums, width);
                 match weight.from(first * depth) {
                     Packed::Pairs(pairs) => {
-                        add_rounded_product(Rows { values: rounded, starts, stretches }, pairs, start, &out);
+                        add_rounded_product(Rows { values: rounded, starts, stretches }, pairs, start, &mut out);
                     }
-                    panels => add_product(Rows { values: x, starts, stretches }, panels, start, &out),
+                    panels => add_product(Rows { values: x, starts, stretches }, panels, start, &mut out),
                 }
             }
             let (values, gates) = sums.split_at(half);
             let first = first - columns.start;
-            // SAFETY: the block is this task's own.
-            let mut out = unsafe { out.part(0..out.rows(), first..first + width) };
+            let mut out = out.part(0..starts.len(), first..first + width);
             for (row, (values, gate)) in values.chunks_exact(width).zip(gates.chunks_exact(width)).enumerate() {
                 // SAFETY: `gated` sets all that it is given.
-                gated(values, gate, unsafe { out.row(row) });
+                gated(values, gate, unsafe { out.unset_row(row) });
             }
         }
     }

@@ -54,7 +54,7 @@ impl InstructionSet {
             if avx2 && has!("avx512f", "avx512bw", "avx512dq", "avx512vl") {
                 let bf16 = has!("avx512bf16");
                 #[cfg(target_os = "linux")]
-                if bf16 && super::bf16::amx_is_available() {
+                if bf16 && amx_is_available() {
                     return Self::Amx;
                 }
                 return if bf16 { Self::Avx512Bf16 } else { Self::Avx512 };
@@ -87,6 +87,25 @@ impl InstructionSet {
         static IN_USE: OnceLock<InstructionSet> = OnceLock::new();
         *IN_USE.get_or_init(|| Self::from_environment().unwrap_or_else(|_| Self::of_machine()))
     }
+}
+
+/// Whether the machine has AMX's products of bf16, and the system lets this process use the registers: Linux wants to be asked, once
+/// for all threads, since the registers make a thread's state larger by 8 KiB.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_is_available() -> bool {
+    /// `ARCH_REQ_XCOMP_PERM`, and the number of the tiles' data among the parts of a thread's state.
+    const REQUEST_PERMISSION: libc::c_ulong = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    /// In the features of leaf 7.
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let [highest, features] = [0, 7].map(std::arch::x86_64::__cpuid);
+        let has = highest.eax >= 7 && features.edx & AMX_BF16 != 0 && features.edx & AMX_TILE != 0;
+        // SAFETY: the call changes nothing but what this process may use.
+        has && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
+    })
 }
 
 /// The processor's name for itself, and the numbers of its family, model and stepping, which tell machines apart whose names a

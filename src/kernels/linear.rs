@@ -1,11 +1,16 @@
 //! `y = x W^T + b` and its gradients; pointwise convolutions are the same thing.
 
+use super::addend::Addend;
 use super::bf16::MatmulPrecision;
-use super::output::{Addend, Output, matrix_plus};
-use super::packed_weight::{Factor, Packed, PackedWeight};
+use super::output::{Output, matrix};
+use super::packed_weight::PackedWeight;
+use super::panel_row::PANEL;
+use super::product::{add_outer_products, add_product};
+use super::right_factor::{Factor, Packed};
+use super::rows::Rows;
 use super::simd::multiversion;
-use super::tile::{PANEL, Rows, Run, add_outer_products, add_product};
-use super::{Kernel, Needed, Real, apply, apply_2, zeros};
+use super::tile::Run;
+use super::{Kernel, Needed, Product, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -94,12 +99,12 @@ impl Kernel<3> for Linear {
         operations(x, result)
     }
 
-    fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
+    fn forward<T: Product>(&self, [x, weight, bias]: [&[T]; 3], [_, shape, _]: [&[usize]; 3]) -> Vec<T> {
         let weight = Factor::of_weight(weight, shape, self.0.of_matrix(shape[1], shape[0]));
         multiply(x, 1, weight.packed(), Addend::new(bias, shape[0]), shape[1])
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Product>(
         &self,
         [x, weight, _]: [&[T]; 3],
         [_, shape, _]: [&[usize]; 3],
@@ -129,11 +134,18 @@ impl Kernel<2> for PackedLinear {
         operations(x, result)
     }
 
-    fn forward<T: Real>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
+    fn forward<T: Product>(&self, [x, bias]: [&[T]; 2], _: [&[usize]; 2]) -> Vec<T> {
         multiply(x, 1, self.0.packed(), Addend::new(bias, bias.len()), self.0.shape()[1])
     }
 
-    fn backward<T: Real>(&self, _: [&[T]; 2], _: [&[usize]; 2], _: &[T], grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
+    fn backward<T: Product>(
+        &self,
+        _: [&[T]; 2],
+        _: [&[usize]; 2],
+        _: &[T],
+        grad: &[T],
+        needed: Needed<2>,
+    ) -> [Vec<T>; 2] {
         packed_gradients(&self.0, grad, needed)
     }
 }
@@ -150,12 +162,12 @@ impl Kernel<3> for PackedLinear {
         operations(x, result)
     }
 
-    fn forward<T: Real>(&self, [x, bias, residual]: [&[T]; 3], _: [&[usize]; 3]) -> Vec<T> {
+    fn forward<T: Product>(&self, [x, bias, residual]: [&[T]; 3], _: [&[usize]; 3]) -> Vec<T> {
         let addend = Addend::new(bias, bias.len()).with_residual(residual);
         multiply(x, 1, self.0.packed(), addend, self.0.shape()[1])
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Product>(
         &self,
         _: [&[T]; 3],
         _: [&[usize]; 3],
@@ -169,17 +181,20 @@ impl Kernel<3> for PackedLinear {
 }
 
 /// The gradients with respect to input and bias.
-pub(super) fn packed_gradients<T: Real>(weight: &PackedWeight, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
-    let (outputs, inputs, packed) = (weight.shape()[0], weight.shape()[1], weight.packed::<T>());
-    let at = |out, input| packed.at(inputs, input, out);
+pub(super) fn packed_gradients<T: Product>(weight: &PackedWeight, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
+    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let grad_x = || {
+        let weight = weight.packed::<T>().transposed(inputs, outputs);
+        multiply(grad, 1, Packed::wide(&weight), Addend::none(inputs), outputs)
+    };
     [
-        if needed[0] { input_gradient(at, grad, outputs, inputs, MatmulPrecision::Full) } else { Vec::new() },
+        if needed[0] { grad_x() } else { Vec::new() },
         if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
     ]
 }
 
 /// `grad W`, with `weight(out, input)`.
-fn input_gradient<T: Real>(
+fn input_gradient<T: Product>(
     weight: impl Fn(usize, usize) -> T + Sync,
     grad: &[T],
     outputs: usize,
@@ -190,7 +205,7 @@ fn input_gradient<T: Real>(
 }
 
 /// Rows of `depth` values times packed weights, plus a bias, which may differ from image to image, and perhaps a residual.
-pub(super) fn multiply<T: Real>(
+pub(super) fn multiply<T: Product>(
     x: &[T],
     images: usize,
     weight: Packed<'_, T>,
@@ -206,21 +221,24 @@ pub(super) fn multiply<T: Real>(
     let blocks = count / image_rows * blocks_per_image;
     let groups = column_groups(blocks, outputs);
     let starts: Vec<usize> = (0..TASK_ROWS).map(|row| row * depth).collect();
-    let compute = |whole: &Output<'_, T>| {
-        (0..blocks * groups.len()).into_par_iter().for_each(|task| {
+    let rows_of = |block: usize| {
+        let (image, block) = (block / blocks_per_image, block % blocks_per_image);
+        let first = image * image_rows + block * TASK_ROWS;
+        first..(first + TASK_ROWS).min((image + 1) * image_rows)
+    };
+    let row_blocks: Vec<_> = (0..blocks).map(rows_of).collect();
+    let compute = |whole: Output<'_, T>| {
+        whole.split(&row_blocks, &groups).into_par_iter().enumerate().for_each(|(task, mut out)| {
             let (block, columns) = (task / groups.len(), &groups[task % groups.len()]);
-            let (image, block) = (block / blocks_per_image, block % blocks_per_image);
-            let first = image * image_rows + block * TASK_ROWS;
-            let rows = first..(first + TASK_ROWS).min((image + 1) * image_rows);
+            let rows = &row_blocks[block];
             let (values, starts) = (&x[rows.start * depth..rows.end * depth], &starts[..rows.len()]);
-            // SAFETY: every task has a block of rows and a group of columns to itself.
-            let out = unsafe { whole.part(rows, columns.clone()) };
             let rows = Rows { values, starts, stretches: &[(0, depth)] };
-            add_product(rows, weight.from(columns.start * depth), addend.of(image, columns), &out);
+            let start = addend.of(block / blocks_per_image, columns);
+            add_product(rows, weight.from(columns.start * depth), start, &mut out);
         });
     };
     // SAFETY: the tasks' blocks cover the matrix, and a product sets its block.
-    unsafe { matrix_plus(count * outputs, outputs, addend.residual, compute) }
+    unsafe { matrix(count, outputs, addend.residual, compute) }
 }
 
 /// Splits columns at panels where there are too few tasks without it for all threads.
@@ -233,7 +251,7 @@ pub(super) fn column_groups(tasks: usize, columns: usize) -> Vec<Range<usize>> {
 }
 
 /// `grad^T x`, the gradient of a matrix that rows of `x` were multiplied with.
-pub(super) fn weight_gradient<T: Real>(x: &[T], inputs: usize, grad: &[T], outputs: usize) -> Vec<T> {
+pub(super) fn weight_gradient<T: Product>(x: &[T], inputs: usize, grad: &[T], outputs: usize) -> Vec<T> {
     let count = x.len() / inputs.max(1);
     sum_over_tasks(count.div_ceil(OUTER_ROWS), outputs * inputs, |blocks, sum| {
         for block in blocks {

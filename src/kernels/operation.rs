@@ -1,7 +1,7 @@
 //! What is the same for all kernels: their way into candle's operations, onto the tape and to the meter.
 
 use super::meter::{self, Pass};
-use super::{Real, tape};
+use super::{Product, Real, tape};
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
     WithDType,
@@ -71,11 +71,11 @@ pub(super) trait Kernel<const N: usize>: Send + Sync + 'static {
     }
 
     /// The result for contiguous arguments whose shapes fit.
-    fn forward<T: Real>(&self, arguments: [&[T]; N], shapes: [&[usize]; N]) -> Vec<T>;
+    fn forward<T: Product>(&self, arguments: [&[T]; N], shapes: [&[usize]; N]) -> Vec<T>;
 
     /// The gradients of `sum(grad * result)` with respect to the arguments; those that are not needed are not
     /// looked at.
-    fn backward<T: Real>(
+    fn backward<T: Product>(
         &self,
         arguments: [&[T]; N],
         shapes: [&[usize]; N],
@@ -156,7 +156,7 @@ impl<K: 'static> Operation<K> {
             let operations = || self.0.operations(shapes, &shape);
             let work = (self.0.kind(), Pass::Forward);
             let values = meter::measured(work, operations, || self.0.forward(arguments, shapes));
-            output(values, shape)
+            to_storage(values, shape)
         })
     }
 
@@ -265,6 +265,6 @@ impl<K: Kernel<3>> CustomOp3 for Operation<K> {
     }
 }
 
-pub(super) fn output<T: Real>(values: Vec<T>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
+pub(super) fn to_storage<T: Real>(values: Vec<T>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((T::to_cpu_storage_owned(values), shape.into()))
 }

@@ -2,12 +2,14 @@
 //! needs of a machine.
 
 use super::Real;
-use super::tile::PANEL;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
     _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
+
+/// Columns of a panel: two AVX registers of f32, or one of AVX-512.
+pub(super) const PANEL: usize = 16;
 
 /// A row of a panel.
 ///

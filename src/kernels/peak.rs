@@ -1,12 +1,15 @@
 //! What the machine can do: at best, to compare kernels with; and in which number format faster.
 
 use super::InstructionSet;
+use super::addend::Start;
 use super::bf16::{self, MatmulPrecision, Pairs, STEP};
 use super::conv::{ConvGeometry, conv2d_packed};
 use super::linear::linear_packed;
-use super::output::{Output, Start};
+use super::output::Output;
 use super::packed_weight::PackedWeight;
-use super::tile::{Left, PANEL, Product, Right, Rows, Run, add_tiles};
+use super::panel_row::PANEL;
+use super::rows::Rows;
+use super::tile::{Left, Right, Run, Tiled, add_tiles};
 use candle_core::{DType, Device, Result, Tensor};
 use std::time::Instant;
 
@@ -26,7 +29,7 @@ pub fn measured_peak(products: MatmulPrecision) -> f64 {
     (0..TRIALS).map(trial).fold(0.0, f64::max)
 }
 
-/// Products of f32; how many operations they were.
+/// MatmulPrecision of f32; how many operations they were.
 fn full_products() -> usize {
     const ROWS: usize = 24;
     const DEPTH: usize = 128;
@@ -45,7 +48,7 @@ fn full_products() -> usize {
     2 * ROWS * DEPTH * columns * REPEATS
 }
 
-/// Products of bf16, on so many columns that laying out the rows is of no account.
+/// MatmulPrecision of bf16, on so many columns that laying out the rows is of no account.
 fn bf16_products() -> usize {
     const ROWS: usize = 64;
     const DEPTH: usize = 8 * STEP;
@@ -57,8 +60,8 @@ fn bf16_products() -> usize {
     let rows = Rows { values: &rows, starts: &starts, stretches: &[(0, DEPTH)] };
     let mut sums = vec![0f32; ROWS * COLUMNS];
     for _ in 0..repeats {
-        let out = Output::new(&mut sums, COLUMNS);
-        bf16::add_product(rows, Pairs::new(&pairs), Start::Output, &out, InstructionSet::in_use());
+        let mut out = Output::new(&mut sums, COLUMNS);
+        bf16::add_product(rows, Pairs::new(&pairs), Start::Output, &mut out, InstructionSet::in_use());
     }
     std::hint::black_box(sums);
     2 * ROWS * DEPTH * COLUMNS * repeats

@@ -1,10 +1,10 @@
 //! The element types that the kernels compute in.
 
-use super::{bf16, packed_weight, simd, tile};
+use super::{half_precision, simd};
 use candle_core::WithDType;
 
 /// An element type that the kernels compute in: f32, and f64 for checks of gradients.
-pub(super) trait Real: WithDType + Default + tile::Product {
+pub(super) trait Real: WithDType + Default {
     /// Below every number.
     const NEG_INFINITY: Self;
 
@@ -54,12 +54,12 @@ impl Real for f32 {
     }
 
     fn widen_halves(halves: &[half::f16], out: &mut [Self]) {
-        packed_weight::widen_halves(halves, out);
+        half_precision::widen_halves(halves, out);
     }
 
     #[inline(always)]
     fn rounded(self) -> half::bf16 {
-        bf16::rounded(self)
+        half_precision::round_to_bf16(self)
     }
 
     fn of_f32(values: &[f32]) -> Option<&[Self]> {

@@ -1,6 +1,6 @@
 //! The same values in another shape.
 
-use super::{contiguous, copy_to, for_real, on_cpu, output, tape, written};
+use super::{contiguous, copy_to, for_real, on_cpu, tape, to_storage, written};
 use candle_core::{Result, Tensor};
 
 /// Values that one task copies.
@@ -18,7 +18,7 @@ pub fn reshape(x: &Tensor, shape: impl Into<Vec<usize>>) -> Result<Tensor> {
         for_real!(on_cpu(&storage, "reshape")?, "reshape", T => {
             let values = contiguous::<T>(on_cpu(&storage, "reshape")?, layout, "reshape")?;
             // SAFETY: `copy_to` sets all that it is given.
-            output(unsafe { written(values.len(), TASK_LEN, |at, copy| copy_to(copy, &values[at])) }, shape)
+            to_storage(unsafe { written(values.len(), TASK_LEN, |at, copy| copy_to(copy, &values[at])) }, shape)
         })
     };
     let backward =

@@ -1,26 +1,14 @@
 //! The product that every other kernel is made of: a few rows times sixteen columns, or twice as many, summed in registers.
-//! Products of bf16 alone have tiles of their own ([`super::bf16`]).
+//! MatmulPrecision of bf16 alone have tiles of their own ([`super::bf16`]).
 //!
 //! Neither factor is copied for it. The left one is a set of rows anywhere in memory, so the patches under a
 //! convolution's kernel need not exist; the right one is a panel of sixteen neighbouring columns, so weights
-//! are laid out as panels ([`pack`]). Each output value is one sum in one order whatever tile it falls into.
+//! are laid out as panels ([`super::panels`]). Each output value is one sum in one order whatever tile it falls into.
 
-use super::bf16::{self, Pairs};
-use super::output::{Output, Start};
-use super::packed_weight::{Packed, Panels};
-use super::panel_row::PanelRow;
+use super::addend::Start;
+use super::output::Output;
+use super::panel_row::{PANEL, PanelRow};
 use super::{InstructionSet, Real};
-use std::ops::Range;
-
-/// Columns of a tile: two AVX registers of f32, or one of AVX-512.
-pub(super) const PANEL: usize = 16;
-
-/// Length of the sums between two visits to the output, for one panel: that many rows of it stay in the first cache.
-const DEPTH: usize = 320;
-
-/// Rows that one panel is multiplied with before the next panel is fetched. Where panels have to be widened first, it is all rows
-/// of the task.
-const BLOCK_ROWS: usize = 96;
 
 /// One run of the sum: `count` steps from an offset into each factor.
 #[derive(Debug, Clone, Copy)]
@@ -56,99 +44,59 @@ pub(super) struct Tiles<'a, T> {
     out: Output<'a, T>,
 }
 
-/// `out = start + left * right`, where the sums go over `runs`, for as many panels of columns as [`Product::panels_at_once`]
+/// `out = start + left * right`, where the sums go over `runs`, for as many panels of columns as [`Tiled::panels_at_once`]
 /// says, or fewer.
-pub(super) fn add_tiles<T: Real>(
+pub(super) fn add_tiles<T: Tiled>(
     left: Left<'_, T>,
     right: Right<'_, T>,
     runs: &[Run],
     start: Start<'_, T>,
     out: Output<'_, T>,
 ) {
-    assert!(left.starts.len() == out.rows && out.columns <= T::panels_at_once() * PANEL);
-    T::add_tiles(&Tiles { left, right, runs, start, out });
+    assert!(left.starts.len() == out.rows() && out.columns() <= T::panels_at_once() * PANEL);
+    T::add_tiles(&mut Tiles { left, right, runs, start, out });
 }
 
-/// The element types' ways to [`add_tiles`] and to [`add_product`] with pairs of bf16.
-pub(super) trait Product: Sized {
+/// The element types' ways to [`add_tiles`].
+pub(super) trait Tiled: Real {
     /// How many panels share what is read of the left factor.
     fn panels_at_once() -> usize {
         1
     }
 
-    fn add_tiles(tiles: &Tiles<'_, Self>);
-
-    /// In f32 with the left factor rounded too.
-    fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>);
-
-    /// A value of the left factor as products with pairs take it.
-    type Rounded: Copy + Default + Send + Sync;
-
-    /// Rounds the left factor for [`Self::add_rounded`].
-    fn round(values: &[Self], to: &mut [Self::Rounded]);
-
-    /// As [`Self::add_pairs`] with what was rounded before.
-    fn add_rounded(rows: Rows<'_, Self::Rounded>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>);
+    fn add_tiles(tiles: &mut Tiles<'_, Self>);
 }
 
-impl Product for f64 {
-    fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
-        bf16::add_widened(rows, pairs, start, out);
-    }
-
-    type Rounded = Self;
-
-    fn round(values: &[Self], to: &mut [Self]) {
-        to.copy_from_slice(values);
-    }
-
-    fn add_rounded(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
-        Self::add_pairs(rows, pairs, start, out);
-    }
-
-    fn add_tiles(tiles: &Tiles<'_, Self>) {
+impl Tiled for f64 {
+    fn add_tiles(tiles: &mut Tiles<'_, Self>) {
         // SAFETY: plain arithmetic needs no special instructions.
         unsafe { tiles.add::<[Self; PANEL], 1, 6>() };
     }
 }
 
-impl Product for f32 {
+impl Tiled for f32 {
     fn panels_at_once() -> usize {
         if InstructionSet::in_use() >= InstructionSet::Avx512 { 2 } else { 1 }
     }
 
-    fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
-        bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
-    }
-
-    type Rounded = half::bf16;
-
-    fn round(values: &[Self], to: &mut [half::bf16]) {
-        bf16::round(values, to, InstructionSet::in_use());
-    }
-
-    fn add_rounded(rows: Rows<'_, half::bf16>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &Output<'_, Self>) {
-        bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
-    }
-
-    fn add_tiles(tiles: &Tiles<'_, Self>) {
+    fn add_tiles(tiles: &mut Tiles<'_, Self>) {
         #[cfg(target_arch = "x86_64")]
         {
             use super::panel_row::{Avx2Row, Avx512Row};
 
             // Twelve registers of sums, two for a row, leave room for the operands.
             #[target_feature(enable = "avx2,fma")]
-            fn avx2(tiles: &Tiles<'_, f32>) {
+            fn avx2(tiles: &mut Tiles<'_, f32>) {
                 // SAFETY: this function has the instructions.
                 unsafe { tiles.add::<Avx2Row, 1, 6>() };
             }
             // Twelve registers of sums, or sixteen: two panels share what is read of the left factor, since a machine may take
             // as many products as it can read values.
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512(tiles: &Tiles<'_, f32>) {
+            fn avx512(tiles: &mut Tiles<'_, f32>) {
                 // SAFETY: this function has the instructions.
                 unsafe {
-                    match tiles.out.columns {
+                    match tiles.out.columns() {
                         ..=PANEL => tiles.add::<Avx512Row, 1, 12>(),
                         _ => tiles.add::<Avx512Row, 2, 8>(),
                     }
@@ -173,7 +121,7 @@ impl<T: Real> Tiles<'_, T> {
     /// # Safety
     /// The machine has the instructions of `V`.
     #[inline(always)]
-    unsafe fn add<V: PanelRow<T>, const P: usize, const MOST: usize>(&self) {
+    unsafe fn add<V: PanelRow<T>, const P: usize, const MOST: usize>(&mut self) {
         macro_rules! tile_of {
             ($rows:expr, $($R:literal)*) => {
                 match $rows.len() {
@@ -195,17 +143,18 @@ impl<T: Real> Tiles<'_, T> {
     /// # Safety
     /// The machine has the instructions of `V`.
     #[inline(always)]
-    unsafe fn add_tile<V: PanelRow<T>, const P: usize, const R: usize>(&self, first: usize) {
-        let Self { left, right, ref out, .. } = *self;
+    unsafe fn add_tile<V: PanelRow<T>, const P: usize, const R: usize>(&mut self, first: usize) {
+        let Self { left, right, runs, start, ref mut out } = *self;
+        let (out_columns, stride) = (out.columns(), out.stride());
         let Some(&starts) = left.starts[first..].first_chunk::<R>() else { return };
-        assert!(first + R <= out.rows && (P - 1) * PANEL < out.columns.max(1) && out.columns <= P * PANEL);
+        assert!(first + R <= out.rows() && (P - 1) * PANEL < out_columns.max(1) && out_columns <= P * PANEL);
         // Of the last panel; the others are whole.
-        let columns = out.columns - (P - 1) * PANEL;
+        let columns = out_columns - (P - 1) * PANEL;
         let is_whole = |panel: usize| panel + 1 < P || columns == PANEL;
-        // SAFETY: the block has these rows of `columns` values, `stride` apart, and is this task's own. What is
+        // SAFETY: the block has these rows of `columns` values, `stride` apart, and is borrowed. What is
         // read of the factors lies within them: for each run the furthest index of either is asserted.
         unsafe {
-            let to = out.first.add(first * out.stride);
+            let to = out.first().add(first * stride);
             let load = |row: *const T, panel: usize| {
                 let row = row.add(panel * PANEL);
                 if is_whole(panel) {
@@ -215,15 +164,15 @@ impl<T: Real> Tiles<'_, T> {
                 values.as_mut_ptr().copy_from_nonoverlapping(row, columns);
                 V::load(values.as_ptr())
             };
-            let mut sums: [[V; P]; R] = match self.start {
+            let mut sums: [[V; P]; R] = match start {
                 Start::Output => {
-                    std::array::from_fn(|row| std::array::from_fn(|panel| load(to.add(row * out.stride), panel)))
+                    std::array::from_fn(|row| std::array::from_fn(|panel| load(to.add(row * stride), panel)))
                 }
                 Start::Zero => [[V::load([T::zero(); PANEL].as_ptr()); P]; R],
-                Start::Row(row) => [std::array::from_fn(|panel| load(row[..out.columns].as_ptr(), panel)); R],
+                Start::Row(row) => [std::array::from_fn(|panel| load(row[..out_columns].as_ptr(), panel)); R],
             };
             let last_start = starts.into_iter().fold(0, usize::max);
-            for run in self.runs.iter().filter(|run| run.count > 0) {
+            for run in runs.iter().filter(|run| run.count > 0) {
                 let steps = run.count - 1;
                 assert!(last_start + run.left + steps * left.step < left.values.len());
                 assert!(run.right + (P - 1) * right.panel + steps * right.step + PANEL <= right.values.len());
@@ -244,7 +193,7 @@ impl<T: Real> Tiles<'_, T> {
             }
             for (row, sums) in sums.into_iter().enumerate() {
                 for (panel, sum) in sums.into_iter().enumerate() {
-                    let to = to.add(row * out.stride + panel * PANEL);
+                    let to = to.add(row * stride + panel * PANEL);
                     if is_whole(panel) {
                         sum.store(to);
                     } else {
@@ -256,131 +205,6 @@ impl<T: Real> Tiles<'_, T> {
             }
         }
     }
-}
-
-/// Rows of a left factor that lie in one slice: row `r` is the stretches `starts[r] + offset..` of `stretches`,
-/// each with its length, one after the other.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rows<'a, T> {
-    pub values: &'a [T],
-    pub starts: &'a [usize],
-    pub stretches: &'a [(usize, usize)],
-}
-
-/// `out = start + rows * right`, for the panels that cover `out`'s columns, plus its residual if it has one: while a task's
-/// block is in the second cache.
-pub(super) fn add_product<T: Real>(rows: Rows<'_, T>, right: Packed<'_, T>, start: Start<'_, T>, out: &Output<'_, T>) {
-    match right {
-        Packed::Panels(panels) => add_panels(rows, panels, start, out),
-        Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
-    }
-    out.add_residual();
-}
-
-/// [`add_product`] with pairs, of rows that were rounded before.
-pub(super) fn add_rounded_product<T: Real>(
-    rows: Rows<'_, T::Rounded>,
-    pairs: Pairs<'_>,
-    start: Start<'_, T>,
-    out: &Output<'_, T>,
-) {
-    T::add_rounded(rows, pairs, start, out);
-    out.add_residual();
-}
-
-/// With panels as [`pack`] makes them.
-fn add_panels<T: Real>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_, T>, out: &Output<'_, T>) {
-    let depth: usize = rows.stretches.iter().map(|&(_, length)| length).sum();
-    let count = out.columns.div_ceil(PANEL);
-    assert!(panels.len() >= count * depth * PANEL && out.rows == rows.starts.len());
-    let at_once = T::panels_at_once();
-    let most_rows = if panels.are_wide() { BLOCK_ROWS } else { out.rows.max(1) };
-    let mut buffer = Vec::new();
-    for (i, RunBlock { lines, runs }) in blocks_of_runs(rows.stretches, DEPTH / at_once).into_iter().enumerate() {
-        let start = if i == 0 { start } else { Start::Output };
-        for first in (0..out.rows).step_by(most_rows) {
-            let block = first..(first + most_rows).min(out.rows);
-            let left = Left { values: rows.values, starts: &rows.starts[block.clone()], step: 1 };
-            for first in (0..count).step_by(at_once) {
-                let group = first..(first + at_once).min(count);
-                let columns = group.start * PANEL..(group.end * PANEL).min(out.columns);
-                let start = start.at(columns.start);
-                let (values, panel) = panels.widened(depth, &group, &lines, &mut buffer);
-                let right = Right { values, step: PANEL, panel };
-                // SAFETY: a block of the block that this task may write.
-                let out = unsafe { out.part(block.clone(), columns) };
-                add_tiles(left, right, &runs, start, out);
-            }
-        }
-    }
-}
-
-/// `out += sum over the runs of left^T right`, each a matrix whose rows are `strides` apart, the left one from its first column and
-/// the right one from where its runs begin.
-pub(super) fn add_outer_products<T: Real>(
-    [left, right]: [&[T]; 2],
-    strides: [usize; 2],
-    runs: &[Run],
-    out: Output<'_, T>,
-) {
-    let starts: Vec<usize> = (0..out.rows()).collect();
-    let left = Left { values: left, starts: &starts, step: strides[0] };
-    let at_once = T::panels_at_once() * PANEL;
-    for first in (0..out.columns()).step_by(at_once) {
-        let columns = first..(first + at_once).min(out.columns());
-        let right = Right { values: &right[first..], step: strides[1], panel: PANEL };
-        // SAFETY: a block of the block that this task may write.
-        let out = unsafe { out.part(0..starts.len(), columns) };
-        add_tiles(left, right, runs, Start::Output, out);
-    }
-}
-
-/// Some runs of a sum, and the lines of a panel that they need; the runs count from the first of these.
-#[derive(Default)]
-struct RunBlock {
-    lines: Range<usize>,
-    runs: Vec<Run>,
-}
-
-/// Cuts the stretches of a sum into blocks of about `most` steps.
-fn blocks_of_runs(stretches: &[(usize, usize)], most: usize) -> Vec<RunBlock> {
-    let mut blocks = Vec::new();
-    let mut block = RunBlock::default();
-    for &(offset, length) in stretches {
-        let pieces = length.div_ceil(most);
-        for piece in 0..pieces {
-            let (from, to) = (piece * length / pieces, (piece + 1) * length / pieces);
-            let count = to - from;
-            if !block.runs.is_empty() && block.lines.len() + count > most {
-                let end = block.lines.end;
-                blocks.push(std::mem::replace(&mut block, RunBlock { lines: end..end, runs: Vec::new() }));
-            }
-            block.runs.push(Run { left: offset + from, right: block.lines.len() * PANEL, count });
-            block.lines.end += count;
-        }
-    }
-    blocks.push(block);
-    blocks
-}
-
-/// Lays a matrix out as panels `[columns / 16][depth][16]`, zeros after the last column; `at(k, column)` gives
-/// its values.
-pub(super) fn pack<T: Real>(depth: usize, columns: usize, at: impl Fn(usize, usize) -> T + Sync) -> Vec<T> {
-    use rayon::prelude::*;
-    let mut panels = super::zeros::<T>(columns.div_ceil(PANEL) * depth * PANEL);
-    panels.par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(panel, values)| {
-        let first = panel * PANEL;
-        let width = PANEL.min(columns - first);
-        for (k, row) in values.chunks_exact_mut(PANEL).enumerate() {
-            (0..width).for_each(|j| row[j] = at(k, first + j));
-        }
-    });
-    panels
-}
-
-/// Where in a matrix that [`pack`] laid out a value is.
-pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
-    (column / PANEL * depth + k) * PANEL + column % PANEL
 }
 
 #[cfg(test)]
@@ -399,7 +223,7 @@ mod tests {
             let starts: Vec<usize> = (0..rows).map(|row| row * DEPTH).collect();
             let sums = |first: usize, columns: usize, high: bool| {
                 let mut sums = vec![f32::NAN; rows * columns];
-                let tiles = Tiles {
+                let mut tiles = Tiles {
                     left: Left { values: &left, starts: &starts, step: 1 },
                     right: Right { values: &right[first * DEPTH..], step: PANEL, panel: DEPTH * PANEL },
                     runs: &runs,

@@ -1,6 +1,6 @@
 //! Rows to columns, a few values at a time: what laying out a weight consists of.
 
-use super::tile::PANEL;
+use super::panel_row::PANEL;
 
 /// Values of a row that [`across`] takes at a time.
 pub(super) const AT_ONCE: usize = 8;

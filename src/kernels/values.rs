@@ -36,3 +36,8 @@ pub(super) fn copy_to<T: Copy>(to: &mut [MaybeUninit<T>], from: &[T]) {
     assert_eq!(to.len(), from.len());
     to.iter_mut().zip(from).for_each(|(to, &from)| _ = to.write(from));
 }
+
+/// Values in the element type of a kernel.
+pub(super) fn from_f64<T: Real>(values: &[f64]) -> Vec<T> {
+    values.iter().map(|&value| T::from_f64(value)).collect()
+}

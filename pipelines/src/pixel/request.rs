@@ -255,7 +255,8 @@ impl PixelRequest {
         if facts.network.sample_size != sample_size || facts.network.channels != channels {
             let (height, width) = sample_size;
             let value = format!("for {width}x{height} pictures of {channels} channels");
-            return Err(Error::invalid(
+            return Err(Error::unusable(
+                ErrorKind::Model,
                 "the classifier",
                 value,
                 "the model makes others; take one trained on the same",

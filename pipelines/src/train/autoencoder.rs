@@ -14,7 +14,7 @@ use tweedie::models::{AutoencoderConfig, PatchDiscriminatorConfig};
 use tweedie::training::data::{Augmentation, Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig};
-use tweedie::training::{LearningRate, OptimizerOptions, ParameterSet, ReconstructionLoss};
+use tweedie::training::{OptimizerOptions, ParameterSet, ReconstructionLoss};
 use tweedie::{DType, Device, Error, Result};
 
 options! {
@@ -166,12 +166,7 @@ impl AutoencoderTrainingSettings {
 
     /// How the network's parameters are moved.
     fn optimizer(&self) -> OptimizerOptions {
-        let learning_rate = LearningRate {
-            peak: self.learning_rate,
-            warmup_steps: self.warmup_steps.min(self.steps),
-            total_steps: self.steps,
-            decay: self.common.lr_schedule.into(),
-        };
+        let learning_rate = self.common.learning_rate(self.learning_rate, self.warmup_steps, self.steps);
         self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay)
     }
 

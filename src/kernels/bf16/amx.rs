@@ -3,31 +3,11 @@
 //! The compiler has no stable names for these instructions, so they are written as assembly.
 
 use super::block::{Block, Sums};
-use super::{TILE, TILE_LEN};
+use super::pairs::{TILE, TILE_LEN};
 use std::arch::asm;
 
 /// From a row of a tile in memory to the next, in bytes: 32 bf16, or 16 f32.
 const ROW_BYTES: usize = 64;
-
-/// Whether the machine has the instructions, and the system lets this process use the registers: Linux wants to be asked, once
-/// for all threads, since the registers make a thread's state larger by 8 KiB.
-#[cfg(target_os = "linux")]
-pub(in super::super) fn is_available() -> bool {
-    use std::sync::OnceLock;
-    /// `ARCH_REQ_XCOMP_PERM`, and the number of the tiles' data among the parts of a thread's state.
-    const REQUEST_PERMISSION: libc::c_ulong = 0x1023;
-    const TILE_DATA: libc::c_ulong = 18;
-    /// In the features of leaf 7.
-    const AMX_BF16: u32 = 1 << 22;
-    const AMX_TILE: u32 = 1 << 24;
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| {
-        let [highest, features] = [0, 7].map(std::arch::x86_64::__cpuid);
-        let has = highest.eax >= 7 && features.edx & AMX_BF16 != 0 && features.edx & AMX_TILE != 0;
-        // SAFETY: the call changes nothing but what this process may use.
-        has && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
-    })
-}
 
 /// While it lives, the thread's eight tile registers have 16 rows of 64 bytes.
 pub(super) struct Tiles(());

@@ -1,7 +1,7 @@
 //! AVX-512's products of pairs of bf16.
 
 use super::block::{BLOCK_COLUMNS, BLOCK_ROWS, Block, Sums};
-use super::{STEP, TILE, TILE_LEN};
+use super::pairs::{STEP, TILE, TILE_LEN};
 use half::bf16;
 use std::arch::x86_64::{
     __m512, __m512bh, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_storeu_ps,
@@ -13,7 +13,7 @@ const ROWS: usize = 8;
 /// Registers of a row's sums.
 const PANELS: usize = BLOCK_COLUMNS / TILE;
 
-/// As its namesake in the module above.
+/// As its namesake in [`super::left`].
 ///
 /// # Safety
 /// The machine has AVX-512 with bf16.
@@ -35,15 +35,6 @@ pub(super) unsafe fn round_steps(values: &[f32], to: &mut [bf16], apart: usize) 
             to.cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(high, low));
         }
     }
-}
-
-/// Copies a row to its places in a row of tiles.
-///
-/// # Safety
-/// As [`round_steps`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn copy_out(row: &[bf16], tiles: &mut [bf16]) {
-    super::copy_out(row, tiles);
 }
 
 /// # Safety

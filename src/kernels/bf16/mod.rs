@@ -9,27 +9,22 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod block;
+mod left;
 mod pairs;
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use amx::is_available as amx_is_available;
-pub(super) use pairs::{Pairs, index, pack, packed_len};
+pub(super) use left::round;
+pub(super) use pairs::{Pairs, STEP, index, pack, packed_len};
 
-use super::output::{Output, Start};
-use super::tile::Rows;
+use super::addend::Start;
+use super::output::Output;
+use super::rows::Rows;
 use super::{InstructionSet, Real};
-use block::{BLOCK_COLUMNS, BLOCK_ROWS, Block};
+use block::{BLOCK_COLUMNS, BLOCK_ROWS, Block, Sums};
 use half::bf16;
+use left::{Roundable, lay_out};
+use pairs::{TILE, TILE_LEN};
 use std::cell::Cell;
-
-/// Values of the sum in a tile.
-pub(super) const STEP: usize = 32;
-
-/// Rows or columns of a tile.
-const TILE: usize = super::tile::PANEL;
-
-/// Values of a tile.
-const TILE_LEN: usize = TILE * STEP;
+use std::ops::Range;
 
 /// Length of the sums between two visits to the output: two panels of this depth stay in the first cache.
 const DEPTH: usize = 512;
@@ -54,80 +49,6 @@ impl MatmulPrecision {
     }
 }
 
-/// Values of a left factor, which are bf16 or become so.
-pub(super) trait Roundable: Copy {
-    /// Writes a row's values to its places in a row of tiles, with zeros after the last. `tiles` begins with the row's first place.
-    fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet);
-}
-
-impl Roundable for f32 {
-    fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet) {
-        round_steps(row, tiles, TILE_LEN, set);
-    }
-}
-
-/// Rounds values a step at a time, with zeros after the last, to steps so far apart.
-fn round_steps(values: &[f32], to: &mut [bf16], apart: usize, set: InstructionSet) {
-    #[cfg(target_arch = "x86_64")]
-    if set.multiplies_bf16() {
-        // SAFETY: the machine has the instructions of a set that is in use.
-        return unsafe { avx512::round_steps(values, to, apart) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = set;
-    for (values, to) in values.chunks(STEP).zip(to.chunks_mut(apart)) {
-        to[..STEP].fill(bf16::ZERO);
-        to.iter_mut().zip(values).for_each(|(to, &value)| *to = rounded(value));
-    }
-}
-
-impl Roundable for bf16 {
-    fn lay_out(row: &[Self], tiles: &mut [bf16], set: InstructionSet) {
-        #[cfg(target_arch = "x86_64")]
-        if set.multiplies_bf16() {
-            // SAFETY: the machine has the instructions of a set that is in use.
-            return unsafe { avx512::copy_out(row, tiles) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = set;
-        copy_out(row, tiles);
-    }
-}
-
-/// Copies a row to its places in a row of tiles, with zeros after the last.
-#[inline(always)]
-fn copy_out(row: &[bf16], tiles: &mut [bf16]) {
-    let (steps, rest) = row.as_chunks::<STEP>();
-    let mut tiles = tiles.chunks_mut(TILE_LEN);
-    for (values, tile) in steps.iter().zip(&mut tiles) {
-        // Of a known length, which is a move or a few.
-        tile[..STEP].copy_from_slice(values);
-    }
-    if let (false, Some(tile)) = (rest.is_empty(), tiles.next()) {
-        tile[rest.len()..STEP].fill(bf16::ZERO);
-        tile[..rest.len()].copy_from_slice(rest);
-    }
-}
-
-/// Rounds values as [`Roundable::lay_out`] does, all to one slice.
-pub(super) fn round(values: &[f32], to: &mut [bf16], set: InstructionSet) {
-    assert!(values.len() == to.len());
-    let whole = values.len() / STEP * STEP;
-    round_steps(&values[..whole], &mut to[..whole], STEP, set);
-    let mut last = [bf16::ZERO; STEP];
-    round_steps(&values[whole..], &mut last, STEP, set);
-    to[whole..].copy_from_slice(&last[..values.len() - whole]);
-}
-
-/// The nearest bf16, of two the even one, without a branch; not-a-number stays one.
-#[inline(always)]
-pub(crate) fn rounded(value: f32) -> bf16 {
-    let bits = value.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let quiet = bits >> 16 | 0x40;
-    bf16::from_bits(if value.is_nan() { quiet } else { nearest } as u16)
-}
-
 /// `out = start + rows * pairs`, both factors rounded to bf16.
 ///
 /// The pairs are those of the panels that cover `out`'s columns, and as deep as the rows; all stretches of a row but the
@@ -136,7 +57,7 @@ pub(super) fn add_product<L: Roundable>(
     rows: Rows<'_, L>,
     pairs: Pairs<'_>,
     start: Start<'_, f32>,
-    out: &Output<'_, f32>,
+    out: &mut Output<'_, f32>,
     set: InstructionSet,
 ) {
     thread_local! {
@@ -150,25 +71,25 @@ pub(super) fn add_product<L: Roundable>(
     #[cfg(target_arch = "x86_64")]
     let _tiles = (set == InstructionSet::Amx).then(amx::Tiles::configure);
     let mut left = TILES.take();
+    let columns = out.columns();
     let pieces = pieces(rows.stretches);
     for first in (0..out.rows()).step_by(ROWS) {
         let some = first..(first + ROWS).min(out.rows());
-        let rows = Rows { starts: &rows.starts[some.clone()], ..rows };
-        // SAFETY: a block of the block that this task may write.
-        let out = unsafe { out.part(some, 0..out.columns()) };
+        let rows = rows.some(some.clone());
+        let mut out = out.part(some, 0..columns);
         let (mut start, mut done) = (start, 0);
         for &piece in &pieces {
             let steps = piece.1.div_ceil(STEP);
             lay_out(rows, piece, &mut left, set);
-            for first in (0..out.columns()).step_by(BLOCK_COLUMNS) {
-                let columns = first..(first + BLOCK_COLUMNS).min(out.columns());
+            for first in (0..columns).step_by(BLOCK_COLUMNS) {
+                let columns = first..(first + BLOCK_COLUMNS).min(columns);
                 let right = pairs.from(columns.start * depth + done * TILE_LEN).values();
                 // A last panel without a second is its own: nobody looks at what comes of it.
                 let panel = if columns.len() > TILE { depth * TILE } else { 0 };
                 for first in (0..out.rows()).step_by(BLOCK_ROWS) {
                     let rows = first..(first + BLOCK_ROWS).min(out.rows());
                     let left = &left[first * steps * STEP..];
-                    Block { left, right, panel, steps }.add(start, &out, rows, &columns, set);
+                    Block { left, right, panel, steps }.add(start, &mut out, rows, &columns, set);
                 }
             }
             start = Start::Output;
@@ -192,63 +113,88 @@ fn pieces(stretches: &[(usize, usize)]) -> Vec<(usize, usize)> {
     pieces
 }
 
-/// A stretch of each row in tiles `[row / 16][step][row % 16][STEP]`, for whole blocks of rows; what is in rows after the last
-/// is of no account.
-fn lay_out<L: Roundable>(
-    rows: Rows<'_, L>,
-    (offset, length): (usize, usize),
-    tiles: &mut Vec<bf16>,
-    set: InstructionSet,
-) {
-    let strip = length.div_ceil(STEP) * TILE_LEN;
-    let len = rows.starts.len().next_multiple_of(BLOCK_ROWS) / TILE * strip;
-    if tiles.len() < len {
-        tiles.resize(len, bf16::ZERO);
+impl Block<'_> {
+    /// `out = start + left * right` for some rows and columns of the output.
+    fn add(
+        self,
+        start: Start<'_, f32>,
+        out: &mut Output<'_, f32>,
+        rows: Range<usize>,
+        columns: &Range<usize>,
+        set: InstructionSet,
+    ) {
+        let mut line = [0f32; BLOCK_COLUMNS];
+        if let Start::Row(row) = start {
+            line[..columns.len()].copy_from_slice(&row[columns.clone()]);
+        }
+        let from_output = matches!(start, Start::Output);
+        let mut out = out.part(rows.clone(), columns.clone());
+        let (first, stride) = (out.first(), out.stride());
+        if rows.len() == BLOCK_ROWS && columns.len() == BLOCK_COLUMNS {
+            let start = if from_output { (first.cast_const(), stride) } else { (line.as_ptr(), 0) };
+            // SAFETY: the output has the whole block.
+            return unsafe { self.multiply(Sums { start, out: (first, stride) }, set) };
+        }
+        let mut copy = [0f32; BLOCK_ROWS * BLOCK_COLUMNS];
+        // SAFETY: the copy is a whole block, and what is copied from the output and to it lies in its part.
+        unsafe {
+            let copy = copy.as_mut_ptr();
+            let each_row = (0..rows.len()).map(|row| (first.add(row * stride), copy.add(row * BLOCK_COLUMNS)));
+            if from_output {
+                each_row.clone().for_each(|(out, copy)| copy.copy_from_nonoverlapping(out, columns.len()));
+            }
+            let start = if from_output { (copy.cast_const(), BLOCK_COLUMNS) } else { (line.as_ptr(), 0) };
+            self.multiply(Sums { start, out: (copy, BLOCK_COLUMNS) }, set);
+            each_row.for_each(|(out, copy)| out.copy_from_nonoverlapping(copy, columns.len()));
+        }
     }
-    for (row, &start) in rows.starts.iter().enumerate() {
-        let tiles = &mut tiles[row / TILE * strip..][..strip];
-        L::lay_out(&rows.values[start + offset..][..length], &mut tiles[(row % TILE * STEP).min(strip)..], set);
+
+    /// # Safety
+    /// The sums are of a whole block, to read and to write.
+    unsafe fn multiply(self, sums: Sums, set: InstructionSet) {
+        assert!(self.left.len() >= 2 * self.steps * TILE_LEN);
+        assert!(self.right.len() >= self.panel + self.steps * TILE_LEN);
+        // SAFETY: the factors have all tiles, as was asserted, and an instruction set is only in use on a machine that has it.
+        unsafe {
+            match set {
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Amx => amx::multiply(self, sums),
+                #[cfg(target_arch = "x86_64")]
+                InstructionSet::Avx512Bf16 => avx512::multiply(self, sums),
+                _ => self.multiply_portably(sums),
+            }
+        }
     }
 }
 
 /// `out = start + rows * pairs` in `T`, for who computes in more than f32.
-pub(super) fn add_widened<T: Real>(rows: Rows<'_, T>, pairs: Pairs<'_>, start: Start<'_, T>, out: &Output<'_, T>) {
-    let depth: usize = rows.stretches.iter().map(|&(_, length)| length).sum();
-    let columns = 0..out.columns();
+pub(super) fn add_widened<T: Real>(rows: Rows<'_, T>, pairs: Pairs<'_>, start: Start<'_, T>, out: &mut Output<'_, T>) {
+    let (depth, columns) = (rows.depth(), out.columns());
     for (row, &first) in rows.starts.iter().enumerate() {
-        // SAFETY: the caller's block; each row is borrowed once.
-        let mut out = unsafe { out.part(row..row + 1, columns.clone()) };
         let values = rows.stretches.iter().flat_map(|&(offset, length)| &rows.values[first + offset..][..length]);
-        let mut sums = start.values(&out);
+        let mut sums = match start {
+            Start::Zero => vec![T::zero(); columns],
+            Start::Row(row) => row[..columns].to_vec(),
+            Start::Output => out.row(row).to_vec(),
+        };
         for (k, &x) in values.enumerate() {
             for (column, sum) in sums.iter_mut().enumerate() {
                 *sum += x * T::from_f32(pairs.at(depth, k, column).to_f32());
             }
         }
-        out.fill(&sums);
+        out.part(row..row + 1, 0..columns).fill(&sums);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::half_precision::round_to_bf16 as rounded;
     use super::*;
 
     type Stretches = &'static [(usize, usize)];
 
     fn wave(count: usize, frequency: f32) -> Vec<f32> {
         (0..count).map(|i| (i as f32 * frequency).sin()).collect()
-    }
-
-    #[test]
-    fn rounding_is_to_the_nearest_and_of_two_to_the_even() {
-        for i in 0..200_000_u32 {
-            let value = f32::from_bits(i.wrapping_mul(21_503));
-            let (ours, theirs) = (rounded(value), bf16::from_f32(value));
-            assert!(ours == theirs || (ours.is_nan() && theirs.is_nan()), "{value:e}: {ours} and {theirs}");
-        }
-        assert!(rounded(f32::NAN).is_nan() && rounded(f32::from_bits(0xffff_ffff)).is_nan());
-        assert_eq!(rounded(f32::from_bits(0x3f80_8000)), bf16::from_bits(0x3f80));
-        assert_eq!(rounded(f32::from_bits(0x3f81_8000)), bf16::from_bits(0x3f82));
     }
 
     /// Against sums in f64 of the rounded factors. A sum of n values in f32 is off by at most n * 2^-24 of the sum of
@@ -279,7 +225,7 @@ mod tests {
             for set in InstructionSet::ALL.into_iter().filter(|&set| set <= InstructionSet::of_machine()) {
                 for (name, start) in [("zero", Start::Zero), ("row", Start::Row(&bias)), ("output", Start::Output)] {
                     let mut out = before.clone();
-                    add_product(rows, Pairs::new(&packed), start, &Output::new(&mut out, columns), set);
+                    add_product(rows, Pairs::new(&packed), start, &mut Output::new(&mut out, columns), set);
                     for (i, &got) in out.iter().enumerate() {
                         let (row, column) = (i / columns, i % columns);
                         let mut want = match name {
@@ -306,26 +252,6 @@ mod tests {
         }
     }
 
-    /// Rows that were rounded before lie in the same tiles as those that are rounded on the way, on every set of the machine.
-    #[test]
-    fn rounding_before_changes_nothing() {
-        for length in [1, 31, 32, 77, 640] {
-            let values = wave(3 * length, 0.37);
-            let starts = [length, 0, 2 * length];
-            for set in InstructionSet::ALL.into_iter().filter(|&set| set <= InstructionSet::of_machine()) {
-                let mut rounded_before = vec![bf16::ZERO; values.len()];
-                round(&values, &mut rounded_before, set);
-                assert!(rounded_before.iter().zip(&values).all(|(&ours, &value)| ours == rounded(value)), "{set}");
-                let (mut tiles, mut from_rounded) = (Vec::new(), Vec::new());
-                let stretches = &[(0, length)][..];
-                lay_out(Rows { values: &values, starts: &starts, stretches }, (0, length), &mut tiles, set);
-                let rows = Rows { values: &rounded_before, starts: &starts, stretches };
-                lay_out(rows, (0, length), &mut from_rounded, set);
-                assert!(tiles == from_rounded, "{set}, {length}");
-            }
-        }
-    }
-
     /// The same sums whichever rows and columns are beside them.
     #[test]
     fn neighbours_change_nothing() {
@@ -338,7 +264,7 @@ mod tests {
             let mut out = vec![0f32; starts.len() * columns_used];
             let rows = Rows { values: &values, starts, stretches: &[(0, depth)] };
             let set = InstructionSet::in_use();
-            add_product(rows, Pairs::new(&packed), Start::Zero, &Output::new(&mut out, columns_used), set);
+            add_product(rows, Pairs::new(&packed), Start::Zero, &mut Output::new(&mut out, columns_used), set);
             out
         };
         let all = product(&starts, columns);

@@ -1,8 +1,17 @@
-//! The right factor's layout.
+//! Tiles, and the right factor's layout in them.
 
-use super::{STEP, TILE, TILE_LEN};
+use super::super::panel_row::PANEL;
 use half::bf16;
 use rayon::prelude::*;
+
+/// Values of the sum in a tile.
+pub(in super::super) const STEP: usize = 32;
+
+/// Rows or columns of a tile.
+pub(super) const TILE: usize = PANEL;
+
+/// Values of a tile.
+pub(super) const TILE_LEN: usize = TILE * STEP;
 
 /// A matrix laid out for the product: panels of sixteen columns, in each the steps of the sum, in each sixteen lines of a
 /// pair of values for each column: `[column / 16][k / 32][k % 32 / 2][column % 16][k % 2]`, zeros after the last of each.

@@ -2,8 +2,10 @@
 
 use super::super::linear::sum_over_tasks;
 use super::super::output::Output;
+use super::super::panel_row::PANEL;
+use super::super::product::add_outer_products;
 use super::super::simd::multiversion;
-use super::super::tile::{PANEL, Run, add_outer_products};
+use super::super::tile::{Run, Tiled};
 use super::super::{Real, zeros};
 use super::lines::{SEEN, TILE, gradients_in_a_line, products_in_a_line};
 use super::{POINTS, TILES_ALONE, Winograd, line, transform_tile};
@@ -21,13 +23,13 @@ impl Winograd {
 
     /// The gradient with respect to the weight, `[out][tap][in]`. The convolution is `A^T [(G w G^T) * (B^T d B)] A`, so the
     /// gradient is `G^T [(A g A^T) * (B^T d B)] G`, with the products summed over all tiles.
-    pub fn weight_gradient<T: Real>(&self, x: &[T], batch: usize, outputs: usize, grad: &[T]) -> Vec<T> {
+    pub fn weight_gradient<T: Tiled>(&self, x: &[T], batch: usize, outputs: usize, grad: &[T]) -> Vec<T> {
         let (tiles, channels) = (batch * self.tiles_per_image(), self.channels);
         let sums = sum_over_tasks(tiles.div_ceil(TILES_ALONE), POINTS * outputs * channels, |blocks, sums| {
             // `[point][tile][channel]` of both.
             let mut seen = zeros::<T>(POINTS * TILES_ALONE * channels + PANEL);
             let mut grads = zeros::<T>(POINTS * TILES_ALONE * outputs);
-            let sums = Output::new(sums, channels);
+            let mut sums = Output::new(sums, channels);
             for block in blocks {
                 let tiles = block * TILES_ALONE..((block + 1) * TILES_ALONE).min(tiles);
                 let count = tiles.len();
@@ -36,8 +38,7 @@ impl Winograd {
                     transform_gradient(self, grad, outputs, tile, &mut grads[i * outputs..], TILES_ALONE * outputs);
                 }
                 for point in 0..POINTS {
-                    // SAFETY: the sums are this task's own, and this is the only use of them for now.
-                    let sum = unsafe { sums.part(point * outputs..(point + 1) * outputs, 0..channels) };
+                    let sum = sums.part(point * outputs..(point + 1) * outputs, 0..channels);
                     let factors = [&grads[point * TILES_ALONE * outputs..], &seen[point * TILES_ALONE * channels..]];
                     let runs = [Run { left: 0, right: 0, count }];
                     add_outer_products(factors, [outputs, channels], &runs, sum);

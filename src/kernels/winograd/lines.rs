@@ -1,7 +1,7 @@
 //! The transforms in a line, and their transposes, which gradients take; sixteen channels at a time.
 
 use super::super::Real;
-use super::super::tile::PANEL;
+use super::super::panel_row::PANEL;
 
 /// Two of the points, with [`FAR`]. On white noise of 640 channels in f32 the largest error is 4e-6 of the largest
 /// value, where the paper's 1 and 2 give 1.4e-5 and plain sums 2.7e-6; and their powers are exact.

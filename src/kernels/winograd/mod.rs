@@ -10,10 +10,12 @@
 mod gradient;
 mod lines;
 
-use super::output::{Addend, Output, Start, matrix_plus};
-use super::packed_weight::Panels;
+use super::addend::{Addend, Start};
+use super::output::{Matrix, Output, matrix};
+use super::panel_row::PANEL;
+use super::panels::Panels;
 use super::simd::multiversion;
-use super::tile::{Left, PANEL, Right, Run, add_tiles};
+use super::tile::{Left, Right, Run, Tiled, add_tiles};
 use super::{Real, zeros};
 use lines::{Lanes, SEEN, TILE, lanes, pixels_in_a_line, sums_in_a_line, weights_in_a_line};
 use rayon::prelude::*;
@@ -63,13 +65,13 @@ impl Winograd {
     }
 
     /// The convolution with weights packed as for patches: `[panel][tap][channel][16]`.
-    pub fn convolve<T: Real>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, addend: Addend<'_, T>) -> Vec<T> {
+    pub fn convolve<T: Tiled>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, addend: Addend<'_, T>) -> Vec<T> {
         let outputs = addend.outputs;
         let tiles = batch * self.tiles_per_image();
         let (at_once, all_panels) = (T::panels_at_once(), outputs.div_ceil(PANEL));
         let groups = all_panels.div_ceil(at_once);
         let write_group =
-            |transformed: &[T], tiles: &Range<usize>, group: usize, buffers: &mut Buffers<T>, whole: &Output<'_, T>| {
+            |transformed: &[T], tiles: &Range<usize>, group: usize, buffers: &mut Buffers<T>, whole: &Matrix<'_, T>| {
                 let group = group * at_once..((group + 1) * at_once).min(all_panels);
                 let kernels = 9 * self.channels * PANEL;
                 let weights = group.clone().map(|panel| panels.part(panel * kernels..(panel + 1) * kernels));
@@ -79,7 +81,8 @@ impl Winograd {
                     write_tiles(self, (&buffers.sums, group.len(), i), tiles.clone(), addend, columns, whole);
                 }
             };
-        let compute = |whole: &Output<'_, T>| {
+        let compute = |whole: Output<'_, T>| {
+            let whole = Matrix::new(whole);
             let blocks = tiles.div_ceil(TILES_ALONE);
             if blocks >= 4 * rayon::current_num_threads() {
                 // Nobody waits for anybody.
@@ -88,7 +91,7 @@ impl Winograd {
                     let tiles = block * TILES_ALONE..((block + 1) * TILES_ALONE).min(tiles);
                     let lines = transformed.chunks_exact_mut(self.tile_len());
                     tiles.clone().zip(lines).for_each(|(tile, out)| transform_tile(self, x, tile, out, self.channels));
-                    (0..groups).for_each(|group| write_group(transformed, &tiles, group, buffers, whole));
+                    (0..groups).for_each(|group| write_group(transformed, &tiles, group, buffers, &whole));
                 });
                 return;
             }
@@ -99,12 +102,12 @@ impl Winograd {
                 let transform = |(tile, out): (usize, &mut [T])| transform_tile(self, x, tile, out, self.channels);
                 tiles.clone().into_par_iter().zip(lines).for_each(transform);
                 (0..groups).into_par_iter().for_each_init(Buffers::default, |buffers, group| {
-                    write_group(&transformed, &tiles, group, buffers, whole);
+                    write_group(&transformed, &tiles, group, buffers, &whole);
                 });
             }
         };
         // SAFETY: every pixel is in a tile and every column in a panel, and `write_tiles` sets all of both.
-        unsafe { matrix_plus(batch * self.out_height * self.out_width * outputs, outputs, addend.residual, compute) }
+        unsafe { matrix(batch * self.out_height * self.out_width, outputs, addend.residual, compute) }
     }
 
     /// The values of a transformed tile, `[point][channel]`, and a line more: otherwise tiles could share a place in the
@@ -120,7 +123,7 @@ impl Winograd {
     }
 
     /// For each point the sums over the channels, for some panels.
-    fn multiply<'a, T: Real>(
+    fn multiply<'a, T: Tiled>(
         &self,
         x: &[T],
         panels: impl ExactSizeIterator<Item = Panels<'a, T>> + Clone,
@@ -131,7 +134,7 @@ impl Winograd {
         let columns = panels.len() * PANEL;
         let starts: Vec<usize> = (0..tiles).map(|tile| tile * self.tile_len()).collect();
         sums.resize(POINTS * (tiles + 1) * columns, T::zero());
-        let sums = Output::new(sums, columns);
+        let mut sums = Output::new(sums, columns);
         let pieces = self.channels.div_ceil(CHANNELS);
         for piece in 0..pieces {
             let channels = piece * self.channels / pieces..(piece + 1) * self.channels / pieces;
@@ -146,8 +149,7 @@ impl Winograd {
             }
             for point in 0..POINTS {
                 let rows = point * (tiles + 1)..point * (tiles + 1) + tiles;
-                // SAFETY: the sums are this task's own, and this is the only use of them for now.
-                let out = unsafe { sums.part(rows, 0..columns) };
+                let out = sums.part(rows, 0..columns);
                 let left = Left { values: x, starts: &starts, step: 1 };
                 let right = Right { values: kernels, step: PANEL, panel };
                 let left_start = point * self.channels + channels.start;
@@ -239,7 +241,7 @@ multiversion! {
     /// panels they are of, and which one is written.
     fn write_tiles<T: Real>(
         grid: &Winograd, sums: (&[T], usize, usize), tiles: Range<usize>, addend: Addend<'_, T>, columns: Range<usize>,
-        whole: &Output<'_, T>,
+        whole: &Matrix<'_, T>,
     ) {
         let (sums, panels, panel) = sums;
         for tile in tiles.clone() {
@@ -264,7 +266,7 @@ multiversion! {
                     let pixel = (image * grid.out_height + top + y) * grid.out_width + left + x;
                     let mut values = lanes(|i| values[x][i] + offset[i]);
                     // SAFETY: every tile has its own pixels, every task its own columns.
-                    let mut out = unsafe { whole.part(pixel..pixel + 1, columns.clone()) };
+                    let mut out = unsafe { whole.block(pixel..pixel + 1, columns.clone()) };
                     if let Some(residual) = out.residual(0) {
                         values.iter_mut().zip(residual).for_each(|(value, &residual)| *value += residual);
                     }

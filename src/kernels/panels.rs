@@ -1,0 +1,145 @@
+//! The layout of a right factor: panels of sixteen neighbouring columns, in any float type.
+
+use super::Real;
+use super::half_precision::{widen_bf16, widen_f16};
+use super::panel_row::PANEL;
+use super::simd::multiversion;
+use super::values::zeros;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Lays a matrix out as panels `[columns / 16][depth][16]`, zeros after the last column; `at(k, column)` gives
+/// its values.
+pub(super) fn pack<T: Real>(depth: usize, columns: usize, at: impl Fn(usize, usize) -> T + Sync) -> Vec<T> {
+    let mut panels = zeros::<T>(columns.div_ceil(PANEL) * depth * PANEL);
+    panels.par_chunks_mut((depth * PANEL).max(1)).enumerate().for_each(|(panel, values)| {
+        let first = panel * PANEL;
+        let width = PANEL.min(columns - first);
+        for (k, row) in values.chunks_exact_mut(PANEL).enumerate() {
+            (0..width).for_each(|j| row[j] = at(k, first + j));
+        }
+    });
+    panels
+}
+
+/// Where in a matrix that [`pack`] laid out a value is.
+pub(super) fn packed_at(depth: usize, k: usize, column: usize) -> usize {
+    (column / PANEL * depth + k) * PANEL + column % PANEL
+}
+
+/// Panels of a matrix, as the product reads them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Panels<'a, T> {
+    /// In the type of the sums already.
+    Wide(&'a [T]),
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+/// Runs `$body` with the slice of values and a function that widens one of them to `$T`.
+macro_rules! with_values {
+    ($panels:expr, $T:ident, |$values:ident, $widen:ident| $body:expr) => {
+        match $panels {
+            Panels::Wide($values) => {
+                let $widen = |value: $T| value;
+                $body
+            }
+            Panels::F32($values) => {
+                let $widen = |value: f32| $T::from_f32(value);
+                $body
+            }
+            Panels::F64($values) => {
+                let $widen = |value: f64| $T::from_f64(value);
+                $body
+            }
+            Panels::F16($values) => {
+                let $widen = |value: f16| $T::from_f32(widen_f16(value.to_bits()));
+                $body
+            }
+            Panels::Bf16($values) => {
+                let $widen = |value: bf16| $T::from_f32(widen_bf16(value.to_bits()));
+                $body
+            }
+        }
+    };
+}
+
+impl<'a, T: Real> Panels<'a, T> {
+    pub fn len(self) -> usize {
+        with_values!(self, T, |values, _widen| values.len())
+    }
+
+    /// A part of the values.
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::Wide(values) => Self::Wide(&values[range]),
+            Self::F32(values) => Self::F32(&values[range]),
+            Self::F64(values) => Self::F64(&values[range]),
+            Self::F16(values) => Self::F16(&values[range]),
+            Self::Bf16(values) => Self::Bf16(&values[range]),
+        }
+    }
+
+    /// One value.
+    pub fn at(self, i: usize) -> T {
+        with_values!(self, T, |values, widen| widen(values[i]))
+    }
+
+    /// Whether the product reads them as they lie.
+    pub fn are_wide(self) -> bool {
+        matches!(self, Self::Wide(_))
+    }
+
+    /// Some lines of some panels of `depth` lines each, in the type of the sums, in `buffer` unless they have it already; and how
+    /// far the panels are apart.
+    pub fn widened<'b>(
+        self,
+        depth: usize,
+        panels: &Range<usize>,
+        lines: &Range<usize>,
+        buffer: &'b mut Vec<T>,
+    ) -> (&'b [T], usize)
+    where
+        'a: 'b,
+    {
+        let of_panel = |panel: usize| (panel * depth + lines.start) * PANEL..(panel * depth + lines.end) * PANEL;
+        if let Self::Wide(values) = self {
+            return (&values[of_panel(panels.start).start..of_panel(panels.end - 1).end], depth * PANEL);
+        }
+        let len = lines.len() * PANEL;
+        buffer.resize(panels.len() * len, T::zero());
+        for (panel, buffer) in panels.clone().zip(buffer.chunks_exact_mut(len.max(1))) {
+            match self.part(of_panel(panel)) {
+                Self::F16(halves) => T::widen_halves(halves, buffer),
+                other => widen_all(other, buffer),
+            }
+        }
+        (buffer, len)
+    }
+
+    /// Sixteen values from a multiple of sixteen.
+    #[inline(always)]
+    pub fn line(self, line: usize) -> [T; PANEL] {
+        let mut lanes = [T::zero(); PANEL];
+        with_values!(self, T, |values, widen| {
+            let values = &values.as_chunks::<PANEL>().0[line];
+            for (lane, &value) in lanes.iter_mut().zip(values) {
+                *lane = widen(value);
+            }
+        });
+        lanes
+    }
+}
+
+multiversion! {
+    fn widen_all<T: Real>(panels: Panels<'_, T>, out: &mut [T]) {
+        with_values!(panels, T, |values, widen| {
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out = widen(value);
+            }
+        });
+    }
+}

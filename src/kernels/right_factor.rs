@@ -1,0 +1,163 @@
+//! The right factor of a product, in whichever layout it is.
+
+use super::bf16::{MatmulPrecision, Pairs, pack as pack_pairs, packed_len};
+use super::half_precision::widen_bf16;
+use super::panel_row::PANEL;
+use super::panels::{Panels, pack, packed_at};
+use super::simd::multiversion;
+use super::transpose::{AT_ONCE, across};
+use super::weight_layout::{pack_shaped, pair_shaped};
+use super::{Real, zeros};
+use half::bf16;
+use rayon::prelude::*;
+
+/// A right factor, as the product reads it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Packed<'a, T> {
+    /// For sums of type `T`.
+    Panels(Panels<'a, T>),
+    /// For sums in f32 of products of bf16.
+    Pairs(Pairs<'a>),
+}
+
+impl<'a, T: Real> Packed<'a, T> {
+    /// Panels in the type of the sums.
+    pub fn wide(values: &'a [T]) -> Self {
+        Self::Panels(Panels::Wide(values))
+    }
+
+    /// From a panel on, where each has so many values.
+    pub fn from(self, start: usize) -> Self {
+        match self {
+            Self::Panels(panels) => Self::Panels(panels.part(start..panels.len())),
+            Self::Pairs(pairs) => Self::Pairs(pairs.from(start)),
+        }
+    }
+
+    /// One value of a matrix of so many rows.
+    pub fn at(self, depth: usize, k: usize, column: usize) -> T {
+        match self {
+            Self::Panels(panels) => panels.at(packed_at(depth, k, column)),
+            Self::Pairs(pairs) => T::from_f32(pairs.at(depth, k, column).to_f32()),
+        }
+    }
+
+    /// Sixteen columns of a row, which are a line of a panel.
+    #[inline(always)]
+    fn line(self, depth: usize, k: usize, panel: usize) -> [T; PANEL] {
+        match self {
+            Self::Panels(panels) => panels.line(panel * depth + k),
+            Self::Pairs(pairs) => {
+                std::array::from_fn(|j| T::from_f32(widen_bf16(pairs.at(depth, k, panel * PANEL + j).to_bits())))
+            }
+        }
+    }
+
+    /// The panels of the transpose of a matrix of so many rows and columns, in the type of the sums.
+    pub fn transposed(self, depth: usize, columns: usize) -> Vec<T> {
+        self.turned(1, depth, columns)
+    }
+
+    /// The panels that a gradient with respect to an image is multiplied with: of a kernel `[tap][in]` times outputs those of
+    /// `[last tap to first][out]` times inputs, in the type of the sums.
+    ///
+    /// Made anew for each gradient, which takes the time of reading the weight and writing it once: kept, it would double a
+    /// model's memory, and more than that where weights are stored in half precision.
+    pub fn turned(self, taps: usize, inputs: usize, outputs: usize) -> Vec<T> {
+        let mut panels = zeros::<T>(inputs.div_ceil(PANEL) * taps * outputs * PANEL);
+        panels.par_chunks_mut((taps * outputs * PANEL).max(1)).enumerate().for_each(|(panel, lines)| {
+            turn_panel(self, taps, inputs, outputs, panel, lines);
+        });
+        panels
+    }
+}
+
+multiversion! {
+    /// A panel of [`Packed::turned`], sixteen inputs times sixteen outputs at a time.
+    fn turn_panel<T: Real>(
+        weight: Packed<'_, T>, taps: usize, inputs: usize, outputs: usize, panel: usize, lines: &mut [T],
+    ) {
+        let first = panel * PANEL;
+        let (depth, lines) = (taps * inputs, lines.as_chunks_mut::<PANEL>().0);
+        for (tap, lines) in lines.chunks_exact_mut(outputs).rev().enumerate() {
+            for (panel, lines) in lines.chunks_mut(PANEL).enumerate() {
+                let mut square = [[T::zero(); PANEL]; PANEL];
+                for (row, input) in square.iter_mut().zip(first..inputs) {
+                    *row = weight.line(depth, tap * inputs + input, panel);
+                }
+                let rows: [&[T]; PANEL] = square.each_ref().map(|row| &row[..]);
+                for (half, lines) in lines.chunks_mut(AT_ONCE).enumerate() {
+                    lines.iter_mut().zip(across(&rows, half * AT_ONCE)).for_each(|(line, values)| *line = values);
+                }
+            }
+        }
+    }
+}
+
+/// A right factor that is laid out for one use: of a weight in training, or of keys and values.
+#[derive(Debug)]
+pub(super) enum Factor<T> {
+    /// For full products.
+    Panels(Vec<T>),
+    /// For those of bf16.
+    Pairs(Vec<bf16>),
+}
+
+impl<T: Real> Factor<T> {
+    /// Of a matrix whose values `at(k, column)` gives.
+    pub fn new(depth: usize, columns: usize, products: MatmulPrecision, at: impl Fn(usize, usize) -> T + Sync) -> Self {
+        match products {
+            MatmulPrecision::Full => Self::Panels(pack(depth, columns, at)),
+            MatmulPrecision::Bf16 => Self::Pairs(pack_pairs(depth, columns, |k, column| at(k, column).rounded())),
+        }
+    }
+
+    /// Of a weight `[out, in]` or `[out, in, kernel, kernel]`.
+    pub fn of_weight(weight: &[T], shape: &[usize], products: MatmulPrecision) -> Self {
+        match products {
+            MatmulPrecision::Full => Self::Panels(pack_shaped(weight, shape)),
+            MatmulPrecision::Bf16 => {
+                let rounded: Vec<bf16> = weight.iter().map(|value| value.rounded()).collect();
+                Self::Pairs(pair_shaped(&rounded, shape))
+            }
+        }
+    }
+
+    /// All of it.
+    pub fn packed(&self) -> Packed<'_, T> {
+        self.at_column(0, 0)
+    }
+
+    /// From a column on, the first of a panel.
+    pub fn at_column(&self, depth: usize, column: usize) -> Packed<'_, T> {
+        match self {
+            Self::Panels(values) => Packed::wide(&values[column * depth..]),
+            Self::Pairs(values) => Packed::Pairs(Pairs::new(&values[packed_len(depth, column)..])),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As [`pack`] makes it of the matrix's values one by one, from panels of every type and from pairs.
+    #[test]
+    fn turned_weights_have_the_values_where_a_transpose_has_them() {
+        for (taps, inputs, outputs) in [(1, 32, 16), (1, 7, 40), (9, 32, 33), (9, 40, 5), (4, 64, 20)] {
+            let value = |i: usize| (i % 251) as f32 - 125.0;
+            let weight: Vec<f32> = (0..taps * inputs * outputs).map(value).collect();
+            let at = |k: usize, out: usize| weight[k * outputs + out];
+            let depth = taps * inputs;
+            let want =
+                pack(taps * outputs, inputs, |k, input| at((taps - 1 - k / outputs) * inputs + input, k % outputs));
+            let wide = pack(depth, outputs, at);
+            let halves: Vec<half::f16> = wide.iter().map(|&value| half::f16::from_f32(value)).collect();
+            let pairs = pack_pairs(depth, outputs, |k, out| at(k, out).rounded());
+            let forms = [Packed::wide(&wide), Packed::Panels(Panels::F16(&halves)), Packed::Pairs(Pairs::new(&pairs))];
+            for form in forms {
+                assert!(form.turned(taps, inputs, outputs) == want, "{taps} taps, {inputs} to {outputs}: {form:?}");
+            }
+        }
+    }
+}
