@@ -353,6 +353,7 @@ fn a_component_is_built_again_from_weights_that_were_kept_or_are_no_files() -> T
         products: None,
         source: None,
         loras: None,
+        adapters: None,
         kept: Some(&kept),
     };
     let architecture = TOY.architecture(&files)?;

@@ -287,6 +287,7 @@ impl NumberFormat {
             products,
             source: None,
             loras: None,
+            adapters: None,
             kept: None,
         }
     }

@@ -21,18 +21,23 @@
 
 mod adapted;
 mod adapter_file;
+mod beside;
 mod lora_delta;
 mod lora_file;
 mod lora_names;
 mod lora_target;
+mod lora_writer;
 mod loras;
 mod merged;
 mod sgm_names;
 mod textual_inversion;
 
 pub use adapted::AdaptedWeights;
+pub use beside::AdapterSource;
+pub(crate) use beside::WithAdapters;
 pub use lora_file::LoraFile;
 pub use lora_target::{LoraComponent, LoraTarget};
+pub use lora_writer::{LoraForm, WrittenLora};
 pub use loras::Loras;
 pub use merged::MergedWeights;
 pub use textual_inversion::TextualInversion;

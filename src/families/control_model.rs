@@ -13,7 +13,7 @@ pub(super) fn load(
     loader: &Loader<'_>,
     unet: &UNet2DConditionConfig,
 ) -> Result<(ControlModel, Vec<String>)> {
-    let loader = Loader { loras: None, kept: None, ..*loader };
+    let loader = Loader { loras: None, adapters: None, kept: None, ..*loader };
     let activations = loader.activations;
     match source {
         ControlSource::File(file) => {

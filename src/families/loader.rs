@@ -1,6 +1,6 @@
 //! From a component's files, or its weights in memory, to what is built of them.
 
-use crate::adapters::Loras;
+use crate::adapters::{AdapterSource, Loras, WithAdapters};
 use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
 use crate::kernels::MatmulPrecision;
 use crate::layers::{Backend, WeightRecorder, WeightSource, WeightStore, Weights};
@@ -49,6 +49,8 @@ pub struct Loader<'a> {
     pub source: Option<&'a dyn WeightSource>,
     /// What is merged into weights that are read; it stands beside those that were kept.
     pub loras: Option<&'a Loras>,
+    /// What else stands beside weights, wherever they come from.
+    pub adapters: Option<&'a dyn AdapterSource>,
     /// Where weights are kept that are read, and where components are built from that have been before.
     pub kept: Option<&'a KeptWeights>,
 }
@@ -74,10 +76,10 @@ impl Loader<'_> {
         if let Some(store) = self.kept.and_then(|kept| kept.get(component)) {
             let beside = self.loras.map(|loras| loras.beside(component, store.as_ref()));
             let source = beside.as_ref().map_or(store.as_ref() as &dyn WeightSource, |beside| beside);
-            return Ok((build(&self.computed(source))?, Vec::new()));
+            return Ok((self.built(component, source, build)?, Vec::new()));
         }
         if let Some(source) = self.source {
-            return Ok((build(&self.computed(source))?, Vec::new()));
+            return Ok((self.built(component, source, build)?, Vec::new()));
         }
         let precision = if self.weights == DType::F16 { Precision::Half } else { Precision::Full };
         let checkpoint = Checkpoint::open(self.files, component, precision, self.weights, self.device)?;
@@ -101,8 +103,8 @@ impl Loader<'_> {
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
         let recorder = self.kept.map(|kept| (kept, WeightRecorder::new(source)));
         let built = match &recorder {
-            Some((_, recorder)) => build(&self.computed(recorder)),
-            None => build(&self.computed(source)),
+            Some((_, recorder)) => self.built(component, recorder, build),
+            None => self.built(component, source, build),
         };
         let recorded = recorder.map(|(kept, recorder)| (kept, recorder.finish()));
         // What did not fit explains a failure to build better than the failure itself.
@@ -112,6 +114,19 @@ impl Loader<'_> {
             kept.keep(component, store);
         }
         Ok((built, names))
+    }
+
+    /// A component from the weights of a source, with the adapters beside them.
+    fn built<T>(
+        &self,
+        component: &str,
+        source: &dyn WeightSource,
+        build: impl FnOnce(&Weights<'_>) -> Result<T>,
+    ) -> Result<T> {
+        match self.adapters {
+            Some(adapters) => build(&self.computed(&WithAdapters { adapters, component, source })),
+            None => build(&self.computed(source)),
+        }
     }
 
     fn computed<'s>(&self, source: &'s dyn WeightSource) -> Weights<'s> {

@@ -24,6 +24,7 @@
 //! | `denoising_loss` | the loss of a denoising network: timesteps, noise, dropped classes |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
 //! | `reconstruction` | how far pictures are from those that they should be |
+//! | `low_rank` | low-rank factors beside frozen weights |
 //! | `timestep_sampling` | even or by importance |
 //! | [`runs`] | run folders, checkpoints, the log, and the loop from the first step to the model |
 //!
@@ -37,6 +38,7 @@ mod ema;
 mod gradients;
 mod initialization;
 mod learning_rate;
+mod low_rank;
 mod objective;
 mod parameter_set;
 mod parameters;
@@ -56,6 +58,7 @@ pub use denoising_loss::{ClassDropout, DenoisingLoss};
 pub use ema::Ema;
 pub use gradients::{clip_global_norm, global_norm};
 pub use learning_rate::{Decay, LearningRate};
+pub use low_rank::{LowRankConfig, LowRankModules};
 pub use objective::{ForwardProcess, LossWeighting, NoisyBatch, Objective};
 pub use parameter_set::{EmaOptions, OptimizerOptions, ParameterSet, SetReport, SetState};
 pub use parameters::{FlatLayout, FlatWeights, ParameterSource, Parameters, Slot};

@@ -4,8 +4,9 @@ use crate::requests::values::{self, OptionValue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tweedie::DType;
+use tweedie::adapters::LoraForm;
 use tweedie::kernels::{InstructionSet, MatmulPrecision};
-use tweedie::training::Decay;
+use tweedie::training::{Decay, LowRankModules};
 
 /// An enum whose variants have one name in files and on a command line.
 macro_rules! named {
@@ -101,6 +102,38 @@ named! {
 }
 
 named! {
+    /// How the weights of a model that is not trained are held.
+    HeldChoice {
+        /// As they are stored.
+        Stored = "stored",
+        /// In 16 bits.
+        F16 = "f16",
+    }
+}
+
+named! {
+    /// Which weights a LoRA changes.
+    LoraModulesChoice {
+        /// Those of attention.
+        Attention = "attention",
+        /// All of transformer blocks.
+        Transformers = "transformers",
+        /// Those of residual blocks too.
+        All = "all",
+    }
+}
+
+named! {
+    /// How a LoRA's file calls its tensors.
+    LoraFormChoice {
+        /// As kohya's scripts do.
+        Kohya = "kohya",
+        /// As PEFT and diffusers do.
+        Peft = "peft",
+    }
+}
+
+named! {
     /// Which products of a training step are of numbers rounded to bf16. Weights, sums, norms and the gradients of weights are
     /// in f32 in any case.
     MixedPrecisionChoice {
@@ -134,6 +167,25 @@ impl From<StoredChoice> for DType {
         match choice {
             StoredChoice::F32 => Self::F32,
             StoredChoice::F16 => Self::F16,
+        }
+    }
+}
+
+impl From<LoraModulesChoice> for LowRankModules {
+    fn from(choice: LoraModulesChoice) -> Self {
+        match choice {
+            LoraModulesChoice::Attention => Self::Attention,
+            LoraModulesChoice::Transformers => Self::Transformers,
+            LoraModulesChoice::All => Self::All,
+        }
+    }
+}
+
+impl From<LoraFormChoice> for LoraForm {
+    fn from(choice: LoraFormChoice) -> Self {
+        match choice {
+            LoraFormChoice::Kohya => Self::Kohya,
+            LoraFormChoice::Peft => Self::Peft,
         }
     }
 }

@@ -4,15 +4,22 @@ mod autoencoder;
 mod benchmark;
 mod choices;
 mod classifier;
+mod encoded;
 mod latent;
+mod lora;
+mod objectives;
 mod pixel;
 mod settings;
 
 pub use autoencoder::AutoencoderTrainingSettings;
 pub use benchmark::TrainingBench;
-pub use choices::{BetaChoice, DecayChoice, LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
+pub use choices::{
+    BetaChoice, DecayChoice, HeldChoice, LatentBetaChoice, LoraFormChoice, LoraModulesChoice, MixedPrecisionChoice,
+    PredictionChoice, StoredChoice,
+};
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
 pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
+pub use lora::{LoraTrainingData, LoraTrainingSettings};
 pub use pixel::PixelTrainingSettings;
 pub use settings::{CommonSettings, Preparation, TrainingData, TrainingSet, TrainingSettings};
 

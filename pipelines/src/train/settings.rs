@@ -31,13 +31,14 @@ options! {
             /// Seed of everything random.
             seed: u64 = 0 => setting(OptionKind::Count, "N");
             /// Images of a batch.
-            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder");
+            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder, 1 of a LoRA");
             /// Batches whose gradients make one step.
             accumulate: usize = 1 => setting(OptionKind::Count, "N");
             /// Steps between checkpoints.
-            checkpoint_every: u64 = 500 => setting(OptionKind::Count, "N");
+            checkpoint_every: u64 = 500 => setting(OptionKind::Count, "N").default("500; 100 of a LoRA");
             /// What the learning rate does after the warm-up.
-            lr_schedule: DecayChoice = DecayChoice::Cosine => setting(OptionKind::Choice(DecayChoice::NAMES), "NAME");
+            lr_schedule: DecayChoice = DecayChoice::Cosine =>
+                setting(OptionKind::Choice(DecayChoice::NAMES), "NAME").default("cosine; constant of a LoRA");
             /// Weight decay of AdamW.
             weight_decay: f64 = 0.01 => setting(OptionKind::Number, "F");
         }

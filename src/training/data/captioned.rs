@@ -124,6 +124,30 @@ fn captions_beside(picture: &Path) -> Result<Vec<String>> {
     }
 }
 
+/// The pictures of a folder, or of the folder `train` in it if there is one, in the order of their names, all with one caption.
+///
+/// # Errors
+/// If there is no picture, or the caption is empty.
+pub fn with_one_caption(folder: &Path, caption: &str) -> Result<CaptionedPictures> {
+    if caption.trim().is_empty() {
+        return Err(Error::invalid("the caption of all pictures", "empty", "say what they show"));
+    }
+    if !folder.is_dir() {
+        let fix = "there is no such folder; give one with pictures";
+        return Err(Error::invalid("the data folder", folder.display(), fix));
+    }
+    let train = folder.join("train");
+    let folder = if train.is_dir() { &train } else { folder };
+    let mut paths = Vec::new();
+    walk(folder, &mut Vec::new(), &is_picture, &mut paths)?;
+    if paths.is_empty() {
+        return Err(no_picture(folder, &[]));
+    }
+    let captions = vec![caption.to_owned()];
+    let pictures = paths.into_iter().map(|path| CaptionedPicture { path, captions: captions.clone(), line: None });
+    Ok(CaptionedPictures { pictures: pictures.collect(), list: None })
+}
+
 impl CaptionedPictures {
     /// The number of pictures; never 0.
     #[allow(clippy::len_without_is_empty)] // a set has at least one picture
@@ -139,6 +163,21 @@ impl CaptionedPictures {
     /// All captions of all pictures.
     pub fn captions(&self) -> impl Iterator<Item = &str> {
         self.pictures.iter().flat_map(|picture| picture.captions.iter().map(String::as_str))
+    }
+
+    /// Captions of so many pictures at even distances, the first of each; as many as there are pictures at most.
+    pub fn some_captions(&self, count: usize) -> Vec<String> {
+        let count = count.min(self.len());
+        (0..count).map(|i| self.pictures[i * self.len() / count].captions[0].clone()).collect()
+    }
+
+    /// Every picture's captions by their numbers among [`Self::captions`], each in the place of token ids.
+    pub fn numbered_captions(&self) -> PictureTokens {
+        let mut numbers = 0u32..;
+        let of_picture = |picture: &CaptionedPicture| {
+            numbers.by_ref().take(picture.captions.len()).map(|number| vec![number]).collect()
+        };
+        self.pictures.iter().map(of_picture).collect()
     }
 
     /// Decodes every picture, to see that it is one, and gives their heights and widths.

@@ -8,6 +8,7 @@ use crate::checkpoints::{ModelFiles, SafetensorsFile};
 use crate::files::replace_file;
 use crate::images::Picture;
 use crate::models::Autoencoder;
+use crate::noise::TorchGenerator;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -63,8 +64,20 @@ pub struct LatentBatch {
     pub mean: Tensor,
     /// The standard deviation of each, alike, where latents are drawn.
     pub std: Option<Tensor>,
-    /// Each picture's caption as token ids, `[batch, tokens]` of u32.
+    /// Each picture's caption as token ids, or by whatever numbers the task knows it, `[batch, tokens]` of u32.
     pub tokens: Tensor,
+}
+
+impl LatentBatch {
+    /// Latents drawn from the encoder's distributions, or their means where deviations are not kept.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn draw(&self, generator: &mut TorchGenerator) -> Result<Tensor> {
+        let Some(std) = &self.std else { return Ok(self.mean.clone()) };
+        let noise = Tensor::from_vec(generator.normal(std.elem_count()), std.dims(), std.device())?;
+        Ok((&self.mean + (std * noise)?)?)
+    }
 }
 
 impl LatentSet {

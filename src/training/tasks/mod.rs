@@ -4,14 +4,18 @@ mod autoencoder;
 mod classification;
 mod classifier;
 mod latent_diffusion;
+mod lora;
 mod pixel_diffusion;
+mod prompt_grid;
 mod sample_grid;
 
 pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
 pub use classification::{Judgement, cross_entropy, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
-pub use latent_diffusion::{FrozenAutoencoder, LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
+pub use latent_diffusion::{FrozenAutoencoder, LatentDiffusion, LatentDiffusionConfig, StartingWeights};
+pub use lora::{FrozenModel, HeldWeights, LoraTraining, LoraTrainingConfig};
 pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};
+pub use prompt_grid::SamplePrompts;
 
 use crate::files::write_synced;
 use crate::{Error, Result};

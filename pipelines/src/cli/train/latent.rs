@@ -7,7 +7,7 @@ use crate::cli::given::Given;
 use crate::cli::source::{OfflineOption, Source};
 use anyhow::Context;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tweedie_pipelines::{
     CommonSettings, DTypeChoice, DeviceChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose,
     SeenPictures, TrainingModels,
@@ -41,6 +41,12 @@ pub struct LatentArguments {
     settings: Given<LatentTrainingSettings>,
 }
 
+/// The prompts in a file, one a line.
+pub fn read_prompts(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
 impl LatentArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let mut given = self.common.fields();
@@ -51,9 +57,7 @@ impl LatentArguments {
             }
         }
         if let Some(path) = &self.sample_prompts {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let prompts: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            given.insert("sample_prompts".into(), prompts.into());
+            given.insert("sample_prompts".into(), read_prompts(path)?.into());
         }
         self.run.run_with::<LatentTrainingSettings>(given, |loading| self.load(loading))
     }

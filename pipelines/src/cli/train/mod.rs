@@ -3,6 +3,7 @@
 mod autoencoder;
 mod classifier;
 mod latent;
+mod lora;
 mod pixel;
 mod progress;
 mod run;
@@ -19,6 +20,8 @@ pub enum TrainCommand {
     Vae(Box<autoencoder::AutoencoderArguments>),
     /// A latent diffusion model of captioned pictures: texts become pictures of an autoencoder's latents.
     Ldm(Box<latent::LatentArguments>),
+    /// A LoRA: a small file that changes what a model draws, from a few captioned pictures.
+    Lora(Box<lora::LoraArguments>),
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
@@ -31,6 +34,7 @@ impl TrainCommand {
             Self::Pixel(arguments) => arguments.run(pixel::any),
             Self::Vae(arguments) => arguments.run(),
             Self::Ldm(arguments) => arguments.run(),
+            Self::Lora(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
         }
     }

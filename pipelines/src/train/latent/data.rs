@@ -159,13 +159,6 @@ impl LatentTrainingData {
         let ((height, width), pictures, autoencoder) = (self.size, &self.fingerprint, &self.autoencoder_fingerprint);
         format!("{pictures} {autoencoder} {height}x{width} {flip} {deviations} {buckets:?}")
     }
-
-    /// Captions of pictures at even distances, the first of each.
-    pub(super) fn some_captions(&self, count: usize) -> Vec<String> {
-        let pictures = self.pictures.pictures();
-        let count = count.min(pictures.len());
-        (0..count).map(|i| pictures[i * pictures.len() / count].captions[0].clone()).collect()
-    }
 }
 
 impl TrainingSet for LatentTrainingData {

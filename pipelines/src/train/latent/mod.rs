@@ -6,6 +6,8 @@ mod networks;
 pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
 
 use super::choices::{LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
+use super::encoded::Encoded;
+use super::objectives::objective;
 use super::settings::{CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
@@ -14,13 +16,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, Precision};
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
-use tweedie::denoising::PredictionType;
 use tweedie::layers::WeightSource;
-use tweedie::schedulers::NoiseSchedule;
-use tweedie::training::data::{Buckets, LatentBatches, LatentOptions, LatentSet};
+use tweedie::training::data::{Buckets, LatentBatches, LatentOptions};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
-use tweedie::training::{ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
+use tweedie::training::{Objective, OptimizerOptions, ParameterSet};
 use tweedie::{DType, Device, Error, Result};
 
 /// Prompts of a sample grid where none are given.
@@ -254,20 +254,13 @@ impl TrainingSettings for LatentTrainingSettings {
         // What a batch has of a small bucket is seen more often than other pictures.
         let least = self.common.batch_size;
         let key = data.latents_key(options, self.buckets.then(|| (task.size_multiple(), least)));
-        let set = match LatentSet::read(&path, &key)? {
-            Some(set) => set,
-            None => {
-                let autoencoder = task.autoencoder().network();
-                let buckets = match self.buckets {
-                    true => Buckets::by_aspect(&data.sizes()?, data.size().0, task.size_multiple(), least)?,
-                    false => Buckets::one(data.size(), data.pictures().len()),
-                };
-                let mut watch = |done, total| preparation.tell("encoding pictures", done, total);
-                let set = LatentSet::encode(data.pictures(), &buckets, autoencoder, options, &mut watch)?;
-                set.write(&path, &key)?;
-                set
-            }
+        let (autoencoder, pictures) = (task.autoencoder().network(), data.pictures());
+        let encoded = Encoded { pictures, autoencoder, options, path: &path, key: &key };
+        let buckets = || match self.buckets {
+            true => Buckets::by_aspect(&data.sizes()?, data.size().0, task.size_multiple(), least),
+            false => Ok(Buckets::one(data.size(), pictures.len())),
         };
+        let set = encoded.latents(buckets, preparation)?;
         for (channel, (mean, std)) in set.channel_statistics()?.into_iter().enumerate() {
             // A diffusion model takes its data for such of mean 0 and deviation 1.
             if mean.abs() > 1.0 || !(0.5..=2.0).contains(&std) {
@@ -308,7 +301,7 @@ impl LatentTrainingSettings {
     fn samples(&self, data: &LatentTrainingData) -> SamplePrompts {
         let (guidance_scale, steps) = (self.guidance_scale, self.sample_steps);
         let prompts = self.sample_prompts.clone().filter(|prompts| !prompts.is_empty());
-        let prompts = prompts.unwrap_or_else(|| data.some_captions(SAMPLE_PROMPTS));
+        let prompts = prompts.unwrap_or_else(|| data.pictures().some_captions(SAMPLE_PROMPTS));
         SamplePrompts { prompts, guidance_scale, steps }
     }
 
@@ -352,23 +345,6 @@ impl LatentTrainingSettings {
     /// If the settings contradict each other.
     fn objective(&self, data: &LatentTrainingData) -> Result<Objective> {
         let fields = ConfigFields::from_fields("scheduler", self.scheduler(data)?);
-        let flows = fields.class_name().is_some_and(|class| class.starts_with("FlowMatch"));
-        let (process, prediction_type) = if flows {
-            let num_train_timesteps = fields.usize("num_train_timesteps", 1000)?;
-            (ForwardProcess::Flow { num_train_timesteps }, PredictionType::Flow)
-        } else {
-            let kinds = [
-                ("epsilon", PredictionType::Epsilon),
-                ("v_prediction", PredictionType::VPrediction),
-                ("sample", PredictionType::Sample),
-            ];
-            let kind = fields.choice("prediction_type", &kinds, PredictionType::Epsilon)?;
-            (ForwardProcess::Diffusion(NoiseSchedule::from_config(&fields)?), kind)
-        };
-        let weighting = match self.snr_gamma {
-            0.0 => LossWeighting::Uniform,
-            gamma => LossWeighting::MinSnr { gamma },
-        };
-        Objective::new(process, prediction_type, weighting)
+        objective(&fields, self.snr_gamma)
     }
 }

@@ -1,11 +1,10 @@
 //! Training a text-conditioned denoising network in an autoencoder's latents, with its text encoder.
 
 mod autoencoder;
-mod prompt_grid;
 
 pub use autoencoder::FrozenAutoencoder;
-pub use prompt_grid::SamplePrompts;
 
+use super::prompt_grid::{Painter, SamplePrompts};
 use super::write_json;
 use crate::conditioning::Conditioning;
 use crate::config::{ConfigFields, DIFFUSERS_VERSION};
@@ -23,7 +22,6 @@ use crate::training::{
     Parameters, Stream, TrainingTask,
 };
 use crate::{DType, Device, Error, Result, Tensor};
-use prompt_grid::Painter;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -185,14 +183,16 @@ impl LatentDiffusion {
         let unet = UNet2DConditionModel::new(&Weights::new(&weights(unet)?), self.unet_config.clone(), DType::F32)?;
         let trained = text.map(|text| ClipTextModel::new(&Weights::new(&weights(text)?), self.text_config.clone()));
         let trained = trained.transpose()?;
-        let painter = Painter {
-            unet: &unet,
-            text_encoder: trained.as_ref().unwrap_or(&self.text_encoder),
-            tokenizer: &self.tokenizer,
-            autoencoder: self.autoencoder.network(),
-            scheduler: &self.config.scheduler,
+        let encoder = trained.as_ref().unwrap_or(&self.text_encoder);
+        let encode = |texts: &[&str]| {
+            let ids = texts.iter().map(|text| Ok(self.tokenizer.encode(text)?.ids)).collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>(Conditioning::text(encoder.forward(&Tensor::new(ids, &Device::Cpu)?)?.last_hidden_state))
         };
-        painter.grid(&self.config.samples, self.config.size)
+        let samples = &self.config.samples;
+        let prompts: Vec<_> = samples.prompts.iter().map(String::as_str).collect();
+        let (autoencoder, scheduler) = (self.autoencoder.network(), &self.config.scheduler);
+        let painter = Painter { network: &unet, autoencoder, scheduler };
+        painter.grid(samples, &encode(&prompts)?, &encode(&[""])?, self.config.size)
     }
 }
 
@@ -259,13 +259,7 @@ impl TrainingTask for LatentDiffusion {
 
     fn loss(&mut self, _: usize, batch: &LatentBatch, draws: Draws) -> Result<Tensor> {
         let conditioning = self.conditioning(batch, draws)?;
-        let latents = match &batch.std {
-            None => batch.mean.clone(),
-            Some(std) => {
-                let noise = draws.generator(Stream::Latents).normal(std.elem_count());
-                (&batch.mean + (std * Tensor::from_vec(noise, std.dims(), std.device())?)?)?
-            }
-        };
+        let latents = batch.draw(&mut draws.generator(Stream::Latents))?;
         let (unet, cache) = (&self.unet, Cache::default());
         let predict =
             |noisy: &NoisyBatch| unet.forward(&Call::of_rows(&noisy.x_t, &noisy.levels, &conditioning, &cache));

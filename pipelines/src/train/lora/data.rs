@@ -1,0 +1,108 @@
+//! What a LoRA is trained on: captioned pictures, and a model that stays as it is.
+
+use super::LoraTrainingSettings;
+use crate::model::Model;
+use crate::train::TrainingSet;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use tweedie::families::Families;
+use tweedie::training::data::{CaptionedPictures, LatentOptions, read_captioned, with_one_caption};
+use tweedie::training::tasks::FrozenModel;
+use tweedie::{Error, Result};
+
+/// Captioned pictures, and the model that stays as it is.
+#[derive(Debug)]
+pub struct LoraTrainingData {
+    pictures: CaptionedPictures,
+    /// Heights and widths of the files.
+    sizes: Vec<(usize, usize)>,
+    /// Height and width of what the network sees.
+    size: (usize, usize),
+    fingerprint: String,
+    model: Option<FrozenModel>,
+    base: Map<String, Value>,
+}
+
+impl LoraTrainingData {
+    /// Reads the captions of a folder, looks at its pictures, and loads the model.
+    ///
+    /// `resize` is the side of the square that each picture is made to; by default that of the model's own pictures.
+    ///
+    /// # Errors
+    /// If the folder has bad data, which is named with file and line, or the model cannot be used.
+    pub fn read(folder: &Path, resize: Option<usize>, settings: &LoraTrainingSettings, model: &Model) -> Result<Self> {
+        let pictures = match &settings.caption {
+            Some(caption) => with_one_caption(folder, caption)?,
+            None => read_captioned(folder)?,
+        };
+        let (fingerprint, sizes) = (pictures.fingerprint()?, pictures.sizes()?);
+        let frozen = FrozenModel::load(&model.files()?, &Families::built_in(), settings.held())?;
+        let size = resize.map_or(frozen.native_size(), |side| (side, side));
+        let multiple = frozen.autoencoder().latent_space().factor;
+        for side in [size.0, size.1] {
+            if side == 0 || side > 4096 || !side.is_multiple_of(multiple) {
+                let fix = format!("it is a multiple of {multiple}, up to 4096; give such a number to `resize`");
+                return Err(Error::invalid("a side of the pictures", side, fix));
+            }
+        }
+        let base = json!({"family": frozen.family(), "sha256": frozen.fingerprint()});
+        let base = base.as_object().cloned().unwrap_or_default();
+        Ok(Self { pictures, sizes, size, fingerprint, model: Some(frozen), base })
+    }
+
+    pub(super) fn pictures(&self) -> &CaptionedPictures {
+        &self.pictures
+    }
+
+    /// Heights and widths of the files.
+    pub(super) fn sizes(&self) -> &[(usize, usize)] {
+        &self.sizes
+    }
+
+    /// Height and width of all pictures, or of a picture of about as many pixels where they keep their proportions.
+    pub fn size(&self) -> (usize, usize) {
+        self.size
+    }
+
+    pub(super) fn model(&self) -> Result<&FrozenModel> {
+        self.model.as_ref().ok_or_else(taken)
+    }
+
+    pub(super) fn take_model(&mut self) -> Result<FrozenModel> {
+        self.model.take().ok_or_else(taken)
+    }
+
+    /// What the model is, by which a run that goes on sees that it is the same.
+    pub(super) fn base(&self) -> &Map<String, Value> {
+        &self.base
+    }
+
+    /// What latents are made from: pictures, their size, the model, and which are kept.
+    pub(super) fn latents_key(&self, options: LatentOptions, buckets: bool) -> String {
+        let ((height, width), pictures, model) = (self.size, &self.fingerprint, &self.base["sha256"]);
+        let LatentOptions { flip, deviations } = options;
+        format!("{pictures} {model} {height}x{width} {flip} {deviations} {buckets}")
+    }
+}
+
+fn taken() -> Error {
+    Error::invalid("the model", "not there", "taken by an earlier task; read the data again")
+}
+
+impl TrainingSet for LoraTrainingData {
+    fn images(&self) -> usize {
+        self.pictures.len()
+    }
+
+    fn record(&self) -> Map<String, Value> {
+        let (height, width) = self.size;
+        let fields = json!({
+            "images": self.pictures.len(),
+            "captions": self.pictures.captions().count(),
+            "height": height,
+            "width": width,
+            "fingerprint": self.fingerprint,
+        });
+        fields.as_object().cloned().unwrap_or_default()
+    }
+}

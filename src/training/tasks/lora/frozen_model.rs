@@ -1,0 +1,216 @@
+//! A model that does not change while adapters beside its weights are trained.
+
+use crate::adapters::{AdapterSource, LoraTarget};
+use crate::checkpoints::{ComponentKind, ModelFiles};
+use crate::conditioning::Conditioning;
+use crate::config::ConfigFields;
+use crate::families::{Architecture, DenoisingNetwork, Families, KeptWeights, Loader, XlFacts};
+use crate::kernels::MatmulPrecision;
+use crate::layers::{Backend, Weights};
+use crate::models::{Autoencoder, Halves};
+use crate::text::{Prompt, TextEncoder};
+use crate::{DType, Device, Error, ErrorKind, Result, Tensor};
+use sha2::{Digest, Sha256};
+
+/// The score that a refiner is told of pictures that it should make.
+const AESTHETIC_SCORE: f32 = 6.0;
+
+/// How the weights of a [`FrozenModel`] are held, and computed with, on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldWeights {
+    /// The element type of matrices.
+    pub dtype: DType,
+    /// Whether those that are stored in half precision stay as they are.
+    pub keeps_halves: bool,
+    /// How products with them are taken.
+    pub products: MatmulPrecision,
+    /// With whose operations.
+    pub backend: Backend,
+}
+
+impl Default for HeldWeights {
+    fn default() -> Self {
+        let (products, backend) = (MatmulPrecision::Full, Backend::Kernels);
+        Self { dtype: DType::F32, keeps_halves: false, products, backend }
+    }
+}
+
+/// A text-conditioned model, from whose weights networks with different adapters beside them are made: they share its memory.
+#[derive(Debug)]
+pub struct FrozenModel {
+    files: ModelFiles,
+    family: &'static str,
+    name: String,
+    network: &'static str,
+    target: LoraTarget,
+    architecture: Box<dyn Architecture>,
+    held: HeldWeights,
+    kept: KeptWeights,
+    autoencoder: Box<dyn Autoencoder>,
+    scheduler: ConfigFields,
+    xl: Option<XlFacts>,
+    fingerprint: String,
+}
+
+impl FrozenModel {
+    /// Loads a model, on the CPU.
+    ///
+    /// # Errors
+    /// If it cannot be loaded, or is none that a text and nothing else conditions.
+    pub fn load(files: &ModelFiles, families: &Families, held: HeldWeights) -> Result<Self> {
+        let detected = families.detect(files)?;
+        let network = detected.component(ComponentKind::Network)?.folder;
+        let architecture = detected.family.architecture(files)?;
+        let facts = architecture.network_facts();
+        let in_model = detected.component(ComponentKind::Autoencoder)?.folder;
+        let autoencoder = architecture.autoencoder(files, in_model)?;
+        let channels = autoencoder.latent_space().channels;
+        if facts.in_channels != channels || facts.out_channels != channels || facts.takes_guidance {
+            let fix = "adapters are trained beside networks that are told a picture's latents and a text; take a model that \
+                       is neither for inpainting nor distilled to take the strength of guidance";
+            return Err(Error::unusable(ErrorKind::Model, "the model", detected.name(), fix));
+        }
+        let kept = KeptWeights::default();
+        let loader = loader(files, held);
+        let (autoencoder, mut names) = autoencoder.load(&loader, in_model, Halves::Both)?;
+        let loader = Loader { kept: Some(&kept), ..loader };
+        let (text, text_names) = architecture.text_encoder(&loader)?;
+        architecture.check_text(text.as_ref())?;
+        let xl = architecture.xl(files, text.as_ref())?;
+        let (_, network_names) = loader.load(network, &[], |weights| architecture.network(weights, DType::F32))?;
+        names.extend(text_names.into_iter().chain(network_names));
+        Ok(Self {
+            family: detected.family.id(),
+            name: detected.name(),
+            network,
+            target: detected.family.lora_target(architecture.layers_per_block()),
+            architecture,
+            held,
+            kept,
+            autoencoder,
+            scheduler: files.config("scheduler", "scheduler_config.json")?,
+            xl,
+            fingerprint: fingerprint(files, names)?,
+            files: files.clone(),
+        })
+    }
+
+    /// The short name of its family.
+    pub fn family_id(&self) -> &'static str {
+        self.family
+    }
+
+    /// What messages call its family.
+    pub fn family(&self) -> &str {
+        &self.name
+    }
+
+    /// What the names in LoRA files mean for it.
+    pub fn lora_target(&self) -> &LoraTarget {
+        &self.target
+    }
+
+    /// `scheduler_config.json`.
+    pub fn scheduler(&self) -> &ConfigFields {
+        &self.scheduler
+    }
+
+    /// The autoencoder.
+    pub fn autoencoder(&self) -> &dyn Autoencoder {
+        self.autoencoder.as_ref()
+    }
+
+    /// Height and width of the pictures that it was trained on.
+    pub fn native_size(&self) -> (usize, usize) {
+        let (height, width) = self.architecture.network_facts().sample_size;
+        let factor = self.autoencoder.latent_space().factor;
+        (height * factor, width * factor)
+    }
+
+    /// Whether it has several text encoders, or sees of one less than all of its layers: then some of their weights would have
+    /// no gradient.
+    pub fn sees_part_of_its_text_encoders(&self) -> bool {
+        self.xl.is_some()
+    }
+
+    /// The SHA-256 of its weights' files, in hexadecimal.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The folder of the denoising network.
+    pub(super) fn network_folder(&self) -> &'static str {
+        self.network
+    }
+
+    /// The denoising network with adapters beside its weights.
+    pub(super) fn network(&self, adapters: Option<&dyn AdapterSource>) -> Result<Box<dyn DenoisingNetwork>> {
+        let loader = Loader { kept: Some(&self.kept), adapters, ..loader(&self.files, self.held) };
+        let build = |weights: &Weights<'_>| self.architecture.network(weights, DType::F32);
+        Ok(loader.load(self.network, &[], build)?.0)
+    }
+
+    /// The text encoder, however many networks that are, with adapters beside its weights.
+    pub(super) fn text_encoder(&self, adapters: Option<&dyn AdapterSource>) -> Result<Box<dyn TextEncoder>> {
+        let loader = Loader { kept: Some(&self.kept), adapters, ..loader(&self.files, self.held) };
+        Ok(self.architecture.text_encoder(&loader)?.0)
+    }
+
+    /// The conditioning of each text, one row; whatever finds no room in it is named in a warning.
+    pub(super) fn encode(
+        &self,
+        encoder: &dyn TextEncoder,
+        texts: &[&str],
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Conditioning>> {
+        let prompt = |&text| Prompt { texts: [text, text], what: "caption", clip_skip: 0 };
+        encoder.encode(&texts.iter().map(prompt).collect::<Vec<_>>(), false, warnings)
+    }
+
+    /// What stands for no text, made of the conditioning of an empty one: zeros where the model was trained so.
+    pub(super) fn without_text(&self, empty: &Conditioning) -> Result<Conditioning> {
+        match self.xl {
+            Some(XlFacts { zeros_for_no_prompt: true, .. }) => empty.without_text(),
+            _ => Ok(empty.clone()),
+        }
+    }
+
+    /// The same conditioning, told the size of its pictures where the model is told one: as if they had it from the beginning, and
+    /// nothing had been cut off.
+    pub(super) fn sized(&self, conditioning: Conditioning, (height, width): (usize, usize)) -> Result<Conditioning> {
+        let (Some(xl), Some(text)) = (self.xl, &conditioning.text) else { return Ok(conditioning) };
+        let size = [height as f32, width as f32];
+        let last: &[f32] = if xl.scored { &[AESTHETIC_SCORE] } else { &size };
+        let numbers = [&size[..], &[0.0, 0.0], last].concat();
+        let row = Tensor::from_slice(&numbers, (1, numbers.len()), &Device::Cpu)?;
+        let time_ids = row.broadcast_as((text.dim(0)?, numbers.len()))?.contiguous()?;
+        Ok(Conditioning { time_ids: Some(time_ids), ..conditioning })
+    }
+}
+
+fn loader(files: &ModelFiles, held: HeldWeights) -> Loader<'_> {
+    Loader {
+        files,
+        device: &Device::Cpu,
+        weights: held.dtype,
+        keeps_halves: held.keeps_halves,
+        activations: DType::F32,
+        backend: Some(held.backend),
+        products: Some(held.products),
+        source: None,
+        loras: None,
+        adapters: None,
+        kept: None,
+    }
+}
+
+/// The SHA-256 of the hashes of files, each of which counts once.
+fn fingerprint(files: &ModelFiles, mut names: Vec<String>) -> Result<String> {
+    names.sort();
+    names.dedup();
+    let mut hasher = Sha256::new();
+    for name in names {
+        hasher.update(files.sha256(&name)?);
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

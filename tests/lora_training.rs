@@ -1,0 +1,315 @@
+//! Training a LoRA: its loss and gradients, and what its file does to the model.
+
+mod cases;
+
+use candle_core::{DType, Device, Tensor};
+use cases::TestResult;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use tweedie::adapters::{LoraForm, Loras};
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::conditioning::Conditioning;
+use tweedie::denoising::{Cache, Call, PredictionType};
+use tweedie::families::{Families, Family, SD1};
+use tweedie::layers::{Backend, WeightSource, Weights};
+use tweedie::models::{ClipTextConfig, ClipTextModel};
+use tweedie::noise::TorchGenerator;
+use tweedie::schedulers::NoiseSchedule;
+use tweedie::text::Tokenizer;
+use tweedie::training::data::LatentBatch;
+use tweedie::training::tasks::{FrozenModel, HeldWeights, LoraTraining, LoraTrainingConfig, SamplePrompts};
+use tweedie::training::{
+    AdamWConfig, Decay, DenoisingLoss, Draws, ForwardProcess, LearningRate, LossWeighting, LowRankConfig,
+    LowRankModules, Objective, OptimizerOptions, Stream, Trainer, TrainerOptions, TrainingTask,
+};
+
+const SEED: u64 = 5;
+const CAPTIONS: [&str; 3] = ["a fox", "an owl on a branch", "a lighthouse in a storm"];
+
+fn model_folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
+}
+
+fn normal(seed: u64, shape: &[usize]) -> TestResult<Tensor> {
+    let values = TorchGenerator::new(seed).normal(shape.iter().product());
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+fn load(name: &str, held: HeldWeights) -> TestResult<FrozenModel> {
+    Ok(FrozenModel::load(&ModelFiles::folder(&model_folder(name))?, &Families::built_in(), held)?)
+}
+
+fn objective(model: &FrozenModel) -> TestResult<Objective> {
+    let process = ForwardProcess::Diffusion(NoiseSchedule::from_config(model.scheduler())?);
+    Ok(Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?)
+}
+
+fn config(model: &FrozenModel, modules: LowRankModules) -> TestResult<LoraTrainingConfig> {
+    Ok(LoraTrainingConfig {
+        low_rank: LowRankConfig { rank: 3, alpha: 2.0, modules },
+        objective: objective(model)?,
+        captions: CAPTIONS.map(str::to_owned).into(),
+        caption_dropout: 0.3,
+        size: (64, 64),
+        samples: SamplePrompts { prompts: vec!["a fox".into()], guidance_scale: 3.0, steps: 2 },
+        form: LoraForm::Kohya,
+        dtype: DType::F32,
+        metadata: [("ss_network_dim".to_owned(), "3".to_owned())].into(),
+    })
+}
+
+fn trainer(model: FrozenModel, modules: LowRankModules, trains_text: bool) -> TestResult<Trainer<LoraTraining>> {
+    let options = OptimizerOptions {
+        learning_rate: LearningRate { peak: 1e-2, warmup_steps: 0, total_steps: 100, decay: Decay::Constant },
+        adamw: AdamWConfig::default(),
+        max_gradient_norm: None,
+        ema: None,
+    };
+    let config = config(&model, modules)?;
+    let (task, sets) = LoraTraining::new(config, model, SEED, (options, trains_text.then_some(options)))?;
+    Ok(Trainer::new(task, sets, TrainerOptions { seed: SEED, accumulate: 1 })?)
+}
+
+fn batch() -> TestResult<LatentBatch> {
+    let shape = [2, 4, 8, 8];
+    let std = Some((normal(12, &shape)?.abs()? * 0.1)?);
+    Ok(LatentBatch { mean: normal(11, &shape)?, std, tokens: Tensor::new(&[[2u32], [0]], &Device::Cpu)? })
+}
+
+/// Factors away from their start, where half of all gradients are zero.
+fn away_from_start(trainer: &mut Trainer<LoraTraining>) -> TestResult {
+    let mut state = trainer.state();
+    for (i, set) in state.sets.iter_mut().enumerate() {
+        let noise = TorchGenerator::new(20 + i as u64).normal(set.weights.len());
+        set.weights.iter_mut().zip(noise).for_each(|(weight, noise)| *weight += 0.05 * noise);
+    }
+    Ok(trainer.restore(state)?)
+}
+
+/// The loss of the first step's batch where the factors are moved by `distance` along each direction, and its gradients, as the
+/// optimiser's means of them have it after one step. The trainer ends as it was.
+fn loss_and_gradients(
+    trainer: &mut Trainer<LoraTraining>,
+    directions: &[Vec<f32>],
+    distance: f32,
+) -> TestResult<(f64, Vec<Vec<f32>>)> {
+    let before = trainer.state();
+    let mut moved = before.clone();
+    for (set, direction) in moved.sets.iter_mut().zip(directions) {
+        set.weights.iter_mut().zip(direction).for_each(|(weight, d)| *weight += distance * d);
+    }
+    trainer.restore(moved)?;
+    let batch = batch()?;
+    let report = trainer.step(|| Ok(batch.clone()))?;
+    let share = 1.0 - AdamWConfig::default().beta1 as f32;
+    let of_set = |moment: &Vec<f32>| moment.iter().map(|m| m / share).collect();
+    let gradients = trainer.state().sets.iter().map(|set| of_set(&set.first_moment)).collect();
+    trainer.restore(before)?;
+    Ok((report.loss(), gradients))
+}
+
+/// The derivative along the gradient is its squared norm, for each set of factors: over packed weights in full and half
+/// precision, and with candle's operations; the two backends agree on every value.
+#[test]
+fn gradients_are_differences_of_the_loss() -> TestResult {
+    let half = HeldWeights { dtype: DType::F16, ..HeldWeights::default() };
+    let candle = HeldWeights { backend: Backend::Candle, ..HeldWeights::default() };
+    for (name, modules, trains_text) in
+        [("sd15", LowRankModules::All, true), ("xl-small", LowRankModules::Transformers, false)]
+    {
+        let mut by_kernels = Vec::new();
+        for held in [HeldWeights::default(), half, candle] {
+            let mut trainer = trainer(load(name, held)?, modules, trains_text)?;
+            away_from_start(&mut trainer)?;
+            let (loss, gradients) = loss_and_gradients(&mut trainer, &[], 0.0)?;
+            assert_eq!(gradients.len(), if trains_text { 2 } else { 1 });
+            for (set, gradient) in gradients.iter().enumerate() {
+                let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+                let direction: Vec<f32> = gradient.iter().map(|&g| (f64::from(g) / norm) as f32).collect();
+                let along: Vec<_> = (0..gradients.len())
+                    .map(|i| if i == set { direction.clone() } else { vec![0.0; gradients[i].len()] })
+                    .collect();
+                // The loss changes by half a hundredth: much more than roundings are, and little enough to be straight.
+                let distance = (5e-3 * loss / norm) as f32;
+                let (ahead, _) = loss_and_gradients(&mut trainer, &along, distance)?;
+                let (behind, _) = loss_and_gradients(&mut trainer, &along, -distance)?;
+                let slope = (ahead - behind) / (2.0 * f64::from(distance));
+                assert!((slope / norm - 1.0).abs() < 5e-3, "{name} {held:?} set {set}: {slope} {norm}");
+            }
+            match held.backend {
+                Backend::Kernels if held.dtype == DType::F32 => by_kernels = gradients,
+                Backend::Kernels => {}
+                Backend::Candle => {
+                    for (kernels, candle) in by_kernels.iter().flatten().zip(gradients.iter().flatten()) {
+                        assert!((kernels - candle).abs() < 1e-5 + 1e-3 * candle.abs(), "{name}: {kernels} {candle}");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How a LoRA's file is put on a model.
+#[derive(Debug, Clone, Copy)]
+enum Put {
+    Merged,
+    Beside,
+}
+
+/// The loss of the first step's batch by the small Stable Diffusion 1.x, which is built from its files, with a LoRA's file on it or
+/// without; `dropout` as in training.
+fn loss_by_files(lora: Option<(&Path, Put)>, batch: &LatentBatch, dropout: f64) -> TestResult<f64> {
+    let files = ModelFiles::folder(&model_folder("sd15"))?;
+    let open = |component| Checkpoint::open(&files, component, Precision::Full, DType::F32, &Device::Cpu);
+    let (unet, text) = (open("unet")?, open("text_encoder")?);
+    let target = SD1.lora_target(2);
+    let loras = lora.map(|(path, _)| Loras::open([(path, 1.0)], &target)).transpose()?;
+    let put = lora.map(|(_, put)| put);
+    let through = |component, checkpoint| with_loras(loras.as_ref().zip(put), component, checkpoint);
+    let network = SD1.architecture(&files)?.network(&Weights::new(through("unet", &unet).as_ref()), DType::F32)?;
+    let text_config = ClipTextConfig::from_fields(&files.config("text_encoder", "config.json")?)?;
+    let encoder = ClipTextModel::new(&Weights::new(through("text_encoder", &text).as_ref()), text_config)?;
+    let tokenizer = Tokenizer::from_files(&files, "tokenizer")?;
+    let draws = Draws::new(SEED, 0);
+    let dropped = draws.generator(Stream::ClassDropout).uniform(2);
+    let captions = batch.tokens.flatten_all()?.to_vec1::<u32>()?;
+    let ids = captions.into_iter().zip(dropped).map(|(caption, u)| {
+        let caption = if f64::from(u) < dropout { "" } else { CAPTIONS[caption as usize] };
+        Ok(tokenizer.encode(caption)?.ids)
+    });
+    let ids = Tensor::new(ids.collect::<TestResult<Vec<_>>>()?, &Device::Cpu)?;
+    let conditioning = Conditioning::text(encoder.forward(&ids)?.last_hidden_state);
+    let process =
+        ForwardProcess::Diffusion(NoiseSchedule::from_config(&files.config("scheduler", "scheduler_config.json")?)?);
+    let objective = Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?;
+    let latents = batch.draw(&mut draws.generator(Stream::Latents))?;
+    let cache = Cache::default();
+    let loss = DenoisingLoss::new(objective, false).mean(&latents, draws, |noisy| {
+        network.forward(&Call::of_rows(&noisy.x_t, &noisy.levels, &conditioning, &cache))
+    })?;
+    Ok(f64::from(loss.to_scalar::<f32>()?))
+}
+
+/// A component's weights with the changes of files, if there are any.
+fn with_loras<'a>(
+    loras: Option<(&'a Loras, Put)>,
+    component: &'a str,
+    checkpoint: &'a Checkpoint,
+) -> Box<dyn WeightSource + 'a> {
+    match loras {
+        Some((loras, Put::Merged)) => Box::new(loras.over(component, checkpoint)),
+        Some((loras, Put::Beside)) => Box::new(loras.beside(component, checkpoint)),
+        None => Box::new(Plain(checkpoint)),
+    }
+}
+
+/// A checkpoint as it is.
+struct Plain<'a>(&'a Checkpoint);
+
+impl WeightSource for Plain<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> tweedie::Result<Tensor> {
+        self.0.tensor(name, shape)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
+    fn device(&self) -> &Device {
+        self.0.device()
+    }
+}
+
+/// Before the first step the loss is that of the model without factors.
+#[test]
+fn factors_start_as_no_change() -> TestResult {
+    for trains_text in [false, true] {
+        let mut trainer = trainer(load("sd15", HeldWeights::default())?, LowRankModules::All, trains_text)?;
+        let (loss, _) = loss_and_gradients(&mut trainer, &[], 0.0)?;
+        let own = loss_by_files(None, &batch()?, 0.3)?;
+        assert!((loss - own).abs() < 1e-6 * own, "{loss} {own}");
+    }
+    Ok(())
+}
+
+/// Training lowers the loss of a batch that it sees again and again; the file in either form gives the bare model the loss that the
+/// trained factors have, merged or beside its weights.
+#[test]
+fn the_file_does_what_the_trained_factors_do() -> TestResult {
+    for (form, trains_text) in [(LoraForm::Kohya, false), (LoraForm::Peft, true), (LoraForm::Kohya, true)] {
+        let model = load("sd15", HeldWeights::default())?;
+        let options = OptimizerOptions {
+            learning_rate: LearningRate { peak: 2e-2, warmup_steps: 0, total_steps: 100, decay: Decay::Constant },
+            adamw: AdamWConfig::default(),
+            max_gradient_norm: Some(1.0),
+            ema: None,
+        };
+        let config = LoraTrainingConfig { form, caption_dropout: 0.0, ..config(&model, LowRankModules::All)? };
+        let (task, sets) = LoraTraining::new(config, model, SEED, (options, trains_text.then_some(options)))?;
+        let mut trainer = Trainer::new(task, sets, TrainerOptions { seed: SEED, accumulate: 1 })?;
+        let (first, _) = loss_and_gradients(&mut trainer, &[], 0.0)?;
+        let batch = batch()?;
+        for _ in 0..12 {
+            trainer.step(|| Ok(batch.clone()))?;
+        }
+        // The first step's noise and timesteps once more.
+        let mut state = trainer.state();
+        state.step = 0;
+        trainer.restore(state)?;
+        let (last, _) = loss_and_gradients(&mut trainer, &[], 0.0)?;
+        assert!(last < 0.99 * first, "{first} {last}");
+
+        let folder = tempfile::tempdir()?;
+        trainer.task().write_model(trainer.sets(), &(), folder.path())?;
+        let path = folder.path().join("pytorch_lora_weights.safetensors");
+        check_file(&path, form)?;
+        for put in [Put::Merged, Put::Beside] {
+            let of_file = loss_by_files(Some((&path, put)), &batch, 0.0)?;
+            assert!((of_file - last).abs() < 1e-5 * last, "{form:?} {put:?}: {of_file} {last} after {first}");
+        }
+    }
+    Ok(())
+}
+
+/// What the file says beside its tensors.
+fn check_file(path: &Path, form: LoraForm) -> TestResult {
+    let bytes = std::fs::read(path)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    match form {
+        LoraForm::Kohya => assert_eq!(metadata["ss_network_dim"], "3"),
+        LoraForm::Peft => {
+            let settings: Value = serde_json::from_str(&metadata["lora_adapter_metadata"])?;
+            assert_eq!((&settings["unet.r"], &settings["unet.lora_alpha"]), (&3.into(), &2.0.into()));
+            assert!(settings["text_encoder.target_modules"].as_array().is_some_and(|modules| !modules.is_empty()));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_trained_is_named() -> TestResult {
+    let fails =
+        |name: &str, trains_text: bool, change: &dyn Fn(&mut LoraTrainingConfig), parts: &[&str]| -> TestResult {
+            let model = load(name, HeldWeights::default())?;
+            let mut config = config(&model, LowRankModules::Attention)?;
+            change(&mut config);
+            let learning_rate = LearningRate { peak: 1e-4, warmup_steps: 0, total_steps: 1, decay: Decay::Constant };
+            let (adamw, max_gradient_norm, ema) = (AdamWConfig::default(), None, None);
+            let options = OptimizerOptions { learning_rate, adamw, max_gradient_norm, ema };
+            let made = LoraTraining::new(config, model, SEED, (options, trains_text.then_some(options)));
+            let message = made.err().ok_or("it is trained")?.to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+            Ok(())
+        };
+    fails("sd15", false, &|config| config.low_rank.rank = 0, &["`rank`", "4096"])?;
+    fails("sd15", false, &|config| config.low_rank.alpha = f64::NAN, &["`alpha`"])?;
+    fails("sd15", false, &|config| config.caption_dropout = 1.5, &["caption dropout"])?;
+    fails("xl-small", true, &|_| (), &["Stable Diffusion XL", "network alone"])?;
+    for name in ["inpaint9", "lcm"] {
+        let message = load(name, HeldWeights::default()).err().ok_or("it is loaded")?.to_string();
+        assert!(message.contains("inpainting") && message.contains("the model is"), "{message}");
+    }
+    Ok(())
+}
