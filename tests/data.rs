@@ -299,7 +299,7 @@ fn metadata_gives_labels_and_texts() -> TestResult {
     )??;
     assert_eq!(values(&set), [3, 1, 2]);
     assert_eq!((set.classes(), set.labels()), (&owned(&["crow", "fox"])[..], Some(&[1, 1, 0][..])));
-    assert_eq!(set.captions(), Some(&owned(&["", "a fox", "日本"])[..]));
+    assert_eq!(set.captions(), Some(&[owned(&[""]), owned(&["a fox"]), owned(&["日本"])][..]));
     let numbered = |label: &'static str| {
         move |f: &Path| {
             write_png(&f.join("a.png"), (2, 2), &[1])?;

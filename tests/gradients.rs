@@ -357,3 +357,63 @@ fn of_every_parameter_of_an_autoencoder_and_a_text_encoder() -> TestResult {
         Ok(encoder.forward(&ids)?.last_hidden_state.broadcast_mul(scale)?)
     })
 }
+
+/// The gradients of a text-conditioned UNet and its text encoder, through one loss, with one backend.
+fn of_latent_diffusion(backend: Backend) -> tweedie::Result<BTreeMap<String, Vec<f32>>> {
+    let (unet_source, text_source) =
+        (ParameterSource::random(1, &Device::Cpu), ParameterSource::random(2, &Device::Cpu));
+    let config = UNet2DConditionConfig::from_fields(&fields(
+        "unet",
+        serde_json::json!({
+            "block_out_channels": [32, 64], "layers_per_block": 1, "norm_num_groups": 8, "cross_attention_dim": 32,
+            "attention_head_dim": 4, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        }),
+    ))?;
+    let unet = UNet2DConditionModel::new(&Weights::new(&unet_source).with_backend(backend), config, DType::F32)?;
+    let config = ClipTextConfig::from_fields(&fields(
+        "text_encoder",
+        serde_json::json!({
+            "vocab_size": 20, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": 8, "projection_dim": 32,
+        }),
+    ))?;
+    let encoder = ClipTextModel::new(&Weights::new(&text_source).with_backend(backend), config)?;
+    let ids = Tensor::new(&[[1u32, 2, 3, 4, 19, 19, 19, 19], [1, 7, 7, 8, 9, 10, 11, 19]], &Device::Cpu)?;
+    let levels = [10.0, 700.0].map(|timestep| NoiseLevel::from_sigma(timestep, 1.0));
+    let (x, target) = (TorchNoise::shared(4).normal(&[2, 4, 8, 8])?, TorchNoise::shared(5).normal(&[2, 4, 8, 8])?);
+    let loss = || -> tweedie::Result<Tensor> {
+        let output = encoder.forward(&ids)?;
+        let conditioning = Conditioning::text(output.last_hidden_state);
+        let raw = unet.forward(&Call::of_rows(&x, &levels, &conditioning, &Cache::default()))?;
+        // A projection is made of random weights, and has a gradient through this alone.
+        let projected =
+            output.text_embeds.map_or_else(|| Tensor::zeros((), DType::F32, &Device::Cpu), |x| x.sum_all())?;
+        Ok(((raw - &target)?.sqr()?.mean_all()? + (projected * 1e-3)?)?)
+    };
+    let (_, (), gradients) = with_gradients(&Device::Cpu, || Ok::<_, tweedie::Error>((loss()?, ())))?;
+    let mut all = BTreeMap::new();
+    for (name, source) in [("unet", unet_source), ("text_encoder", text_source)] {
+        let parameters = source.finish()?;
+        let mut values = vec![0.0; parameters.layout().len()];
+        parameters.add_gradients(&gradients, &mut values)?;
+        for slot in parameters.layout().slots() {
+            all.insert(format!("{name}.{}", slot.name), values[slot.range.clone()].to_vec());
+        }
+    }
+    Ok(all)
+}
+
+/// candle's own operations, which are what other devices run, give the gradients of the kernels.
+#[test]
+fn of_latent_diffusion_on_both_backends() -> TestResult {
+    let (kernels, candle) = (of_latent_diffusion(Backend::Kernels)?, of_latent_diffusion(Backend::Candle)?);
+    assert_eq!(kernels.len(), candle.len());
+    for ((name, ours), theirs) in kernels.iter().zip(candle.values()) {
+        let largest = theirs.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let apart = ours.iter().zip(theirs).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+        // Sums in f32 in another order, through two networks; a bias before a softmax has no gradient but rounding.
+        assert!(apart <= 2e-4 * largest + 2e-7, "{name}: {apart} of {largest}");
+    }
+    Ok(())
+}

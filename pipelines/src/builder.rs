@@ -234,7 +234,7 @@ impl Builder {
 }
 
 /// An autoencoder in place of a model's own.
-struct OtherAutoencoder {
+pub(crate) struct OtherAutoencoder {
     files: ModelFiles,
     /// Its folder among them.
     folder: String,
@@ -243,7 +243,7 @@ struct OtherAutoencoder {
 impl OtherAutoencoder {
     /// Finds its files. A file has the configuration of the autoencoder that it replaces, in the folder `in_model` of the files
     /// `replaced`, unless it is a tiny one, whose configuration follows from its tensors.
-    fn find(model: &Model, replaced: &ModelFiles, in_model: &str, families: &Families) -> Result<Self> {
+    pub(crate) fn find(model: &Model, replaced: &ModelFiles, in_model: &str, families: &Families) -> Result<Self> {
         let in_model = in_model.to_owned();
         match model {
             Model::File { path, config } => {
@@ -266,7 +266,8 @@ impl OtherAutoencoder {
         }
     }
 
-    fn place(&self) -> (&ModelFiles, &str) {
+    /// The files, and the autoencoder's folder among them.
+    pub(crate) fn place(&self) -> (&ModelFiles, &str) {
         (&self.files, &self.folder)
     }
 }

@@ -66,9 +66,10 @@ pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
 pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
-    AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice,
-    MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice, StoredChoice, TrainRequest, TrainingBench,
-    TrainingData, TrainingSettings, judge, open_classifier,
+    AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice, LatentBetaChoice,
+    LatentTrainingData, LatentTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice,
+    Preparation, SeenPictures, StoredChoice, TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet,
+    TrainingSettings, judge, open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

@@ -1,5 +1,6 @@
 //! CLIP's byte-pair tokenizer (Radford et al. 2021), with the padding of each model family.
 
+use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource};
 use crate::checkpoints::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -15,8 +16,8 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 /// How CLIP cuts text into words before merging bytes.
 const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-const START: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+pub(super) const START: &str = "<|startoftext|>";
+pub(super) const END: &str = "<|endoftext|>";
 
 /// Bytes of the longest list of merges that is unpacked.
 const LONGEST_MERGES: u64 = 64 << 20;
@@ -53,19 +54,30 @@ impl Tokenizer {
     /// # Errors
     /// If the files are not there or are not a tokenizer's.
     pub fn from_files(files: &ModelFiles, folder: &str) -> Result<Self> {
-        let fail = |reason: String| Error::Tokenizer { folder: files.path(folder), reason };
-        let at = |name: &str| format!("{folder}/{name}");
-        let settings = TokenizerSettings::read(files, folder)?;
-        let inner = if files.exists(&at("vocab.json")) && files.exists(&at("merges.txt")) {
-            let (vocab, merges) = (files.read_text(&at("vocab.json"))?, files.read_text(&at("merges.txt"))?);
+        Self::from_source(&InModel { files, folder })
+    }
+
+    /// From files in memory: see [`Self::from_files`].
+    ///
+    /// # Errors
+    /// If they are not a tokenizer's.
+    pub fn from_memory(files: &TokenizerFiles) -> Result<Self> {
+        Self::from_source(files)
+    }
+
+    fn from_source(files: &dyn TokenizerSource) -> Result<Self> {
+        let fail = |reason: String| Error::Tokenizer { folder: files.place(), reason };
+        let settings = TokenizerSettings::read(files)?;
+        let inner = if files.has("vocab.json") && files.has("merges.txt") {
+            let (vocab, merges) = (files.text("vocab.json")?, files.text("merges.txt")?);
             let vocab = serde_json::from_str(&vocab).map_err(|e| fail(e.to_string()))?;
             byte_pair_encoding(vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
-        } else if files.exists(&at("merges.txt.gz")) {
-            let merges = unpacked_merges(&files.read(&at("merges.txt.gz"))?).map_err(|e| fail(e.to_string()))?;
+        } else if files.has("merges.txt.gz") {
+            let merges = unpacked_merges(&files.bytes("merges.txt.gz")?).map_err(|e| fail(e.to_string()))?;
             let vocab = (0..).zip(clip_vocabulary(&merges)).map(|(id, token)| (token, id)).collect();
             byte_pair_encoding(vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
-        } else if files.exists(&at("tokenizer.json")) {
-            let bytes = files.read(&at("tokenizer.json"))?;
+        } else if files.has("tokenizer.json") {
+            let bytes = files.bytes("tokenizer.json")?;
             let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| fail(e.to_string()))?;
             inner.with_padding(None);
             inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
@@ -84,6 +96,21 @@ impl Tokenizer {
             learned: HashMap::new(),
             inner,
         })
+    }
+
+    /// The size of the vocabulary, by which a text encoder's table is as large.
+    pub fn vocabulary_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The token that ends a text, and the one that fills up what is left.
+    pub fn end_and_padding(&self) -> (u32, u32) {
+        (self.end, self.pad)
+    }
+
+    /// The token that begins a text.
+    pub fn start(&self) -> u32 {
+        self.start
     }
 
     /// The number of ids that [`Self::encode`] gives.
@@ -172,7 +199,7 @@ impl Tokenizer {
 }
 
 /// The tokenizer as transformers builds it from the two classic files.
-fn byte_pair_encoding(
+pub(super) fn byte_pair_encoding(
     vocab: Vocab,
     merges: &str,
     special: Vec<AddedToken>,
@@ -234,14 +261,13 @@ struct TokenizerSettings {
 }
 
 impl TokenizerSettings {
-    fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
+    fn read(files: &dyn TokenizerSource) -> Result<Self> {
         let json = |name: &str| -> Result<Value> {
-            let name = format!("{folder}/{name}");
-            if !files.exists(&name) {
+            if !files.has(name) {
                 return Ok(Value::Null);
             }
-            serde_json::from_str(&files.read_text(&name)?)
-                .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &files.path(&name), e))
+            serde_json::from_str(&files.text(name)?)
+                .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &files.place().join(name), e))
         };
         Ok(Self { config: json("tokenizer_config.json")?, map: json("special_tokens_map.json")? })
     }

@@ -43,7 +43,7 @@ pub(super) fn initial_values(
 }
 
 /// The Fowler-Noll-Vo hash, which is the same everywhere.
-fn fnv1a(text: &str) -> u64 {
+pub(super) fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

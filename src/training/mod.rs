@@ -19,8 +19,8 @@
 //! | `task`, [`tasks`] | what a task is; one file for each |
 //! | `trainer` | a step |
 //! | `parameter_set` | parameters that are moved together, with their optimiser and average |
-//! | `parameters`, `initialization` | variables under a network's names, and their values in one flat array |
-//! | `adamw`, `gradients`, `ema`, `learning_rate` | the optimiser and what surrounds it |
+//! | `parameters`, `initialization`, `clip_initialization` | variables under a network's names, and their values in one flat array |
+//! | `adamw`, `gradients`, `ema`, `power_average`, `learning_rate` | the optimiser and what surrounds it |
 //! | `denoising_loss` | the loss of a denoising network: timesteps, noise, dropped classes |
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
 //! | `reconstruction` | how far pictures are from those that they should be |
@@ -30,6 +30,7 @@
 //! A new task is one file that implements [`TrainingTask`]; nothing else needs to know of it.
 
 mod adamw;
+mod clip_initialization;
 pub mod data;
 mod denoising_loss;
 mod ema;
@@ -39,6 +40,7 @@ mod learning_rate;
 mod objective;
 mod parameter_set;
 mod parameters;
+mod power_average;
 mod reconstruction;
 pub mod runs;
 mod streams;
@@ -49,6 +51,7 @@ mod trainer;
 mod variational_bound;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use clip_initialization::ClipInitialization;
 pub use denoising_loss::{ClassDropout, DenoisingLoss};
 pub use ema::Ema;
 pub use gradients::{clip_global_norm, global_norm};
@@ -56,6 +59,7 @@ pub use learning_rate::{Decay, LearningRate};
 pub use objective::{ForwardProcess, LossWeighting, NoisyBatch, Objective};
 pub use parameter_set::{EmaOptions, OptimizerOptions, ParameterSet, SetReport, SetState};
 pub use parameters::{FlatLayout, FlatWeights, ParameterSource, Parameters, Slot};
+pub use power_average::PowerAverage;
 pub use reconstruction::{ReconstructionLoss, psnr, ssim};
 pub use streams::{Stream, Streams};
 pub use task::{Draws, TrainingTask};

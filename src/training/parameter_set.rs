@@ -1,7 +1,7 @@
 //! Parameters with what moves them.
 
 use super::gradients::{clip_global_norm, global_norm, scale};
-use super::{AdamW, AdamWConfig, Ema, LearningRate, Parameters};
+use super::{AdamW, AdamWConfig, Ema, LearningRate, Parameters, PowerAverage};
 use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -61,6 +61,9 @@ pub struct ParameterSet {
     options: OptimizerOptions,
     optimizer: AdamW,
     ema: Option<Ema>,
+    powers: Vec<PowerAverage>,
+    /// The number of the one of [`Self::powers`] that a finished model has.
+    chosen: Option<usize>,
     gradients: Vec<f32>,
 }
 
@@ -86,6 +89,8 @@ pub struct SetState {
     pub weights: Vec<f32>,
     /// Their moving average, if one is kept.
     pub ema: Option<Vec<f32>>,
+    /// Their averages by powers of time.
+    pub powers: Vec<Vec<f32>>,
     /// The optimiser's means of gradients.
     pub first_moment: Vec<f32>,
     /// The optimiser's means of squared gradients.
@@ -109,6 +114,8 @@ impl ParameterSet {
             loss: 0,
             optimizer: AdamW::new(options.adamw, count),
             ema: options.ema.map(|ema| Ema::new(parameters.values(), ema.decay, ema.warm_up)),
+            powers: Vec::new(),
+            chosen: None,
             gradients: vec![0.0; count],
             parameters,
             options,
@@ -120,6 +127,34 @@ impl ParameterSet {
     pub fn for_loss(mut self, loss: usize) -> Self {
         self.loss = loss;
         self
+    }
+
+    /// The same, of which averages by powers of time are kept too, each of a relative deviation. A finished model has the one of
+    /// the deviation `chosen`, or else the exponential one.
+    ///
+    /// # Errors
+    /// If a deviation is none of an average, or none is of the chosen one.
+    pub fn with_power_averages(mut self, relative_deviations: &[f64], chosen: Option<f64>) -> Result<Self> {
+        let weights = self.parameters.values();
+        let powers = relative_deviations.iter().map(|&deviation| PowerAverage::new(weights, deviation));
+        self.powers = powers.collect::<Result<_>>()?;
+        if let Some(chosen) = chosen {
+            let found = relative_deviations.iter().position(|&deviation| deviation == chosen);
+            self.chosen = Some(found.ok_or_else(|| {
+                let kept: Vec<_> = relative_deviations.iter().map(f64::to_string).collect();
+                let fix = format!(
+                    "those that are kept are {}",
+                    if kept.is_empty() { "none".into() } else { kept.join(", ") }
+                );
+                Error::invalid("the relative deviation of the average to take", chosen, fix)
+            })?);
+        }
+        Ok(self)
+    }
+
+    /// The averages by powers of time.
+    pub fn power_averages(&self) -> &[PowerAverage] {
+        &self.powers
     }
 
     /// Its name.
@@ -139,6 +174,9 @@ impl ParameterSet {
 
     /// The weights' moving average, or the weights themselves where none is kept: what a finished model has.
     pub fn average(&self) -> &[f32] {
+        if let Some(power) = self.chosen.and_then(|chosen| self.powers.get(chosen)) {
+            return power.values();
+        }
         self.ema.as_ref().map_or(self.parameters.values(), |ema| &ema.values)
     }
 
@@ -184,6 +222,9 @@ impl ParameterSet {
         if let Some(ema) = &mut self.ema {
             ema.update(self.parameters.values());
         }
+        for power in &mut self.powers {
+            power.update(self.parameters.values(), self.optimizer.steps);
+        }
         Ok(())
     }
 
@@ -193,6 +234,7 @@ impl ParameterSet {
             updates: self.optimizer.steps,
             weights: self.parameters.values().to_vec(),
             ema: self.ema.as_ref().map(|ema| ema.values.clone()),
+            powers: self.powers.iter().map(|power| power.values.clone()).collect(),
             first_moment: self.optimizer.first_moment.clone(),
             second_moment: self.optimizer.second_moment.clone(),
         }
@@ -212,9 +254,13 @@ impl ParameterSet {
                 fix,
             ));
         }
+        if state.powers.len() != self.powers.len() {
+            let fix = format!("the set has {}; take the settings that it was trained with", self.powers.len());
+            return Err(Error::invalid("the number of averages by powers of time", state.powers.len(), fix));
+        }
         let count = self.parameters.layout().len();
         let parts = [Some(&state.weights), state.ema.as_ref(), Some(&state.first_moment), Some(&state.second_moment)];
-        match parts.into_iter().flatten().find(|part| part.len() != count) {
+        match parts.into_iter().flatten().chain(&state.powers).find(|part| part.len() != count) {
             None => Ok(()),
             Some(part) => {
                 let fix = format!("{} has {count}; the state is that of another", self.name);
@@ -229,6 +275,9 @@ impl ParameterSet {
         if let (Some(ema), Some(values)) = (&mut self.ema, state.ema) {
             ema.values = values;
             ema.updates = state.updates;
+        }
+        for (power, values) in self.powers.iter_mut().zip(state.powers) {
+            power.values = values;
         }
         self.optimizer.first_moment = state.first_moment;
         self.optimizer.second_moment = state.second_moment;

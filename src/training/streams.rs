@@ -16,7 +16,7 @@ pub enum Stream {
     Timesteps,
     /// The noise of the forward process.
     Noise,
-    /// Which classes are dropped.
+    /// Which classes or captions are dropped.
     ClassDropout,
     /// The noise that sample grids start from.
     Samples,

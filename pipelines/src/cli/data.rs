@@ -8,7 +8,8 @@ use tweedie::training::data::{FolderOptions, ImageSet, Split, read_set};
 
 #[derive(Debug, Args)]
 pub struct DataArguments {
-    /// A folder of IDX files (MNIST, Fashion-MNIST) or of pictures (labels: sub-folders or metadata.jsonl)
+    /// A folder of IDX files (MNIST, Fashion-MNIST) or of pictures (labels: sub-folders or metadata.jsonl; captions: metadata.jsonl
+    /// or a .txt file beside each)
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
 
@@ -52,6 +53,11 @@ impl DataArguments {
     #[cfg(not(feature = "download"))]
     pub fn fetch(&self, _: bool) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// The side of the squares that pictures are made to.
+    pub fn resize(&self) -> Option<usize> {
+        self.resize
     }
 
     /// A part of the set.

@@ -1,7 +1,7 @@
 //! Settings of training an autoencoder.
 
 use super::choices::{MixedPrecisionChoice, StoredChoice};
-use super::settings::{CommonSettings, TrainingData, TrainingSettings, at_least_one, setting, switch};
+use super::settings::{CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, setting, switch};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{Options, json, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
@@ -88,7 +88,9 @@ impl Default for AutoencoderTrainingSettings {
 serde_by_options!(AutoencoderTrainingSettings);
 
 impl TrainingSettings for AutoencoderTrainingSettings {
+    type Data = TrainingData;
     type Task = AutoencoderTraining;
+    type Batches = Batches;
 
     const FREE: &'static [&'static str] = &["checkpoint_every", "sample_every", "dtype"];
 
@@ -139,9 +141,12 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         Ok((task.judged_by(data.test.take()).with_record(self.record()), sets))
     }
 
-    fn batches(&self, set: Arc<ImageSet>) -> Result<Batches> {
-        let augmentation = Augmentation { flip: self.flip, shift: 0, crop: (self.crop > 0).then_some(self.crop) };
-        Batches::new(set, self.common.batch_size, self.common.seed)?.with_augmentation(augmentation)
+    fn check_batches(&self, data: &TrainingData) -> Result<()> {
+        self.batches_of(&data.train).map(drop)
+    }
+
+    fn batches(&self, data: &TrainingData, _: &AutoencoderTraining, _: &mut Preparation<'_, '_>) -> Result<Batches> {
+        self.batches_of(&data.train)
     }
 
     fn plan(&self) -> RunPlan {
@@ -154,6 +159,11 @@ impl TrainingSettings for AutoencoderTrainingSettings {
 }
 
 impl AutoencoderTrainingSettings {
+    fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
+        let augmentation = Augmentation { flip: self.flip, shift: 0, crop: (self.crop > 0).then_some(self.crop) };
+        Batches::new(set.clone(), self.common.batch_size, self.common.seed)?.with_augmentation(augmentation)
+    }
+
     /// How the network's parameters are moved.
     fn optimizer(&self) -> OptimizerOptions {
         let learning_rate = self.common.learning_rate(self.learning_rate, self.warmup_steps, self.steps);

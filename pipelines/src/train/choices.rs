@@ -69,12 +69,24 @@ named! {
 }
 
 named! {
+    /// How betas grow in latent diffusion.
+    LatentBetaChoice {
+        /// As `cos^2` has it, which suits small latents.
+        Cosine = "squaredcos_cap_v2",
+        /// Their roots grow evenly, from those of 0.00085 to 0.012: Stable Diffusion's.
+        ScaledLinear = "scaled_linear",
+    }
+}
+
+named! {
     /// What the learning rate does after the warm-up.
     DecayChoice {
         /// It stays.
         Constant = "constant",
         /// It falls to zero along half a cosine.
         Cosine = "cosine",
+        /// It stays for half of the run, then falls evenly to zero.
+        LateLinear = "late-linear",
     }
 }
 
@@ -112,6 +124,7 @@ impl From<DecayChoice> for Decay {
         match choice {
             DecayChoice::Constant => Self::Constant,
             DecayChoice::Cosine => Self::Cosine,
+            DecayChoice::LateLinear => Self::LateLinear,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Settings of training a classifier, and judging pictures by one.
 
 use super::choices::BetaChoice;
-use super::settings::{CommonSettings, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch};
+use super::settings::{
+    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
+};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{option, options, serde_by_options};
 use serde_json::{Map, Value, json};
@@ -62,7 +64,9 @@ impl Default for ClassifierTrainingSettings {
 serde_by_options!(ClassifierTrainingSettings);
 
 impl TrainingSettings for ClassifierTrainingSettings {
+    type Data = TrainingData;
     type Task = ClassifierTraining;
+    type Batches = Batches;
 
     const FREE: &'static [&'static str] = &["checkpoint_every"];
 
@@ -103,9 +107,12 @@ impl TrainingSettings for ClassifierTrainingSettings {
         Ok((task.judged_by(data.test.take()).with_record(self.record()), vec![set]))
     }
 
-    fn batches(&self, set: Arc<ImageSet>) -> Result<Batches> {
-        let batches = Batches::new(set, self.common.batch_size, self.common.seed)?;
-        batches.with_augmentation(Augmentation { shift: self.shift, ..Augmentation::default() })
+    fn check_batches(&self, data: &TrainingData) -> Result<()> {
+        self.batches_of(&data.train).map(drop)
+    }
+
+    fn batches(&self, data: &TrainingData, _: &ClassifierTraining, _: &mut Preparation<'_, '_>) -> Result<Batches> {
+        self.batches_of(&data.train)
     }
 
     fn plan(&self) -> RunPlan {
@@ -114,6 +121,11 @@ impl TrainingSettings for ClassifierTrainingSettings {
 }
 
 impl ClassifierTrainingSettings {
+    fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
+        let batches = Batches::new(set.clone(), self.common.batch_size, self.common.seed)?;
+        batches.with_augmentation(Augmentation { shift: self.shift, ..Augmentation::default() })
+    }
+
     /// How the classifier's parameters are moved.
     fn optimizer(&self) -> OptimizerOptions {
         let warmup_steps = self.warmup_steps.unwrap_or(0);

@@ -4,15 +4,17 @@ mod autoencoder;
 mod benchmark;
 mod choices;
 mod classifier;
+mod latent;
 mod pixel;
 mod settings;
 
 pub use autoencoder::AutoencoderTrainingSettings;
 pub use benchmark::TrainingBench;
-pub use choices::{BetaChoice, DecayChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
+pub use choices::{BetaChoice, DecayChoice, LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
+pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
 pub use pixel::PixelTrainingSettings;
-pub use settings::{CommonSettings, TrainingData, TrainingSettings};
+pub use settings::{CommonSettings, Preparation, TrainingData, TrainingSet, TrainingSettings};
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -25,12 +27,12 @@ const PROGRAM: &str = concat!("tweedie ", env!("CARGO_PKG_VERSION"));
 
 /// A run of training as it is asked for.
 #[derive(Debug)]
-pub struct TrainRequest<S> {
+pub struct TrainRequest<S: TrainingSettings> {
     /// What is trained, and how; for a run that goes on, its own settings ([`TrainingSettings::of_run`]), of which those that
     /// change nothing of what is computed may be others.
     pub settings: S,
     /// What it is trained on.
-    pub data: TrainingData,
+    pub data: S::Data,
     /// The run's folder.
     pub output: PathBuf,
     /// Whether a run that is there goes on.
@@ -49,14 +51,14 @@ impl<S: TrainingSettings> TrainRequest<S> {
     pub fn run(self, observer: &mut TrainObserver<'_>) -> Result<TrainOutcome<Evaluation<S>>> {
         let Self { settings, mut data, output, resume } = self;
         let resumed = if resume { Some(RunFolder::resume(&output)?) } else { None };
-        let settings = settings.settled(data.train.len());
+        let settings = settings.settled(data.images());
         settings.check()?;
         let config = config(&settings, &data)?;
         if let Some((_, Some(existing))) = &resumed {
             same_run::<S>(existing, &config, &settings)?;
         }
         // What would fail is found before anything is made.
-        let batches = settings.batches(data.train.clone())?;
+        settings.check_batches(&data)?;
         let (task, sets) = settings.task(&mut data)?;
         let common = settings.common();
         let trainer = Trainer::new(task, sets, TrainerOptions { seed: common.seed, accumulate: common.accumulate })?;
@@ -68,20 +70,18 @@ impl<S: TrainingSettings> TrainRequest<S> {
             // Whoever wants to stop is heard after the first step.
             let _ = observer(TrainEvent::Warning(warning));
         }
+        let mut preparation = Preparation { folder: &output, observer };
+        let batches = settings.batches(&data, trainer.task(), &mut preparation)?;
         train(folder, trainer, batches, settings.plan(), observer)
     }
 }
 
 /// A run's `config.json`.
-fn config<S: TrainingSettings>(settings: &S, data: &TrainingData) -> Result<Value> {
+fn config<S: TrainingSettings>(settings: &S, data: &S::Data) -> Result<Value> {
     let mut config = json!({
         "program": PROGRAM,
         "settings": settings.write(),
-        "data": {
-            "images": data.train.len(),
-            "classes": data.train.classes(),
-            "fingerprint": data.train.fingerprint(),
-        },
+        "data": data.record(),
     });
     for (name, part) in settings.architecture(data)? {
         config[name] = part;
@@ -98,8 +98,8 @@ fn same_run<S: TrainingSettings>(existing: &Value, config: &Value, settings: &S)
     if let Some((name, value, was)) = settings.difference(&S::from_config(existing)?) {
         return refuse(format!("`{name}`"), &value, &was);
     }
-    for part in ["images", "classes", "fingerprint"] {
-        let (value, was) = (&config["data"][part], &existing["data"][part]);
+    for (part, value) in config["data"].as_object().into_iter().flatten() {
+        let was = &existing["data"][part];
         if value != was {
             return refuse(format!("the data's {part}"), value, was);
         }

@@ -1,16 +1,19 @@
 //! Settings of training in pixel space, and what they mean for network, schedule and objective.
 
 use super::choices::{BetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
-use super::settings::{CommonSettings, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch};
+use super::settings::{
+    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
+};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
 use tweedie::denoising::PredictionType;
 use tweedie::models::UNet2DConfig;
 use tweedie::models::unet2d::{BlockKind, ClassEmbedding, TimeEmbedding};
 use tweedie::schedulers::NoiseSchedule;
-use tweedie::training::data::ImageSet;
+use tweedie::training::data::{Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
 use tweedie::training::{ClassDropout, ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
@@ -84,7 +87,9 @@ impl Default for PixelTrainingSettings {
 serde_by_options!(PixelTrainingSettings);
 
 impl TrainingSettings for PixelTrainingSettings {
+    type Data = TrainingData;
     type Task = PixelDiffusion;
+    type Batches = Batches;
 
     const FREE: &'static [&'static str] = &["checkpoint_every", "sample_every", "dtype"];
 
@@ -126,6 +131,14 @@ impl TrainingSettings for PixelTrainingSettings {
         Ok((task, vec![set]))
     }
 
+    fn check_batches(&self, data: &TrainingData) -> Result<()> {
+        self.batches_of(&data.train).map(drop)
+    }
+
+    fn batches(&self, data: &TrainingData, _: &PixelDiffusion, _: &mut Preparation<'_, '_>) -> Result<Batches> {
+        self.batches_of(&data.train)
+    }
+
     fn plan(&self) -> RunPlan {
         RunPlan { steps: self.steps, sample_every: Some(self.sample_every), ..self.common.plan() }
     }
@@ -153,6 +166,10 @@ impl PixelTrainingSettings {
             dtype: self.dtype.into(),
             network,
         })
+    }
+
+    fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
+        Batches::new(set.clone(), self.common.batch_size, self.common.seed)
     }
 
     /// How the network's parameters are moved.

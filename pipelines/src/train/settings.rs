@@ -4,11 +4,12 @@ use super::choices::{BetaChoice, DecayChoice};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{OptionInfo, Options, flag, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use tweedie::config::DIFFUSERS_VERSION;
-use tweedie::training::data::{Batch, Batches, ImageSet};
-use tweedie::training::runs::{RunFolder, RunPlan};
+use tweedie::training::data::{BatchSource, ImageSet};
+use tweedie::training::runs::{RunFolder, RunPlan, TrainEvent, TrainObserver};
 use tweedie::training::{AdamWConfig, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, TrainingTask};
 use tweedie::{Error, ErrorKind, Result};
 
@@ -117,10 +118,56 @@ pub struct TrainingData {
     pub test: Option<ImageSet>,
 }
 
+/// What a kind of training is trained on.
+pub trait TrainingSet {
+    /// The number of pictures.
+    fn images(&self) -> usize;
+
+    /// What a run's `config.json` says of them, by which a run that goes on sees that they are the same.
+    fn record(&self) -> Map<String, Value>;
+}
+
+impl TrainingSet for TrainingData {
+    fn images(&self) -> usize {
+        self.train.len()
+    }
+
+    fn record(&self) -> Map<String, Value> {
+        let (images, classes) = (self.train.len().into(), self.train.classes().into());
+        let fields = [("images", images), ("classes", classes), ("fingerprint", self.train.fingerprint().into())];
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// Work before the first step, in a run's folder.
+pub struct Preparation<'a, 'b> {
+    /// The run's folder.
+    pub folder: &'a Path,
+    /// Who is told.
+    pub observer: &'a mut TrainObserver<'b>,
+}
+
+impl Preparation<'_, '_> {
+    /// Tells how much is done of what; breaking stops it.
+    pub fn tell(&mut self, what: &'static str, done: usize, total: usize) -> ControlFlow<()> {
+        (self.observer)(TrainEvent::Preparing { what, done, total })
+    }
+
+    /// Tells something that the user should know.
+    pub fn warn(&mut self, text: String) {
+        // Whoever wants to stop is heard after the first step.
+        let _ = (self.observer)(TrainEvent::Warning(text));
+    }
+}
+
 /// Settings of a kind of training, which say what is trained. A run's `config.json` holds them.
 pub trait TrainingSettings: Options + Default {
+    /// What it is trained on.
+    type Data: TrainingSet;
     /// What is trained.
-    type Task: TrainingTask<Batch = Batch>;
+    type Task: TrainingTask;
+    /// What makes its batches.
+    type Batches: BatchSource<Batch = <Self::Task as TrainingTask>::Batch>;
 
     /// Settings that change nothing of what is computed, so that a run may go on with others.
     const FREE: &'static [&'static str];
@@ -142,21 +189,30 @@ pub trait TrainingSettings: Options + Default {
     ///
     /// # Errors
     /// If they do not fit the data.
-    fn architecture(&self, data: &TrainingData) -> Result<Map<String, Value>>;
+    fn architecture(&self, data: &Self::Data) -> Result<Map<String, Value>>;
 
-    /// What is trained before its first step. It may take the test set.
+    /// What is trained before its first step. It may take parts of the data that no batch needs.
     ///
     /// # Errors
     /// If settings and data do not fit each other.
-    fn task(&self, data: &mut TrainingData) -> Result<(Self::Task, Vec<ParameterSet>)>;
+    fn task(&self, data: &mut Self::Data) -> Result<(Self::Task, Vec<ParameterSet>)>;
 
-    /// The batches of a set.
+    /// Whether batches can be made, before anything is.
     ///
     /// # Errors
-    /// If a batch is too large.
-    fn batches(&self, set: Arc<ImageSet>) -> Result<Batches> {
-        Batches::new(set, self.common().batch_size, self.common().seed)
-    }
+    /// If one is too large.
+    fn check_batches(&self, data: &Self::Data) -> Result<()>;
+
+    /// The batches of the data, which may need work before the first step.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    fn batches(
+        &self,
+        data: &Self::Data,
+        task: &Self::Task,
+        preparation: &mut Preparation<'_, '_>,
+    ) -> Result<Self::Batches>;
 
     /// How long the run is, and what is kept of it when.
     fn plan(&self) -> RunPlan;

@@ -2,7 +2,7 @@
 
 use super::BatchSource;
 use super::image_set::{ImageSet, scaled};
-use super::shuffle::{SplitMix64, permutation};
+use super::shuffle::{EpochOrder, SplitMix64};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
@@ -29,19 +29,13 @@ pub struct Augmentation {
     pub crop: Option<usize>,
 }
 
-/// The batches of a set, each a function of the seed and its number alone.
-///
-/// Epoch after epoch, the set's images stand in a row, each epoch in the order of [`permutation`]; batch `n` is
-/// the `n`th piece of that row. So every batch is full, every image comes once in each epoch, and a batch may have
-/// the end of one epoch and the start of the next. A batch may be larger than the set.
+/// The batches of a set, each a function of the seed and its number alone, in the order of [`EpochOrder`].
 #[derive(Debug, Clone)]
 pub struct Batches {
     set: Arc<ImageSet>,
-    batch_size: usize,
     seed: u64,
     augmentation: Augmentation,
-    /// The order of the epoch that was asked for last.
-    order: Option<(u64, Vec<usize>)>,
+    order: EpochOrder,
 }
 
 impl Batches {
@@ -50,11 +44,9 @@ impl Batches {
     /// # Errors
     /// If the batch size is 0, or so large that a batch goes beyond the limit of memory.
     pub fn new(set: Arc<ImageSet>, batch_size: usize, seed: u64) -> Result<Self> {
-        if batch_size == 0 {
-            return Err(Error::invalid("the batch size", batch_size, "give 1 or more"));
-        }
+        let order = EpochOrder::new(set.len(), batch_size, seed)?;
         super::image_set::checked_size(batch_size, [4 * set.channels(), set.height(), set.width()])?;
-        Ok(Self { set, batch_size, seed, augmentation: Augmentation::default(), order: None })
+        Ok(Self { set, seed, augmentation: Augmentation::default(), order })
     }
 
     /// The same with images changed at random, by the stream of the seed and the image's place in the row.
@@ -80,27 +72,17 @@ impl Batches {
 
     /// Batches until every image has been seen `epochs` times, the last one rounded up.
     pub fn in_epochs(&self, epochs: u64) -> u64 {
-        (epochs.saturating_mul(self.set.len() as u64)).div_ceil(self.batch_size as u64)
+        self.order.in_epochs(epochs)
     }
 
     /// The epoch, counted from 0, in which batch `n` starts.
     pub fn epoch(&self, n: u64) -> u64 {
-        (u128::from(n) * self.batch_size as u128 / self.set.len() as u128) as u64
+        self.order.epoch(n)
     }
 
     /// The images of batch `n`, by their places in the set.
     pub fn indices(&mut self, n: u64) -> Vec<usize> {
-        let (len, first) = (self.set.len() as u128, u128::from(n) * self.batch_size as u128);
-        let places = (0..self.batch_size as u128).map(|i| first + i);
-        places.map(|place| self.order((place / len) as u64)[(place % len) as usize]).collect()
-    }
-
-    fn order(&mut self, epoch: u64) -> &[usize] {
-        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            self.order = None;
-        }
-        let (count, seed) = (self.set.len(), self.seed);
-        &self.order.get_or_insert_with(|| (epoch, permutation(count, seed, epoch))).1
+        self.order.indices(n)
     }
 
     /// Batch `n`.
@@ -111,7 +93,7 @@ impl Batches {
         let indices = self.indices(n);
         let size @ (height, width) = (self.set.height(), self.set.width());
         let cut = self.augmentation.crop.map_or(size, |side| (side, side));
-        let first = n.wrapping_mul(self.batch_size as u64);
+        let first = self.order.place(n);
         // Other draws than those of the order, which has the seed itself.
         let seed = !self.seed;
         let images = self.set.transformed(&indices, cut, |i, pixels, out| {

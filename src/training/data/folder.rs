@@ -39,7 +39,7 @@ pub fn read_folder(folder: &Path, options: FolderOptions) -> Result<ImageSet> {
     if let Some(channels) = channels.filter(|channels| ![1, 3].contains(channels)) {
         return Err(Error::invalid("the number of channels", channels, "pictures are read as 1 (grey) or 3 (RGB)"));
     }
-    let Listing { paths, labels, classes, captions } = list(folder)?;
+    let Listing { paths, labels, classes, captions, .. } = list(folder)?;
     let decoded = decode(&paths, options)?;
     let channels = channels.unwrap_or(if decoded.iter().all(|planes| planes.channels == 1) { 1 } else { 3 });
     let (height, width) = (decoded[0].height, decoded[0].width);

@@ -18,7 +18,7 @@ pub struct ImageSet {
     pixels: Vec<u8>,
     labels: Option<Vec<u32>>,
     classes: Vec<String>,
-    captions: Option<Vec<String>>,
+    captions: Option<Vec<Vec<String>>>,
 }
 
 /// The bytes of `count` images, if the limit allows so many.
@@ -67,14 +67,21 @@ impl ImageSet {
         Ok(self)
     }
 
-    /// The same with a text for each image.
+    /// The same with texts for each image, at least one.
     ///
     /// # Errors
-    /// If there are more or fewer texts than images.
-    pub fn with_captions(mut self, captions: Vec<String>) -> Result<Self> {
+    /// If there are texts for more or fewer images, or none for one.
+    pub fn with_captions(mut self, captions: Vec<Vec<String>>) -> Result<Self> {
         if captions.len() != self.len() {
-            let fix = format!("there are {} images, and each has one text", self.len());
+            let fix = format!("there are {} images, and each has its texts", self.len());
             return Err(Error::invalid("the number of texts", captions.len(), fix));
+        }
+        if let Some(image) = captions.iter().position(Vec::is_empty) {
+            return Err(Error::invalid(
+                "the texts of an image",
+                format!("none of image {image}"),
+                "give it one at least",
+            ));
         }
         self.captions = Some(captions);
         Ok(self)
@@ -111,8 +118,8 @@ impl ImageSet {
         &self.classes
     }
 
-    /// Each image's text, if the files give one.
-    pub fn captions(&self) -> Option<&[String]> {
+    /// Each image's texts, if the files give some.
+    pub fn captions(&self) -> Option<&[Vec<String>]> {
         self.captions.as_deref()
     }
 
@@ -180,7 +187,7 @@ impl ImageSet {
         for label in self.labels.iter().flatten() {
             hasher.update(label.to_le_bytes());
         }
-        for text in self.classes.iter().chain(self.captions.iter().flatten()) {
+        for text in self.classes.iter().chain(self.captions.iter().flatten().flatten()) {
             hasher.update((text.len() as u64).to_le_bytes());
             hasher.update(text);
         }

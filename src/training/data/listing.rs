@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 /// The file of labels and texts in Hugging Face's imagefolder.
-const METADATA: &str = "metadata.jsonl";
+pub(super) const METADATA: &str = "metadata.jsonl";
 /// Bytes of the largest one that is read.
 const LARGEST_METADATA: u64 = 1 << 30;
 /// Numbered classes are counted from 0, so a large number would make as many.
@@ -18,7 +18,10 @@ pub(super) struct Listing {
     pub paths: Vec<PathBuf>,
     pub labels: Option<Vec<u32>>,
     pub classes: Vec<String>,
-    pub captions: Option<Vec<String>>,
+    /// Each picture's texts, at least one.
+    pub captions: Option<Vec<Vec<String>>>,
+    /// The line of each picture in the list, counted from 1; empty if there is no list.
+    pub lines: Vec<usize>,
 }
 
 /// Lists a folder.
@@ -35,7 +38,7 @@ fn by_folders(folder: &Path) -> Result<Listing> {
     for path in visible(folder)? {
         if path.is_dir() {
             let mut pictures = Vec::new();
-            walk(&path, &mut vec![real(folder)?], &mut pictures)?;
+            walk(&path, &mut vec![real(folder)?], &is_picture, &mut pictures)?;
             if !pictures.is_empty() {
                 groups.push((name_of(&path)?, pictures));
             }
@@ -68,7 +71,7 @@ fn by_folders(folder: &Path) -> Result<Listing> {
     }
 }
 
-fn no_picture(folder: &Path, others: &[PathBuf]) -> Error {
+pub(super) fn no_picture(folder: &Path, others: &[PathBuf]) -> Error {
     let found = match others {
         [] => "empty".to_owned(),
         [one, ..] => format!("without a picture ({} other files, such as {})", others.len(), one.display()),
@@ -78,8 +81,13 @@ fn no_picture(folder: &Path, others: &[PathBuf]) -> Error {
     Error::unusable(ErrorKind::File, format!("the data folder {}", folder.display()), found, fix)
 }
 
-/// All pictures below a folder. `above` are the folders that lead to it: a link to one of them is not followed.
-fn walk(folder: &Path, above: &mut Vec<PathBuf>, pictures: &mut Vec<PathBuf>) -> Result<()> {
+/// All files below a folder that are `wanted`. `above` are the folders that lead to it: a link to one of them is not followed.
+pub(super) fn walk(
+    folder: &Path,
+    above: &mut Vec<PathBuf>,
+    wanted: &dyn Fn(&Path) -> bool,
+    files: &mut Vec<PathBuf>,
+) -> Result<()> {
     let real = real(folder)?;
     if above.contains(&real) {
         return Ok(());
@@ -87,9 +95,9 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, pictures: &mut Vec<PathBuf>) ->
     above.push(real);
     for path in visible(folder)? {
         if path.is_dir() {
-            walk(&path, above, pictures)?;
-        } else if is_picture(&path) {
-            pictures.push(path);
+            walk(&path, above, wanted, files)?;
+        } else if wanted(&path) {
+            files.push(path);
         }
     }
     above.pop();
@@ -115,7 +123,7 @@ fn visible(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn is_picture(path: &Path) -> bool {
+pub(super) fn is_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
@@ -147,7 +155,7 @@ struct Line {
     number: usize,
     path: PathBuf,
     label: Option<Value>,
-    text: Option<String>,
+    texts: Option<Vec<String>>,
 }
 
 fn by_metadata(folder: &Path, metadata: &Path) -> Result<Listing> {
@@ -174,8 +182,9 @@ fn by_metadata(folder: &Path, metadata: &Path) -> Result<Listing> {
         return Err(fail(format!("lines {} and {} both name {path}; keep one", pair[0].number, pair[1].number)));
     }
     let (labels, classes) = labels(&lines).map_err(fail)?;
-    let captions = for_all(&lines, "text", |line| line.text.clone()).map_err(fail)?;
-    Ok(Listing { paths: lines.into_iter().map(|line| line.path).collect(), labels, classes, captions })
+    let captions = for_all(&lines, "text", |line| line.texts.clone()).map_err(fail)?;
+    let (numbers, paths) = lines.into_iter().map(|line| (line.number, line.path)).unzip();
+    Ok(Listing { paths, labels, classes, captions, lines: numbers })
 }
 
 fn parse(folder: &Path, number: usize, line: &str) -> Result<Line, String> {
@@ -186,12 +195,22 @@ fn parse(folder: &Path, number: usize, line: &str) -> Result<Line, String> {
     if !name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("line {number}: file_name is {}, which is not below this folder", name.display()));
     }
-    let text = match one_of(["text", "caption"]) {
-        None => None,
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(other) => return Err(format!("line {number}: the text is {other}; it must be a string")),
-    };
-    Ok(Line { number, path: folder.join(name), label: one_of(["label", "class"]).cloned(), text })
+    let texts = one_of(["text", "caption"]).map(|value| {
+        texts(value)
+            .ok_or_else(|| format!("line {number}: the text is {value}; it must be a string, or a list of some"))
+    });
+    Ok(Line { number, path: folder.join(name), label: one_of(["label", "class"]).cloned(), texts: texts.transpose()? })
+}
+
+/// One text, or several.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Array(values) if !values.is_empty() => {
+            values.iter().map(|value| value.as_str().map(str::to_owned)).collect()
+        }
+        _ => None,
+    }
 }
 
 /// A field of every line, or of none.

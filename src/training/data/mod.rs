@@ -5,9 +5,12 @@
 //! makes them on a thread of its own, a few ahead of the training step.
 
 mod batches;
+mod buckets;
+mod captioned;
 mod folder;
 mod idx;
 mod image_set;
+mod latents;
 mod listing;
 mod loader;
 mod shuffle;
@@ -16,11 +19,14 @@ use crate::{Error, ErrorKind, Result};
 use std::path::Path;
 
 pub use batches::{Augmentation, Batch, Batches};
+pub use buckets::{Bucket, Buckets};
+pub use captioned::{CaptionedPicture, CaptionedPictures, PictureTokens, read_captioned};
 pub use folder::{FolderOptions, read_folder};
 pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};
+pub use latents::{LatentBatch, LatentBatches, LatentOptions, LatentSet};
 pub use loader::{BatchSource, Loader};
-pub use shuffle::{SplitMix64, permutation};
+pub use shuffle::{EpochOrder, SplitMix64, permutation};
 
 /// Reads a part of a data set in whichever form a folder has it: IDX files, or pictures.
 ///

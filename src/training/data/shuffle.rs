@@ -1,5 +1,7 @@
 //! Seeded shuffling.
 
+use crate::{Error, Result};
+
 /// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
 ///
 /// Any seed is a good one, nearby seeds give unrelated numbers, and a stream starts at once: what is needed to
@@ -46,6 +48,63 @@ pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
         order.swap(i, generator.below(i as u64 + 1) as usize);
     }
     order
+}
+
+/// Which items of a data set each batch has: a function of the seed and the batch's number alone.
+///
+/// Epoch after epoch, the items stand in a row, each epoch in the order of [`permutation`]; batch `n` is the `n`th piece of that
+/// row. So every batch is full, every item comes once in each epoch, and a batch may have the end of one epoch and the start of
+/// the next. A batch may be larger than the set.
+#[derive(Debug, Clone)]
+pub struct EpochOrder {
+    count: usize,
+    batch_size: usize,
+    seed: u64,
+    /// The order of the epoch that was asked for last.
+    last: Option<(u64, Vec<usize>)>,
+}
+
+impl EpochOrder {
+    /// The order of `count` items, at least one, in batches of a size.
+    ///
+    /// # Errors
+    /// If the batch size is 0.
+    pub fn new(count: usize, batch_size: usize, seed: u64) -> Result<Self> {
+        match batch_size {
+            0 => Err(Error::invalid("the batch size", batch_size, "give 1 or more")),
+            _ => Ok(Self { count, batch_size, seed, last: None }),
+        }
+    }
+
+    /// Batches until every item has been seen `epochs` times, the last one rounded up.
+    pub fn in_epochs(&self, epochs: u64) -> u64 {
+        (epochs.saturating_mul(self.count as u64)).div_ceil(self.batch_size as u64)
+    }
+
+    /// The epoch, counted from 0, in which batch `n` starts.
+    pub fn epoch(&self, n: u64) -> u64 {
+        (u128::from(n) * self.batch_size as u128 / self.count as u128) as u64
+    }
+
+    /// The place of the first item of batch `n` in the row of all epochs.
+    pub fn place(&self, n: u64) -> u64 {
+        n.wrapping_mul(self.batch_size as u64)
+    }
+
+    /// The items of batch `n`.
+    pub fn indices(&mut self, n: u64) -> Vec<usize> {
+        let (count, first) = (self.count as u128, u128::from(n) * self.batch_size as u128);
+        let places = (0..self.batch_size as u128).map(|i| first + i);
+        places.map(|place| self.of_epoch((place / count) as u64)[(place % count) as usize]).collect()
+    }
+
+    fn of_epoch(&mut self, epoch: u64) -> &[usize] {
+        if self.last.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            self.last = None;
+        }
+        let (count, seed) = (self.count, self.seed);
+        &self.last.get_or_insert_with(|| (epoch, permutation(count, seed, epoch))).1
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 const MANIFEST: &str = "manifest.json";
 const WEIGHTS: &str = "weights.safetensors";
 const EMA: &str = "ema.safetensors";
+const POWERS: &str = "power_averages.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const TASK: &str = "task.safetensors";
 /// What older versions call [`TASK`], and its one entry, which is now called [`LOSS_HISTORY`].
@@ -35,6 +36,7 @@ const KEPT: usize = 2;
 /// manifest.json            {"step": 500, "sets": {"unet": {"updates": 500}}, "sha256": {...}}
 /// weights.safetensors      unet.conv_in.weight, ...
 /// ema.safetensors          the same names, if averages are kept
+/// power_averages.safetensors   0.unet.conv_in.weight, 1.unet.conv_in.weight, ..., if such are kept
 /// optimizer.safetensors    first_moment.unet.conv_in.weight, second_moment.unet.conv_in.weight, ...
 /// task.safetensors         what else the task keeps, if anything
 /// ```
@@ -147,7 +149,8 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// The files of a checkpoint and what is in them.
 fn files(state: &TrainerState, sets: &[ParameterSet]) -> Result<Vec<(&'static str, Tensors)>> {
-    let (mut weights, mut ema, mut moments) = (Tensors::new(), Tensors::new(), Tensors::new());
+    let (mut weights, mut ema, mut powers, mut moments) =
+        (Tensors::new(), Tensors::new(), Tensors::new(), Tensors::new());
     assert_eq!(state.sets.len(), sets.len());
     for (state, set) in state.sets.iter().zip(sets) {
         let put = |file: &mut Tensors, prefix: &str, values: &[f32]| {
@@ -157,6 +160,9 @@ fn files(state: &TrainerState, sets: &[ParameterSet]) -> Result<Vec<(&'static st
         };
         put(&mut weights, "", &state.weights)?;
         state.ema.as_ref().map_or(Ok(()), |values| put(&mut ema, "", values))?;
+        for (i, values) in state.powers.iter().enumerate() {
+            put(&mut powers, &format!("{i}."), values)?;
+        }
         put(&mut moments, FIRST_MOMENT, &state.first_moment)?;
         put(&mut moments, SECOND_MOMENT, &state.second_moment)?;
     }
@@ -164,7 +170,7 @@ fn files(state: &TrainerState, sets: &[ParameterSet]) -> Result<Vec<(&'static st
         Ok::<_, Error>((name.clone(), Tensor::from_slice(values, values.len(), &Device::Cpu)?))
     };
     let task = state.task.iter().map(flat).collect::<Result<Tensors>>()?;
-    let files = [(WEIGHTS, weights), (EMA, ema), (OPTIMIZER, moments), (TASK, task)];
+    let files = [(WEIGHTS, weights), (EMA, ema), (POWERS, powers), (OPTIMIZER, moments), (TASK, task)];
     Ok(files.into_iter().filter(|(_, tensors)| !tensors.is_empty()).collect())
 }
 
@@ -244,7 +250,9 @@ fn read_set(files: &ModelFiles, manifest: &Manifest, set: &ParameterSet) -> Resu
     };
     let optimizer = SafetensorsFile::open(files, OPTIMIZER)?;
     let ema = set.has_average().then(|| flat(&SafetensorsFile::open(files, EMA)?, ""));
+    let power = |i: usize| flat(&SafetensorsFile::open(files, POWERS)?, &format!("{i}."));
     Ok(SetState {
+        powers: (0..set.power_averages().len()).map(power).collect::<Result<_>>()?,
         name: set.name().into(),
         updates: manifest.updates.as_ref().and_then(|sets| sets.get(set.name()).copied()).unwrap_or(manifest.step),
         weights: flat(&SafetensorsFile::open(files, WEIGHTS)?, "")?,

@@ -31,6 +31,15 @@ pub struct RunPlan {
 pub enum TrainEvent<'a> {
     /// Something that the user should know.
     Warning(String),
+    /// Work before the first step goes on.
+    Preparing {
+        /// What is done, such as "encoding pictures".
+        what: &'static str,
+        /// How much of it is done.
+        done: usize,
+        /// How much there is.
+        total: usize,
+    },
     /// The first step comes next.
     Start {
         /// Steps of the run.

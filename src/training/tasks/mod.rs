@@ -3,12 +3,14 @@
 mod autoencoder;
 mod classification;
 mod classifier;
+mod latent_diffusion;
 mod pixel_diffusion;
 mod sample_grid;
 
 pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
 pub use classification::{Judgement, cross_entropy, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
+pub use latent_diffusion::{FrozenAutoencoder, LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
 pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};
 
 use crate::files::write_synced;

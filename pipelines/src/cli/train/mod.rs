@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod classifier;
+mod latent;
 mod pixel;
 mod progress;
 mod run;
@@ -16,6 +17,8 @@ pub enum TrainCommand {
     Pixel(Box<pixel::PixelArguments>),
     /// An autoencoder of pictures, between which and a text a latent diffusion model works.
     Vae(Box<autoencoder::AutoencoderArguments>),
+    /// A latent diffusion model of captioned pictures: texts become pictures of an autoencoder's latents.
+    Ldm(Box<latent::LatentArguments>),
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
@@ -27,6 +30,7 @@ impl TrainCommand {
             Self::Mnist(arguments) => arguments.run(pixel::mnist),
             Self::Pixel(arguments) => arguments.run(pixel::any),
             Self::Vae(arguments) => arguments.run(),
+            Self::Ldm(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
         }
     }

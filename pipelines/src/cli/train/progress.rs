@@ -8,6 +8,13 @@ use tweedie::training::runs::TrainEvent;
 /// The share of the newest step in the loss that is shown.
 const FRESH: f64 = 0.02;
 
+/// What the bar says of steps.
+const STEPS: &str = "[{bar:28}] {pos}/{len} steps, {msg}, {eta} left";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
 /// A bar with loss, images per second and the time that is left; nothing but warnings if quiet.
 pub struct TrainProgress {
     bar: ProgressBar,
@@ -20,15 +27,21 @@ pub struct TrainProgress {
 impl TrainProgress {
     pub fn new(quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let style = ProgressStyle::with_template("[{bar:28}] {pos}/{len} steps, {msg}, {eta} left");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+        bar.set_style(style(STEPS));
         Self { bar, quiet, loss: None, images: 0, since: Instant::now() }
     }
 
     pub fn event(&mut self, event: &TrainEvent<'_>) {
         match event {
             TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(text)),
+            TrainEvent::Preparing { what, done, total } => {
+                self.bar.set_style(style("[{bar:28}] {msg}, {pos} of {len}, {eta} left"));
+                self.bar.set_message(*what);
+                self.bar.set_length(*total as u64);
+                self.bar.set_position(*done as u64);
+            }
             TrainEvent::Start { steps, parameters, done } => {
+                self.bar.set_style(style(STEPS));
                 self.line(&format!("{parameters} parameters, step {done} of {steps}"));
                 self.bar.set_length(*steps);
                 self.bar.set_position(*done);

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::training::TrainingTask;
-use tweedie::training::runs::{FinishedModel, TrainOutcome};
-use tweedie_pipelines::{TrainRequest, TrainingData, TrainingSettings};
+use tweedie::training::runs::{FinishedModel, RunFolder, TrainOutcome};
+use tweedie_pipelines::{TrainRequest, TrainingSettings};
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -33,6 +33,16 @@ pub struct RunArguments {
     /// Show nothing but warnings and errors
     #[arg(long, short)]
     quiet: bool,
+}
+
+/// What data are loaded for.
+pub struct Loading<'a, S> {
+    pub data: &'a DataArguments,
+    pub settings: &'a S,
+    /// The configuration of the run that goes on, if one does.
+    pub run: Option<&'a Value>,
+    pub interrupt: &'a Interrupt,
+    pub quiet: bool,
 }
 
 /// What was found out about a finished model, as the user sees it.
@@ -60,18 +70,31 @@ impl RunArguments {
     pub fn run<S: TrainingSettings>(
         &self,
         given: Map<String, Value>,
-        load: impl FnOnce(&DataArguments) -> anyhow::Result<TrainingData>,
+        load: impl FnOnce(&DataArguments) -> anyhow::Result<S::Data>,
+    ) -> anyhow::Result<()>
+    where
+        <S::Task as TrainingTask>::Evaluation: Account,
+    {
+        self.run_with::<S>(given, |loading| load(loading.data))
+    }
+
+    /// The same where what is loaded depends on the settings.
+    pub fn run_with<S: TrainingSettings>(
+        &self,
+        given: Map<String, Value>,
+        load: impl FnOnce(&Loading<'_, S>) -> anyhow::Result<S::Data>,
     ) -> anyhow::Result<()>
     where
         <S::Task as TrainingTask>::Evaluation: Account,
     {
         let start = Instant::now();
         self.data.fetch(self.quiet)?;
-        let data = load(&self.data)?;
-        let existing = if self.resume { S::of_run(&self.output)? } else { None };
-        let mut settings = existing.unwrap_or_default();
+        let existing = if self.resume { RunFolder::config(&self.output)? } else { None };
+        let mut settings = existing.as_ref().map(S::from_config).transpose()?.unwrap_or_default();
         settings.read(given).map_err(tweedie::Error::from)?;
         let interrupt = Interrupt::listen()?;
+        let (data, run) = (&self.data, existing.as_ref());
+        let data = load(&Loading { data, settings: &settings, run, interrupt: &interrupt, quiet: self.quiet })?;
         let mut progress = TrainProgress::new(self.quiet);
         let request = TrainRequest { settings, data, output: self.output.clone(), resume: self.resume };
         let outcome = request.run(&mut |event| {

@@ -1,0 +1,81 @@
+//! `tweedie train ldm`.
+
+use super::pixel::read_config;
+use super::run::{Loading, RunArguments};
+use crate::cli::fetching::Fetching;
+use crate::cli::given::Given;
+use crate::cli::source::{OfflineOption, Source};
+use anyhow::Context;
+use clap::Args;
+use std::path::PathBuf;
+use tweedie_pipelines::{
+    CommonSettings, DTypeChoice, DeviceChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose,
+    SeenPictures, TrainingModels,
+};
+
+#[derive(Debug, Args)]
+pub struct LatentArguments {
+    #[command(flatten)]
+    run: RunArguments,
+
+    /// A unet/config.json in diffusers' form, in the place of --channels, --blocks, --attention and --heads
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["channels", "blocks", "attention", "heads"])]
+    unet_config: Option<PathBuf>,
+
+    /// A text_encoder/config.json in transformers' form, in the place of --text-width, --text-layers and
+    /// --text-heads
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text_width", "text_layers", "text_heads"])]
+    text_config: Option<PathBuf>,
+
+    /// A file of prompts for the sample grids, one a line, in the place of some captions
+    #[arg(long, value_name = "FILE")]
+    sample_prompts: Option<PathBuf>,
+
+    #[command(flatten)]
+    offline: OfflineOption,
+
+    #[command(flatten)]
+    common: Given<CommonSettings>,
+
+    #[command(flatten)]
+    settings: Given<LatentTrainingSettings>,
+}
+
+impl LatentArguments {
+    pub fn run(&self) -> anyhow::Result<()> {
+        let mut given = self.common.fields();
+        given.extend(self.settings.fields());
+        for (name, path) in [("unet_config", &self.unet_config), ("text_config", &self.text_config)] {
+            if let Some(path) = path {
+                given.insert(name.into(), read_config("config", path)?);
+            }
+        }
+        if let Some(path) = &self.sample_prompts {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let prompts: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            given.insert("sample_prompts".into(), prompts.into());
+        }
+        self.run.run_with::<LatentTrainingSettings>(given, |loading| self.load(loading))
+    }
+
+    fn load(&self, loading: &Loading<'_, LatentTrainingSettings>) -> anyhow::Result<LatentTrainingData> {
+        let Loading { data, settings, run, interrupt, quiet } = *loading;
+        let fetching = Fetching { interrupt, quiet };
+        let source = Source {
+            dtype: DTypeChoice::F32,
+            device: DeviceChoice::Cpu,
+            offline: self.offline.offline(),
+            fetching: &fetching,
+        };
+        let find = |path: &Option<PathBuf>, part: Purpose| -> anyhow::Result<Option<Model>> {
+            path.as_ref().map(|path| source.open(path, None, part)).transpose()
+        };
+        let models = TrainingModels {
+            vae: find(&settings.vae, Purpose::Autoencoder)?,
+            from: find(&settings.from, Purpose::Model)?,
+            text_encoder: find(&settings.text_encoder, Purpose::Model)?,
+        };
+        let seen = run.and_then(SeenPictures::by_run);
+        Ok(LatentTrainingData::read(&data.data, data.resize(), settings, &models, seen.as_ref())?)
+    }
+}

@@ -1,0 +1,374 @@
+//! Settings of training a latent diffusion model, and what they mean for networks, schedule and objective.
+
+mod data;
+mod networks;
+
+pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
+
+use super::choices::{LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
+use super::settings::{CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch};
+use crate::requests::kind::{FlagValue, OptionKind};
+use crate::requests::options::{json, option, options, serde_by_options};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tweedie::checkpoints::{Checkpoint, Precision};
+use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
+use tweedie::denoising::PredictionType;
+use tweedie::layers::WeightSource;
+use tweedie::schedulers::NoiseSchedule;
+use tweedie::training::data::{Buckets, LatentBatches, LatentOptions, LatentSet};
+use tweedie::training::runs::RunPlan;
+use tweedie::training::tasks::{LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
+use tweedie::training::{ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
+use tweedie::{DType, Device, Error, Result};
+
+/// Prompts of a sample grid where none are given.
+const SAMPLE_PROMPTS: usize = 16;
+
+options! {
+    /// Settings of training a text-conditioned latent diffusion model. The defaults are for small pictures on a few CPU cores.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct LatentTrainingSettings {
+        flat {
+            /// What all kinds of training have.
+            common: CommonSettings;
+        }
+        options {
+            /// Steps of the run.
+            steps: u64 = 20_000 => setting(OptionKind::Count, "N").excluded_by("epochs");
+            /// Passes over the data, in the place of `steps`.
+            epochs: Option<u64> = None => option(OptionKind::Count, "N");
+            /// Steps between grids of samples.
+            sample_every: u64 = 1000 => setting(OptionKind::Count, "N");
+            /// The autoencoder: a folder with its config.json, or a model that has one; by default that of `from`.
+            vae: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
+            /// A model to go on from: its networks, tokenizer, schedule and autoencoder.
+            from: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
+            /// A model whose text encoder and tokenizer are taken; it is not trained unless `train_text_encoder` is given.
+            text_encoder: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL").excluded_by("from");
+            /// Train a text encoder that was taken from another model.
+            train_text_encoder: bool = false => switch(FlagValue::On);
+            /// A folder with the tokenizer, in the place of one that is trained on the captions.
+            tokenizer: Option<PathBuf> = None => setting(OptionKind::Text, "DIR").excluded_by("text_encoder");
+            /// Merges of the tokenizer that is trained on the captions, at most.
+            merges: usize = 1000 => setting(OptionKind::Count, "N");
+            /// Ids that a caption becomes, with its start and end.
+            tokens: usize = 32 => setting(OptionKind::Count, "N");
+            /// Learning rate after the warm-up.
+            learning_rate: f64 = 6e-4 => setting(OptionKind::Number, "F");
+            /// The text encoder's learning rate, as a share of `learning_rate`.
+            text_learning_rate: f64 = 0.3 => setting(OptionKind::Number, "F");
+            /// Steps over which the learning rate rises.
+            warmup_steps: u64 = 200 => setting(OptionKind::Count, "N");
+            /// Decay of the mean of squared gradients in AdamW.
+            adam_beta2: f64 = 0.99 => setting(OptionKind::Number, "F");
+            /// Largest norm of each network's gradient; 0 does not cut it.
+            grad_clip: f64 = 1.0 => setting(OptionKind::Number, "F");
+            /// Decay of the moving average of weights.
+            ema_decay: f64 = 0.9995 => setting(OptionKind::Number, "F");
+            /// Averages of weights that are kept beside, to choose one afterwards: the lengths of their memories as relative
+            /// standard deviations (EDM2).
+            power_averages: Vec<f64> = vec![] => setting(OptionKind::Numbers, "F,F,...").default("none");
+            /// The one of `power_averages` that the finished model has, in the place of the one of `ema_decay`; a run that is
+            /// finished makes its model again by going on with another one.
+            average: Option<f64> = None => setting(OptionKind::Number, "F");
+            /// What the network predicts.
+            prediction_type: PredictionChoice = PredictionChoice::V =>
+                setting(OptionKind::Choice(PredictionChoice::NAMES), "NAME");
+            /// How betas grow.
+            beta_schedule: LatentBetaChoice = LatentBetaChoice::Cosine =>
+                setting(OptionKind::Choice(LatentBetaChoice::NAMES), "NAME");
+            /// Let the last timestep keep some signal, in the place of betas that are rescaled to zero terminal SNR; epsilon
+            /// always does.
+            no_zero_terminal_snr: bool = false => switch(FlagValue::On);
+            /// Training timesteps.
+            timesteps: usize = 1000 => setting(OptionKind::Count, "N");
+            /// Draw timesteps by the size of their losses.
+            importance_sampling: bool = false => switch(FlagValue::On);
+            /// Gamma of the min-SNR weights; 0 for even weights.
+            snr_gamma: f64 = 0.0 => setting(OptionKind::Number, "F");
+            /// Share of captions that are taken for empty ones, for classifier-free guidance.
+            caption_dropout: f64 = 0.1 => setting(OptionKind::Number, "F");
+            /// Channels at each resolution of the UNet.
+            channels: Vec<usize> = vec![96, 128, 160] => setting(OptionKind::Counts, "N,N,...").default("96,128,160");
+            /// Residual blocks at each resolution on the way down.
+            blocks: usize = 1 => setting(OptionKind::Count, "N");
+            /// Resolutions with attention, the largest being 0; the middle block has it in any case.
+            attention: Option<Vec<usize>> = None =>
+                setting(OptionKind::Counts, "N,N,...").default("all but the first and the last");
+            /// Heads of the UNet's attention.
+            heads: usize = 4 => setting(OptionKind::Count, "N");
+            /// The UNet in diffusers' form, in the place of `channels`, `blocks`, `attention` and `heads`.
+            unet_config: Option<Map<String, Value>> = None => json().always_recorded();
+            /// Width of the text encoder.
+            text_width: usize = 192 => setting(OptionKind::Count, "N");
+            /// Layers of the text encoder.
+            text_layers: usize = 3 => setting(OptionKind::Count, "N");
+            /// Heads of the text encoder.
+            text_heads: usize = 4 => setting(OptionKind::Count, "N");
+            /// The text encoder in transformers' form, in the place of `text_width`, `text_layers` and `text_heads`.
+            text_config: Option<Map<String, Value>> = None => json().always_recorded();
+            /// Mirror half of the pictures; captions that tell left from right are wrong then.
+            flip: bool = false => switch(FlagValue::On);
+            /// With `resize`, keep the proportions of pictures: each has the one of several sizes of about N by N pixels that fits
+            /// it best, and those of a batch have one.
+            buckets: bool = false => switch(FlagValue::On);
+            /// Draw latents from the autoencoder's distributions, in the place of their means.
+            sample_posterior: bool = false => switch(FlagValue::On);
+            /// The file in which latents are kept, in the place of latents.safetensors in the run's folder.
+            latents: Option<PathBuf> = None => setting(OptionKind::Text, "FILE");
+            /// Prompts of sample grids, in the place of some captions.
+            sample_prompts: Option<Vec<String>> = None => json().always_recorded();
+            /// Guidance of sample grids, and of the finished model by default.
+            guidance_scale: f64 = 4.0 => setting(OptionKind::Number, "F");
+            /// Steps of sample grids, and of the finished model by default.
+            sample_steps: usize = 25 => setting(OptionKind::Count, "N");
+            /// Which products are of rounded numbers: no, or bf16, which is faster where the CPU multiplies bf16 (AVX-512
+            /// BF16, AMX); weights and sums stay f32.
+            mixed_precision: MixedPrecisionChoice = MixedPrecisionChoice::No =>
+                setting(OptionKind::Choice(MixedPrecisionChoice::NAMES), "NAME");
+            /// Number format of the finished model.
+            dtype: StoredChoice = StoredChoice::F32 => setting(OptionKind::Choice(StoredChoice::NAMES), "NAME");
+        }
+    }
+}
+
+impl Default for LatentTrainingSettings {
+    fn default() -> Self {
+        Self::of(CommonSettings::default())
+    }
+}
+
+serde_by_options!(LatentTrainingSettings);
+
+impl TrainingSettings for LatentTrainingSettings {
+    type Data = LatentTrainingData;
+    type Task = LatentDiffusion;
+    type Batches = LatentBatches;
+
+    /// Where parts come from may change as long as they are the same, which `architecture` sees.
+    const FREE: &'static [&'static str] = &[
+        "checkpoint_every",
+        "sample_every",
+        "dtype",
+        "average",
+        "latents",
+        "sample_prompts",
+        "guidance_scale",
+        "sample_steps",
+        "vae",
+        "from",
+        "text_encoder",
+        "tokenizer",
+    ];
+
+    fn common(&self) -> &CommonSettings {
+        &self.common
+    }
+
+    fn settled(mut self, images: usize) -> Self {
+        if let Some(epochs) = self.epochs.take() {
+            self.steps = self.common.steps_of(epochs, images);
+        }
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        self.common.check()?;
+        at_least_one("steps", self.steps)?;
+        at_least_one("timesteps", self.timesteps as u64)?;
+        at_least_one("sample_every", self.sample_every)?;
+        at_least_one("sample_steps", self.sample_steps as u64)?;
+        for (name, value) in [("grad_clip", self.grad_clip), ("snr_gamma", self.snr_gamma)] {
+            if value < 0.0 || !value.is_finite() {
+                return Err(Error::invalid(format!("`{name}`"), value, "it must be above 0, or 0 to turn it off"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.adam_beta2) {
+            return Err(Error::invalid("`adam_beta2`", self.adam_beta2, "it is 0 or above, and below 1"));
+        }
+        if self.timesteps > 100_000 {
+            return Err(Error::invalid("`timesteps`", self.timesteps, "take at most 100000"));
+        }
+        Ok(())
+    }
+
+    fn architecture(&self, data: &LatentTrainingData) -> Result<Map<String, Value>> {
+        let parts = [
+            ("unet", self.unet(data)?),
+            ("text_encoder", self.text_encoder_fields(data)?),
+            ("scheduler", self.scheduler(data)?),
+            ("autoencoder", Map::from_iter([("sha256".to_owned(), data.autoencoder_fingerprint().into())])),
+            ("vocabulary", Map::from_iter([("sha256".to_owned(), data.tokenizer_fingerprint().into())])),
+        ];
+        Ok(parts.into_iter().map(|(name, fields)| (name.to_owned(), Value::Object(fields))).collect())
+    }
+
+    fn task(&self, data: &mut LatentTrainingData) -> Result<(LatentDiffusion, Vec<ParameterSet>)> {
+        let config = LatentDiffusionConfig {
+            unet: self.unet(data)?,
+            text_encoder: self.text_encoder_fields(data)?,
+            size: data.size(),
+            objective: self.objective(data)?,
+            importance_sampling: self.importance_sampling,
+            caption_dropout: self.caption_dropout,
+            products: self.mixed_precision.into(),
+            scheduler: self.scheduler(data)?,
+            dtype: self.dtype.into(),
+            samples: self.samples(data),
+        };
+        let open = |files, component| Checkpoint::open(files, component, Precision::Full, DType::F32, &Device::Cpu);
+        let unet = data.base().map(|files| open(files, "unet")).transpose()?;
+        let text = data.text_model().map(|files| open(files, "text_encoder")).transpose()?;
+        let start = StartingWeights {
+            unet: unet.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource),
+            text_encoder: text.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource),
+        };
+        let is_frozen = data.text_model().is_some() && !self.train_text_encoder;
+        let text_optimizer = (!is_frozen).then(|| self.optimizer(self.learning_rate * self.text_learning_rate));
+        let optimizers = (self.optimizer(self.learning_rate), text_optimizer);
+        let (tokenizer, autoencoder) = (data.tokenizer().clone(), data.take_autoencoder()?);
+        let made = LatentDiffusion::new(config, tokenizer, autoencoder, start, self.common.seed, optimizers);
+        // What did not fit explains a failure to build better than the failure itself.
+        for (checkpoint, unused) in [(unet, &[] as &[&str]), (text, &["text_projection."])] {
+            checkpoint.map_or(Ok(()), |checkpoint| checkpoint.finish(unused))?;
+        }
+        let (task, sets) = made?;
+        let kept = |set: ParameterSet| set.with_power_averages(&self.power_averages, self.average);
+        Ok((task, sets.into_iter().map(kept).collect::<Result<_>>()?))
+    }
+
+    fn check_batches(&self, _: &LatentTrainingData) -> Result<()> {
+        Ok(())
+    }
+
+    fn batches(
+        &self,
+        data: &LatentTrainingData,
+        task: &LatentDiffusion,
+        preparation: &mut Preparation<'_, '_>,
+    ) -> Result<LatentBatches> {
+        let options = LatentOptions { flip: self.flip, deviations: self.sample_posterior };
+        let path = self.latents.clone().unwrap_or_else(|| preparation.folder.join("latents.safetensors"));
+        // What a batch has of a small bucket is seen more often than other pictures.
+        let least = self.common.batch_size;
+        let key = data.latents_key(options, self.buckets.then(|| (task.size_multiple(), least)));
+        let set = match LatentSet::read(&path, &key)? {
+            Some(set) => set,
+            None => {
+                let autoencoder = task.autoencoder().network();
+                let buckets = match self.buckets {
+                    true => Buckets::by_aspect(&data.sizes()?, data.size().0, task.size_multiple(), least)?,
+                    false => Buckets::one(data.size(), data.pictures().len()),
+                };
+                let mut watch = |done, total| preparation.tell("encoding pictures", done, total);
+                let set = LatentSet::encode(data.pictures(), &buckets, autoencoder, options, &mut watch)?;
+                set.write(&path, &key)?;
+                set
+            }
+        };
+        for (channel, (mean, std)) in set.channel_statistics()?.into_iter().enumerate() {
+            // A diffusion model takes its data for such of mean 0 and deviation 1.
+            if mean.abs() > 1.0 || !(0.5..=2.0).contains(&std) {
+                preparation.warn(format!(
+                    "channel {channel} of the latents has the mean {mean:.2} and the standard deviation {std:.2}, where 0 and 1 \
+                     would be best: the autoencoder's scaling_factor does not fit these pictures"
+                ));
+            }
+        }
+        let (tokens, cut) = data.pictures().tokens(task.tokenizer())?;
+        if let Some((count, example)) = cut {
+            preparation.warn(format!(
+                "{count} captions are longer than {} tokens, and what is beyond is not seen, as {example:?}",
+                task.tokenizer().max_length() - 2
+            ));
+        }
+        LatentBatches::new(Arc::new(set), Arc::new(tokens), self.common.batch_size, self.common.seed)
+    }
+
+    fn plan(&self) -> RunPlan {
+        RunPlan { steps: self.steps, sample_every: Some(self.sample_every), ..self.common.plan() }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.mixed_precision.warning().into_iter().collect()
+    }
+}
+
+impl LatentTrainingSettings {
+    /// How a network's parameters are moved.
+    fn optimizer(&self, peak: f64) -> OptimizerOptions {
+        let learning_rate = self.common.learning_rate(peak, self.warmup_steps, self.steps);
+        let mut options = self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay);
+        options.adamw.beta2 = self.adam_beta2;
+        options
+    }
+
+    fn samples(&self, data: &LatentTrainingData) -> SamplePrompts {
+        let (guidance_scale, steps) = (self.guidance_scale, self.sample_steps);
+        let prompts = self.sample_prompts.clone().filter(|prompts| !prompts.is_empty());
+        let prompts = prompts.unwrap_or_else(|| data.some_captions(SAMPLE_PROMPTS));
+        SamplePrompts { prompts, guidance_scale, steps }
+    }
+
+    /// The scheduler's file of the model, from which training takes its betas too.
+    ///
+    /// # Errors
+    /// If that of the model to go on from cannot be read.
+    pub fn scheduler(&self, data: &LatentTrainingData) -> Result<Map<String, Value>> {
+        if let Some(files) = data.base() {
+            return Ok(files.config("scheduler", "scheduler_config.json")?.fields().clone());
+        }
+        if self.prediction_type == PredictionChoice::Flow {
+            return Ok(Map::from_iter([
+                ("_class_name".to_owned(), "FlowMatchEulerDiscreteScheduler".into()),
+                ("_diffusers_version".to_owned(), DIFFUSERS_VERSION.into()),
+                ("num_train_timesteps".to_owned(), self.timesteps.into()),
+                ("shift".to_owned(), 1.0.into()),
+            ]));
+        }
+        let zero = !self.no_zero_terminal_snr && self.prediction_type != PredictionChoice::Epsilon;
+        let fields = json!({
+            "_class_name": "DDIMScheduler",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": self.beta_schedule.name(),
+            "clip_sample": false,
+            "num_train_timesteps": self.timesteps,
+            "prediction_type": self.prediction_type.name(),
+            "rescale_betas_zero_snr": zero,
+            "set_alpha_to_one": true,
+            "steps_offset": 1,
+            "timestep_spacing": "trailing",
+        });
+        Ok(fields.as_object().cloned().unwrap_or_default())
+    }
+
+    /// The objective: what the scheduler's file says, or rectified flow.
+    ///
+    /// # Errors
+    /// If the settings contradict each other.
+    fn objective(&self, data: &LatentTrainingData) -> Result<Objective> {
+        let fields = ConfigFields::from_fields("scheduler", self.scheduler(data)?);
+        let flows = fields.class_name().is_some_and(|class| class.starts_with("FlowMatch"));
+        let (process, prediction_type) = if flows {
+            let num_train_timesteps = fields.usize("num_train_timesteps", 1000)?;
+            (ForwardProcess::Flow { num_train_timesteps }, PredictionType::Flow)
+        } else {
+            let kinds = [
+                ("epsilon", PredictionType::Epsilon),
+                ("v_prediction", PredictionType::VPrediction),
+                ("sample", PredictionType::Sample),
+            ];
+            let kind = fields.choice("prediction_type", &kinds, PredictionType::Epsilon)?;
+            (ForwardProcess::Diffusion(NoiseSchedule::from_config(&fields)?), kind)
+        };
+        let weighting = match self.snr_gamma {
+            0.0 => LossWeighting::Uniform,
+            gamma => LossWeighting::MinSnr { gamma },
+        };
+        Objective::new(process, prediction_type, weighting)
+    }
+}

@@ -1,0 +1,303 @@
+//! `tweedie train ldm`: what it makes, killed and resumed, gone on from, and given bad data.
+#![cfg(feature = "embedded-model")]
+
+mod tweedie;
+
+use ::tweedie::images::{ColorType, Photo, Samples};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tweedie::{TestResult, Tweedie, read_json};
+
+/// The side of the pictures.
+const SIDE: usize = 16;
+
+/// The folder of the embedded model, whose autoencoder runs here work with: 4 channels at a quarter of the size.
+fn embedded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../weights/emoji-ldm")
+}
+
+/// A picture that is brighter to the left or at the top.
+fn write_picture(path: &Path, number: usize, left: bool) -> TestResult {
+    let shade = |x: usize, y: usize| {
+        let at = if left { x } else { y };
+        [if at < SIDE / 2 { 240 } else { 20 }, (10 * number % 200) as u8, (x + y) as u8]
+    };
+    let samples = (0..SIDE * SIDE).flat_map(|i| shade(i % SIDE, i / SIDE)).collect();
+    Ok(std::fs::write(path, Photo::new(SIDE, SIDE, ColorType::Rgb, Samples::Eight(samples))?.encode_png(&[])?)?)
+}
+
+/// A dozen pictures with a list of their captions.
+fn write_pictures(folder: &Path) -> TestResult {
+    std::fs::create_dir_all(folder)?;
+    let mut list = String::new();
+    for i in 0..12 {
+        let left = i % 2 == 0;
+        write_picture(&folder.join(format!("{i}.png")), i, left)?;
+        let side = if left { "left" } else { "top" };
+        let texts = [format!("bright at the {side}"), format!("A picture, {side} bright")];
+        let text = if i < 6 { json!(texts) } else { json!(texts[0]) };
+        list += &format!("{}\n", json!({"file_name": format!("{i}.png"), "text": text}));
+    }
+    Ok(std::fs::write(folder.join("metadata.jsonl"), list)?)
+}
+
+fn with_data() -> TestResult<Tweedie> {
+    let tweedie = Tweedie::new()?;
+    write_pictures(&tweedie.path("data"))?;
+    Ok(tweedie)
+}
+
+/// The arguments of a short run of small networks into `output`.
+fn arguments<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["train", "ldm", "--data", "data", "--output", output, "--quiet", "--batch-size", "4"];
+    all.extend(["--sample-steps", "2", "--warmup-steps", "5", "--sample-every", "1000"]);
+    all.extend(more);
+    all
+}
+
+const SMALL: [&str; 9] =
+    ["--channels", "8,16", "--heads", "2", "--text-width", "32", "--text-layers", "1", "--learning-rate=1e-3"];
+
+fn small<'a>(output: &'a str, vae: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    arguments(output, &[&["--vae", vae], &SMALL[..], more].concat())
+}
+
+fn text(path: &Path) -> TestResult<&str> {
+    Ok(path.to_str().ok_or("a path that is no text")?)
+}
+
+fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+    command.args(arguments).current_dir(tweedie.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command.spawn()?)
+}
+
+/// The bytes of both networks, and each step's losses and norms.
+fn result(run: &Path) -> TestResult<(Vec<u8>, Vec<u8>, Vec<String>)> {
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl"))?;
+    let lines = metrics.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line)?;
+        line["seconds"].take();
+        Ok(line.to_string())
+    });
+    let unet = std::fs::read(run.join("model/unet/diffusion_pytorch_model.safetensors"))?;
+    let text = std::fs::read(run.join("model/text_encoder/model.safetensors"))?;
+    Ok((unet, text, lines.collect::<TestResult<_>>()?))
+}
+
+/// Killed at many moments, the making of latents among them, and resumed each time, a run ends with the bits of one that was
+/// left alone.
+#[test]
+fn a_run_that_is_killed_ends_with_the_same_bits() -> TestResult {
+    let tweedie = with_data()?;
+    let vae = embedded();
+    let options =
+        ["--resume", "--seed", "3", "--steps", "60", "--checkpoint-every", "3", "--flip", "--sample-posterior"];
+    let options = [&options[..], &["--accumulate", "2", "--caption-dropout", "0.3"]].concat();
+    tweedie.run(&small("whole", text(&vae)?, &options))?.success()?;
+    let whole = result(&tweedie.path("whole"))?;
+    assert_eq!(whole.2.len(), 60);
+    let (mut kills, mut finished) = (0, false);
+    // Ever longer, so that it ends on any machine.
+    let mut delay = Duration::from_millis(40);
+    while !finished {
+        let mut child = spawn(&tweedie, &small("killed", text(&vae)?, &options))?;
+        std::thread::sleep(delay);
+        finished = child.try_wait()?.is_some_and(|status| status.success());
+        if !finished {
+            child.kill()?;
+            child.wait()?;
+            kills += 1;
+            delay = delay * 5 / 4;
+        }
+    }
+    assert!(kills > 3, "{kills} kills");
+    assert_eq!(result(&tweedie.path("killed"))?, whole, "after {kills} kills");
+    Ok(())
+}
+
+/// The model of a run draws, says what it is, and is gone on from; its networks learn.
+#[test]
+fn what_is_trained_draws_and_is_gone_on_from() -> TestResult {
+    let tweedie = with_data()?;
+    let vae = embedded();
+    let run =
+        tweedie.run(&small("run", text(&vae)?, &["--steps", "200", "--dtype", "f16", "--json"]))?.success()?.json()?;
+    let first: Value = serde_json::from_str(
+        std::fs::read_to_string(tweedie.path("run/metrics.jsonl"))?.lines().next().ok_or("no step")?,
+    )?;
+    let (first, last) = (first["loss"]["loss"].as_f64().ok_or("no loss")?, run["loss"].as_f64().ok_or("no loss")?);
+    assert!(last < 0.8 * first, "{first} {last}");
+    assert!(tweedie.path("run/samples/step-000200-ema.png").is_file());
+
+    let model = tweedie.path("run/model");
+    let index = read_json(&model.join("model_index.json"))?;
+    assert_eq!(index["_class_name"], "StableDiffusionPipeline");
+    // The autoencoder is there as it was given.
+    for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+        let given = std::fs::read(embedded().join("vae").join(name))?;
+        assert_eq!(std::fs::read(model.join("vae").join(name))?, given);
+    }
+    let draw = |output: &str| {
+        tweedie.run(&[
+            "txt2img",
+            "--model",
+            "run/model",
+            "--prompt",
+            "bright at the left",
+            "--output",
+            output,
+            "--quiet",
+        ])
+    };
+    draw("a.png")?.success()?;
+    assert_eq!(Photo::read(&tweedie.path("a.png"))?.width(), SIDE);
+
+    // From it, with its own tokenizer, schedule and autoencoder; and with its text encoder, which stays as it is.
+    let from = ["--from", "run/model", "--steps", "3", "--train-text-encoder"];
+    tweedie.run(&arguments("further", &from))?.success()?;
+    for file in ["tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json", "unet/config.json"]
+    {
+        assert_eq!(
+            std::fs::read(tweedie.path("further/model").join(file))?,
+            std::fs::read(model.join(file))?,
+            "{file}"
+        );
+    }
+    let (unet, encoder) = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors");
+    let bytes = |run: &str, file: &str| std::fs::read(tweedie.path(run).join("model").join(file));
+    assert!(bytes("further", unet)? != bytes("run", unet)? && bytes("further", encoder)? != bytes("run", encoder)?);
+    let frozen =
+        ["--text-encoder", "run/model", "--steps", "3", "--dtype", "f16", "--channels", "8,16", "--heads", "2"];
+    let frozen = [&frozen[..], &["--vae", text(&vae)?]].concat();
+    tweedie.run(&arguments("frozen", &frozen))?.success()?;
+    assert_eq!(bytes("frozen", encoder)?, bytes("run", encoder)?);
+    Ok(())
+}
+
+/// Other objectives, and captions beside pictures.
+#[test]
+fn flow_and_epsilon_are_trained_from_captions_beside_pictures() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    std::fs::create_dir_all(tweedie.path("data/more"))?;
+    for (i, name) in ["a", "b", "more/c"].into_iter().enumerate() {
+        write_picture(&tweedie.path(&format!("data/{name}.png")), i, true)?;
+        std::fs::write(tweedie.path(&format!("data/{name}.txt")), "bright at the left\na picture\n")?;
+    }
+    let vae = embedded();
+    for prediction in ["flow", "epsilon"] {
+        let options = ["--steps", "2", "--prediction-type", prediction, "--latents", "shared.safetensors"];
+        tweedie.run(&small(prediction, text(&vae)?, &options))?.success()?;
+        let config = read_json(&tweedie.path(prediction).join("config.json"))?;
+        assert_eq!((&config["data"]["images"], &config["data"]["captions"]), (&3.into(), &6.into()));
+        let model = format!("{prediction}/model");
+        let draw = ["txt2img", "--model", &model, "--prompt", "a picture", "--output", "x.png", "--force", "--quiet"];
+        tweedie.run(&draw)?.success()?;
+    }
+    // One file of latents for both.
+    assert!(tweedie.path("shared.safetensors").is_file() && !tweedie.path("flow/latents.safetensors").exists());
+    Ok(())
+}
+
+/// Pictures keep their proportions, and those of a batch have one size.
+#[test]
+fn pictures_of_several_proportions_are_trained_in_buckets() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    std::fs::create_dir_all(tweedie.path("data"))?;
+    for (i, (width, height)) in [(48, 30), (30, 48), (40, 40)].into_iter().cycle().take(9).enumerate() {
+        let samples = Samples::Eight((0..3 * width * height).map(|j| (j * (i + 3)) as u8).collect());
+        let photo = Photo::new(width, height, ColorType::Rgb, samples)?;
+        std::fs::write(tweedie.path(&format!("data/{i}.png")), photo.encode_png(&[])?)?;
+        std::fs::write(tweedie.path(&format!("data/{i}.txt")), "a pattern")?;
+    }
+    let vae = embedded();
+    let options = ["--steps", "7", "--buckets", "--batch-size=2"];
+    let run = |more: &[&str]| {
+        let all = ["train", "ldm", "--data", "data", "--output", "run", "--quiet", "--sample-steps", "2", "--vae"];
+        tweedie.run(&[&all[..], &[text(&vae)?], &SMALL[..], &options[..], more].concat())
+    };
+    run(&[])?.fails(1, &["--buckets", "--resize"])?;
+    run(&["--resize", "32"])?.success()?;
+    let latents = std::fs::read(tweedie.path("run/latents.safetensors"))?;
+    let header = String::from_utf8_lossy(&latents[..2000.min(latents.len())]).into_owned();
+    // Wide, tall and square ones, at a quarter of 40x24, 24x40 and 32x32 pixels.
+    for shape in ["[3,4,6,10]", "[3,4,10,6]", "[3,4,8,8]"] {
+        assert!(header.contains(shape), "{shape}: {header}");
+    }
+    run(&["--resize", "32", "--resume"])?.success()?;
+    Ok(())
+}
+
+/// Bad data are named with file and line before anything is made.
+#[test]
+fn bad_data_are_named_before_training() -> TestResult {
+    let tweedie = with_data()?;
+    let vae = embedded();
+    let run = || tweedie.run(&small("run", text(&vae)?, &["--steps", "2"]));
+    let list = tweedie.path("data/metadata.jsonl");
+    let good = std::fs::read_to_string(&list)?;
+    let with = |line: &str| std::fs::write(&list, format!("{good}{line}\n"));
+    let bad = |line: &str, parts: &[&str]| -> TestResult {
+        with(line)?;
+        run()?.fails(1, &[&["metadata.jsonl", "line 13"], parts].concat())?;
+        assert!(!tweedie.path("run").exists(), "nothing is made");
+        Ok(())
+    };
+    bad(r#"{"file_name": "absent.png", "text": "a cat"}"#, &["absent.png"])?;
+    bad("not JSON", &["expected"])?;
+    write_picture(&tweedie.path("data/12.png"), 12, true)?;
+    bad(r#"{"file_name": "12.png", "text": ["a cat", " "]}"#, &["12.png", "empty"])?;
+    bad(r#"{"file_name": "12.png", "text": []}"#, &["list"])?;
+    bad(r#"{"file_name": "12.png", "text": 3}"#, &["string"])?;
+    bad(r#"{"file_name": "12.png"}"#, &["text"])?;
+    std::fs::write(tweedie.path("data/12.png"), "a letter")?;
+    bad(r#"{"file_name": "12.png", "text": "a cat"}"#, &["12.png", "no picture format"])?;
+    // A picture that states an enormous size is not decoded.
+    let mut huge = std::fs::read(tweedie.path("data/0.png"))?;
+    huge[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
+    std::fs::write(tweedie.path("data/12.png"), huge)?;
+    bad(r#"{"file_name": "12.png", "text": "a cat"}"#, &["12.png", "100000"])?;
+    std::fs::copy(embedded().join("../../examples/pictures/digits.png"), tweedie.path("data/12.png"))?;
+    with(r#"{"file_name": "12.png", "text": "digits"}"#)?;
+    run()?.fails(1, &["the pictures' size", "12.png", "--resize"])?;
+
+    std::fs::remove_file(&list)?;
+    run()?.fails(1, &["the caption of", ".png", "missing", ".txt"])?;
+    for i in 0..13 {
+        std::fs::write(tweedie.path(&format!("data/{i}.txt")), "a cat\n")?;
+    }
+    std::fs::write(tweedie.path("data/5.txt"), "a cat\n\na dog\n")?;
+    run()?.fails(1, &["5.txt", "line 2", "empty"])?;
+    std::fs::write(tweedie.path("data/5.txt"), "a cat")?;
+    std::fs::write(tweedie.path("data/lonely.txt"), "a dog")?;
+    run()?.fails(1, &["lonely.txt", "picture"])?;
+    assert!(!tweedie.path("run").exists());
+    Ok(())
+}
+
+#[test]
+fn parts_that_do_not_fit_are_named() -> TestResult {
+    let tweedie = with_data()?;
+    let vae = embedded();
+    let with = |more: &[&str]| tweedie.run(&small("run", text(&vae)?, &[&["--steps", "2"], more].concat()));
+    tweedie.run(&arguments("run", &["--steps", "2"]))?.fails(1, &["--vae", "not given"])?;
+    with(&["--resize", "12"])?.fails(1, &["a side of the pictures is 12", "multiples of 8"])?;
+    with(&["--attention", "2"])?.fails(1, &["--attention", "2 resolutions"])?;
+    with(&["--caption-dropout", "2"])?.fails(1, &["caption dropout", "between 0 and 1"])?;
+    with(&["--snr-gamma", "-1"])?.fails(1, &["--snr-gamma"])?;
+    let absent = arguments("run", &["--steps", "2", "--vae", "absent"]);
+    assert_eq!(tweedie.run(&absent)?.status, 1);
+    std::fs::write(tweedie.path("unet.json"), json!({"cross_attention_dim": 7, "sample_size": 4}).to_string())?;
+    let given = ["--steps", "2", "--vae", text(&vae)?, "--unet-config", "unet.json"];
+    tweedie.run(&arguments("run", &given))?.fails(1, &["cross_attention_dim", "192"])?;
+    assert!(!tweedie.path("run").exists());
+    // A run goes on with what it was started with.
+    with(&["--checkpoint-every", "1"])?.success()?;
+    with(&["--resume", "--seed", "4"])?.fails(1, &["--seed is 4", "the run has 0"])?;
+    let list = tweedie.path("data/metadata.jsonl");
+    std::fs::write(&list, std::fs::read_to_string(&list)?.replace("bright", "dark"))?;
+    with(&["--resume"])?.fails(1, &["the data's fingerprint"])?;
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! Pictures as an autoencoder's latents: what latent diffusion is trained on.
+
+use super::buckets::{BucketOrder, Buckets};
+use super::loader::BatchSource;
+use super::shuffle::SplitMix64;
+use super::{CaptionedPictures, PictureTokens};
+use crate::checkpoints::{ModelFiles, SafetensorsFile};
+use crate::files::replace_file;
+use crate::images::Picture;
+use crate::models::Autoencoder;
+use crate::{Error, ErrorKind, Result};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use serde_json::json;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The tensors of each size, whose number follows.
+const MEAN: &str = "mean.";
+const STD: &str = "std.";
+/// What a file says beside its tensors: of each size which pictures it has, what they were made from, and whether mirror images
+/// are there.
+const PICTURES: &str = "pictures.";
+const KEY: &str = "made_from";
+const FLIP: &str = "flip";
+/// Pixels that are encoded at once, about.
+const PIXELS: usize = 1 << 17;
+
+/// Which latents a set has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LatentOptions {
+    /// Whether each picture has those of its mirror image too.
+    pub flip: bool,
+    /// Whether the standard deviations of the encoder's distributions are kept, so that latents can be drawn from them.
+    pub deviations: bool,
+}
+
+/// The latents of a set of pictures as a diffusion model has them, scaled, in half precision.
+#[derive(Debug, Clone)]
+pub struct LatentSet {
+    /// Those of each size, at least one.
+    buckets: Vec<BucketLatents>,
+    flip: bool,
+}
+
+/// The latents of pictures of one size.
+#[derive(Debug, Clone)]
+struct BucketLatents {
+    /// `[pictures, channels, height, width]`; with mirror images, those of all pictures follow.
+    mean: Tensor,
+    /// Of the same shape, if they are kept.
+    std: Option<Tensor>,
+    /// Which pictures of the set.
+    pictures: Vec<usize>,
+}
+
+/// What one training step sees.
+#[derive(Debug, Clone)]
+pub struct LatentBatch {
+    /// The most likely latents, `[batch, channels, height, width]`, f32 on the CPU.
+    pub mean: Tensor,
+    /// The standard deviation of each, alike, where latents are drawn.
+    pub std: Option<Tensor>,
+    /// Each picture's caption as token ids, `[batch, tokens]` of u32.
+    pub tokens: Tensor,
+}
+
+impl LatentSet {
+    /// Encodes pictures at the sizes of their buckets. `watch` is told how many are done and how many there are; breaking stops.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `watch` breaks; if a picture cannot be read, or its latents are not finite in half precision.
+    pub fn encode(
+        pictures: &CaptionedPictures,
+        buckets: &Buckets,
+        autoencoder: &dyn Autoencoder,
+        options: LatentOptions,
+        watch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Self> {
+        let passes: &[bool] = if options.flip { &[false, true] } else { &[false] };
+        let (mut done, total) = (0, passes.len() * pictures.len());
+        let mut encoded = Vec::with_capacity(buckets.buckets().len());
+        for bucket in buckets.buckets() {
+            let step = (PIXELS / (bucket.size.0 * bucket.size.1).max(1)).max(1);
+            let (mut means, mut stds) = (Vec::new(), Vec::new());
+            for &mirrored in passes {
+                for indices in bucket.pictures.chunks(step) {
+                    if watch(done, total).is_break() {
+                        return Err(Error::Cancelled);
+                    }
+                    let read = |&index: &usize| tensor(&pictures.picture(index, bucket.size)?, mirrored);
+                    let batch: Vec<Tensor> = indices.par_iter().map(read).collect::<Result<_>>()?;
+                    let gaussian = autoencoder.encode(&Tensor::cat(&batch, 0)?)?;
+                    let space = autoencoder.latent_space();
+                    let half =
+                        |latents: &Tensor| -> Result<Tensor> { Ok(space.scaled(latents)?.to_dtype(DType::F16)?) };
+                    means.push(checked(half(&gaussian.mean)?, pictures, indices)?);
+                    if options.deviations && !gaussian.is_certain() {
+                        stds.push(half(&(gaussian.log_variance * 0.5)?.exp()?)?);
+                    }
+                    done += indices.len();
+                }
+            }
+            let std = if stds.is_empty() { None } else { Some(Tensor::cat(&stds, 0)?) };
+            encoded.push(BucketLatents { mean: Tensor::cat(&means, 0)?, std, pictures: bucket.pictures.clone() });
+        }
+        Ok(Self { buckets: encoded, flip: options.flip })
+    }
+
+    /// Reads latents that [`Self::write`] wrote under the same key; `None` if there are none, or others.
+    ///
+    /// # Errors
+    /// If the file is damaged.
+    pub fn read(path: &Path, key: &str) -> Result<Option<Self>> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Ok(None);
+        };
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let file = SafetensorsFile::open(&ModelFiles::Folder(folder.to_path_buf()), name)?;
+        if file.metadata(KEY) != Some(key) {
+            return Ok(None);
+        }
+        let damaged = |reason: String| Error::malformed(ErrorKind::File, "file of latents", path, reason);
+        let read = |name: &str| {
+            let tensor = file.read(name, DType::F16, &Device::Cpu)?;
+            tensor.ok_or_else(|| damaged(format!("{name} has values that are not finite")))
+        };
+        let stored: Vec<String> = file.tensors().into_iter().map(|stored| stored.name).collect();
+        let flip = file.metadata(FLIP) == Some("true");
+        let mut buckets = Vec::new();
+        while let Some(pictures) = file.metadata(&format!("{PICTURES}{}", buckets.len())) {
+            let number = buckets.len();
+            let pictures: Vec<usize> = serde_json::from_str(pictures).map_err(|e| damaged(e.to_string()))?;
+            let mean = read(&format!("{MEAN}{number}"))?;
+            let name = format!("{STD}{number}");
+            let std = stored.contains(&name).then(|| read(&name)).transpose()?;
+            if pictures.is_empty() || mean.dim(0)? != pictures.len() * if flip { 2 } else { 1 } {
+                return Err(damaged(format!(
+                    "it names {} pictures and has latents of {}",
+                    pictures.len(),
+                    mean.dim(0)?
+                )));
+            }
+            buckets.push(BucketLatents { mean, std, pictures });
+        }
+        if buckets.is_empty() { Err(damaged("it has none".into())) } else { Ok(Some(Self { buckets, flip })) }
+    }
+
+    /// Writes the latents, all or nothing, with a key that says what they were made from.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, path: &Path, key: &str) -> Result<()> {
+        let mut metadata = HashMap::from([(KEY.to_owned(), key.to_owned()), (FLIP.to_owned(), self.flip.to_string())]);
+        let mut tensors = Vec::new();
+        for (number, BucketLatents { mean, std, pictures }) in self.buckets.iter().enumerate() {
+            metadata.insert(format!("{PICTURES}{number}"), json!(pictures).to_string());
+            tensors.push((format!("{MEAN}{number}"), mean));
+            tensors.extend(std.as_ref().map(|std| (format!("{STD}{number}"), std)));
+        }
+        let bytes = safetensors::serialize(tensors, Some(metadata))
+            .map_err(|e| Error::malformed(ErrorKind::File, "file of latents", path, e))?;
+        replace_file(path, &bytes)
+    }
+
+    /// The number of pictures.
+    pub fn pictures(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.pictures.len()).sum()
+    }
+
+    /// Mean and standard deviation of each channel over all pictures: a diffusion model takes its data for such of 0 and 1.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn channel_statistics(&self) -> Result<Vec<(f64, f64)>> {
+        let (mut sums, mut count) = (Vec::new(), 0);
+        for mean in self.buckets.iter().map(|bucket| &bucket.mean) {
+            let (images, channels, height, width) = mean.dims4()?;
+            sums.resize(channels, (0.0, 0.0));
+            count += images * height * width;
+            for image in 0..images {
+                let values = mean.get(image)?.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2::<f32>()?;
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    for value in values {
+                        *sum = (sum.0 + f64::from(value), sum.1 + f64::from(value).powi(2));
+                    }
+                }
+            }
+        }
+        let count = count as f64;
+        let moments =
+            |(sum, square): (f64, f64)| (sum / count, (square / count - (sum / count).powi(2)).max(0.0).sqrt());
+        Ok(sums.into_iter().map(moments).collect())
+    }
+
+    /// Rows of a tensor in f32.
+    fn rows(tensor: &Tensor, indices: &[u32]) -> Result<Tensor> {
+        let indices = Tensor::from_slice(indices, indices.len(), &Device::Cpu)?;
+        Ok(tensor.index_select(&indices, 0)?.to_dtype(DType::F32)?)
+    }
+}
+
+/// A picture as an autoencoder sees it, `[1, 3, height, width]`.
+fn tensor(picture: &Picture, mirrored: bool) -> Result<Tensor> {
+    if !mirrored {
+        return picture.to_tensor(&Device::Cpu);
+    }
+    let width = 3 * picture.width();
+    let rows = picture.rgb().chunks_exact(width);
+    let rgb = rows.flat_map(|row| row.rchunks_exact(3).flatten().copied()).collect();
+    Picture::new(picture.width(), picture.height(), rgb)?.to_tensor(&Device::Cpu)
+}
+
+/// Latents of these pictures, which half precision must hold.
+fn checked(latents: Tensor, pictures: &CaptionedPictures, indices: &[usize]) -> Result<Tensor> {
+    let largest = latents.to_dtype(DType::F32)?.abs()?.flatten_from(1)?.max(1)?.to_vec1::<f32>()?;
+    match largest.iter().position(|value| !value.is_finite()) {
+        None => Ok(latents),
+        Some(i) => {
+            let what = format!("the latents of {}", pictures.pictures()[indices[i]].path.display());
+            Err(Error::invalid(what, "not finite", "the autoencoder cannot encode it; take another one"))
+        }
+    }
+}
+
+/// The batches of a set of latents, each a function of the seed and its number alone, and of pictures of one size; of a picture's
+/// captions one is drawn each time.
+#[derive(Debug, Clone)]
+pub struct LatentBatches {
+    set: Arc<LatentSet>,
+    /// Each picture's captions as token ids, all of one length.
+    tokens: Arc<PictureTokens>,
+    order: BucketOrder,
+    batch_size: usize,
+    seed: u64,
+}
+
+impl LatentBatches {
+    /// The batches of a set in the order of a seed. `tokens` are each picture's captions, at least one, all of one length.
+    ///
+    /// # Errors
+    /// If the batch size is 0, or captions and pictures do not fit each other.
+    pub fn new(set: Arc<LatentSet>, tokens: Arc<PictureTokens>, batch_size: usize, seed: u64) -> Result<Self> {
+        if tokens.len() != set.pictures() || tokens.iter().any(Vec::is_empty) {
+            let fix = format!("there are latents of {} pictures, and each has one caption at least", set.pictures());
+            return Err(Error::invalid("the number of captioned pictures", tokens.len(), fix));
+        }
+        let counts: Vec<usize> = set.buckets.iter().map(|bucket| bucket.pictures.len()).collect();
+        Ok(Self { order: BucketOrder::new(&counts, batch_size, seed)?, set, tokens, batch_size, seed })
+    }
+
+    /// Batch `n`.
+    ///
+    /// # Errors
+    /// If its tensors cannot be made.
+    pub fn get(&mut self, n: u64) -> Result<LatentBatch> {
+        let (bucket, indices) = self.order.batch(n);
+        let bucket = &self.set.buckets[bucket];
+        let first = n.wrapping_mul(self.batch_size as u64);
+        let (mut rows, mut ids) = (Vec::with_capacity(indices.len()), Vec::new());
+        for (i, &index) in indices.iter().enumerate() {
+            // Other draws than those of the order, which has the seed itself.
+            let mut generator = SplitMix64::numbered(!self.seed, first.wrapping_add(i as u64));
+            let captions = &self.tokens[bucket.pictures[index]];
+            ids.extend_from_slice(&captions[generator.below(captions.len() as u64) as usize]);
+            let mirrored = self.set.flip && generator.below(2) == 1;
+            rows.push((index + if mirrored { bucket.pictures.len() } else { 0 }) as u32);
+        }
+        let length = ids.len() / indices.len();
+        Ok(LatentBatch {
+            mean: LatentSet::rows(&bucket.mean, &rows)?,
+            std: bucket.std.as_ref().map(|std| LatentSet::rows(std, &rows)).transpose()?,
+            tokens: Tensor::from_vec(ids, (indices.len(), length), &Device::Cpu)?,
+        })
+    }
+}
+
+impl BatchSource for LatentBatches {
+    type Batch = LatentBatch;
+
+    fn get(&mut self, n: u64) -> Result<LatentBatch> {
+        Self::get(self, n)
+    }
+}
