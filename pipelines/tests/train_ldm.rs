@@ -152,8 +152,14 @@ fn what_is_trained_draws_and_is_gone_on_from() -> TestResult {
             "--quiet",
         ])
     };
-    draw("a.png")?.success()?;
+    assert!(!draw("a.png")?.success()?.stderr.contains("not trained on"));
     assert_eq!(Photo::read(&tweedie.path("a.png"))?.width(), SIDE);
+    // Words that no caption had are named, with those that were perhaps meant; they are beside the tokenizer.
+    let prompt = "bright at the lefft, xyzzy";
+    let unknown = ["txt2img", "--model", "run/model", "--prompt", prompt, "--output", "b.png", "--quiet"];
+    let stderr = tweedie.run(&unknown)?.success()?.stderr;
+    assert!(stderr.contains(r#""lefft" (perhaps left), "xyzzy""#), "{stderr}");
+    assert!(std::fs::read_to_string(model.join("tokenizer/words.txt"))?.lines().any(|word| word == "bright"));
 
     // From it, with its own tokenizer, schedule and autoencoder; and with its text encoder, which stays as it is.
     let from = ["--from", "run/model", "--steps", "3", "--train-text-encoder"];
@@ -299,5 +305,32 @@ fn parts_that_do_not_fit_are_named() -> TestResult {
     let list = tweedie.path("data/metadata.jsonl");
     std::fs::write(&list, std::fs::read_to_string(&list)?.replace("bright", "dark"))?;
     with(&["--resume"])?.fails(1, &["the data's fingerprint"])?;
+    Ok(())
+}
+
+/// Averages by powers of time are kept beside the exponential one, are in checkpoints, and can be chosen when the run is over.
+#[test]
+fn an_average_is_chosen_afterwards() -> TestResult {
+    let tweedie = with_data()?;
+    let vae = embedded();
+    let train = |output: &str, more: &[&str]| -> TestResult {
+        let kept = ["--steps", "12", "--checkpoint-every", "5", "--power-averages", "0.05,0.1", "--resume"];
+        tweedie.run(&small(output, text(&vae)?, &[&kept[..], more].concat()))?.success()?;
+        Ok(())
+    };
+    train("run", &[])?;
+    let exponential = result(&tweedie.path("run"))?;
+    train("run", &["--average", "0.1"])?;
+    let chosen = result(&tweedie.path("run"))?;
+    train("other", &["--average", "0.1"])?;
+    assert_eq!(result(&tweedie.path("other"))?, chosen);
+    assert_ne!(exponential.0, chosen.0);
+    // From the checkpoint of step 5 on it is the same.
+    for step in ["step-000000010", "step-000000012"] {
+        std::fs::remove_dir_all(tweedie.path("other/checkpoints").join(step))?;
+    }
+    std::fs::remove_dir_all(tweedie.path("other/model"))?;
+    train("other", &["--average", "0.1"])?;
+    assert_eq!(result(&tweedie.path("other"))?, chosen);
     Ok(())
 }

@@ -4,7 +4,9 @@ use super::{Component, Loader};
 use crate::checkpoints::ComponentKind;
 use crate::conditioning::Conditioning;
 use crate::models::{ClipTextConfig, ClipTextModel, ClipTextOutput};
-use crate::text::{Prompt, TextEncoder, TextNetwork, Tokenizer, WeightedChunk, weighted_chunks};
+use crate::text::{
+    KnownWords, Prompt, TextEncoder, TextNetwork, Tokenizer, UnknownWord, WeightedChunk, weighted_chunks,
+};
 use crate::{Device, Error, Result};
 use candle_core::Tensor;
 
@@ -51,9 +53,12 @@ impl ClipEncoders {
 
     /// The chunks of a text for each encoder; the second encoder reads the second text.
     fn chunks(&self, prompt: &Prompt<'_>, weighted: bool, warnings: &mut Vec<String>) -> Result<Chunks> {
-        let each = self.encoders.iter().zip(prompt.texts).map(|(encoder, text)| match weighted {
-            false => Ok(vec![encoder.plain(text, prompt.what, warnings)?]),
-            true => weighted_chunks(&encoder.tokenizer, text),
+        let each = self.encoders.iter().zip(prompt.texts).map(|(encoder, text)| {
+            encoder.warn_of_unknown_words(text, prompt.what, warnings);
+            match weighted {
+                false => Ok(vec![encoder.plain(text, prompt.what, warnings)?]),
+                true => weighted_chunks(&encoder.tokenizer, text),
+            }
         });
         each.collect()
     }
@@ -133,6 +138,26 @@ pub fn text_network(loader: &Loader<'_>, component: &'static str) -> Result<Box<
 }
 
 impl ClipEncoder {
+    /// Names words that mean nothing to a model that was trained on few, with those that were perhaps meant.
+    fn warn_of_unknown_words(&self, text: &str, what: &str, warnings: &mut Vec<String>) {
+        let unknown = self.tokenizer.unknown_words(text);
+        if unknown.is_empty() {
+            return;
+        }
+        let words: Vec<String> = unknown
+            .iter()
+            .map(|UnknownWord { word, nearest }| match &nearest[..] {
+                [] => format!("{word:?}"),
+                nearest => format!("{word:?} (perhaps {})", nearest.join(" or ")),
+            })
+            .collect();
+        let count = self.tokenizer.known_words().map_or(0, KnownWords::len);
+        warnings.push(format!(
+            "the model was not trained on words of the {what}: {}; it knows {count} words, and nothing else has an effect",
+            words.join(", ")
+        ));
+    }
+
     /// One chunk; what finds no room in it is named in a warning.
     fn plain(&self, text: &str, what: &str, warnings: &mut Vec<String>) -> Result<WeightedChunk> {
         let tokens = self.tokenizer.encode(text)?;

@@ -6,17 +6,14 @@ use crate::checkpoints::{
 };
 use crate::files::{replace_folder, staged_name, sync_folder, write_synced};
 use crate::layers::WeightSource;
-use crate::text::{clip_vocabulary, unpacked_merges};
+use crate::text::TokenizerFiles;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a folder holds beside weights and the components' configurations.
 const SETTINGS: [&str; 3] = ["model_index.json", "scheduler/scheduler_config.json", "defaults.json"];
-const TOKENIZER_FILES: [&str; 5] =
-    ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"];
 
 /// Writes a model as a folder in diffusers layout, its weights as `dtype`, or as they are stored. A folder that is there
 /// gives way, and only once the new one is whole.
@@ -194,20 +191,6 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 
 /// A tokenizer's files; from compressed merges alone, the two classic ones.
 fn copy_tokenizer(files: &ModelFiles, folder: &Path, tokenizer: &str) -> Result<()> {
-    for name in TOKENIZER_FILES.map(|name| format!("{tokenizer}/{name}")) {
-        if files.exists(&name) {
-            copy(files, folder, &name)?;
-        }
-    }
-    let packed = format!("{tokenizer}/merges.txt.gz");
-    if files.exists(&packed) && !files.exists(&format!("{tokenizer}/merges.txt")) {
-        let unpacked = unpacked_merges(&files.read(&packed)?);
-        let merges =
-            unpacked.map_err(|e| Error::malformed(ErrorKind::Model, "list of merges", &files.path(&packed), e))?;
-        let vocabulary = clip_vocabulary(&merges).into_iter().zip(0u32..);
-        let vocabulary: Map<String, Value> = vocabulary.map(|(token, id)| (token, id.into())).collect();
-        write(folder, &format!("{tokenizer}/vocab.json"), Value::from(vocabulary).to_string().as_bytes())?;
-        write(folder, &format!("{tokenizer}/merges.txt"), merges.as_bytes())?;
-    }
-    Ok(())
+    let found = TokenizerFiles::read(files, tokenizer)?;
+    if found.is_empty() { Ok(()) } else { found.write(&folder.join(tokenizer)) }
 }

@@ -1,7 +1,8 @@
 //! Learning a byte-pair vocabulary from texts (Sennrich et al. 2016, algorithm 1), with CLIP's conventions.
 
-use super::TokenizerFiles;
 use super::tokenizer::{END, START, byte_pair_encoding, clip_vocabulary};
+use super::tokenizer_files::WORDS;
+use super::{KnownWords, TokenizerFiles};
 use crate::{Error, Result};
 use serde_json::{Map, json};
 use std::collections::{BTreeSet, HashMap};
@@ -149,7 +150,9 @@ pub fn train_tokenizer<'a>(
     if max_length < 3 {
         return Err(Error::invalid("the length of the token sequences", max_length, "take 3 or more"));
     }
-    let words = Words::of(texts)?;
+    let texts: Vec<&str> = texts.collect();
+    let known: String = KnownWords::of(texts.iter().copied()).iter().flat_map(|word| [word, "\n"]).collect();
+    let words = Words::of(texts.into_iter())?;
     if words.0.is_empty() {
         return Err(Error::invalid("the texts to train a tokenizer on", "without a word", "give captions"));
     }
@@ -181,6 +184,7 @@ pub fn train_tokenizer<'a>(
         ("merges.txt", merges),
         ("tokenizer_config.json", format!("{config:#}\n")),
         ("special_tokens_map.json", format!("{special:#}\n")),
+        (WORDS, known),
     ]))
 }
 

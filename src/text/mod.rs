@@ -1,12 +1,14 @@
 //! From a text to conditioning: tokens, weights in prompts, and what a model's text encoder is.
 
 mod byte_pair_training;
+mod known_words;
 mod text_encoder;
 mod tokenizer;
 mod tokenizer_files;
 mod weighted;
 
 pub use byte_pair_training::train_tokenizer;
+pub use known_words::{KnownWords, UnknownWord};
 pub use text_encoder::{Prompt, TextEncoder, TextNetwork};
 pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};
 pub use tokenizer_files::TokenizerFiles;

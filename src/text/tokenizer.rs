@@ -1,6 +1,7 @@
 //! CLIP's byte-pair tokenizer (Radford et al. 2021), with the padding of each model family.
 
-use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource};
+use super::known_words::{KnownWords, UnknownWord};
+use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource, WORDS as KNOWN_WORDS};
 use crate::checkpoints::ModelFiles;
 use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -44,6 +45,8 @@ pub struct Tokenizer {
     max_length: usize,
     /// The tokens that one token of a prompt stands for.
     learned: HashMap<u32, Vec<u32>>,
+    /// The words that the model was trained on, if they are few.
+    known_words: Option<KnownWords>,
 }
 
 impl Tokenizer {
@@ -88,12 +91,17 @@ impl Tokenizer {
 
         let id =
             |token: &str| inner.token_to_id(token).ok_or_else(|| fail(format!("`{token}` is not in the vocabulary")));
+        let known_words = match files.has(KNOWN_WORDS) {
+            true => Some(KnownWords::of(files.text(KNOWN_WORDS)?.lines())),
+            false => None,
+        };
         Ok(Self {
             start: id(START)?,
             end: id(END)?,
             pad: id(&settings.token("pad_token", END).0)?,
             max_length: settings.max_length(),
             learned: HashMap::new(),
+            known_words,
             inner,
         })
     }
@@ -116,6 +124,16 @@ impl Tokenizer {
     /// The number of ids that [`Self::encode`] gives.
     pub fn max_length(&self) -> usize {
         self.max_length
+    }
+
+    /// The words that the model was trained on, where its tokenizer says them.
+    pub fn known_words(&self) -> Option<&KnownWords> {
+        self.known_words.as_ref()
+    }
+
+    /// The words of a prompt that the model was not trained on, where its tokenizer says on which it was.
+    pub fn unknown_words(&self, prompt: &str) -> Vec<UnknownWord> {
+        self.known_words.as_ref().map_or(Vec::new(), |known| known.unknown(prompt))
     }
 
     /// Token ids of a prompt, cut and padded to the model's length.
@@ -179,6 +197,9 @@ impl Tokenizer {
         let ids = names.iter().map(|name| self.inner.token_to_id(name)).collect::<Option<Vec<_>>>();
         let ids = ids.filter(|ids| !ids.is_empty()).ok_or_else(|| cannot("it cannot be added; take another".into()))?;
         self.learned.insert(ids[0], ids.clone());
+        if let Some(known) = &mut self.known_words {
+            known.add(token);
+        }
         Ok(ids)
     }
 

@@ -10,8 +10,11 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Files that a tokenizer may have.
-const NAMES: [&str; 5] =
-    ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+const NAMES: [&str; 6] =
+    ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", WORDS];
+
+/// The words that a model was trained on, one a line, if they are few: no program but this one looks for it.
+pub(super) const WORDS: &str = "words.txt";
 
 /// What a tokenizer is read from.
 pub(super) trait TokenizerSource {
@@ -81,6 +84,11 @@ impl TokenizerFiles {
             read.push(("merges.txt", merges.into_bytes()));
         }
         Ok(Self(read))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Writes them into a folder, which is made.

@@ -171,7 +171,7 @@ impl Search<'_> {
             } else {
                 self.must(&at("tokenizer.json"))?;
             }
-            self.may(&[&at("tokenizer_config.json"), &at("special_tokens_map.json")]);
+            self.may(&[&at("tokenizer_config.json"), &at("special_tokens_map.json"), &at("words.txt")]);
         }
         Ok(())
     }

@@ -333,7 +333,7 @@ impl LatentTrainingSettings {
             "prediction_type": self.prediction_type.name(),
             "rescale_betas_zero_snr": zero,
             "set_alpha_to_one": true,
-            "steps_offset": 0,
+            "steps_offset": 1,
             "timestep_spacing": "trailing",
         });
         Ok(fields.as_object().cloned().unwrap_or_default())
