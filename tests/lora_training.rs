@@ -129,8 +129,8 @@ fn gradients_are_differences_of_the_loss() -> TestResult {
                 let along: Vec<_> = (0..gradients.len())
                     .map(|i| if i == set { direction.clone() } else { vec![0.0; gradients[i].len()] })
                     .collect();
-                // The loss changes by half a hundredth: much more than roundings are, and little enough to be straight.
-                let distance = (5e-3 * loss / norm) as f32;
+                // The loss changes by a two thousandth: much more than roundings are, and little enough to be straight.
+                let distance = (5e-4 * loss / norm) as f32;
                 let (ahead, _) = loss_and_gradients(&mut trainer, &along, distance)?;
                 let (behind, _) = loss_and_gradients(&mut trainer, &along, -distance)?;
                 let slope = (ahead - behind) / (2.0 * f64::from(distance));

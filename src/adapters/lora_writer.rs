@@ -1,11 +1,12 @@
 //! Files of low-rank factors, as other programs write and read them.
 
 use super::LoraTarget;
+use crate::checkpoints::safetensors_bytes;
 use crate::files::write_synced;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What follows a weight's name in the names of its factors: those of PEFT, and those of kohya's scripts.
@@ -44,12 +45,11 @@ impl WrittenLora<'_> {
     /// If a factor belongs to no component of the target, or the file cannot be written.
     pub fn write(&self, form: LoraForm, path: &Path) -> Result<()> {
         let (tensors, metadata) = match form {
-            LoraForm::Kohya => (self.kohya_tensors()?, self.metadata.clone().into_iter().collect()),
+            LoraForm::Kohya => (self.kohya_tensors()?, self.metadata.clone()),
             LoraForm::Peft => (self.factors.clone(), self.peft_metadata()?),
         };
-        let metadata: HashMap<String, String> =
-            [("format".to_owned(), "pt".to_owned())].into_iter().chain(metadata).collect();
-        let bytes = safetensors::serialize(tensors, Some(metadata))
+        let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().chain(metadata).collect();
+        let bytes = safetensors_bytes(tensors, &metadata)
             .map_err(|e| Error::malformed(ErrorKind::Model, "LoRA file", path, e))?;
         write_synced(path, &bytes)
     }
@@ -83,7 +83,7 @@ impl WrittenLora<'_> {
     }
 
     /// What diffusers says of each component's adapter: the fields of PEFT's `LoraConfig` under the component's name.
-    fn peft_metadata(&self) -> Result<HashMap<String, String>> {
+    fn peft_metadata(&self) -> Result<BTreeMap<String, String>> {
         let mut modules: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for name in self.factors.keys() {
             let (component, weight) = self.split(name)?;

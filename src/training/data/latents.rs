@@ -4,7 +4,7 @@ use super::buckets::{BucketOrder, Buckets};
 use super::loader::BatchSource;
 use super::shuffle::SplitMix64;
 use super::{CaptionedPictures, PictureTokens};
-use crate::checkpoints::{ModelFiles, SafetensorsFile};
+use crate::checkpoints::{ModelFiles, SafetensorsFile, safetensors_bytes};
 use crate::files::replace_file;
 use crate::images::Picture;
 use crate::models::Autoencoder;
@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -168,14 +168,14 @@ impl LatentSet {
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, path: &Path, key: &str) -> Result<()> {
-        let mut metadata = HashMap::from([(KEY.to_owned(), key.to_owned()), (FLIP.to_owned(), self.flip.to_string())]);
+        let mut metadata = BTreeMap::from([(KEY.to_owned(), key.to_owned()), (FLIP.to_owned(), self.flip.to_string())]);
         let mut tensors = Vec::new();
         for (number, BucketLatents { mean, std, pictures }) in self.buckets.iter().enumerate() {
             metadata.insert(format!("{PICTURES}{number}"), json!(pictures).to_string());
             tensors.push((format!("{MEAN}{number}"), mean));
             tensors.extend(std.as_ref().map(|std| (format!("{STD}{number}"), std)));
         }
-        let bytes = safetensors::serialize(tensors, Some(metadata))
+        let bytes = safetensors_bytes(tensors, &metadata)
             .map_err(|e| Error::malformed(ErrorKind::File, "file of latents", path, e))?;
         replace_file(path, &bytes)
     }

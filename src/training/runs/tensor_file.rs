@@ -1,5 +1,6 @@
 //! Tensors in safetensors files.
 
+use crate::checkpoints::safetensors_bytes;
 use crate::files::write_synced;
 use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
@@ -17,6 +18,5 @@ pub fn write_tensors(path: &Path, tensors: BTreeMap<String, Tensor>) -> Result<(
 /// The bytes of a safetensors file, as PyTorch's programs write it.
 pub(super) fn encode(tensors: BTreeMap<String, Tensor>, path: &Path) -> Result<Vec<u8>> {
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize(tensors, Some(metadata))
-        .map_err(|e| Error::malformed(ErrorKind::Model, "safetensors file", path, e))
+    safetensors_bytes(tensors, &metadata).map_err(|e| Error::malformed(ErrorKind::Model, "safetensors file", path, e))
 }
