@@ -5,8 +5,7 @@ mod tweedie;
 use ::tweedie::images::{ColorType, Photo, Samples};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
-use tweedie::{TestResult, Tweedie, read_json};
+use tweedie::{TestResult, Tweedie, kill_when_there, read_json};
 
 /// Pictures of a bright bar at the top, in the middle or at the bottom, each kind in a sub-folder.
 fn write_bars(folder: &Path, count: usize) -> TestResult {
@@ -77,12 +76,7 @@ fn a_classifier_that_is_killed_goes_on() -> TestResult {
     };
     assert!(train("whole").status()?.success());
     let saved = program.path("killed/checkpoints/step-000000004/manifest.json");
-    let mut child = train("killed").spawn()?;
-    while !saved.is_file() && child.try_wait()?.is_none() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill()?;
-    child.wait()?;
+    kill_when_there(&mut train("killed"), &saved)?;
     assert!(train("killed").status()?.success());
     for file in ["classifier/diffusion_pytorch_model.safetensors", "training.json", "classifier/config.json"] {
         let read = |run: &str| std::fs::read(program.path(run).join("model").join(file));

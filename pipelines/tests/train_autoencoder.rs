@@ -11,8 +11,7 @@ use ::tweedie::training::data::{FolderOptions, Split, read_set};
 use ::tweedie::{DType, Device, Tensor};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
-use tweedie::{TestResult, Tweedie, read_json};
+use tweedie::{TestResult, Tweedie, kill_when_there, read_json};
 
 const TRAIN: [&str; 15] = [
     "train",
@@ -137,12 +136,7 @@ fn an_autoencoder_that_is_killed_goes_on() -> TestResult {
         };
         assert!(train("whole").status()?.success());
         let saved = program.path("killed/checkpoints/step-000000024/manifest.json");
-        let mut child = train("killed").spawn()?;
-        while !saved.is_file() && child.try_wait()?.is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill()?;
-        child.wait()?;
+        kill_when_there(&mut train("killed"), &saved)?;
         assert!(train("killed").status()?.success());
         for file in ["vae/diffusion_pytorch_model.safetensors", "training.json", "vae/config.json"] {
             let read = |run: &str| std::fs::read(program.path(run).join("model").join(file));

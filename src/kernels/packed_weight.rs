@@ -90,7 +90,7 @@ impl PackedWeight {
     /// The weight as it was before, in the element type that it has in memory.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// Never, for a weight that was made from a tensor.
     pub fn to_tensor(&self) -> Result<Tensor> {
         match &*self.values {
             Values::F64(_) => self.rows_as_before::<f64>(),

@@ -1,7 +1,9 @@
 //! Settings of training an autoencoder.
 
 use super::choices::{MixedPrecisionChoice, StoredChoice};
-use super::settings::{CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, setting, switch};
+use super::settings::{
+    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, setting, switch, zero_or_above,
+};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{Options, json, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
@@ -99,9 +101,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
     }
 
     fn settled(mut self, images: usize) -> Self {
-        if let Some(epochs) = self.epochs.take() {
-            self.steps = self.common.steps_of(epochs, images);
-        }
+        self.common.settle(&mut self.steps, &mut self.epochs, images);
         self
     }
 
@@ -109,10 +109,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         self.common.check()?;
         at_least_one("steps", self.steps)?;
         at_least_one("sample_every", self.sample_every)?;
-        if self.grad_clip < 0.0 || !self.grad_clip.is_finite() {
-            return Err(Error::invalid("`grad_clip`", self.grad_clip, "it must be above 0, or 0 to turn it off"));
-        }
-        Ok(())
+        zero_or_above("grad_clip", self.grad_clip)
     }
 
     fn architecture(&self, data: &TrainingData) -> Result<Map<String, Value>> {

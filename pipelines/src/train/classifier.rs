@@ -3,6 +3,7 @@
 use super::choices::BetaChoice;
 use super::settings::{
     CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
+    zero_or_above,
 };
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{option, options, serde_by_options};
@@ -87,10 +88,7 @@ impl TrainingSettings for ClassifierTrainingSettings {
     fn check(&self) -> Result<()> {
         self.common.check()?;
         at_least_one("steps", self.plan().steps)?;
-        if self.grad_clip < 0.0 || !self.grad_clip.is_finite() {
-            return Err(Error::invalid("`grad_clip`", self.grad_clip, "it must be above 0, or 0 to turn it off"));
-        }
-        Ok(())
+        zero_or_above("grad_clip", self.grad_clip)
     }
 
     fn architecture(&self, data: &TrainingData) -> Result<Map<String, Value>> {

@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod benchmark;
+mod captioned;
 mod choices;
 mod classifier;
 mod encoded;

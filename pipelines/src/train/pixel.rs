@@ -1,22 +1,22 @@
 //! Settings of training in pixel space, and what they mean for network, schedule and objective.
 
 use super::choices::{BetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
+use super::objectives::objective;
 use super::settings::{
-    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
+    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, flow_scheduler, setting,
+    switch, zero_or_above,
 };
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use std::sync::Arc;
-use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
-use tweedie::denoising::PredictionType;
+use tweedie::config::ConfigFields;
 use tweedie::models::UNet2DConfig;
 use tweedie::models::unet2d::{BlockKind, ClassEmbedding, TimeEmbedding};
-use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::{Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
-use tweedie::training::{ClassDropout, ForwardProcess, LossWeighting, Objective, OptimizerOptions, ParameterSet};
+use tweedie::training::{ClassDropout, Objective, OptimizerOptions, ParameterSet};
 use tweedie::{Error, Result};
 
 /// The weight of the variational bound beside L_simple (Nichol and Dhariwal 2021, section 3.1).
@@ -98,9 +98,7 @@ impl TrainingSettings for PixelTrainingSettings {
     }
 
     fn settled(mut self, images: usize) -> Self {
-        if let Some(epochs) = self.epochs.take() {
-            self.steps = self.common.steps_of(epochs, images);
-        }
+        self.common.settle(&mut self.steps, &mut self.epochs, images);
         self
     }
 
@@ -109,11 +107,8 @@ impl TrainingSettings for PixelTrainingSettings {
         at_least_one("steps", self.steps)?;
         at_least_one("timesteps", self.timesteps as u64)?;
         at_least_one("sample_every", self.sample_every)?;
-        for (name, value) in [("grad_clip", self.grad_clip), ("min_snr_gamma", self.min_snr_gamma)] {
-            if value < 0.0 || !value.is_finite() {
-                return Err(Error::invalid(format!("`{name}`"), value, "it must be above 0, or 0 to turn it off"));
-            }
-        }
+        zero_or_above("grad_clip", self.grad_clip)?;
+        zero_or_above("min_snr_gamma", self.min_snr_gamma)?;
         if self.timesteps > 100_000 {
             return Err(Error::invalid("`timesteps`", self.timesteps, "take at most 100000"));
         }
@@ -250,12 +245,7 @@ impl PixelTrainingSettings {
     /// The scheduler's file of the model, from which training takes its betas too.
     pub fn scheduler(&self) -> Map<String, Value> {
         if self.prediction_type == PredictionChoice::Flow {
-            return Map::from_iter([
-                ("_class_name".to_owned(), "FlowMatchEulerDiscreteScheduler".into()),
-                ("_diffusers_version".to_owned(), DIFFUSERS_VERSION.into()),
-                ("num_train_timesteps".to_owned(), self.timesteps.into()),
-                ("shift".to_owned(), 1.0.into()),
-            ]);
+            return flow_scheduler(self.timesteps);
         }
         let mut scheduler = ddpm_scheduler(self.beta_schedule, self.timesteps);
         scheduler.extend([
@@ -270,25 +260,7 @@ impl PixelTrainingSettings {
     /// # Errors
     /// If the settings contradict each other.
     pub fn objective(&self) -> Result<Objective> {
-        let (process, prediction_type) = match self.prediction_type {
-            PredictionChoice::Flow => {
-                (ForwardProcess::Flow { num_train_timesteps: self.timesteps }, PredictionType::Flow)
-            }
-            other => {
-                let schedule = NoiseSchedule::from_config(&ConfigFields::from_fields("scheduler", self.scheduler()))?;
-                let kind = match other {
-                    PredictionChoice::V => PredictionType::VPrediction,
-                    PredictionChoice::Sample => PredictionType::Sample,
-                    _ => PredictionType::Epsilon,
-                };
-                (ForwardProcess::Diffusion(schedule), kind)
-            }
-        };
-        let weighting = match self.min_snr_gamma {
-            0.0 => LossWeighting::Uniform,
-            gamma => LossWeighting::MinSnr { gamma },
-        };
-        let objective = Objective::new(process, prediction_type, weighting)?;
+        let objective = objective(&ConfigFields::from_fields("scheduler", self.scheduler()), self.min_snr_gamma)?;
         if self.learned_variance { objective.with_learned_variance(BOUND_WEIGHT) } else { Ok(objective) }
     }
 }

@@ -66,6 +66,13 @@ impl CommonSettings {
         epochs.saturating_mul(images as u64).div_ceil(per_step)
     }
 
+    /// Puts the steps of passes over so many images in the place of the passes, where those are given.
+    pub(super) fn settle(&self, steps: &mut u64, epochs: &mut Option<u64>, images: usize) {
+        if let Some(epochs) = epochs.take() {
+            *steps = self.steps_of(epochs, images);
+        }
+    }
+
     /// The learning rate of a run of so many steps: it rises to `peak`, within the run, and then does what the settings say.
     pub(super) fn learning_rate(&self, peak: f64, warmup_steps: u64, total_steps: u64) -> LearningRate {
         let warmup_steps = warmup_steps.min(total_steps);
@@ -94,6 +101,24 @@ pub(super) fn at_least_one(name: &str, value: u64) -> Result<()> {
         0 => Err(Error::invalid(format!("`{name}`"), 0, "take at least 1")),
         _ => Ok(()),
     }
+}
+
+/// Whether a number is one that 0 turns off.
+pub(super) fn zero_or_above(name: &str, value: f64) -> Result<()> {
+    match value >= 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("`{name}`"), value, "it must be above 0, or 0 to turn it off")),
+    }
+}
+
+/// diffusers' `scheduler_config.json` of rectified flow.
+pub(super) fn flow_scheduler(timesteps: usize) -> Map<String, Value> {
+    Map::from_iter([
+        ("_class_name".to_owned(), "FlowMatchEulerDiscreteScheduler".into()),
+        ("_diffusers_version".to_owned(), DIFFUSERS_VERSION.into()),
+        ("num_train_timesteps".to_owned(), timesteps.into()),
+        ("shift".to_owned(), 1.0.into()),
+    ])
 }
 
 /// diffusers' `scheduler_config.json` of betas from 0.0001 to 0.02, and of those that have no such ends.

@@ -4,12 +4,24 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 pub type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// A run of the program in a folder of its own.
 pub struct Tweedie {
     pub folder: tempfile::TempDir,
+}
+
+/// Starts the program, and kills it as soon as a file is there, if it has not ended before.
+pub fn kill_when_there(command: &mut Command, file: &Path) -> TestResult {
+    let mut child = command.spawn()?;
+    while !file.is_file() && child.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
 }
 
 /// What a run printed and how it ended.

@@ -72,7 +72,7 @@ impl LatentBatch {
     /// Latents drawn from the encoder's distributions, or their means where deviations are not kept.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// Never, for a set that was encoded or read.
     pub fn draw(&self, generator: &mut TorchGenerator) -> Result<Tensor> {
         let Some(std) = &self.std else { return Ok(self.mean.clone()) };
         let noise = Tensor::from_vec(generator.normal(std.elem_count()), std.dims(), std.device())?;
@@ -188,7 +188,7 @@ impl LatentSet {
     /// Mean and standard deviation of each channel over all pictures: a diffusion model takes its data for such of 0 and 1.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// Never, for a set that was encoded or read.
     pub fn channel_statistics(&self) -> Result<Vec<(f64, f64)>> {
         let (mut sums, mut count) = (Vec::new(), 0);
         for mean in self.buckets.iter().map(|bucket| &bucket.mean) {

@@ -4,8 +4,8 @@ use super::LatentTrainingSettings;
 use crate::builder::OtherAutoencoder;
 use crate::device::NumberFormat;
 use crate::model::Model;
-use crate::train::TrainingSet;
-use serde_json::{Map, Value, json};
+use crate::train::{TrainingSet, captioned};
+use serde_json::{Map, Value};
 use std::path::Path;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::families::{AutoencoderArchitecture, Families, autoencoder_config};
@@ -167,15 +167,7 @@ impl TrainingSet for LatentTrainingData {
     }
 
     fn record(&self) -> Map<String, Value> {
-        let (height, width) = self.size;
-        let fields = json!({
-            "images": self.pictures.len(),
-            "captions": self.pictures.captions().count(),
-            "height": height,
-            "width": width,
-            "fingerprint": self.fingerprint,
-        });
-        fields.as_object().cloned().unwrap_or_default()
+        captioned::record(&self.pictures, self.size, &self.fingerprint)
     }
 }
 

@@ -5,10 +5,13 @@ mod networks;
 
 pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
 
+use super::captioned::sample_prompts;
 use super::choices::{LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
 use super::encoded::Encoded;
 use super::objectives::objective;
-use super::settings::{CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch};
+use super::settings::{
+    CommonSettings, Preparation, TrainingSettings, at_least_one, flow_scheduler, setting, switch, zero_or_above,
+};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
@@ -168,9 +171,7 @@ impl TrainingSettings for LatentTrainingSettings {
     }
 
     fn settled(mut self, images: usize) -> Self {
-        if let Some(epochs) = self.epochs.take() {
-            self.steps = self.common.steps_of(epochs, images);
-        }
+        self.common.settle(&mut self.steps, &mut self.epochs, images);
         self
     }
 
@@ -180,11 +181,8 @@ impl TrainingSettings for LatentTrainingSettings {
         at_least_one("timesteps", self.timesteps as u64)?;
         at_least_one("sample_every", self.sample_every)?;
         at_least_one("sample_steps", self.sample_steps as u64)?;
-        for (name, value) in [("grad_clip", self.grad_clip), ("snr_gamma", self.snr_gamma)] {
-            if value < 0.0 || !value.is_finite() {
-                return Err(Error::invalid(format!("`{name}`"), value, "it must be above 0, or 0 to turn it off"));
-            }
-        }
+        zero_or_above("grad_clip", self.grad_clip)?;
+        zero_or_above("snr_gamma", self.snr_gamma)?;
         if !(0.0..1.0).contains(&self.adam_beta2) {
             return Err(Error::invalid("`adam_beta2`", self.adam_beta2, "it is 0 or above, and below 1"));
         }
@@ -300,8 +298,7 @@ impl LatentTrainingSettings {
 
     fn samples(&self, data: &LatentTrainingData) -> SamplePrompts {
         let (guidance_scale, steps) = (self.guidance_scale, self.sample_steps);
-        let prompts = self.sample_prompts.clone().filter(|prompts| !prompts.is_empty());
-        let prompts = prompts.unwrap_or_else(|| data.pictures().some_captions(SAMPLE_PROMPTS));
+        let prompts = sample_prompts(self.sample_prompts.as_ref(), data.pictures(), SAMPLE_PROMPTS);
         SamplePrompts { prompts, guidance_scale, steps }
     }
 
@@ -314,12 +311,7 @@ impl LatentTrainingSettings {
             return Ok(files.config("scheduler", "scheduler_config.json")?.fields().clone());
         }
         if self.prediction_type == PredictionChoice::Flow {
-            return Ok(Map::from_iter([
-                ("_class_name".to_owned(), "FlowMatchEulerDiscreteScheduler".into()),
-                ("_diffusers_version".to_owned(), DIFFUSERS_VERSION.into()),
-                ("num_train_timesteps".to_owned(), self.timesteps.into()),
-                ("shift".to_owned(), 1.0.into()),
-            ]));
+            return Ok(flow_scheduler(self.timesteps));
         }
         let zero = !self.no_zero_terminal_snr && self.prediction_type != PredictionChoice::Epsilon;
         let fields = json!({

@@ -2,7 +2,7 @@
 
 use super::LoraTrainingSettings;
 use crate::model::Model;
-use crate::train::TrainingSet;
+use crate::train::{TrainingSet, captioned};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use tweedie::families::Families;
@@ -95,14 +95,6 @@ impl TrainingSet for LoraTrainingData {
     }
 
     fn record(&self) -> Map<String, Value> {
-        let (height, width) = self.size;
-        let fields = json!({
-            "images": self.pictures.len(),
-            "captions": self.pictures.captions().count(),
-            "height": height,
-            "width": width,
-            "fingerprint": self.fingerprint,
-        });
-        fields.as_object().cloned().unwrap_or_default()
+        captioned::record(&self.pictures, self.size, &self.fingerprint)
     }
 }

@@ -4,10 +4,11 @@ mod data;
 
 pub use data::LoraTrainingData;
 
+use super::captioned::sample_prompts;
 use super::choices::{DecayChoice, HeldChoice, LoraFormChoice, LoraModulesChoice, MixedPrecisionChoice, StoredChoice};
 use super::encoded::Encoded;
 use super::objectives::objective;
-use super::settings::{CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch};
+use super::settings::{CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch, zero_or_above};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
@@ -127,9 +128,7 @@ impl TrainingSettings for LoraTrainingSettings {
     }
 
     fn settled(mut self, images: usize) -> Self {
-        if let Some(epochs) = self.epochs.take() {
-            self.steps = self.common.steps_of(epochs, images);
-        }
+        self.common.settle(&mut self.steps, &mut self.epochs, images);
         self
     }
 
@@ -139,11 +138,8 @@ impl TrainingSettings for LoraTrainingSettings {
         at_least_one("steps", self.steps)?;
         at_least_one("sample_every", self.sample_every)?;
         at_least_one("sample_steps", self.sample_steps as u64)?;
-        for (name, value) in [("grad_clip", self.grad_clip), ("snr_gamma", self.snr_gamma)] {
-            if value < 0.0 || !value.is_finite() {
-                return Err(Error::invalid(format!("`{name}`"), value, "it must be above 0, or 0 to turn it off"));
-            }
-        }
+        zero_or_above("grad_clip", self.grad_clip)?;
+        zero_or_above("snr_gamma", self.snr_gamma)?;
         if !(0.0..1.0).contains(&self.adam_beta2) {
             return Err(Error::invalid("`adam_beta2`", self.adam_beta2, "it is 0 or above, and below 1"));
         }
@@ -159,8 +155,7 @@ impl TrainingSettings for LoraTrainingSettings {
     fn task(&self, data: &mut LoraTrainingData) -> Result<(LoraTraining, Vec<ParameterSet>)> {
         let model = data.take_model()?;
         let captions: Vec<String> = data.pictures().captions().map(str::to_owned).collect();
-        let prompts = self.sample_prompts.clone().filter(|prompts| !prompts.is_empty());
-        let prompts = prompts.unwrap_or_else(|| data.pictures().some_captions(SAMPLE_PROMPTS));
+        let prompts = sample_prompts(self.sample_prompts.as_ref(), data.pictures(), SAMPLE_PROMPTS);
         let config = LoraTrainingConfig {
             low_rank: self.low_rank(),
             objective: objective(model.scheduler(), self.snr_gamma)?,
