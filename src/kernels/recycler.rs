@@ -11,6 +11,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RecyclingAllocator;
 
+impl RecyclingAllocator {
+    /// From now on keeps as many bytes as were in use at once, and not some hundred MiB alone. A training step frees all
+    /// that it has computed and takes as much again in the next, so that this costs no memory at the peak.
+    pub fn keep_most_used() {
+        #[cfg(target_os = "linux")]
+        pool::keep_most_used();
+    }
+}
+
 // SAFETY: every block comes from `pool` or from the system, by its size alone, and returns to where it came from.
 unsafe impl GlobalAlloc for RecyclingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -79,7 +88,7 @@ mod pool {
     /// All sizes that an address can span.
     const CLASSES: usize = (STEPS * (48 - LEAST)) as usize;
 
-    /// The most bytes that are kept and not in use.
+    /// The most bytes that are kept and not in use, besides what [`keep_most_used`] adds.
     const MOST_KEPT: usize = 384 << 20;
 
     const PAGE: usize = 4096;
@@ -93,13 +102,24 @@ mod pool {
     /// Free blocks by size.
     struct Pool {
         blocks: [*mut Free; CLASSES],
+        /// Bytes of the free blocks.
         bytes: usize,
+        /// Bytes of the blocks in use, and the most that they have been.
+        used: usize,
+        most_used: usize,
+        /// Whether to keep as many bytes as were in use at once.
+        keeps_most_used: bool,
     }
 
     // SAFETY: the blocks of the lists belong to the pool alone.
     unsafe impl Send for Pool {}
 
-    static POOL: Mutex<Pool> = Mutex::new(Pool { blocks: [null_mut(); CLASSES], bytes: 0 });
+    static POOL: Mutex<Pool> =
+        Mutex::new(Pool { blocks: [null_mut(); CLASSES], bytes: 0, used: 0, most_used: 0, keeps_most_used: false });
+
+    pub fn keep_most_used() {
+        POOL.lock().unwrap_or_else(PoisonError::into_inner).keeps_most_used = true;
+    }
 
     pub fn serves(layout: Layout) -> bool {
         layout.size() >= 1 << LEAST && layout.size() < 1 << 47 && layout.align() <= PAGE
@@ -120,6 +140,8 @@ mod pool {
     pub fn take(size: usize, zeroed: bool) -> *mut u8 {
         let (class, size) = class(size);
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.used += size;
+        pool.most_used = pool.most_used.max(pool.used);
         let block = pool.blocks[class];
         if block.is_null() {
             pool.make_room(size);
@@ -142,7 +164,8 @@ mod pool {
     pub unsafe fn give_back(block: *mut u8, size: usize) {
         let (class, size) = class(size);
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.bytes + size > MOST_KEPT {
+        pool.used -= size;
+        if !pool.has_room(size) {
             drop(pool);
             // SAFETY: the block was mapped with this size.
             return unsafe { unmap(block, size) };
@@ -155,10 +178,16 @@ mod pool {
     }
 
     impl Pool {
+        /// Whether a further block of this size may be kept, or mapped, beside the free ones.
+        fn has_room(&self, size: usize) -> bool {
+            let unused = if self.keeps_most_used { self.most_used - self.used } else { 0 };
+            self.bytes + size <= MOST_KEPT + unused
+        }
+
         /// Lets go of the largest blocks, so that a change of sizes does not add to what is in use.
         fn make_room(&mut self, size: usize) {
             for class in (0..CLASSES).rev() {
-                while self.bytes + size > MOST_KEPT && !self.blocks[class].is_null() {
+                while !self.has_room(size) && !self.blocks[class].is_null() {
                     let block = self.blocks[class];
                     let (octave, steps) = (class as u32 / STEPS + LEAST, class as u32 % STEPS + STEPS);
                     let size = (steps as usize) << (octave - STEPS.ilog2());

@@ -1,7 +1,7 @@
 //! Training steps.
 
 use super::{Draws, ParameterSet, SetReport, SetState, TrainingTask};
-use crate::kernels::make_pool;
+use crate::kernels::{RecyclingAllocator, make_pool};
 use crate::layers::with_gradients;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
@@ -90,6 +90,7 @@ impl<T: TrainingTask> Trainer<T> {
             return Err(Error::invalid("the name of two sets of parameters", set.name(), "give each its own"));
         }
         make_pool();
+        RecyclingAllocator::keep_most_used();
         Ok(Self { task, sets, options, step: 0 })
     }
 
