@@ -1,53 +1,36 @@
 //! Training a LoRA: its loss and gradients, and what its file does to the model.
 
 mod cases;
+mod frozen;
 
 use candle_core::{DType, Device, Tensor};
 use cases::TestResult;
+use frozen::{
+    SEED, batch, check_agreement, check_gradients, load, loss_and_gradients, loss_of, model_folder, objective,
+    optimizer, ways_to_hold,
+};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tweedie::adapters::{LoraForm, Loras};
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Cache, Call, PredictionType};
-use tweedie::families::{Families, Family, SD1};
+use tweedie::families::{Family, SD1};
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::{ClipTextConfig, ClipTextModel};
 use tweedie::noise::TorchGenerator;
-use tweedie::schedulers::NoiseSchedule;
 use tweedie::text::Tokenizer;
 use tweedie::training::data::LatentBatch;
 use tweedie::training::tasks::{FrozenModel, HeldWeights, LoraTraining, LoraTrainingConfig, SamplePrompts};
 use tweedie::training::{
-    AdamWConfig, Decay, DenoisingLoss, Draws, ForwardProcess, LearningRate, LossWeighting, LowRankConfig,
-    LowRankModules, Objective, OptimizerOptions, Stream, Trainer, TrainerOptions, TrainingTask,
+    Draws, LowRankConfig, LowRankModules, OptimizerOptions, Stream, Trainer, TrainerOptions, TrainingTask,
 };
 
-const SEED: u64 = 5;
 const CAPTIONS: [&str; 3] = ["a fox", "an owl on a branch", "a lighthouse in a storm"];
-
-fn model_folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
-}
-
-fn normal(seed: u64, shape: &[usize]) -> TestResult<Tensor> {
-    let values = TorchGenerator::new(seed).normal(shape.iter().product());
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
-}
-
-fn load(name: &str, held: HeldWeights) -> TestResult<FrozenModel> {
-    Ok(FrozenModel::load(&ModelFiles::folder(&model_folder(name))?, &Families::built_in(), held)?)
-}
-
-fn objective(model: &FrozenModel) -> TestResult<Objective> {
-    let process = ForwardProcess::Diffusion(NoiseSchedule::from_config(model.scheduler())?);
-    Ok(Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?)
-}
 
 fn config(model: &FrozenModel, modules: LowRankModules) -> TestResult<LoraTrainingConfig> {
     Ok(LoraTrainingConfig {
         low_rank: LowRankConfig { rank: 3, alpha: 2.0, modules },
-        objective: objective(model)?,
+        objective: objective(model.scheduler())?,
         captions: CAPTIONS.map(str::to_owned).into(),
         caption_dropout: 0.3,
         size: (64, 64),
@@ -59,21 +42,10 @@ fn config(model: &FrozenModel, modules: LowRankModules) -> TestResult<LoraTraini
 }
 
 fn trainer(model: FrozenModel, modules: LowRankModules, trains_text: bool) -> TestResult<Trainer<LoraTraining>> {
-    let options = OptimizerOptions {
-        learning_rate: LearningRate { peak: 1e-2, warmup_steps: 0, total_steps: 100, decay: Decay::Constant },
-        adamw: AdamWConfig::default(),
-        max_gradient_norm: None,
-        ema: None,
-    };
+    let options = optimizer(1e-2);
     let config = config(&model, modules)?;
     let (task, sets) = LoraTraining::new(config, model, SEED, (options, trains_text.then_some(options)))?;
     Ok(Trainer::new(task, sets, TrainerOptions { seed: SEED, accumulate: 1 })?)
-}
-
-fn batch() -> TestResult<LatentBatch> {
-    let shape = [2, 4, 8, 8];
-    let std = Some((normal(12, &shape)?.abs()? * 0.1)?);
-    Ok(LatentBatch { mean: normal(11, &shape)?, std, tokens: Tensor::new(&[[2u32], [0]], &Device::Cpu)? })
 }
 
 /// Factors away from their start, where half of all gradients are zero.
@@ -86,64 +58,23 @@ fn away_from_start(trainer: &mut Trainer<LoraTraining>) -> TestResult {
     Ok(trainer.restore(state)?)
 }
 
-/// The loss of the first step's batch where the factors are moved by `distance` along each direction, and its gradients, as the
-/// optimiser's means of them have it after one step. The trainer ends as it was.
-fn loss_and_gradients(
-    trainer: &mut Trainer<LoraTraining>,
-    directions: &[Vec<f32>],
-    distance: f32,
-) -> TestResult<(f64, Vec<Vec<f32>>)> {
-    let before = trainer.state();
-    let mut moved = before.clone();
-    for (set, direction) in moved.sets.iter_mut().zip(directions) {
-        set.weights.iter_mut().zip(direction).for_each(|(weight, d)| *weight += distance * d);
-    }
-    trainer.restore(moved)?;
-    let batch = batch()?;
-    let report = trainer.step(|| Ok(batch.clone()))?;
-    let share = 1.0 - AdamWConfig::default().beta1 as f32;
-    let of_set = |moment: &Vec<f32>| moment.iter().map(|m| m / share).collect();
-    let gradients = trainer.state().sets.iter().map(|set| of_set(&set.first_moment)).collect();
-    trainer.restore(before)?;
-    Ok((report.loss(), gradients))
-}
-
 /// The derivative along the gradient is its squared norm, for each set of factors: over packed weights in full and half
 /// precision, and with candle's operations; the two backends agree on every value.
 #[test]
 fn gradients_are_differences_of_the_loss() -> TestResult {
-    let half = HeldWeights { dtype: DType::F16, ..HeldWeights::default() };
-    let candle = HeldWeights { backend: Backend::Candle, ..HeldWeights::default() };
     for (name, modules, trains_text) in
         [("sd15", LowRankModules::All, true), ("xl-small", LowRankModules::Transformers, false)]
     {
         let mut by_kernels = Vec::new();
-        for held in [HeldWeights::default(), half, candle] {
+        for held in ways_to_hold() {
             let mut trainer = trainer(load(name, held)?, modules, trains_text)?;
             away_from_start(&mut trainer)?;
-            let (loss, gradients) = loss_and_gradients(&mut trainer, &[], 0.0)?;
+            let gradients = check_gradients(&mut trainer, &format!("{name} {held:?}"))?;
             assert_eq!(gradients.len(), if trains_text { 2 } else { 1 });
-            for (set, gradient) in gradients.iter().enumerate() {
-                let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-                let direction: Vec<f32> = gradient.iter().map(|&g| (f64::from(g) / norm) as f32).collect();
-                let along: Vec<_> = (0..gradients.len())
-                    .map(|i| if i == set { direction.clone() } else { vec![0.0; gradients[i].len()] })
-                    .collect();
-                // The loss changes by a two thousandth: much more than roundings are, and little enough to be straight.
-                let distance = (5e-4 * loss / norm) as f32;
-                let (ahead, _) = loss_and_gradients(&mut trainer, &along, distance)?;
-                let (behind, _) = loss_and_gradients(&mut trainer, &along, -distance)?;
-                let slope = (ahead - behind) / (2.0 * f64::from(distance));
-                assert!((slope / norm - 1.0).abs() < 5e-3, "{name} {held:?} set {set}: {slope} {norm}");
-            }
             match held.backend {
                 Backend::Kernels if held.dtype == DType::F32 => by_kernels = gradients,
                 Backend::Kernels => {}
-                Backend::Candle => {
-                    for (kernels, candle) in by_kernels.iter().flatten().zip(gradients.iter().flatten()) {
-                        assert!((kernels - candle).abs() < 1e-5 + 1e-3 * candle.abs(), "{name}: {kernels} {candle}");
-                    }
-                }
+                Backend::Candle => check_agreement(&by_kernels, &gradients, name),
             }
         }
     }
@@ -180,15 +111,7 @@ fn loss_by_files(lora: Option<(&Path, Put)>, batch: &LatentBatch, dropout: f64) 
     });
     let ids = Tensor::new(ids.collect::<TestResult<Vec<_>>>()?, &Device::Cpu)?;
     let conditioning = Conditioning::text(encoder.forward(&ids)?.last_hidden_state);
-    let process =
-        ForwardProcess::Diffusion(NoiseSchedule::from_config(&files.config("scheduler", "scheduler_config.json")?)?);
-    let objective = Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?;
-    let latents = batch.draw(&mut draws.generator(Stream::Latents))?;
-    let cache = Cache::default();
-    let loss = DenoisingLoss::new(objective, false).mean(&latents, draws, |noisy| {
-        network.forward(&Call::of_rows(&noisy.x_t, &noisy.levels, &conditioning, &cache))
-    })?;
-    Ok(f64::from(loss.to_scalar::<f32>()?))
+    loss_of(network.as_ref(), &files.config("scheduler", "scheduler_config.json")?, &conditioning, batch)
 }
 
 /// A component's weights with the changes of files, if there are any.
@@ -239,12 +162,7 @@ fn factors_start_as_no_change() -> TestResult {
 fn the_file_does_what_the_trained_factors_do() -> TestResult {
     for (form, trains_text) in [(LoraForm::Kohya, false), (LoraForm::Peft, true), (LoraForm::Kohya, true)] {
         let model = load("sd15", HeldWeights::default())?;
-        let options = OptimizerOptions {
-            learning_rate: LearningRate { peak: 2e-2, warmup_steps: 0, total_steps: 100, decay: Decay::Constant },
-            adamw: AdamWConfig::default(),
-            max_gradient_norm: Some(1.0),
-            ema: None,
-        };
+        let options = OptimizerOptions { max_gradient_norm: Some(1.0), ..optimizer(2e-2) };
         let config = LoraTrainingConfig { form, caption_dropout: 0.0, ..config(&model, LowRankModules::All)? };
         let (task, sets) = LoraTraining::new(config, model, SEED, (options, trains_text.then_some(options)))?;
         let mut trainer = Trainer::new(task, sets, TrainerOptions { seed: SEED, accumulate: 1 })?;
@@ -295,9 +213,7 @@ fn what_cannot_be_trained_is_named() -> TestResult {
             let model = load(name, HeldWeights::default())?;
             let mut config = config(&model, LowRankModules::Attention)?;
             change(&mut config);
-            let learning_rate = LearningRate { peak: 1e-4, warmup_steps: 0, total_steps: 1, decay: Decay::Constant };
-            let (adamw, max_gradient_norm, ema) = (AdamWConfig::default(), None, None);
-            let options = OptimizerOptions { learning_rate, adamw, max_gradient_norm, ema };
+            let options = optimizer(1e-4);
             let made = LoraTraining::new(config, model, SEED, (options, trains_text.then_some(options)));
             let message = made.err().ok_or("it is trained")?.to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");

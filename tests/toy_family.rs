@@ -7,7 +7,7 @@ use std::f64::consts::LN_10;
 use std::path::Path;
 use tweedie::checkpoints::{ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Branch, Cache, Call, Network};
+use tweedie::denoising::{Branch, Cache, Call, Network, PredictionType};
 use tweedie::families::{
     Architecture, AutoencoderArchitecture, Component, ConditioningFacts, DenoisingNetwork, Families, Family,
     KeptWeights, Loader, NetworkFacts, Variant,
@@ -15,7 +15,12 @@ use tweedie::families::{
 use tweedie::images::{Photo, Picture};
 use tweedie::layers::{Linear, WeightSource, Weights};
 use tweedie::models::{Autoencoder, DiagonalGaussian, Halves, LatentSpace, Watch};
+use tweedie::schedulers::NoiseSchedule;
 use tweedie::text::{Prompt, TextEncoder};
+use tweedie::training::tasks::{EmbeddingTraining, EmbeddingTrainingConfig, FrozenModel, HeldWeights, SamplePrompts};
+use tweedie::training::{
+    AdamWConfig, Decay, ForwardProcess, LearningRate, LossWeighting, NewToken, Objective, OptimizerOptions,
+};
 use tweedie::{Error, NoiseLevel, Result};
 use tweedie_pipelines::{ImageToImageRequest, LatentDiffusion, TextToImageRequest};
 
@@ -335,6 +340,33 @@ fn what_does_not_fit_is_named() -> TestResult {
     std::fs::write(folder.path().join("edges.safetensors"), std::fs::read(&path)?)?;
     let error = with_control.control(folder.path().join("edges.safetensors")).build().err().ok_or("it loads")?;
     assert!(error.to_string().contains("models of this family take none"), "{error}");
+    Ok(())
+}
+
+/// A text encoder that has no tokens can get none.
+#[test]
+fn no_embedding_is_trained_for_letters() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    write_model(folder.path(), 7)?;
+    let files = ModelFiles::folder(folder.path())?;
+    let model = FrozenModel::load(&files, &Families::built_in().with(&TOY), HeldWeights::default())?;
+    let process = ForwardProcess::Diffusion(NoiseSchedule::from_config(model.scheduler())?);
+    let config = EmbeddingTrainingConfig {
+        token: NewToken { token: "<fox>".into(), vectors: 1, init_word: None },
+        objective: Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?,
+        captions: vec!["a <fox>".into()],
+        size: (64, 64),
+        samples: SamplePrompts { prompts: Vec::new(), guidance_scale: 1.0, steps: 1 },
+        dtype: DType::F32,
+    };
+    let optimizer = OptimizerOptions {
+        learning_rate: LearningRate { peak: 1e-3, warmup_steps: 0, total_steps: 1, decay: Decay::Constant },
+        adamw: AdamWConfig::default(),
+        max_gradient_norm: None,
+        ema: None,
+    };
+    let error = EmbeddingTraining::new(config, model, 0, optimizer).err().ok_or("it is trained")?.to_string();
+    assert!(error.contains("the model is token mixer") && error.contains("no embeddings of tokens"), "{error}");
     Ok(())
 }
 

@@ -66,11 +66,11 @@ pub use requests::xl::{NegativeSizeRequest, Pixels, SizeRequest, XlRequest};
 pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
-    AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice, HeldChoice,
-    LatentBetaChoice, LatentTrainingData, LatentTrainingSettings, LoraFormChoice, LoraModulesChoice, LoraTrainingData,
-    LoraTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice, Preparation, SeenPictures,
-    StoredChoice, TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge,
-    open_classifier,
+    AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice,
+    EmbeddingTrainingSettings, FrozenModelData, FrozenModelSettings, FrozenModelTraining, HeldChoice, LatentBetaChoice,
+    LatentTrainingData, LatentTrainingSettings, LoraFormChoice, LoraModulesChoice, LoraTrainingSettings,
+    MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice, Preparation, SeenPictures, StoredChoice,
+    TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge, open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

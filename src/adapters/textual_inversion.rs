@@ -1,10 +1,18 @@
 //! Textual inversion (Gal et al. 2023): embeddings that were trained from pictures, under a token of their own.
 
 use super::adapter_file;
+use crate::checkpoints::safetensors_bytes;
+use crate::files::write_synced;
 use crate::text::TextEncoder;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The tensors of the two encoders of SDXL.
+const OF_TWO: [&str; 2] = ["clip_l", "clip_g"];
+/// What a file's metadata call the token.
+const TOKEN: &str = "token";
 
 /// A textual inversion: a token, and for each text encoder the embeddings that take its place.
 #[derive(Debug, Clone)]
@@ -18,8 +26,8 @@ pub struct TextualInversion {
 impl TextualInversion {
     /// Reads a file, safetensors or a pickle of PyTorch's, of which nothing is run: one tensor under the token's name, as
     /// diffusers writes it; one called `emb_params`, or `*` in a dictionary called `string_to_param`, as the original
-    /// code and A1111's web UI do; or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the
-    /// tensor's name if that is one, else the file's, as that program has it.
+    /// code and A1111's web UI do; or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the one that
+    /// the file's metadata name, the tensor's name if that is one, or else the file's, as that program has it.
     ///
     /// # Errors
     /// If the file is none of these.
@@ -31,7 +39,7 @@ impl TextualInversion {
         let wrong = |reason: String| Error::malformed(ErrorKind::Model, "embedding", path, reason);
         let of_file = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let (own_name, parts) = match names[..] {
-            ["clip_g", "clip_l"] => (of_file(), vec!["clip_l", "clip_g"]),
+            ["clip_g", "clip_l"] => (of_file(), OF_TWO.to_vec()),
             // diffusers' training script called them so at first.
             ["text_encoders_0", "text_encoders_1"] => (of_file(), names.clone()),
             [name @ ("emb_params" | "*")] => (of_file(), vec![name]),
@@ -44,7 +52,7 @@ impl TextualInversion {
                 )));
             }
         };
-        let token = token.map_or(own_name, str::to_owned);
+        let token = token.or(file.metadata(TOKEN)).map_or(own_name, str::to_owned);
         if token.trim().is_empty() {
             return Err(wrong(format!("its token is {token:?}; give one after the file, as in FILE:<token>")));
         }
@@ -63,6 +71,28 @@ impl TextualInversion {
             return Err(wrong("clip_l and clip_g have different numbers of vectors".into()));
         }
         Ok(Self { path: path.into(), token, vectors })
+    }
+
+    /// Writes a file as diffusers does, and reads: one tensor under the token's name, or `clip_l` and `clip_g` for two text
+    /// encoders, in their order; the metadata name the token too. It waits until the file is on the disk.
+    ///
+    /// # Shapes
+    /// `vectors`: `[count, width]` for each text encoder.
+    ///
+    /// # Errors
+    /// If there is no form for so many encoders, or the file cannot be written.
+    pub fn write(token: &str, vectors: &[Tensor], path: &Path) -> Result<()> {
+        let names = match vectors.len() {
+            1 => vec![token],
+            2 => OF_TWO.to_vec(),
+            count => return Err(Error::invalid("the number of text encoders of an embedding", count, "it is 1 or 2")),
+        };
+        let tensors: BTreeMap<String, Tensor> =
+            names.into_iter().map(str::to_owned).zip(vectors.iter().cloned()).collect();
+        let metadata = [("format", "pt"), (TOKEN, token)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let bytes = safetensors_bytes(tensors, &metadata.into())
+            .map_err(|e| Error::malformed(ErrorKind::Model, "embedding", path, e))?;
+        write_synced(path, &bytes)
     }
 
     /// What stands for it in prompts.

@@ -104,6 +104,19 @@ impl TextEncoder for ClipEncoders {
         self.encoders.iter().map(|encoder| encoder.model.config().hidden_size).collect()
     }
 
+    fn token_embeddings(&self) -> Vec<Tensor> {
+        self.encoders.iter().map(|encoder| encoder.model.token_embeddings().clone()).collect()
+    }
+
+    fn token_ids(&self, text: &str) -> Result<Vec<Vec<u32>>> {
+        let read = |encoder: &ClipEncoder| {
+            let mut ids = encoder.tokenizer.encode_text(text)?;
+            ids.truncate(encoder.tokenizer.max_length() - 2);
+            Ok(ids)
+        };
+        self.encoders.iter().map(read).collect()
+    }
+
     fn add_token(&mut self, token: &str, vectors: &[Tensor]) -> Result<()> {
         for (encoder, vectors) in self.encoders.iter_mut().zip(vectors) {
             let ids = encoder.tokenizer.add_token(token, vectors.dims()[0])?;

@@ -125,7 +125,13 @@ impl ClipTextModel {
         &self.config
     }
 
-    /// Gives the tokens from id `first` on these embeddings, those of a textual inversion.
+    /// The embeddings of its own tokens, `[vocab_size, hidden]`, without those that were added.
+    pub fn token_embeddings(&self) -> &Tensor {
+        self.token_embedding.table()
+    }
+
+    /// Gives the tokens from id `first` on these embeddings, those of a textual inversion. What the model says is differentiable in
+    /// them, and follows them where they are a variable.
     ///
     /// # Shapes
     /// `vectors`: `[count, hidden]`.
@@ -138,7 +144,7 @@ impl ClipTextModel {
             return Err(Error::unusable(ErrorKind::Model, "the id of a new token", first, fix));
         }
         self.token_embedding = self.token_embedding.with_rows(first as usize, vectors)?;
-        self.config.vocab_size = self.token_embedding.rows()?;
+        self.config.vocab_size = self.token_embedding.rows();
         Ok(())
     }
 

@@ -52,8 +52,23 @@ pub trait TextEncoder: fmt::Debug + Send + Sync {
     /// For each network the width of its token embeddings, by which a textual inversion tells what it was made for.
     fn embedding_widths(&self) -> Vec<usize>;
 
+    /// For each network the embeddings of its own tokens, `[tokens, width]`, without those that were added; by default it has none,
+    /// and nothing can be trained in their place.
+    fn token_embeddings(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
+
+    /// For each network the ids of what it reads of a text, without what stands before and after it; by default of nothing.
+    ///
+    /// # Errors
+    /// If the text cannot be tokenized.
+    fn token_ids(&self, text: &str) -> Result<Vec<Vec<u32>>> {
+        let _ = text;
+        Ok(Vec::new())
+    }
+
     /// Adds a token that stands for trained embeddings, `[vectors, width]` for each network; the widths are those of
-    /// [`Self::embedding_widths`].
+    /// [`Self::embedding_widths`]. Conditioning is differentiable in them where they are variables, and follows them.
     ///
     /// # Errors
     /// If a tokenizer knows the token already.

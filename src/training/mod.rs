@@ -25,6 +25,7 @@
 //! | `objective`, `variational_bound` | the forward process, targets, weights of timesteps, the learned variance |
 //! | `reconstruction` | how far pictures are from those that they should be |
 //! | `low_rank` | low-rank factors beside frozen weights |
+//! | `new_token` | embeddings of a new token before the first step |
 //! | `timestep_sampling` | even or by importance |
 //! | [`runs`] | run folders, checkpoints, the log, and the loop from the first step to the model |
 //!
@@ -39,6 +40,7 @@ mod gradients;
 mod initialization;
 mod learning_rate;
 mod low_rank;
+mod new_token;
 mod objective;
 mod parameter_set;
 mod parameters;
@@ -59,6 +61,7 @@ pub use ema::Ema;
 pub use gradients::{clip_global_norm, global_norm};
 pub use learning_rate::{Decay, LearningRate};
 pub use low_rank::{LowRankConfig, LowRankModules};
+pub use new_token::NewToken;
 pub use objective::{ForwardProcess, LossWeighting, NoisyBatch, Objective};
 pub use parameter_set::{EmaOptions, OptimizerOptions, ParameterSet, SetReport, SetState};
 pub use parameters::{FlatLayout, FlatWeights, ParameterSource, Parameters, Slot};

@@ -169,6 +169,23 @@ impl Parameters {
         Ok(Self { variables: variables.into_values().collect(), layout, values })
     }
 
+    /// Parameters of no network that exists yet, which start from these values.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn from_tensors(start: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let variable = |(name, tensor): (&String, &Tensor)| {
+            Ok((name.clone(), Var::from_tensor(&tensor.to_dtype(DType::F32)?.contiguous()?)?))
+        };
+        Self::new(start.iter().map(variable).collect::<Result<_>>()?)
+    }
+
+    /// A parameter as a network takes it: it changes with every [`Self::update`].
+    pub fn variable(&self, name: &str) -> Option<&Tensor> {
+        let place = self.layout.slots.iter().position(|slot| slot.name == name)?;
+        self.variables.get(place).map(Var::as_tensor)
+    }
+
     /// Where the network is.
     pub fn device(&self) -> &Device {
         self.variables.first().map_or(&Device::Cpu, |variable| variable.device())

@@ -5,7 +5,9 @@ mod benchmark;
 mod captioned;
 mod choices;
 mod classifier;
+mod embedding;
 mod encoded;
+mod frozen;
 mod latent;
 mod lora;
 mod objectives;
@@ -19,8 +21,10 @@ pub use choices::{
     PredictionChoice, StoredChoice,
 };
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
+pub use embedding::EmbeddingTrainingSettings;
+pub use frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
 pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
-pub use lora::{LoraTrainingData, LoraTrainingSettings};
+pub use lora::LoraTrainingSettings;
 pub use pixel::PixelTrainingSettings;
 pub use settings::{CommonSettings, Preparation, TrainingData, TrainingSet, TrainingSettings};
 

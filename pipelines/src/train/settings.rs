@@ -31,14 +31,14 @@ options! {
             /// Seed of everything random.
             seed: u64 = 0 => setting(OptionKind::Count, "N");
             /// Images of a batch.
-            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder, 1 of a LoRA");
+            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder, 1 of a LoRA or an embedding");
             /// Batches whose gradients make one step.
             accumulate: usize = 1 => setting(OptionKind::Count, "N");
             /// Steps between checkpoints.
-            checkpoint_every: u64 = 500 => setting(OptionKind::Count, "N").default("500; 100 of a LoRA");
+            checkpoint_every: u64 = 500 => setting(OptionKind::Count, "N").default("500; 100 of a LoRA or an embedding");
             /// What the learning rate does after the warm-up.
             lr_schedule: DecayChoice = DecayChoice::Cosine =>
-                setting(OptionKind::Choice(DecayChoice::NAMES), "NAME").default("cosine; constant of a LoRA");
+                setting(OptionKind::Choice(DecayChoice::NAMES), "NAME").default("cosine; constant of a LoRA or an embedding");
             /// Weight decay of AdamW.
             weight_decay: f64 = 0.01 => setting(OptionKind::Number, "F");
         }
@@ -198,6 +198,11 @@ pub trait TrainingSettings: Options + Default {
     /// Settings that change nothing of what is computed, so that a run may go on with others.
     const FREE: &'static [&'static str];
 
+    /// Whether a setting is one of those.
+    fn is_free(name: &str) -> bool {
+        Self::FREE.contains(&name)
+    }
+
     /// What all kinds have.
     fn common(&self) -> &CommonSettings;
 
@@ -275,9 +280,7 @@ pub trait TrainingSettings: Options + Default {
     /// The first setting that matters in which a run that goes on differs: its name, the value here and the value there.
     fn difference(&self, other: &Self) -> Option<(String, Value, Value)> {
         let (here, there) = (self.write(), other.write());
-        let differs = |(name, value): &(&String, &Value)| {
-            !Self::FREE.contains(&name.as_str()) && there.get(*name) != Some(*value)
-        };
+        let differs = |(name, value): &(&String, &Value)| !Self::is_free(name) && there.get(*name) != Some(*value);
         let (name, value) = here.iter().find(differs)?;
         Some((name.clone(), value.clone(), there.get(name).cloned().unwrap_or_default()))
     }

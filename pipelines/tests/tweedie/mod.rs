@@ -1,6 +1,8 @@
 //! Starts the program and looks at what it did.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod frozen;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

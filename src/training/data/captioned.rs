@@ -18,8 +18,18 @@ const LARGEST_CAPTIONS: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct CaptionedPictures {
     pictures: Vec<CaptionedPicture>,
-    /// The list that names them, if there is one.
-    list: Option<PathBuf>,
+    source: CaptionSource,
+}
+
+/// Where captions come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum CaptionSource {
+    /// A list of pictures.
+    List(PathBuf),
+    /// A file beside each picture.
+    Beside,
+    /// No file.
+    Given,
 }
 
 /// A picture's file and what it shows.
@@ -50,10 +60,29 @@ pub fn read_captioned(folder: &Path) -> Result<CaptionedPictures> {
         let fix = "there is no such folder; give one with pictures and a metadata.jsonl, or with a .txt file beside each picture";
         return Err(Error::invalid("the data folder", folder.display(), fix));
     }
-    let train = folder.join("train");
-    let folder = if train.is_dir() { &train } else { folder };
+    let folder = &training_part(folder);
     let metadata = folder.join(METADATA);
     if metadata.exists() { from_list(folder, &metadata) } else { from_text_files(folder) }
+}
+
+/// The folder `train` in a folder if there is one, else that one.
+fn training_part(folder: &Path) -> PathBuf {
+    let train = folder.join("train");
+    if train.is_dir() { train } else { folder.to_path_buf() }
+}
+
+/// Whether a folder, or the folder `train` in it if there is one, has captions for any picture, as [`read_captioned`] looks for them.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn has_captions(folder: &Path) -> Result<bool> {
+    let folder = training_part(folder);
+    if !folder.is_dir() || folder.join(METADATA).exists() {
+        return Ok(folder.is_dir());
+    }
+    let mut texts = Vec::new();
+    walk(&folder, &mut Vec::new(), &is_text, &mut texts)?;
+    Ok(!texts.is_empty())
 }
 
 fn from_list(folder: &Path, metadata: &Path) -> Result<CaptionedPictures> {
@@ -74,7 +103,7 @@ fn from_list(folder: &Path, metadata: &Path) -> Result<CaptionedPictures> {
         }
         pictures.push(CaptionedPicture { path, captions, line: Some(line) });
     }
-    Ok(CaptionedPictures { pictures, list: Some(metadata.to_path_buf()) })
+    Ok(CaptionedPictures { pictures, source: CaptionSource::List(metadata.to_path_buf()) })
 }
 
 fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
@@ -94,7 +123,7 @@ fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
         let captions = captions_beside(&path)?;
         Ok(CaptionedPicture { path, captions, line: None })
     });
-    Ok(CaptionedPictures { pictures: pictures.collect::<Result<_>>()?, list: None })
+    Ok(CaptionedPictures { pictures: pictures.collect::<Result<_>>()?, source: CaptionSource::Beside })
 }
 
 fn is_text(path: &Path) -> bool {
@@ -124,28 +153,26 @@ fn captions_beside(picture: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// The pictures of a folder, or of the folder `train` in it if there is one, in the order of their names, all with one caption.
+/// The pictures of a folder, or of the folder `train` in it if there is one, in the order of their names, all with the same captions.
 ///
 /// # Errors
-/// If there is no picture, or the caption is empty.
-pub fn with_one_caption(folder: &Path, caption: &str) -> Result<CaptionedPictures> {
-    if caption.trim().is_empty() {
+/// If there is no picture or no caption, or a caption is empty.
+pub fn with_captions(folder: &Path, captions: &[String]) -> Result<CaptionedPictures> {
+    if captions.is_empty() || captions.iter().any(|caption| caption.trim().is_empty()) {
         return Err(Error::invalid("the caption of all pictures", "empty", "say what they show"));
     }
     if !folder.is_dir() {
         let fix = "there is no such folder; give one with pictures";
         return Err(Error::invalid("the data folder", folder.display(), fix));
     }
-    let train = folder.join("train");
-    let folder = if train.is_dir() { &train } else { folder };
+    let folder = &training_part(folder);
     let mut paths = Vec::new();
     walk(folder, &mut Vec::new(), &is_picture, &mut paths)?;
     if paths.is_empty() {
         return Err(no_picture(folder, &[]));
     }
-    let captions = vec![caption.to_owned()];
-    let pictures = paths.into_iter().map(|path| CaptionedPicture { path, captions: captions.clone(), line: None });
-    Ok(CaptionedPictures { pictures: pictures.collect(), list: None })
+    let pictures = paths.into_iter().map(|path| CaptionedPicture { path, captions: captions.to_vec(), line: None });
+    Ok(CaptionedPictures { pictures: pictures.collect(), source: CaptionSource::Given })
 }
 
 impl CaptionedPictures {
@@ -163,6 +190,19 @@ impl CaptionedPictures {
     /// All captions of all pictures.
     pub fn captions(&self) -> impl Iterator<Item = &str> {
         self.pictures.iter().flat_map(|picture| picture.captions.iter().map(String::as_str))
+    }
+
+    /// The first caption that is not as it must be, after where it stands: a file and a line of it, or a picture's file.
+    pub fn first_that_fails(&self, fits: impl Fn(&str) -> bool) -> Option<(String, &str)> {
+        let each = self.pictures.iter().flat_map(|picture| (0..picture.captions.len()).map(move |i| (picture, i)));
+        let (picture, i) = each.into_iter().find(|(picture, i)| !fits(&picture.captions[*i]))?;
+        let place = match (&self.source, picture.line) {
+            (CaptionSource::List(list), Some(line)) => format!("{}, line {line}", list.display()),
+            // A caption a line, none of which is empty.
+            (CaptionSource::Beside, _) => format!("{}, line {}", picture.path.with_extension("txt").display(), i + 1),
+            _ => picture.path.display().to_string(),
+        };
+        Some((place, &picture.captions[i]))
     }
 
     /// Captions of so many pictures at even distances, the first of each; as many as there are pictures at most.
@@ -232,8 +272,8 @@ impl CaptionedPictures {
 
     /// A picture as its file has it; what is wrong with it is told with its line in the list.
     fn photo(&self, picture: &CaptionedPicture) -> Result<Photo> {
-        Photo::read(&picture.path).map_err(|error| match (&self.list, picture.line) {
-            (Some(list), Some(line)) => {
+        Photo::read(&picture.path).map_err(|error| match (&self.source, picture.line) {
+            (CaptionSource::List(list), Some(line)) => {
                 Error::malformed(ErrorKind::File, "list of pictures", list, format!("line {line}: {error}"))
             }
             _ => error,

@@ -20,7 +20,7 @@ use std::path::Path;
 
 pub use batches::{Augmentation, Batch, Batches};
 pub use buckets::{Bucket, Buckets};
-pub use captioned::{CaptionedPicture, CaptionedPictures, PictureTokens, read_captioned, with_one_caption};
+pub use captioned::{CaptionedPicture, CaptionedPictures, PictureTokens, has_captions, read_captioned, with_captions};
 pub use folder::{FolderOptions, read_folder};
 pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};

@@ -3,6 +3,8 @@
 mod autoencoder;
 mod classification;
 mod classifier;
+mod embedding;
+mod frozen_model;
 mod latent_diffusion;
 mod lora;
 mod pixel_diffusion;
@@ -12,8 +14,10 @@ mod sample_grid;
 pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
 pub use classification::{Judgement, cross_entropy, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
+pub use embedding::{EmbeddingTraining, EmbeddingTrainingConfig};
+pub use frozen_model::{FrozenModel, HeldWeights};
 pub use latent_diffusion::{FrozenAutoencoder, LatentDiffusion, LatentDiffusionConfig, StartingWeights};
-pub use lora::{FrozenModel, HeldWeights, LoraTraining, LoraTrainingConfig};
+pub use lora::{LoraTraining, LoraTrainingConfig};
 pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};
 pub use prompt_grid::SamplePrompts;
 

@@ -2,13 +2,15 @@
 
 mod autoencoder;
 mod classifier;
+mod frozen;
 mod latent;
-mod lora;
 mod pixel;
 mod progress;
 mod run;
 
 use clap::Subcommand;
+use frozen::FrozenModelArguments;
+use tweedie_pipelines::{EmbeddingTrainingSettings, LoraTrainingSettings};
 
 #[derive(Debug, Subcommand)]
 pub enum TrainCommand {
@@ -21,7 +23,9 @@ pub enum TrainCommand {
     /// A latent diffusion model of captioned pictures: texts become pictures of an autoencoder's latents.
     Ldm(Box<latent::LatentArguments>),
     /// A LoRA: a small file that changes what a model draws, from a few captioned pictures.
-    Lora(Box<lora::LoraArguments>),
+    Lora(Box<FrozenModelArguments<LoraTrainingSettings>>),
+    /// A textual inversion: embeddings of a new word, by which a model that stays as it is draws what a few pictures show.
+    Embedding(Box<FrozenModelArguments<EmbeddingTrainingSettings>>),
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
@@ -35,6 +39,7 @@ impl TrainCommand {
             Self::Vae(arguments) => arguments.run(),
             Self::Ldm(arguments) => arguments.run(),
             Self::Lora(arguments) => arguments.run(),
+            Self::Embedding(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
         }
     }

@@ -1,18 +1,17 @@
-//! What a LoRA is trained on: captioned pictures, and a model that stays as it is.
+//! What something is trained on for a model that stays as it is: captioned pictures, and the model.
 
-use super::LoraTrainingSettings;
+use super::FrozenModelSettings;
 use crate::model::Model;
 use crate::train::{TrainingSet, captioned};
 use serde_json::{Map, Value, json};
-use std::path::Path;
 use tweedie::families::Families;
-use tweedie::training::data::{CaptionedPictures, LatentOptions, read_captioned, with_one_caption};
+use tweedie::training::data::{CaptionedPictures, LatentOptions};
 use tweedie::training::tasks::FrozenModel;
 use tweedie::{Error, Result};
 
 /// Captioned pictures, and the model that stays as it is.
 #[derive(Debug)]
-pub struct LoraTrainingData {
+pub struct FrozenModelData {
     pictures: CaptionedPictures,
     /// Heights and widths of the files.
     sizes: Vec<(usize, usize)>,
@@ -23,18 +22,19 @@ pub struct LoraTrainingData {
     base: Map<String, Value>,
 }
 
-impl LoraTrainingData {
-    /// Reads the captions of a folder, looks at its pictures, and loads the model.
+impl FrozenModelData {
+    /// Looks at the pictures, and loads the model.
     ///
     /// `resize` is the side of the square that each picture is made to; by default that of the model's own pictures.
     ///
     /// # Errors
-    /// If the folder has bad data, which is named with file and line, or the model cannot be used.
-    pub fn read(folder: &Path, resize: Option<usize>, settings: &LoraTrainingSettings, model: &Model) -> Result<Self> {
-        let pictures = match &settings.caption {
-            Some(caption) => with_one_caption(folder, caption)?,
-            None => read_captioned(folder)?,
-        };
+    /// If a picture cannot be read, which is named with its line in the list, or the model cannot be used.
+    pub fn read(
+        pictures: CaptionedPictures,
+        resize: Option<usize>,
+        settings: &FrozenModelSettings,
+        model: &Model,
+    ) -> Result<Self> {
         let (fingerprint, sizes) = (pictures.fingerprint()?, pictures.sizes()?);
         let frozen = FrozenModel::load(&model.files()?, &Families::built_in(), settings.held())?;
         let size = resize.map_or(frozen.native_size(), |side| (side, side));
@@ -50,8 +50,13 @@ impl LoraTrainingData {
         Ok(Self { pictures, sizes, size, fingerprint, model: Some(frozen), base })
     }
 
-    pub(super) fn pictures(&self) -> &CaptionedPictures {
+    pub(in crate::train) fn pictures(&self) -> &CaptionedPictures {
         &self.pictures
+    }
+
+    /// All captions; batches name them by their numbers here.
+    pub(in crate::train) fn captions(&self) -> Vec<String> {
+        self.pictures.captions().map(str::to_owned).collect()
     }
 
     /// Heights and widths of the files.
@@ -68,12 +73,12 @@ impl LoraTrainingData {
         self.model.as_ref().ok_or_else(taken)
     }
 
-    pub(super) fn take_model(&mut self) -> Result<FrozenModel> {
+    pub(in crate::train) fn take_model(&mut self) -> Result<FrozenModel> {
         self.model.take().ok_or_else(taken)
     }
 
     /// What the model is, by which a run that goes on sees that it is the same.
-    pub(super) fn base(&self) -> &Map<String, Value> {
+    pub(in crate::train) fn base(&self) -> &Map<String, Value> {
         &self.base
     }
 
@@ -89,7 +94,7 @@ fn taken() -> Error {
     Error::invalid("the model", "not there", "taken by an earlier task; read the data again")
 }
 
-impl TrainingSet for LoraTrainingData {
+impl TrainingSet for FrozenModelData {
     fn images(&self) -> usize {
         self.pictures.len()
     }

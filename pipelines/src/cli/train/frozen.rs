@@ -1,18 +1,21 @@
-//! `tweedie train lora`.
+//! `tweedie train lora` and `tweedie train embedding`.
 
 use super::latent::read_prompts;
-use super::run::{Loading, RunArguments};
+use super::run::{Account, Loading, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::source::{OfflineOption, Source};
 use clap::Args;
+use std::fmt::Debug;
 use std::path::PathBuf;
+use tweedie::training::TrainingTask;
 use tweedie_pipelines::{
-    CommonSettings, DTypeChoice, DeviceChoice, LoraTrainingData, LoraTrainingSettings, Model, Purpose,
+    CommonSettings, DTypeChoice, DeviceChoice, FrozenModelData, FrozenModelSettings, FrozenModelTraining, Model,
+    Purpose,
 };
 
 #[derive(Debug, Args)]
-pub struct LoraArguments {
+pub struct FrozenModelArguments<S: FrozenModelTraining + Debug> {
     #[command(flatten)]
     run: RunArguments,
 
@@ -31,21 +34,29 @@ pub struct LoraArguments {
     common: Given<CommonSettings>,
 
     #[command(flatten)]
-    settings: Given<LoraTrainingSettings>,
+    frozen: Given<FrozenModelSettings>,
+
+    #[command(flatten)]
+    settings: Given<S>,
 }
 
-impl LoraArguments {
+impl<S: FrozenModelTraining + Debug> FrozenModelArguments<S>
+where
+    <S::Task as TrainingTask>::Evaluation: Account,
+{
     pub fn run(&self) -> anyhow::Result<()> {
         let mut given = self.common.fields();
+        given.extend(self.frozen.fields());
         given.extend(self.settings.fields());
         if let Some(path) = &self.sample_prompts {
             given.insert("sample_prompts".into(), read_prompts(path)?.into());
         }
-        self.run.run_with::<LoraTrainingSettings>(given, |loading| self.load(loading))
+        self.run.run_with::<S>(given, |loading| self.load(loading))
     }
 
-    fn load(&self, loading: &Loading<'_, LoraTrainingSettings>) -> anyhow::Result<LoraTrainingData> {
+    fn load(&self, loading: &Loading<'_, S>) -> anyhow::Result<FrozenModelData> {
         let Loading { data, settings, interrupt, quiet, .. } = *loading;
+        let pictures = settings.pictures(&data.data)?;
         let fetching = Fetching { interrupt, quiet };
         let source = Source {
             dtype: DTypeChoice::Auto,
@@ -53,10 +64,10 @@ impl LoraArguments {
             offline: self.offline.offline(),
             fetching: &fetching,
         };
-        let model = match &settings.model {
+        let model = match &settings.frozen().model {
             Some(path) => source.open(path, self.config.clone(), Purpose::Model)?,
             None => Model::Embedded,
         };
-        Ok(LoraTrainingData::read(&data.data, data.resize(), settings, &model)?)
+        Ok(FrozenModelData::read(pictures, data.resize(), settings.frozen(), &model)?)
     }
 }

@@ -1,14 +1,19 @@
-//! A model that does not change while adapters beside its weights are trained.
+//! A model that does not change while something beside its weights is trained: adapters, or embeddings of a new token.
 
+use super::prompt_grid::{Painter, SamplePrompts};
 use crate::adapters::{AdapterSource, LoraTarget};
 use crate::checkpoints::{ComponentKind, ModelFiles};
 use crate::conditioning::Conditioning;
 use crate::config::ConfigFields;
+use crate::denoising::{Cache, Call};
 use crate::families::{Architecture, DenoisingNetwork, Families, KeptWeights, Loader, XlFacts};
+use crate::images::Picture;
 use crate::kernels::MatmulPrecision;
 use crate::layers::{Backend, Weights};
 use crate::models::{Autoencoder, Halves};
 use crate::text::{Prompt, TextEncoder};
+use crate::training::data::LatentBatch;
+use crate::training::{DenoisingLoss, Draws, NoisyBatch, Stream};
 use crate::{DType, Device, Error, ErrorKind, Result, Tensor};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +47,7 @@ pub struct FrozenModel {
     family: &'static str,
     name: String,
     network: &'static str,
+    text_encoders: Vec<&'static str>,
     target: LoraTarget,
     architecture: Box<dyn Architecture>,
     held: HeldWeights,
@@ -66,8 +72,8 @@ impl FrozenModel {
         let autoencoder = architecture.autoencoder(files, in_model)?;
         let channels = autoencoder.latent_space().channels;
         if facts.in_channels != channels || facts.out_channels != channels || facts.takes_guidance {
-            let fix = "adapters are trained beside networks that are told a picture's latents and a text; take a model that \
-                       is neither for inpainting nor distilled to take the strength of guidance";
+            let fix = "LoRAs and embeddings are trained for networks that are told a picture's latents and a text; take a model \
+                       that is neither for inpainting nor distilled to take the strength of guidance";
             return Err(Error::unusable(ErrorKind::Model, "the model", detected.name(), fix));
         }
         let kept = KeptWeights::default();
@@ -79,7 +85,10 @@ impl FrozenModel {
         let xl = architecture.xl(files, text.as_ref())?;
         let (_, network_names) = loader.load(network, &[], |weights| architecture.network(weights, DType::F32))?;
         names.extend(text_names.into_iter().chain(network_names));
+        let components = detected.family.components().iter();
+        let texts = components.filter(|component| component.kind == ComponentKind::TextEncoder);
         Ok(Self {
+            text_encoders: texts.map(|component| component.folder).collect(),
             family: detected.family.id(),
             name: detected.name(),
             network,
@@ -143,6 +152,11 @@ impl FrozenModel {
         self.network
     }
 
+    /// The folders of the text encoder's networks.
+    pub(super) fn text_encoder_folders(&self) -> &[&'static str] {
+        &self.text_encoders
+    }
+
     /// The denoising network with adapters beside its weights.
     pub(super) fn network(&self, adapters: Option<&dyn AdapterSource>) -> Result<Box<dyn DenoisingNetwork>> {
         let loader = Loader { kept: Some(&self.kept), adapters, ..loader(&self.files, self.held) };
@@ -157,14 +171,18 @@ impl FrozenModel {
     }
 
     /// The conditioning of each text, one row; whatever finds no room in it is named in a warning.
-    pub(super) fn encode(
+    pub(super) fn encode<T: AsRef<str>>(
         &self,
         encoder: &dyn TextEncoder,
-        texts: &[&str],
+        texts: &[T],
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Conditioning>> {
-        let prompt = |&text| Prompt { texts: [text, text], what: "caption", clip_skip: 0 };
-        encoder.encode(&texts.iter().map(prompt).collect::<Vec<_>>(), false, warnings)
+        let one = |text: &T| {
+            let prompt = Prompt { texts: [text.as_ref(); 2], what: "caption", clip_skip: 0 };
+            // One at a time: what is asked for together has one shape.
+            Ok(encoder.encode(&[prompt], false, warnings)?.swap_remove(0))
+        };
+        texts.iter().map(one).collect()
     }
 
     /// What stands for no text, made of the conditioning of an empty one: zeros where the model was trained so.
@@ -175,9 +193,43 @@ impl FrozenModel {
         }
     }
 
+    /// A loss of a batch whose pictures the network is told of by `conditioning`, a row for each.
+    pub(super) fn loss(
+        &self,
+        network: &dyn DenoisingNetwork,
+        loss: &mut DenoisingLoss,
+        conditioning: Conditioning,
+        batch: &LatentBatch,
+        draws: Draws,
+    ) -> Result<Tensor> {
+        let latents = batch.draw(&mut draws.generator(Stream::Latents))?;
+        let factor = self.autoencoder.latent_space().factor;
+        let (_, _, height, width) = latents.dims4()?;
+        let conditioning = self.sized(conditioning, (height * factor, width * factor))?;
+        let cache = Cache::default();
+        let predict =
+            |noisy: &NoisyBatch| network.forward(&Call::of_rows(&noisy.x_t, &noisy.levels, &conditioning, &cache));
+        loss.mean(&latents, draws, predict)
+    }
+
+    /// What a network of this model draws of sample prompts, whose conditioning are `prompts`; `none` stands for no text.
+    pub(super) fn grid(
+        &self,
+        network: &dyn DenoisingNetwork,
+        samples: &SamplePrompts,
+        prompts: &[Conditioning],
+        none: &Conditioning,
+        size: (usize, usize),
+    ) -> Result<Picture> {
+        let positive = self.sized(Conditioning::cat(&prompts.iter().collect::<Vec<_>>())?, size)?;
+        let negative = self.sized(none.clone(), size)?;
+        let painter = Painter { network, autoencoder: self.autoencoder(), scheduler: self.scheduler.fields() };
+        painter.grid(samples, &positive, &negative, size)
+    }
+
     /// The same conditioning, told the size of its pictures where the model is told one: as if they had it from the beginning, and
     /// nothing had been cut off.
-    pub(super) fn sized(&self, conditioning: Conditioning, (height, width): (usize, usize)) -> Result<Conditioning> {
+    fn sized(&self, conditioning: Conditioning, (height, width): (usize, usize)) -> Result<Conditioning> {
         let (Some(xl), Some(text)) = (self.xl, &conditioning.text) else { return Ok(conditioning) };
         let size = [height as f32, width as f32];
         let last: &[f32] = if xl.scored { &[AESTHETIC_SCORE] } else { &size };
@@ -213,4 +265,13 @@ fn fingerprint(files: &ModelFiles, mut names: Vec<String>) -> Result<String> {
         hasher.update(files.sha256(&name)?);
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The error of a batch that names a caption which is not there.
+pub(super) fn no_such_caption(captions: usize) -> Error {
+    Error::invalid(
+        "the number of a caption in a batch",
+        "too large",
+        format!("the task has {captions}, counted from 0"),
+    )
 }

@@ -1,13 +1,9 @@
 //! Training a LoRA: low-rank factors beside the weights of a model that stays as it is.
 
-mod frozen_model;
-
-pub use frozen_model::{FrozenModel, HeldWeights};
-
-use super::prompt_grid::{Painter, SamplePrompts};
+use super::frozen_model::{FrozenModel, no_such_caption};
+use super::prompt_grid::SamplePrompts;
 use crate::adapters::{LoraForm, WrittenLora};
 use crate::conditioning::Conditioning;
-use crate::denoising::{Cache, Call};
 use crate::families::DenoisingNetwork;
 use crate::images::Picture;
 use crate::layers::WeightSource;
@@ -15,8 +11,7 @@ use crate::text::TextEncoder;
 use crate::training::data::LatentBatch;
 use crate::training::low_rank::{LowRankAdapters, new_factors};
 use crate::training::{
-    DenoisingLoss, Draws, FlatWeights, LowRankConfig, NoisyBatch, Objective, OptimizerOptions, ParameterSet, Stream,
-    TrainingTask,
+    DenoisingLoss, Draws, FlatWeights, LowRankConfig, Objective, OptimizerOptions, ParameterSet, Stream, TrainingTask,
 };
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::BTreeMap;
@@ -134,7 +129,7 @@ impl LoraTraining {
             Texts::Encoded { captions, none, .. } => {
                 let row = |number: Option<usize>| number.map_or(Some(none), |number| captions.get(number));
                 let rows: Option<Vec<_>> = numbers.map(row).collect();
-                Conditioning::cat(&rows.ok_or_else(|| self.no_such_caption())?)
+                Conditioning::cat(&rows.ok_or_else(|| no_such_caption(self.config.captions.len()))?)
             }
             Texts::Trained(encoder) => {
                 let text = |number: Option<usize>| match number {
@@ -142,16 +137,11 @@ impl LoraTraining {
                     None => Some(""),
                 };
                 let texts: Option<Vec<_>> = numbers.map(text).collect();
-                let texts = texts.ok_or_else(|| self.no_such_caption())?;
+                let texts = texts.ok_or_else(|| no_such_caption(self.config.captions.len()))?;
                 let rows = self.model.encode(encoder.as_ref(), &texts, &mut Vec::new())?;
                 Conditioning::cat(&rows.iter().collect::<Vec<_>>())
             }
         }
-    }
-
-    fn no_such_caption(&self) -> Error {
-        let fix = format!("the task has {}, counted from 0", self.config.captions.len());
-        Error::invalid("the number of a caption in a batch", "too large", fix)
     }
 
     /// Does something with the factors as training left them, beside the weights.
@@ -188,11 +178,7 @@ impl Texts {
         encoder: &dyn TextEncoder,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
-        let mut encode = |texts: &[String]| {
-            // One at a time: what is asked for together has one shape.
-            let each = texts.iter().map(|text| Ok(model.encode(encoder, &[text], warnings)?.swap_remove(0)));
-            each.collect::<Result<Vec<_>>>()
-        };
+        let mut encode = |texts: &[String]| model.encode(encoder, texts, warnings);
         let (captions, prompts) = (encode(&config.captions)?, encode(&config.samples.prompts)?);
         let none = model.without_text(&encode(&[String::new()])?[0])?;
         Ok(Self::Encoded { captions, prompts, none })
@@ -204,14 +190,8 @@ impl TrainingTask for LoraTraining {
     type Evaluation = ();
 
     fn loss(&mut self, _: usize, batch: &LatentBatch, draws: Draws) -> Result<Tensor> {
-        let latents = batch.draw(&mut draws.generator(Stream::Latents))?;
-        let factor = self.model.autoencoder().latent_space().factor;
-        let (_, _, height, width) = latents.dims4()?;
-        let conditioning = self.model.sized(self.conditioning(batch, draws)?, (height * factor, width * factor))?;
-        let (network, cache) = (&self.network, Cache::default());
-        let predict =
-            |noisy: &NoisyBatch| network.forward(&Call::of_rows(&noisy.x_t, &noisy.levels, &conditioning, &cache));
-        self.loss.mean(&latents, draws, predict)
+        let conditioning = self.conditioning(batch, draws)?;
+        self.model.loss(self.network.as_ref(), &mut self.loss, conditioning, batch, draws)
     }
 
     fn samples(&self, sets: &[ParameterSet]) -> Result<Vec<(&'static str, Picture)>> {
@@ -225,11 +205,7 @@ impl TrainingTask for LoraTraining {
         let Texts::Encoded { prompts, none, .. } = encoded.as_ref().unwrap_or(&self.texts) else {
             return Ok(Vec::new());
         };
-        let positive = Conditioning::cat(&prompts.iter().collect::<Vec<_>>())?;
-        let (positive, negative) = (model.sized(positive, config.size)?, model.sized(none.clone(), config.size)?);
-        let (autoencoder, scheduler) = (model.autoencoder(), model.scheduler().fields());
-        let painter = Painter { network: network.as_ref(), autoencoder, scheduler };
-        Ok(vec![("", painter.grid(&config.samples, &positive, &negative, config.size)?)])
+        Ok(vec![("", model.grid(network.as_ref(), &config.samples, prompts, none, config.size)?)])
     }
 
     fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
