@@ -6,6 +6,7 @@ mod captioned;
 mod choices;
 mod classifier;
 mod encoded;
+mod judge;
 mod latent;
 mod lora;
 mod objectives;
@@ -18,7 +19,9 @@ pub use choices::{
     BetaChoice, DecayChoice, HeldChoice, LatentBetaChoice, LoraFormChoice, LoraModulesChoice, MixedPrecisionChoice,
     PredictionChoice, StoredChoice,
 };
+pub(crate) use classifier::open_network;
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
+pub use judge::{JudgeTrainingData, JudgeTrainingSettings};
 pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
 pub use lora::{LoraTrainingData, LoraTrainingSettings};
 pub use pixel::PixelTrainingSettings;

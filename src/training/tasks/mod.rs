@@ -3,6 +3,7 @@
 mod autoencoder;
 mod classification;
 mod classifier;
+mod judge;
 mod latent_diffusion;
 mod lora;
 mod pixel_diffusion;
@@ -10,8 +11,9 @@ mod prompt_grid;
 mod sample_grid;
 
 pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
-pub use classification::{Judgement, cross_entropy, evaluate};
+pub use classification::{Judgement, cross_entropy, cross_entropy_of_labelled, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
+pub use judge::{Asked, JudgeAccuracy, JudgeTest, JudgeTraining, Measure, Score, Share, score_pictures};
 pub use latent_diffusion::{FrozenAutoencoder, LatentDiffusion, LatentDiffusionConfig, StartingWeights};
 pub use lora::{FrozenModel, HeldWeights, LoraTraining, LoraTrainingConfig};
 pub use pixel_diffusion::{PixelDiffusion, PixelDiffusionConfig};

@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod classifier;
+mod judge;
 mod latent;
 mod lora;
 mod pixel;
@@ -25,6 +26,9 @@ pub enum TrainCommand {
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
+    /// A judge of pictures of prompts: it says which concepts a picture shows and where, before what, in which style. It
+    /// learns that from composed pictures of which a metadata.jsonl says under shows what they show.
+    Judge(Box<judge::JudgeArguments>),
 }
 
 impl TrainCommand {
@@ -36,6 +40,7 @@ impl TrainCommand {
             Self::Ldm(arguments) => arguments.run(),
             Self::Lora(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
+            Self::Judge(arguments) => arguments.run(),
         }
     }
 }
