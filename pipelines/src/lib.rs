@@ -71,10 +71,10 @@ pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
     AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice, HeldChoice,
-    JudgeTrainingData, JudgeTrainingSettings,    LatentBetaChoice, LatentTrainingData, LatentTrainingSettings, LoraFormChoice, LoraModulesChoice, LoraTrainingData,
-    LoraTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice, Preparation, SeenPictures,
-    StoredChoice, TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge,
-    open_classifier,
+    JudgeTrainingData, JudgeTrainingSettings, LatentBetaChoice, LatentTrainingData, LatentTrainingSettings,
+    LoraFormChoice, LoraModulesChoice, LoraTrainingData, LoraTrainingSettings, MixedPrecisionChoice,
+    PixelTrainingSettings, PredictionChoice, Preparation, SeenPictures, StoredChoice, TrainRequest, TrainingBench,
+    TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge, open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

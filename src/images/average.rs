@@ -48,7 +48,8 @@ mod tests {
     fn whole_factors_give_the_means_of_squares() {
         let data: Vec<u8> = (0..4 * 6).map(|i| (i * 29 % 251) as u8).collect();
         let mean = |x: usize, y: usize| {
-            let sum: u32 = [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(i, j)| data[4 * (2 * y + j) + 2 * x + i].into()).iter().sum();
+            let sum: u32 =
+                [(0, 0), (1, 0), (0, 1), (1, 1)].map(|(i, j)| data[4 * (2 * y + j) + 2 * x + i].into()).iter().sum();
             (f64::from(sum) / 4.0).round() as u8
         };
         let want: Vec<u8> = (0..6).map(|i| mean(i % 2, i / 2)).collect();

@@ -65,11 +65,11 @@ impl PromptSet {
         kinds
     }
 
-    /// Whether it is said of every prompt what its pictures should show.
+    /// Whether it is said of every prompt what its pictures should show, which a judge must know.
     ///
     /// # Errors
     /// If it is not; the message names a prompt.
-    pub(super) fn check_shown(&self) -> Result<()> {
+    pub fn check_shown(&self) -> Result<()> {
         match self.prompts.iter().find(|prompt| prompt.shown.is_none()) {
             None => Ok(()),
             Some(AskedPrompt { prompt, .. }) => {

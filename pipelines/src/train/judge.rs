@@ -104,7 +104,7 @@ impl JudgeTrainingData {
         if !(1..=1024).contains(&size) {
             return Err(Error::invalid("`sample_size`", size, "give from 1 to 1024 pixels"));
         }
-        for folder in [Some(data), test].into_iter().flatten().filter(|folder| !folder.is_dir()) {
+        if let Some(folder) = [Some(data), test].into_iter().flatten().find(|folder| !folder.is_dir()) {
             let fix = "there is no such folder; give one with pictures and a metadata.jsonl";
             return Err(Error::invalid("the data folder", folder.display(), fix));
         }

@@ -227,7 +227,10 @@ mod tests {
         let classes = JudgeClasses::of(&rows);
         assert_eq!(classes.concepts, ["a", "b", "c"]);
         assert_eq!((classes.background.as_slice(), classes.style.len()), (["red".to_owned()].as_slice(), 0));
-        assert_eq!((classes.position.join(" "), classes.relation.join(" ")), ("middle left".into(), "none above beside".into()));
+        assert_eq!(
+            (classes.position.join(" "), classes.relation.join(" ")),
+            ("middle left".into(), "none above beside".into())
+        );
         assert_eq!(JudgeHead::ALL.map(|head| classes.count(head)), [3, 4, 1, 1, 2, 1, 3]);
         assert_eq!(JudgeClasses::from_fields(&classes.fields())?, classes);
         Ok(())

@@ -16,9 +16,7 @@ pub use shown::Shown;
 
 use super::resnet::{ResnetBlock, ResnetConfig};
 use crate::images::Picture;
-use crate::layers::{
-    Activation, Backend, Conv2d, ConvGeometry, FeatureMap, GroupNorm, Linear, Weights, log_softmax,
-};
+use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, GroupNorm, Linear, Weights, log_softmax};
 use crate::{Device, Error, ErrorKind, Result};
 use candle_core::{D, Tensor};
 

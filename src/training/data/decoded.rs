@@ -36,7 +36,11 @@ impl DecodedPictures {
     /// If the share is not above 0 and at most 1.
     pub fn choose(pictures: &JudgedPictures, share: f64, seed: u64) -> Result<Vec<usize>> {
         if !(share > 0.0 && share <= 1.0) {
-            return Err(Error::invalid("the share of pictures that are decoded", share, "take more than 0 and at most 1"));
+            return Err(Error::invalid(
+                "the share of pictures that are decoded",
+                share,
+                "take more than 0 and at most 1",
+            ));
         }
         let count = ((share * pictures.len() as f64).round() as usize).max(1);
         // Another order than any epoch has.

@@ -96,7 +96,9 @@ impl JudgedPictures {
         let mut files = PictureFiles { paths, lines, list: metadata, side: 0, resizes: resize.is_some() };
         files.side = match resize {
             Some(side) => side,
-            None => Photo::read(&files.paths[0]).map_err(|error| in_line(&error, &files.list, files.lines[0]))?.height(),
+            None => {
+                Photo::read(&files.paths[0]).map_err(|error| in_line(&error, &files.list, files.lines[0]))?.height()
+            }
         };
         let averaged = averaged(&files, sample_size)?;
         Ok(Self { files, shown, averaged })

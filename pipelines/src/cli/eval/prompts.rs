@@ -8,7 +8,7 @@ use crate::cli::output::NewFolder;
 use crate::cli::progress::Progress;
 use crate::cli::{ModelArguments, memory, print};
 use anyhow::bail;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ use tweedie_pipelines::{
 };
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("purpose").required(true).multiple(true)))]
 pub struct PromptsArguments {
     #[command(flatten)]
     model: ModelArguments,
@@ -32,7 +33,7 @@ pub struct PromptsArguments {
     prompts: PathBuf,
 
     /// The folder of a model from `tweedie train judge`, which says what pictures show [default: they are only made]
-    #[arg(long, value_name = "DIR", required_unless_present = "output")]
+    #[arg(long, value_name = "DIR", group = "purpose")]
     judge: Option<PathBuf>,
 
     /// The seeds, each of which makes one picture of each prompt
@@ -45,7 +46,7 @@ pub struct PromptsArguments {
 
     /// Save the pictures in this new folder, as prompt-seed.png, counted from 000, with a grid for each seed in which each
     /// kind of prompts starts a row, and the scores
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", group = "purpose")]
     output: Option<PathBuf>,
 
     /// Write into a folder that is not empty, and replace files there
@@ -67,6 +68,9 @@ impl PromptsArguments {
         let interrupt = Interrupt::listen()?;
         let prompts = PromptSet::read(&self.prompts)?;
         let judge = self.judge.as_deref().map(open_judge).transpose()?;
+        if judge.is_some() {
+            prompts.check_shown()?;
+        }
         let folder = self.output.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
         let builder = self.model.builder(TaskKind::TextToImage, &self.model.source(&fetching))?;
@@ -80,7 +84,9 @@ impl PromptsArguments {
         };
         let unknown = evaluation.unknown();
         for (field, value) in &unknown {
-            print::warning(&format!("the judge does not know the {field} {value:?}; what depends on it is not counted"));
+            print::warning(&format!(
+                "the judge does not know the {field} {value:?}; what depends on it is not counted"
+            ));
         }
         let progress = Progress::new(self.quiet);
         let (grids, record) = (Grids::default(), None);
@@ -138,7 +144,9 @@ impl Work<'_> {
         self.progress.finish();
         match (failure, scores) {
             (Some(error), _) => Err(error),
-            (None, Err(Error::Cancelled)) => bail!("stopped; {} pictures were saved, and nothing is scored", self.saved),
+            (None, Err(Error::Cancelled)) => {
+                bail!("stopped; {} pictures were saved, and nothing is scored", self.saved)
+            }
             (None, scores) => Ok(scores?),
         }
     }

@@ -31,7 +31,8 @@ pub fn as_text(scores: &PromptScores, judge: Option<&JudgeAccuracy>) -> String {
     let widths: Vec<usize> = (0..=measures.len()).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(i, (cell, &width))| if i == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") });
+        let cells =
+            cells.map(|(i, (cell, &width))| if i == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -61,7 +62,8 @@ mod tests {
     #[test]
     fn a_row_for_each_kind_and_a_number_beside_each_figure() -> Result<(), &'static str> {
         let (seen, all) = (score(2, 3).ok_or("a score")?, score(3, 8).ok_or("a score")?);
-        let raw = Score::from_fields(&json!({"pictures": 5, "concept": {"correct": 5, "total": 5}})).ok_or("a score")?;
+        let raw =
+            Score::from_fields(&json!({"pictures": 5, "concept": {"correct": 5, "total": 5}})).ok_or("a score")?;
         let scores = PromptScores { overall: all, kinds: vec![("seen".into(), seen)] };
         let judge = JudgeAccuracy { raw, decoded: None };
         let want = [

@@ -8,9 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::training::tasks::{JudgeAccuracy, Measure, Score, Share};
-use tweedie_pipelines::{
-    CommonSettings, DTypeChoice, DeviceChoice, JudgeTrainingData, JudgeTrainingSettings, Purpose,
-};
+use tweedie_pipelines::{CommonSettings, DTypeChoice, DeviceChoice, JudgeTrainingData, JudgeTrainingSettings, Purpose};
 
 #[derive(Debug, Args)]
 pub struct JudgeArguments {

@@ -257,7 +257,10 @@ mod tests {
         looks.iter().for_each(|(which, seen)| score.add(&asked[*which], seen));
         let share = |measure| (score.share(measure).correct, score.share(measure).total);
         assert_eq!((share(Measure::Concept), share(Measure::Both), share(Measure::InOrder)), ((2, 3), (1, 1), (0, 1)));
-        assert_eq!((share(Measure::Background), share(Measure::Style), share(Measure::Joint)), ((3, 4), (0, 0), (2, 4)));
+        assert_eq!(
+            (share(Measure::Background), share(Measure::Style), share(Measure::Joint)),
+            ((3, 4), (0, 0), (2, 4))
+        );
         assert_eq!(score.fields()["joint"], json!({"correct": 2, "total": 4, "accuracy": 0.5}));
         assert!(!score.fields().contains_key("style"));
         assert_eq!(Score::from_fields(&score.fields().into()), Some(score));
