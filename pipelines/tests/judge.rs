@@ -181,9 +181,9 @@ fn data_of_which_nothing_is_said_are_refused() -> TestResult {
     let list = program.path("data/metadata.jsonl");
     let good = std::fs::read_to_string(&list)?;
     for (from, to, parts) in [
-        ("\"shows\"", "\"has\"", ["line 1", "`shows`"]),
-        ("\"concepts\":[\"a box\"]", "\"concepts\":[]", ["line 2", "`concepts`"]),
-        ("\"background\":\"blue\"", "\"background\":3", ["line 1", "`background` is 3"]),
+        ("\"shows\"", "\"has\"", ["line 1", "under shows"]),
+        ("\"concepts\":[\"a box\"]", "\"concepts\":[]", ["line 2", "concepts is []"]),
+        ("\"background\":\"blue\"", "\"background\":3", ["line 1", "background is 3"]),
     ] {
         std::fs::write(&list, good.replace(from, to))?;
         train()?.fails(1, &[&parts[..], &["metadata.jsonl"]].concat())?;
@@ -291,7 +291,7 @@ fn prompts_that_cannot_be_used_say_why() -> TestResult {
     evaluate(&["lines.txt", "--output", "out", "--batch-size", "0"])?.fails(1, &["batch size"])?;
     evaluate(&["lines.txt"])?.fails(2, &["--output"])?;
     std::fs::write(program.path("bad.json"), r#"[{"prompt": "a", "concepts": ["b"], "size": 4}]"#)?;
-    evaluate(&["bad.json", "--judge", "run/model"])?.fails(1, &["bad.json", "prompt 1 (a)", "`size` is 4"])?;
+    evaluate(&["bad.json", "--judge", "run/model"])?.fails(1, &["bad.json", "prompt 1 (a)", ": size is 4"])?;
     assert!(!program.path("out").exists());
     // Pictures only, of lines of text.
     let files = evaluate(&["lines.txt", "--output", "out", "--seeds", "2"])?.success()?.stdout;

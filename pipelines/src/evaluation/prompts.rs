@@ -73,7 +73,7 @@ impl PromptSet {
         match self.prompts.iter().find(|prompt| prompt.shown.is_none()) {
             None => Ok(()),
             Some(AskedPrompt { prompt, .. }) => {
-                let fix = "a judge must know what pictures should show: give it in a JSON list, `concepts` and so on, or leave \
+                let fix = "a judge must know what pictures should show: give it in a JSON list, as concepts and so on, or leave \
                            `judge` away to make pictures only";
                 Err(Error::invalid(format!("what the prompt {prompt:?} asks for"), "not said", fix))
             }
@@ -92,11 +92,11 @@ fn of_json(index: usize, value: &Value) -> Result<AskedPrompt, String> {
         value.as_object().ok_or_else(|| format!("prompt {number} is {value}; it must be an object"))?;
     let text = |field: &str| fields.get(field).and_then(Value::as_str).map(str::to_owned);
     let prompt = text("prompt").filter(|prompt| !prompt.trim().is_empty());
-    let prompt = prompt.ok_or_else(|| format!("prompt {number} has no text in its field `prompt`"))?;
+    let prompt = prompt.ok_or_else(|| format!("prompt {number} has no text in its field prompt"))?;
     let kind = match fields.get("kind") {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(kind)) => kind.clone(),
-        Some(other) => return Err(format!("prompt {number} ({prompt}): `kind` is {other}; it must be a name")),
+        Some(other) => return Err(format!("prompt {number} ({prompt}): kind is {other}; it must be a name")),
     };
     let shown = fields.contains_key("concepts").then(|| Shown::from_json(fields));
     let shown = shown.transpose().map_err(|reason| format!("prompt {number} ({prompt}): {reason}"))?;
@@ -135,10 +135,10 @@ mod tests {
             ("[]", ["no prompt", "JSON list"]),
             ("[\n{\"prompt\": \"a\"},\n{]", ["line 3", "column 2"]),
             ("[3]", ["prompt 1 is 3", "object"]),
-            (r#"[{"prompt": "a"}, {"text": "b"}]"#, ["prompt 2", "`prompt`"]),
-            (r#"[{"prompt": "a", "kind": 1}]"#, ["prompt 1 (a)", "`kind` is 1"]),
-            (r#"[{"prompt": "a", "concepts": "fox"}]"#, ["prompt 1 (a)", "`concepts` is \"fox\""]),
-            (r#"[{"prompt": "a", "concepts": ["b"], "style": 2}]"#, ["prompt 1 (a)", "`style` is 2"]),
+            (r#"[{"prompt": "a"}, {"text": "b"}]"#, ["prompt 2", "field prompt"]),
+            (r#"[{"prompt": "a", "kind": 1}]"#, ["prompt 1 (a)", "kind is 1"]),
+            (r#"[{"prompt": "a", "concepts": "fox"}]"#, ["prompt 1 (a)", "concepts is \"fox\""]),
+            (r#"[{"prompt": "a", "concepts": ["b"], "style": 2}]"#, ["prompt 1 (a)", "style is 2"]),
         ] {
             let message = read(text).map_or_else(|e| e.to_string(), |_| String::new());
             assert!(parts.iter().all(|part| message.contains(part)), "{text}: {message}");

@@ -4,7 +4,8 @@
 //! resolutions are looked at. A summary of the coarsest one, place by place, answers what concerns the whole picture: position, size,
 //! arrangement. Each of the two slots of concepts has a map of attention over the places of the finer one, which depends on what
 //! is there and on the summary, and the mean of the features under it is put to one list of concepts that both slots share: so what is
-//! learned of a concept alone is known of it in a pair.
+//! learned of a concept alone is known of it in a pair. The style is read from what the first slot looks at, with a layer between, as how a thing
+//! looks in a style depends on the thing.
 
 mod classes;
 mod config;
@@ -27,6 +28,8 @@ const GROUPS: usize = 8;
 const EPSILON: f64 = 1e-6;
 /// Slots of concepts.
 const SLOTS: usize = 2;
+/// What is read from the whole picture.
+const BY_PICTURE: [JudgeHead; 4] = [JudgeHead::Background, JudgeHead::Position, JudgeHead::Size, JudgeHead::Relation];
 
 /// Of each of [`JudgeHead::ALL`] the unnormalised logarithms of its classes' probabilities, `[batch, classes]`.
 pub type JudgeLogits = [Tensor; JudgeHead::ALL.len()];
@@ -45,7 +48,9 @@ pub struct Judge {
     concepts: Linear,
     /// That there is no second concept.
     alone: Linear,
-    /// Background, style, position, size, relation.
+    /// From what the first slot looks at to the style.
+    style: [Linear; 2],
+    /// [`BY_PICTURE`].
     attributes: Vec<Linear>,
     backend: Backend,
 }
@@ -82,7 +87,7 @@ impl Stage {
 
 impl Judge {
     /// From weights: `conv_in`, `stages.N.down`, `stages.N.block`, `norms.N`, `summary`, `attention.N`, `concepts`, `alone`,
-    /// `attributes.N`.
+    /// `style.N`, `attributes.N`.
     ///
     /// # Errors
     /// If the configuration cannot be used, or the weights cannot be had.
@@ -99,7 +104,7 @@ impl Judge {
         let side = config.sample_size >> stages.len();
         let (places, features, summary) = (4 * side * side, fine + coarse, config.summary_size);
         let norm = |i: usize, channels| GroupNorm::new(&weights.at("norms").at(i), GROUPS, channels, EPSILON);
-        let attributes = JudgeHead::ALL[SLOTS..].iter().enumerate().map(|(i, &head)| {
+        let attributes = BY_PICTURE.iter().enumerate().map(|(i, &head)| {
             Linear::new(&weights.at("attributes").at(i), features + summary, config.classes.count(head))
         });
         Ok(Self {
@@ -113,6 +118,10 @@ impl Judge {
             ],
             concepts: Linear::new(&weights.at("concepts"), features, config.classes.concepts.len())?,
             alone: Linear::new(&weights.at("alone"), features + summary, 1)?,
+            style: [
+                Linear::new(&weights.at("style.0"), features, summary)?,
+                Linear::new(&weights.at("style.1"), summary, config.classes.count(JudgeHead::Style))?,
+            ],
             attributes: attributes.collect::<Result<_>>()?,
             backend: weights.backend(),
             config,
@@ -132,7 +141,7 @@ impl Judge {
     /// # Errors
     /// If the pictures have another size.
     pub fn forward(&self, x: &Tensor) -> Result<JudgeLogits> {
-        let (batch, channels, height, width) = x.dims4()?;
+        let (_, channels, height, width) = x.dims4()?;
         let size = self.config.sample_size;
         if (channels, height, width) != (CHANNELS, size, size) {
             let fix = format!("the judge looks at {CHANNELS}x{size}x{size}");
@@ -157,11 +166,13 @@ impl Judge {
         let slots = attention.contiguous()?.matmul(&places.contiguous()?)?;
         let whole = Tensor::cat(&[&places.mean(1)?, &summary], 1)?;
 
+        let slot = |x: &Tensor, i: usize| x.narrow(1, i, 1)?.contiguous()?.squeeze(1);
         let concepts = self.concepts.forward(&slots)?;
-        let slot = |i: usize| concepts.narrow(1, i, 1)?.reshape((batch, concepts.dim(D::Minus1)?));
-        let second = Tensor::cat(&[&slot(1)?, &self.alone.forward(&whole)?], 1)?;
-        let [background, style, position, size, relation] = [0, 1, 2, 3, 4].map(|i| self.attributes[i].forward(&whole));
-        Ok([slot(0)?, second, background?, style?, position?, size?, relation?])
+        let second = Tensor::cat(&[&slot(&concepts, 1)?, &self.alone.forward(&whole)?], 1)?;
+        let style = Activation::Silu.forward(&self.style[0].forward(&slot(&slots, 0)?)?)?;
+        let style = self.style[1].forward(&style)?;
+        let [background, position, size, relation] = [0, 1, 2, 3].map(|i| self.attributes[i].forward(&whole));
+        Ok([slot(&concepts, 0)?, second, background?, style, position?, size?, relation?])
     }
 
     /// The classes that it takes pictures to have.

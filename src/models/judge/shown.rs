@@ -27,12 +27,12 @@ impl Shown {
     /// From the fields of an object.
     ///
     /// # Errors
-    /// If a field has another form; the message names it.
+    /// If a field has another form; the message names it, not in backquotes, as it is no option.
     pub fn from_json(fields: &Map<String, Value>) -> Result<Self, String> {
         let name = |field: &str| match fields.get(field) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(name)) if !name.trim().is_empty() => Ok(Some(name.clone())),
-            Some(other) => Err(format!("`{field}` is {other}; it must be a name, or null")),
+            Some(other) => Err(format!("{field} is {other}; it must be a name, or null")),
         };
         let concepts = fields.get("concepts").unwrap_or(&Value::Null);
         let names = concepts.as_array().and_then(|list| {
@@ -40,7 +40,7 @@ impl Shown {
             names.map(|name| name.map(str::to_owned)).collect::<Option<Vec<_>>>()
         });
         let Some(names) = names.filter(|names| (1..=2).contains(&names.len())) else {
-            return Err(format!("`concepts` is {concepts}; it must be a list of one name or two"));
+            return Err(format!("concepts is {concepts}; it must be a list of one name or two"));
         };
         let shown = Self {
             background: name("background")?,
@@ -52,7 +52,7 @@ impl Shown {
         };
         match &shown.relation {
             Some(relation) if shown.concepts.len() == 1 => {
-                Err(format!("`relation` is {relation}; it is between two `concepts`, and there is one"))
+                Err(format!("relation is {relation}; it is between two concepts, and there is one"))
             }
             _ => Ok(shown),
         }
@@ -88,7 +88,7 @@ mod tests {
             (json!({"concepts": ["a"], "background": ""}), "background"),
             (json!({"concepts": ["a"], "relation": "left"}), "relation"),
         ] {
-            assert!(read(value).is_err_and(|message| message.contains(&format!("`{field}`"))), "{field}");
+            assert!(read(value).is_err_and(|message| message.starts_with(&format!("{field} is "))), "{field}");
         }
     }
 }

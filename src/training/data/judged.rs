@@ -77,7 +77,7 @@ impl JudgedPictures {
         }
         let metadata = folder.join(METADATA);
         if !metadata.is_file() {
-            let fix = "a judge is trained on pictures of which a metadata.jsonl says under `shows` what they show";
+            let fix = "a judge is trained on pictures of which a metadata.jsonl says under shows what they show";
             return Err(Error::invalid(format!("the list {}", metadata.display()), "missing", fix));
         }
         let listing = list(folder)?;
@@ -86,10 +86,10 @@ impl JudgedPictures {
         };
         let shown = listing.shows.iter().zip(&listing.lines).map(|(shows, &line)| match shows {
             Some(Value::Object(fields)) => {
-                Shown::from_json(fields).map_err(|reason| fail(line, format!("under `shows`, {reason}")))
+                Shown::from_json(fields).map_err(|reason| fail(line, format!("under shows, {reason}")))
             }
-            Some(other) => Err(fail(line, format!("`shows` is {other}; it must be an object"))),
-            None => Err(fail(line, "it does not say under `shows` what its picture shows".into())),
+            Some(other) => Err(fail(line, format!("shows is {other}; it must be an object"))),
+            None => Err(fail(line, "it does not say under shows what its picture shows".into())),
         });
         let shown = shown.collect::<Result<_>>()?;
         let (paths, lines) = (listing.paths, listing.lines);
