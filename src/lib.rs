@@ -19,7 +19,7 @@
 //! | [`denoising`] | one call of a network, what it predicts, guidance |
 //! | [`conditioning`] | what the network is conditioned on |
 //! | [`text`] | tokenizer, weights in prompts, what a text encoder is |
-//! | [`models`] | CLIP text encoder, UNets, autoencoders, control models, a classifier |
+//! | [`models`] | CLIP text encoder, UNets, autoencoders, control models, networks that judge pictures |
 //! | [`layers`] | what models are made of |
 //! | [`kernels`] | how layers are computed on the CPU |
 //! | [`checkpoints`] | where weights come from |

@@ -20,6 +20,7 @@ mod control;
 mod device;
 #[cfg(feature = "download")]
 pub mod download;
+mod evaluation;
 mod event;
 #[cfg(any(feature = "download", feature = "hub"))]
 mod http;
@@ -45,6 +46,9 @@ pub use bench::{Bench, BenchModel};
 pub use builder::Builder;
 pub use canvas::Canvas;
 pub use device::{DTypeChoice, DeviceChoice};
+pub use evaluation::{
+    AskedPrompt, EvaluationEvent, EvaluationObserver, PromptEvaluation, PromptScores, PromptSet, open_judge,
+};
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
 pub use model::{ComponentInfo, Defaults, Model, ModelInfo, Purpose};
@@ -67,10 +71,11 @@ pub use settings::{ControlSettings, Settings};
 pub use task::{Task, TaskKind, Usage};
 pub use train::{
     AutoencoderTrainingSettings, BetaChoice, ClassifierTrainingSettings, CommonSettings, DecayChoice,
-    EmbeddingTrainingSettings, FrozenModelData, FrozenModelSettings, FrozenModelTraining, HeldChoice, LatentBetaChoice,
-    LatentTrainingData, LatentTrainingSettings, LoraFormChoice, LoraModulesChoice, LoraTrainingSettings,
-    MixedPrecisionChoice, PixelTrainingSettings, PredictionChoice, Preparation, SeenPictures, StoredChoice,
-    TrainRequest, TrainingBench, TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge, open_classifier,
+    EmbeddingTrainingSettings, FrozenModelData, FrozenModelSettings, FrozenModelTraining, HeldChoice,
+    JudgeTrainingData, JudgeTrainingSettings, LatentBetaChoice, LatentTrainingData, LatentTrainingSettings,
+    LoraFormChoice, LoraModulesChoice, LoraTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings,
+    PredictionChoice, Preparation, SeenPictures, StoredChoice, TrainRequest, TrainingBench, TrainingData,
+    TrainingModels, TrainingSet, TrainingSettings, judge, open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

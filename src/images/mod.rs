@@ -5,6 +5,7 @@
 //! else. Sizes are always (width, height), in pixels.
 
 mod animation;
+mod average;
 mod blur;
 mod canvas;
 mod composite;

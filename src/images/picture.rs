@@ -1,5 +1,6 @@
 //! Eight-bit RGB pictures.
 
+use super::average::averaged;
 use super::photo::{check_crop, check_size};
 use super::resample::lanczos;
 use super::{CropBox, Photo};
@@ -89,6 +90,16 @@ impl Picture {
     pub fn resized(&self, width: usize, height: usize) -> Result<Self> {
         check_size("the size to resize to", width, height)?;
         let rgb = lanczos(&self.rgb, 3, (self.width, self.height), (width, height));
+        Ok(Self { width, height, rgb })
+    }
+
+    /// In another size by area: each pixel is the mean of what it covers, so a half is the mean of each two by two.
+    ///
+    /// # Errors
+    /// If the size is zero or too large.
+    pub fn averaged(&self, width: usize, height: usize) -> Result<Self> {
+        check_size("the size to resize to", width, height)?;
+        let rgb = averaged(&self.rgb, 3, (self.width, self.height), (width, height));
         Ok(Self { width, height, rgb })
     }
 

@@ -8,6 +8,7 @@ pub mod autoencoder;
 pub mod clip;
 mod controlled;
 pub mod controlnet;
+pub mod judge;
 pub mod lenet;
 mod patch_discriminator;
 mod resnet;
@@ -23,6 +24,7 @@ pub use autoencoder::{
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
 pub use controlled::{Control, ControlConfig, ControlModel, ControlledUNet};
 pub use controlnet::{ControlNet, ControlNetConfig, Strength};
+pub use judge::{Judge, JudgeClasses, JudgeConfig, JudgeHead, Shown};
 pub use lenet::{LeNet, LeNetConfig};
 pub use patch_discriminator::{PatchDiscriminator, PatchDiscriminatorConfig};
 pub use t2i_adapter::{T2iAdapter, T2iAdapterConfig, T2iAdapterKind};

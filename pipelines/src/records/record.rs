@@ -56,6 +56,13 @@ impl Record {
         self
     }
 
+    /// The record of another run of the same model, in which no LoRA acts that is not the model's: the weights' sums are kept.
+    #[must_use]
+    pub fn with_settings(mut self, settings: &Settings) -> Self {
+        self.settings = settings.clone();
+        self
+    }
+
     /// Adds a file that the pictures are made from.
     #[must_use]
     pub fn with_input(mut self, input: Input) -> Self {

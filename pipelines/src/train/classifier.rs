@@ -2,8 +2,8 @@
 
 use super::choices::BetaChoice;
 use super::settings::{
-    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
-    zero_or_above,
+    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, of_short_runs, setting,
+    switch, zero_or_above,
 };
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{option, options, serde_by_options};
@@ -77,11 +77,8 @@ impl TrainingSettings for ClassifierTrainingSettings {
 
     fn settled(mut self, images: usize) -> Self {
         let epochs = self.epochs.take().or_else(|| self.steps.is_none().then_some(EPOCHS));
-        let steps = epochs.map(|epochs| self.common.steps_of(epochs, images).max(1)).or(self.steps);
-        self.steps = steps;
-        self.warmup_steps = self.warmup_steps.or_else(|| steps.map(|steps| 100.min(steps / 10)));
-        let decay = |steps: u64| 0.999f64.min(1.0 - 10.0 / steps.max(20) as f64);
-        self.ema_decay = self.ema_decay.or_else(|| steps.map(decay));
+        self.steps = epochs.map(|epochs| self.common.steps_of(epochs, images).max(1)).or(self.steps);
+        of_short_runs(self.steps, &mut self.warmup_steps, &mut self.ema_decay);
         self
     }
 
@@ -167,14 +164,23 @@ impl ClassifierTrainingSettings {
 /// # Errors
 /// If there is none, or its files do not fit each other.
 pub fn open_classifier(model: &Path) -> Result<LeNet> {
+    open_network(model, "classifier", |fields, weights| LeNet::new(LeNetConfig::from_fields(fields)?, weights))
+}
+
+/// A network that judges: the `component` of a model folder, with its configuration and all of its weights.
+pub(crate) fn open_network<T>(
+    model: &Path,
+    component: &'static str,
+    build: impl FnOnce(&ConfigFields, &Weights<'_>) -> Result<T>,
+) -> Result<T> {
     let files = ModelFiles::folder(model)?;
-    let path = files.path("classifier/config.json");
-    let fields = ConfigFields::from_json("classifier", &files.read_text("classifier/config.json")?, &path)?;
-    let config = LeNetConfig::from_fields(&fields)?;
-    let checkpoint = Checkpoint::open(&files, "classifier", Precision::Full, DType::F32, &Device::Cpu)?;
-    let network = LeNet::new(config, &Weights::new(&checkpoint))?;
+    let name = format!("{component}/config.json");
+    let fields = ConfigFields::from_json(component, &files.read_text(&name)?, &files.path(&name))?;
+    let checkpoint = Checkpoint::open(&files, component, Precision::Full, DType::F32, &Device::Cpu)?;
+    let network = build(&fields, &Weights::new(&checkpoint));
+    // What did not fit explains a failure to build better than the failure itself.
     checkpoint.finish(&[])?;
-    Ok(network)
+    network
 }
 
 /// Judges pictures by the classifier of a model folder: each was asked to be of one class. A classifier of noisy

@@ -8,6 +8,7 @@ mod classifier;
 mod embedding;
 mod encoded;
 mod frozen;
+mod judge;
 mod latent;
 mod lora;
 mod objectives;
@@ -20,9 +21,11 @@ pub use choices::{
     BetaChoice, DecayChoice, HeldChoice, LatentBetaChoice, LoraFormChoice, LoraModulesChoice, MixedPrecisionChoice,
     PredictionChoice, StoredChoice,
 };
+pub(crate) use classifier::open_network;
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
 pub use embedding::EmbeddingTrainingSettings;
 pub use frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
+pub use judge::{JudgeTrainingData, JudgeTrainingSettings};
 pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
 pub use lora::LoraTrainingSettings;
 pub use pixel::PixelTrainingSettings;

@@ -95,6 +95,13 @@ impl CommonSettings {
     }
 }
 
+/// Fills in the warm-up and the decay of the average of a run of so many steps, as short ones need them.
+pub(super) fn of_short_runs(steps: Option<u64>, warmup_steps: &mut Option<u64>, ema_decay: &mut Option<f64>) {
+    *warmup_steps = warmup_steps.or_else(|| steps.map(|steps| 100.min(steps / 10)));
+    let decay = |steps: u64| 0.999f64.min(1.0 - 10.0 / steps.max(20) as f64);
+    *ema_decay = ema_decay.or_else(|| steps.map(decay));
+}
+
 /// Whether a number of things is one at least.
 pub(super) fn at_least_one(name: &str, value: u64) -> Result<()> {
     match value {

@@ -1,6 +1,6 @@
 //! A folder of captioned pictures.
 
-use super::listing::{METADATA, is_picture, list, no_picture, walk};
+use super::listing::{METADATA, in_line, is_picture, list, no_picture, walk};
 use crate::images::{CropBox, Photo, Picture};
 use crate::text::Tokenizer;
 use crate::{Error, ErrorKind, Result};
@@ -175,6 +175,20 @@ pub fn with_captions(folder: &Path, captions: &[String]) -> Result<CaptionedPict
     Ok(CaptionedPictures { pictures: pictures.collect(), source: CaptionSource::Given })
 }
 
+/// The largest part of a picture's middle that has the proportions of a height and width, resampled (Lanczos) if it is not of that
+/// size.
+pub(super) fn fitted(picture: Picture, (height, width): (usize, usize)) -> Result<Picture> {
+    if (picture.height(), picture.width()) == (height, width) {
+        return Ok(picture);
+    }
+    let (inner_height, inner_width) = match picture.width() * height > picture.height() * width {
+        true => (picture.height(), (picture.height() * width / height).max(1)),
+        false => ((picture.width() * height / width).max(1), picture.width()),
+    };
+    let (left, top) = ((picture.width() - inner_width) / 2, (picture.height() - inner_height) / 2);
+    picture.crop(&CropBox { left, top, width: inner_width, height: inner_height })?.resized(width, height)
+}
+
 impl CaptionedPictures {
     /// The number of pictures; never 0.
     #[allow(clippy::len_without_is_empty)] // a set has at least one picture
@@ -258,24 +272,13 @@ impl CaptionedPictures {
     pub fn picture(&self, index: usize, (height, width): (usize, usize)) -> Result<Picture> {
         let fix = format!("there are {}", self.len());
         let picture = self.pictures.get(index).ok_or_else(|| Error::invalid("the number of a picture", index, fix))?;
-        let picture = self.photo(picture)?.to_picture();
-        if (picture.height(), picture.width()) == (height, width) {
-            return Ok(picture);
-        }
-        let (inner_height, inner_width) = match picture.width() * height > picture.height() * width {
-            true => (picture.height(), (picture.height() * width / height).max(1)),
-            false => ((picture.width() * height / width).max(1), picture.width()),
-        };
-        let (left, top) = ((picture.width() - inner_width) / 2, (picture.height() - inner_height) / 2);
-        picture.crop(&CropBox { left, top, width: inner_width, height: inner_height })?.resized(width, height)
+        fitted(self.photo(picture)?.to_picture(), (height, width))
     }
 
     /// A picture as its file has it; what is wrong with it is told with its line in the list.
     fn photo(&self, picture: &CaptionedPicture) -> Result<Photo> {
         Photo::read(&picture.path).map_err(|error| match (&self.source, picture.line) {
-            (CaptionSource::List(list), Some(line)) => {
-                Error::malformed(ErrorKind::File, "list of pictures", list, format!("line {line}: {error}"))
-            }
+            (CaptionSource::List(list), Some(line)) => in_line(&error, list, line),
             _ => error,
         })
     }

@@ -20,6 +20,8 @@ pub(super) struct Listing {
     pub classes: Vec<String>,
     /// Each picture's texts, at least one.
     pub captions: Option<Vec<Vec<String>>>,
+    /// What each picture's line has under `shows`; empty if there is no list.
+    pub shows: Vec<Option<Value>>,
     /// The line of each picture in the list, counted from 1; empty if there is no list.
     pub lines: Vec<usize>,
 }
@@ -156,6 +158,7 @@ struct Line {
     path: PathBuf,
     label: Option<Value>,
     texts: Option<Vec<String>>,
+    shows: Option<Value>,
 }
 
 fn by_metadata(folder: &Path, metadata: &Path) -> Result<Listing> {
@@ -183,8 +186,13 @@ fn by_metadata(folder: &Path, metadata: &Path) -> Result<Listing> {
     }
     let (labels, classes) = labels(&lines).map_err(fail)?;
     let captions = for_all(&lines, "text", |line| line.texts.clone()).map_err(fail)?;
-    let (numbers, paths) = lines.into_iter().map(|line| (line.number, line.path)).unzip();
-    Ok(Listing { paths, labels, classes, captions, lines: numbers })
+    let mut listing = Listing { labels, classes, captions, ..Listing::default() };
+    for Line { number, path, shows, .. } in lines {
+        listing.lines.push(number);
+        listing.paths.push(path);
+        listing.shows.push(shows);
+    }
+    Ok(listing)
 }
 
 fn parse(folder: &Path, number: usize, line: &str) -> Result<Line, String> {
@@ -199,7 +207,13 @@ fn parse(folder: &Path, number: usize, line: &str) -> Result<Line, String> {
         texts(value)
             .ok_or_else(|| format!("line {number}: the text is {value}; it must be a string, or a list of some"))
     });
-    Ok(Line { number, path: folder.join(name), label: one_of(["label", "class"]).cloned(), texts: texts.transpose()? })
+    Ok(Line {
+        number,
+        path: folder.join(name),
+        label: one_of(["label", "class"]).cloned(),
+        texts: texts.transpose()?,
+        shows: fields.get("shows").filter(|value| !value.is_null()).cloned(),
+    })
 }
 
 /// One text, or several.
@@ -225,6 +239,11 @@ fn for_all<T>(lines: &[Line], field: &str, get: impl Fn(&Line) -> Option<T>) -> 
             Err(format!("line {with} has a {field} and line {without} has none; give it to all or to none"))
         }
     }
+}
+
+/// What is wrong with a picture of a list, with the line that names it.
+pub(super) fn in_line(error: &Error, list: &Path, line: usize) -> Error {
+    Error::malformed(ErrorKind::File, "list of pictures", list, format!("line {line}: {error}"))
 }
 
 /// Labels and the names of their classes: numbers from 0, or names.

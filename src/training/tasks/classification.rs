@@ -16,6 +16,24 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     Ok(log_softmax(logits)?.gather(&labels.unsqueeze(1)?, D::Minus1)?.mean_all()?.neg()?)
 }
 
+/// The same over those of a batch that have a label; 0 if none has.
+///
+/// # Shapes
+/// `logits`: `[batch, classes]`; `labels`: for each, a number below that of classes or nothing; the result is a scalar.
+///
+/// # Errors
+/// If the shapes do not fit, or a label is no class.
+pub fn cross_entropy_of_labelled(logits: &Tensor, labels: &[Option<u32>]) -> Result<Tensor> {
+    let device = logits.device();
+    let count = labels.iter().flatten().count().max(1) as f32;
+    let weights: Vec<f32> = labels.iter().map(|label| if label.is_some() { 1.0 / count } else { 0.0 }).collect();
+    let classes: Vec<u32> = labels.iter().map(|label| label.unwrap_or(0)).collect();
+    let weights = Tensor::from_vec(weights, labels.len(), device)?.to_dtype(logits.dtype())?;
+    let classes = Tensor::from_vec(classes, labels.len(), device)?;
+    let logarithms = log_softmax(logits)?.gather(&classes.unsqueeze(1)?, D::Minus1)?.squeeze(1)?;
+    Ok((logarithms * weights)?.sum_all()?.neg()?)
+}
+
 /// Which classes pictures of each class were taken for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {

@@ -3,6 +3,7 @@
 mod autoencoder;
 mod classifier;
 mod frozen;
+mod judge;
 mod latent;
 mod pixel;
 mod progress;
@@ -29,6 +30,9 @@ pub enum TrainCommand {
     /// A classifier of small pictures, which judges samples or guides them. It is in the run's folder model, and a run
     /// that was stopped or killed goes on with --resume, as those of the other kinds.
     Classifier(Box<classifier::ClassifierArguments>),
+    /// A judge of pictures of prompts: it says which concepts a picture shows and where, before what, in which style. It
+    /// learns that from composed pictures of which a metadata.jsonl says under shows what they show.
+    Judge(Box<judge::JudgeArguments>),
 }
 
 impl TrainCommand {
@@ -41,6 +45,7 @@ impl TrainCommand {
             Self::Lora(arguments) => arguments.run(),
             Self::Embedding(arguments) => arguments.run(),
             Self::Classifier(arguments) => arguments.run(),
+            Self::Judge(arguments) => arguments.run(),
         }
     }
 }

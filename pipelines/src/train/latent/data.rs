@@ -198,7 +198,8 @@ fn in_folders(model: &Model, families: &Families, what: &str) -> Result<ModelFil
     }
 }
 
-fn load_autoencoder(
+/// The autoencoder of a model, or one alone; where it has no configuration, it takes that of `base`.
+pub(in crate::train) fn load_autoencoder(
     model: &Model,
     base: Option<&ModelFiles>,
     families: &Families,

@@ -3,6 +3,7 @@
 mod data;
 mod networks;
 
+pub(super) use data::load_autoencoder;
 pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
 
 use super::captioned::sample_prompts;

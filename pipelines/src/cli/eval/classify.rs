@@ -1,20 +1,14 @@
-//! `tweedie eval`.
+//! `tweedie eval classify`.
 
-use super::print;
+use crate::cli::print;
 use anyhow::bail;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use tweedie::Error;
 use tweedie::training::data::{FolderOptions, ImageSet, read_folder};
 use tweedie::training::tasks::{Judgement, judge_at};
 use tweedie_pipelines::open_classifier;
-
-#[derive(Debug, Subcommand)]
-pub enum EvalCommand {
-    /// Judge by a classifier whether pictures are of the classes that were asked for.
-    Classify(ClassifyArguments),
-}
 
 #[derive(Debug, Args)]
 pub struct ClassifyArguments {
@@ -35,16 +29,8 @@ pub struct ClassifyArguments {
     json: bool,
 }
 
-impl EvalCommand {
-    pub fn run(&self) -> anyhow::Result<()> {
-        match self {
-            Self::Classify(arguments) => arguments.run(),
-        }
-    }
-}
-
 impl ClassifyArguments {
-    fn run(&self) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<()> {
         let network = open_classifier(&self.classifier)?;
         let config = network.config();
         let options = FolderOptions { resize: None, channels: Some(config.in_channels) };

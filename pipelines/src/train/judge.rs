@@ -1,0 +1,245 @@
+//! Settings of training a judge of pictures of prompts.
+
+use super::latent::load_autoencoder;
+use super::settings::{
+    CommonSettings, Preparation, TrainingSet, TrainingSettings, at_least_one, of_short_runs, setting, zero_or_above,
+};
+use crate::model::Model;
+use crate::requests::kind::OptionKind;
+use crate::requests::options::{Options, option, options, serde_by_options};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tweedie::families::Families;
+use tweedie::models::judge::{JudgeClasses, JudgeConfig};
+use tweedie::training::data::{DecodedPictures, JudgeAugmentation, JudgeBatches, JudgedPictures};
+use tweedie::training::runs::RunPlan;
+use tweedie::training::tasks::{FrozenAutoencoder, JudgeTest, JudgeTraining};
+use tweedie::training::{OptimizerOptions, ParameterSet};
+use tweedie::{Error, Result};
+
+/// Passes over the data where nothing is said.
+const EPOCHS: u64 = 4;
+
+/// The file of decoded pictures in a run's folder.
+const DECODED: &str = "decoded.safetensors";
+
+options! {
+    /// Settings of training a judge, a small network that says what a picture shows. The defaults are for tens of thousands of
+    /// pictures on a few CPU cores.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct JudgeTrainingSettings {
+        flat {
+            /// What all kinds of training have.
+            common: CommonSettings;
+        }
+        options {
+            /// Passes over the data.
+            epochs: Option<u64> = None => option(OptionKind::Count, "N").default("4");
+            /// Steps of the run, in the place of `epochs`.
+            steps: Option<u64> = None => setting(OptionKind::Count, "N").excluded_by("epochs");
+            /// An autoencoder that pictures go through, so that the judge is right on generated pictures too: a folder with its
+            /// config.json, or a model that has one.
+            vae: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
+            /// The share of pictures that go through the autoencoder, once, before the first step.
+            vae_share: f64 = 0.5 => setting(OptionKind::Number, "F").needs("vae");
+            /// Learning rate after the warm-up.
+            learning_rate: f64 = 2e-3 => setting(OptionKind::Number, "F");
+            /// Steps over which the learning rate rises.
+            warmup_steps: Option<u64> = None => setting(OptionKind::Count, "N").default("100, at most a tenth of all");
+            /// Largest norm of the gradient; 0 does not cut it.
+            grad_clip: f64 = 1.0 => setting(OptionKind::Number, "F");
+            /// Decay of the moving average of weights, which is the judge in the end.
+            ema_decay: Option<f64> = None => setting(OptionKind::Number, "F").default("0.999, less in short runs");
+            /// Side of the squares that the judge looks at, to which pictures are averaged.
+            sample_size: usize = 64 => setting(OptionKind::Count, "N");
+            /// Channels of the first convolution, then of each halved resolution.
+            channels: Vec<usize> = vec![16, 24, 64, 128, 160] =>
+                setting(OptionKind::Counts, "N,N,...").default("16,24,64,128,160");
+            /// Width of the summary of a whole picture.
+            summary_size: usize = 128 => setting(OptionKind::Count, "N");
+            /// The most pixels, of those that the judge looks at, by which pictures are moved at random.
+            shift: usize = 2 => setting(OptionKind::Count, "N");
+            /// The most that pictures are blurred at random, 0 to 1.
+            blur: f64 = 1.0 => setting(OptionKind::Number, "F");
+            /// The largest standard deviation of noise that is put on pictures, where 2 is from black to white.
+            noise: f64 = 0.08 => setting(OptionKind::Number, "F");
+        }
+    }
+}
+
+impl Default for JudgeTrainingSettings {
+    fn default() -> Self {
+        Self::of(CommonSettings::default())
+    }
+}
+
+serde_by_options!(JudgeTrainingSettings);
+
+/// Pictures with what they show, and the autoencoder that some of them go through.
+#[derive(Debug)]
+pub struct JudgeTrainingData {
+    train: Arc<JudgedPictures>,
+    test: Option<JudgedPictures>,
+    fingerprint: String,
+    autoencoder: Option<Arc<FrozenAutoencoder>>,
+}
+
+impl JudgeTrainingData {
+    /// Reads the pictures of `data`, or of the folder `train` in it if there is one; and those to judge by, of `test`, or else of
+    /// the folder `test` in `data` if there is one. Loads the autoencoder.
+    ///
+    /// `resize` is the side of the square that each picture is made to.
+    ///
+    /// # Errors
+    /// If a folder has bad data, which is named with file and line, or the autoencoder cannot be used.
+    pub fn read(
+        data: &Path,
+        test: Option<&Path>,
+        resize: Option<usize>,
+        settings: &JudgeTrainingSettings,
+        vae: Option<&Model>,
+    ) -> Result<Self> {
+        let size = settings.sample_size;
+        if !(1..=1024).contains(&size) {
+            return Err(Error::invalid("`sample_size`", size, "give from 1 to 1024 pixels"));
+        }
+        if let Some(folder) = [Some(data), test].into_iter().flatten().find(|folder| !folder.is_dir()) {
+            let fix = "there is no such folder; give one with pictures and a metadata.jsonl";
+            return Err(Error::invalid("the data folder", folder.display(), fix));
+        }
+        let autoencoder = vae.map(|model| load_autoencoder(model, None, &Families::built_in())).transpose()?;
+        let inner = |name: &str| Some(data.join(name)).filter(|folder| folder.is_dir());
+        let read = |folder: &Path| JudgedPictures::read(folder, resize, size);
+        let train = read(inner("train").as_deref().unwrap_or(data))?;
+        let test = test.map(Path::to_path_buf).or_else(|| inner("test")).map(|folder| read(&folder)).transpose()?;
+        let autoencoder = autoencoder.map(|(autoencoder, _)| Arc::new(autoencoder));
+        Ok(Self { fingerprint: train.fingerprint(), train: Arc::new(train), test, autoencoder })
+    }
+}
+
+impl TrainingSet for JudgeTrainingData {
+    fn images(&self) -> usize {
+        self.train.len()
+    }
+
+    fn record(&self) -> Map<String, Value> {
+        let fields = json!({"images": self.train.len(), "side": self.train.side(), "fingerprint": self.fingerprint});
+        fields.as_object().cloned().unwrap_or_default()
+    }
+}
+
+impl TrainingSettings for JudgeTrainingSettings {
+    type Data = JudgeTrainingData;
+    type Task = JudgeTraining;
+    type Batches = JudgeBatches;
+
+    /// Where the autoencoder comes from may change as long as it is the same, which `architecture` sees.
+    const FREE: &'static [&'static str] = &["checkpoint_every", "vae"];
+
+    fn common(&self) -> &CommonSettings {
+        &self.common
+    }
+
+    fn settled(mut self, images: usize) -> Self {
+        let epochs = self.epochs.take().or_else(|| self.steps.is_none().then_some(EPOCHS));
+        self.steps = epochs.map(|epochs| self.common.steps_of(epochs, images).max(1)).or(self.steps);
+        of_short_runs(self.steps, &mut self.warmup_steps, &mut self.ema_decay);
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        self.common.check()?;
+        at_least_one("steps", self.plan().steps)?;
+        zero_or_above("grad_clip", self.grad_clip)?;
+        if !(self.vae_share > 0.0 && self.vae_share <= 1.0) {
+            let fix = "take more than 0 and at most 1; without `vae` none go through it";
+            return Err(Error::invalid("`vae_share`", self.vae_share, fix));
+        }
+        self.augmentation().check()
+    }
+
+    fn architecture(&self, data: &JudgeTrainingData) -> Result<Map<String, Value>> {
+        let mut parts = Map::from_iter([("judge".to_owned(), Value::Object(self.network(data).network_fields()))]);
+        if let Some(autoencoder) = &data.autoencoder {
+            parts.insert("autoencoder".into(), json!({"sha256": autoencoder.fingerprint()}));
+        }
+        Ok(parts)
+    }
+
+    fn task(&self, data: &mut JudgeTrainingData) -> Result<(JudgeTraining, Vec<ParameterSet>)> {
+        let (task, set) = JudgeTraining::new(self.network(data), self.common.seed, self.optimizer())?;
+        let test = data.test.take();
+        let test = test.map(|pictures| JudgeTest { pictures, autoencoder: data.autoencoder.clone() });
+        Ok((task.judged_by(test).with_record(self.record()), vec![set]))
+    }
+
+    fn check_batches(&self, data: &JudgeTrainingData) -> Result<()> {
+        self.batches_of(data, None).map(drop)
+    }
+
+    fn batches(
+        &self,
+        data: &JudgeTrainingData,
+        _: &JudgeTraining,
+        preparation: &mut Preparation<'_, '_>,
+    ) -> Result<JudgeBatches> {
+        self.batches_of(data, self.decoded(data, preparation)?)
+    }
+
+    fn plan(&self) -> RunPlan {
+        RunPlan { steps: self.steps.unwrap_or(0), ..self.common.plan() }
+    }
+}
+
+impl JudgeTrainingSettings {
+    fn batches_of(&self, data: &JudgeTrainingData, decoded: Option<DecodedPictures>) -> Result<JudgeBatches> {
+        let (classes, order) = (JudgeClasses::of(data.train.shown()), (self.common.batch_size, self.common.seed));
+        JudgeBatches::new(data.train.clone(), decoded, &classes, self.augmentation(), order)
+    }
+
+    /// The pictures that went through the autoencoder: those in the run's folder, if they were made from the same.
+    fn decoded(
+        &self,
+        data: &JudgeTrainingData,
+        preparation: &mut Preparation<'_, '_>,
+    ) -> Result<Option<DecodedPictures>> {
+        let Some(autoencoder) = &data.autoencoder else { return Ok(None) };
+        let (path, share, seed) = (preparation.folder.join(DECODED), self.vae_share, self.common.seed);
+        let key = format!("{} {} {share} {seed}", data.fingerprint, autoencoder.fingerprint());
+        if let Some(decoded) = DecodedPictures::read(&path, &key)? {
+            return Ok(Some(decoded));
+        }
+        let indices = DecodedPictures::choose(&data.train, share, seed)?;
+        let mut watch = |done, total| preparation.tell("decoding pictures", done, total);
+        let decoded = DecodedPictures::make(&data.train, indices, autoencoder.network(), &mut watch)?;
+        decoded.write(&path, &key)?;
+        Ok(Some(decoded))
+    }
+
+    fn augmentation(&self) -> JudgeAugmentation {
+        JudgeAugmentation { shift: self.shift, blur: self.blur, noise: self.noise }
+    }
+
+    /// How the judge's parameters are moved.
+    fn optimizer(&self) -> OptimizerOptions {
+        let warmup_steps = self.warmup_steps.unwrap_or(0);
+        let learning_rate = self.common.learning_rate(self.learning_rate, warmup_steps, self.plan().steps);
+        self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay.unwrap_or(0.0))
+    }
+
+    /// What the model says of its training.
+    fn record(&self) -> Map<String, Value> {
+        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.write().into())])
+    }
+
+    fn network(&self, data: &JudgeTrainingData) -> JudgeConfig {
+        JudgeConfig {
+            sample_size: self.sample_size,
+            block_out_channels: self.channels.clone(),
+            summary_size: self.summary_size,
+            classes: JudgeClasses::of(data.train.shown()),
+            accuracy: Value::Null,
+        }
+    }
+}

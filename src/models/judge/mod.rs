@@ -1,0 +1,193 @@
+//! A small network that says what a picture shows: which concepts and where, before what, in which style.
+//!
+//! A residual network (He et al. 2016, with the norms before the convolutions as in He et al. 2016b) of which the last two
+//! resolutions are looked at. A summary of the coarsest one, place by place, answers what concerns the whole picture: position, size,
+//! arrangement. Each of the two slots of concepts has a map of attention over the places of the finer one, which depends on what
+//! is there and on the summary, and the mean of the features under it is put to one list of concepts that both slots share: so what is
+//! learned of a concept alone is known of it in a pair.
+
+mod classes;
+mod config;
+mod shown;
+
+pub use classes::{JudgeClasses, JudgeHead, Labels, Seen, Unsaid, is_ordered};
+pub use config::JudgeConfig;
+pub use shown::Shown;
+
+use super::resnet::{ResnetBlock, ResnetConfig};
+use crate::images::Picture;
+use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, GroupNorm, Linear, Weights, log_softmax};
+use crate::{Device, Error, ErrorKind, Result};
+use candle_core::{D, Tensor};
+
+/// Channels of pictures.
+const CHANNELS: usize = 3;
+/// Groups of norms.
+const GROUPS: usize = 8;
+const EPSILON: f64 = 1e-6;
+/// Slots of concepts.
+const SLOTS: usize = 2;
+
+/// Of each of [`JudgeHead::ALL`] the unnormalised logarithms of its classes' probabilities, `[batch, classes]`.
+pub type JudgeLogits = [Tensor; JudgeHead::ALL.len()];
+
+/// The judge.
+#[derive(Debug)]
+pub struct Judge {
+    config: JudgeConfig,
+    conv_in: Conv2d,
+    stages: Vec<Stage>,
+    /// Of the last resolution but one, and of the last.
+    norms: [GroupNorm; 2],
+    summary: Linear,
+    /// How much each slot looks at a place, by what is there and by the picture as a whole.
+    attention: [Linear; 2],
+    concepts: Linear,
+    /// That there is no second concept.
+    alone: Linear,
+    /// Background, style, position, size, relation.
+    attributes: Vec<Linear>,
+    backend: Backend,
+}
+
+/// Half the resolution, then a residual block.
+#[derive(Debug)]
+struct Stage {
+    down: Conv2d,
+    block: ResnetBlock,
+}
+
+impl Stage {
+    fn new(weights: &Weights<'_>, inputs: usize, outputs: usize) -> Result<Self> {
+        let geometry = ConvGeometry { kernel: 3, stride: 2, pad_before: 1, pad_after: 1 };
+        let sizes = ResnetConfig {
+            inputs: outputs,
+            outputs,
+            time_width: None,
+            time_scale_shift: false,
+            groups: GROUPS,
+            epsilon: EPSILON,
+            output_scale: 1.0,
+        };
+        Ok(Self {
+            down: Conv2d::with_geometry(&weights.at("down"), inputs, outputs, geometry)?,
+            block: ResnetBlock::new(&weights.at("block"), sizes)?,
+        })
+    }
+
+    fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        self.block.forward(&self.down.forward(x)?, None)
+    }
+}
+
+impl Judge {
+    /// From weights: `conv_in`, `stages.N.down`, `stages.N.block`, `norms.N`, `summary`, `attention.N`, `concepts`, `alone`,
+    /// `attributes.N`.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used, or the weights cannot be had.
+    pub fn new(config: JudgeConfig, weights: &Weights<'_>) -> Result<Self> {
+        config.check().map_err(|(field, fix)| {
+            let value = config.network_fields()[field].to_string();
+            Error::unusable(ErrorKind::Model, format!("the judge's {field}"), value, fix)
+        })?;
+        let channels = &config.block_out_channels;
+        let stages = channels.windows(2).enumerate();
+        let stages = stages.map(|(i, pair)| Stage::new(&weights.at("stages").at(i), pair[0], pair[1]));
+        let stages = stages.collect::<Result<Vec<_>>>()?;
+        let (fine, coarse) = (channels[channels.len() - 2], channels[channels.len() - 1]);
+        let side = config.sample_size >> stages.len();
+        let (places, features, summary) = (4 * side * side, fine + coarse, config.summary_size);
+        let norm = |i: usize, channels| GroupNorm::new(&weights.at("norms").at(i), GROUPS, channels, EPSILON);
+        let attributes = JudgeHead::ALL[SLOTS..].iter().enumerate().map(|(i, &head)| {
+            Linear::new(&weights.at("attributes").at(i), features + summary, config.classes.count(head))
+        });
+        Ok(Self {
+            conv_in: Conv2d::new(&weights.at("conv_in"), CHANNELS, channels[0], 3)?,
+            stages,
+            norms: [norm(0, fine)?.with_silu(), norm(1, coarse)?.with_silu()],
+            summary: Linear::new(&weights.at("summary"), side * side * coarse, summary)?,
+            attention: [
+                Linear::new(&weights.at("attention.0"), features, SLOTS)?,
+                Linear::new(&weights.at("attention.1"), summary, SLOTS * places)?,
+            ],
+            concepts: Linear::new(&weights.at("concepts"), features, config.classes.concepts.len())?,
+            alone: Linear::new(&weights.at("alone"), features + summary, 1)?,
+            attributes: attributes.collect::<Result<_>>()?,
+            backend: weights.backend(),
+            config,
+        })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &JudgeConfig {
+        &self.config
+    }
+
+    /// What it takes the classes of pictures to be.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, 3, sample_size, sample_size]` in `[-1, 1]`.
+    ///
+    /// # Errors
+    /// If the pictures have another size.
+    pub fn forward(&self, x: &Tensor) -> Result<JudgeLogits> {
+        let (batch, channels, height, width) = x.dims4()?;
+        let size = self.config.sample_size;
+        if (channels, height, width) != (CHANNELS, size, size) {
+            let fix = format!("the judge looks at {CHANNELS}x{size}x{size}");
+            return Err(Error::invalid("the pictures' size", format!("{channels}x{height}x{width}"), fix));
+        }
+        let mut fine = None;
+        let mut h = self.conv_in.forward(&FeatureMap::from_nchw(x, self.backend)?)?;
+        for stage in &self.stages {
+            let next = stage.forward(&h)?;
+            fine = Some(std::mem::replace(&mut h, next));
+        }
+        // There are two stages at least.
+        let fine = self.norms[0].forward(&fine.unwrap_or_else(|| h.clone()))?;
+        let coarse = self.norms[1].forward(&h)?;
+        let summary = Activation::Silu.forward(&self.summary.forward(&coarse.tokens()?.flatten_from(1)?)?)?;
+        let (_, _, height, width) = fine.dims();
+        let places = fine.concat(&coarse.resize_nearest(height, width)?)?.tokens()?;
+
+        let by_place = self.attention[0].forward(&places)?.transpose(1, 2)?;
+        let by_picture = self.attention[1].forward(&summary)?.reshape(by_place.dims())?;
+        let attention = log_softmax(&(by_place + by_picture)?)?.exp()?;
+        let slots = attention.contiguous()?.matmul(&places.contiguous()?)?;
+        let whole = Tensor::cat(&[&places.mean(1)?, &summary], 1)?;
+
+        let concepts = self.concepts.forward(&slots)?;
+        let slot = |i: usize| concepts.narrow(1, i, 1)?.reshape((batch, concepts.dim(D::Minus1)?));
+        let second = Tensor::cat(&[&slot(1)?, &self.alone.forward(&whole)?], 1)?;
+        let [background, style, position, size, relation] = [0, 1, 2, 3, 4].map(|i| self.attributes[i].forward(&whole));
+        Ok([slot(0)?, second, background?, style?, position?, size?, relation?])
+    }
+
+    /// The classes that it takes pictures to have.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`]; one answer for each picture.
+    ///
+    /// # Errors
+    /// If the pictures have another size.
+    pub fn seen(&self, x: &Tensor) -> Result<Vec<Seen>> {
+        let mut seen = vec![Seen::default(); x.dim(0)?];
+        for (head, logits) in self.forward(x)?.iter().enumerate() {
+            for (seen, class) in seen.iter_mut().zip(logits.argmax(D::Minus1)?.to_vec1::<u32>()?) {
+                seen[head] = class;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The same of one picture of any size, which is averaged, and stretched if it is no square, so that all of it is seen.
+    ///
+    /// # Errors
+    /// If the picture cannot be resized.
+    pub fn look(&self, picture: &Picture) -> Result<Seen> {
+        let size = self.config.sample_size;
+        let seen = self.seen(&picture.averaged(size, size)?.to_tensor(&Device::Cpu)?)?;
+        Ok(seen.first().copied().unwrap_or_default())
+    }
+}

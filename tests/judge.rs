@@ -1,0 +1,153 @@
+//! The judge: its gradients against differences, its slots, its losses, its configuration.
+
+use candle_core::{DType, Device, Tensor, Var};
+use serde_json::{Value, json};
+use tweedie::checkpoints::RandomWeights;
+use tweedie::config::ConfigFields;
+use tweedie::layers::{Backend, Weights};
+use tweedie::models::judge::{Judge, JudgeClasses, JudgeConfig, JudgeHead};
+use tweedie::noise::{NoiseSource, TorchNoise};
+use tweedie::training::tasks::{cross_entropy, cross_entropy_of_labelled};
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+fn names(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+fn config() -> JudgeConfig {
+    let classes = JudgeClasses {
+        concepts: names("a b c"),
+        background: names("red green"),
+        style: names("flat"),
+        position: names("middle left"),
+        size: names("normal small"),
+        relation: names("none above beside"),
+    };
+    JudgeConfig { sample_size: 8, block_out_channels: vec![8, 8, 16], summary_size: 6, classes, accuracy: Value::Null }
+}
+
+fn random(seed: u64, shape: &[usize]) -> tweedie::Result<Tensor> {
+    Ok(TorchNoise::shared(seed).normal(shape)?.to_dtype(DType::F64)?)
+}
+
+fn judge(backend: Backend) -> tweedie::Result<Judge> {
+    let source = RandomWeights::new(3, DType::F64, &Device::Cpu);
+    Judge::new(config(), &Weights::new(&source).with_backend(backend))
+}
+
+fn values(x: &Tensor) -> tweedie::Result<Vec<f64>> {
+    Ok(x.flatten_all()?.to_vec1::<f64>()?)
+}
+
+/// Both ways to compute agree, and the gradient of all losses in the picture is that of central differences.
+#[test]
+fn the_gradient_is_that_of_differences() -> TestResult {
+    let x = Var::from_tensor(&random(4, &[2, 3, 8, 8])?)?;
+    let labels = [
+        [Some(1), Some(3), None, Some(0), Some(1), Some(0), Some(2)],
+        [Some(0), Some(2), Some(1), None, None, Some(1), None],
+    ];
+    let (kernels, candle) = (judge(Backend::Kernels)?, judge(Backend::Candle)?);
+    for (logits, same) in kernels.forward(&x)?.iter().zip(candle.forward(&x)?) {
+        let differences = values(&(logits - same)?)?;
+        assert!(differences.iter().all(|difference| difference.abs() < 1e-10), "{differences:?}");
+    }
+    for judge in [kernels, candle] {
+        let loss = || -> tweedie::Result<Tensor> {
+            let losses = judge
+                .forward(&x)?
+                .iter()
+                .enumerate()
+                .map(|(head, logits)| cross_entropy_of_labelled(logits, &labels.map(|labels| labels[head])))
+                .collect::<tweedie::Result<Vec<_>>>()?;
+            Ok(Tensor::stack(&losses, 0)?.sum_all()?)
+        };
+        let gradients = loss()?.backward()?;
+        let gradient = values(gradients.get(&x).ok_or("no gradient")?)?;
+        let start = values(&x.as_tensor().copy()?)?;
+        let largest = gradient.iter().fold(0.0f64, |largest, g| largest.max(g.abs()));
+        assert!(largest > 1e-6);
+        for i in (0..start.len()).step_by(29) {
+            let at = |offset: f64| -> tweedie::Result<f64> {
+                let mut moved = start.clone();
+                moved[i] += offset;
+                x.set(&Tensor::from_vec(moved, x.dims(), &Device::Cpu)?)?;
+                Ok(loss()?.to_scalar::<f64>()?)
+            };
+            let step = 1e-5;
+            let difference = (at(step)? - at(-step)?) / (2.0 * step);
+            at(0.0)?;
+            // The third derivative is left over, and rounding over the step.
+            assert!((difference - gradient[i]).abs() < 1e-5 * largest, "{i}: {difference} {}", gradient[i]);
+        }
+    }
+    Ok(())
+}
+
+/// Each picture's answer is its own, whatever else is in the batch; heads have as many classes as they tell apart.
+#[test]
+fn pictures_do_not_see_each_other() -> TestResult {
+    let judge = judge(Backend::Kernels)?;
+    let x = random(5, &[3, 3, 8, 8])?;
+    let together = judge.forward(&x)?;
+    for (head, logits) in JudgeHead::ALL.iter().zip(&together) {
+        assert_eq!(logits.dims(), [3, config().classes.count(*head)]);
+    }
+    for (i, seen) in judge.seen(&x)?.into_iter().enumerate() {
+        let alone = judge.forward(&x.narrow(0, i, 1)?)?;
+        for (head, (one, all)) in alone.iter().zip(&together).enumerate() {
+            let (one, all) = (values(one)?, values(&all.narrow(0, i, 1)?)?);
+            assert!(one.iter().zip(&all).all(|(a, b)| (a - b).abs() < 1e-10));
+            let best = (0..one.len()).max_by(|&a, &b| one[a].total_cmp(&one[b])).ok_or("no class")?;
+            assert_eq!(seen[head], best as u32);
+        }
+    }
+    assert!(judge.forward(&random(6, &[1, 3, 16, 16])?).is_err_and(|e| e.to_string().contains("3x8x8")));
+    Ok(())
+}
+
+/// With a label for each it is the plain mean; without some, the mean over the others; without any, nothing and no gradient.
+#[test]
+fn pictures_without_a_label_do_not_count() -> TestResult {
+    let logits = Var::from_tensor(&random(7, &[4, 3])?)?;
+    let of = |rows: &[u32], labels: &[u32]| -> tweedie::Result<f64> {
+        let rows = logits.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+        Ok(cross_entropy(&rows, &Tensor::new(labels, &Device::Cpu)?)?.to_scalar()?)
+    };
+    let some = |labels: [Option<u32>; 4]| cross_entropy_of_labelled(&logits, &labels);
+    let loss = |labels| Ok::<f64, Box<dyn std::error::Error>>(some(labels)?.to_scalar()?);
+    let all = loss([Some(0), Some(2), Some(1), Some(2)])?;
+    assert!((all - of(&[0, 1, 2, 3], &[0, 2, 1, 2])?).abs() < 1e-7);
+    let two = loss([None, Some(2), None, Some(0)])?;
+    assert!((two - of(&[1, 3], &[2, 0])?).abs() < 1e-7);
+    let gradients = some([None; 4])?.backward()?;
+    assert_eq!(loss([None; 4])?, 0.0);
+    assert!(values(gradients.get(&logits).ok_or("no gradient")?)?.iter().all(|&g| g == 0.0));
+    assert!(some([Some(3), None, None, None]).is_err());
+    Ok(())
+}
+
+#[test]
+fn the_configuration_comes_back_and_is_checked() -> TestResult {
+    let config = JudgeConfig { accuracy: json!({"raw": {"pictures": 3}}), ..config() };
+    let good = ConfigFields::from_fields("judge", config.fields());
+    assert_eq!(JudgeConfig::from_fields(&good)?, config);
+    for (field, value) in [
+        ("sample_size", json!(10)),
+        ("sample_size", json!(4096)),
+        ("block_out_channels", json!([8, 16])),
+        ("block_out_channels", json!([8, 12, 16])),
+        ("summary_size", json!(0)),
+        ("concepts", json!([])),
+        ("concepts", json!(["a", "a"])),
+        ("style", json!("flat")),
+        ("relation", json!([1])),
+        ("dropout", json!(0.5)),
+        ("_class_name", json!("LeNet")),
+    ] {
+        let message = JudgeConfig::from_fields(&good.clone().with(field, value)).err().ok_or(field)?.to_string();
+        assert!(message.contains(field), "{field}: {message}");
+    }
+    Ok(())
+}
