@@ -6,8 +6,8 @@ mod tweedie;
 use ::tweedie::images::{ColorType, Photo, Samples};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tweedie::kills::{killed_until_it_ends, steps};
 use tweedie::{TestResult, Tweedie, read_json};
 
 /// The side of the pictures.
@@ -68,23 +68,11 @@ fn text(path: &Path) -> TestResult<&str> {
     Ok(path.to_str().ok_or("a path that is no text")?)
 }
 
-fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
-    command.args(arguments).current_dir(tweedie.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(command.spawn()?)
-}
-
 /// The bytes of both networks, and each step's losses and norms.
 fn result(run: &Path) -> TestResult<(Vec<u8>, Vec<u8>, Vec<String>)> {
-    let metrics = std::fs::read_to_string(run.join("metrics.jsonl"))?;
-    let lines = metrics.lines().map(|line| {
-        let mut line: Value = serde_json::from_str(line)?;
-        line["seconds"].take();
-        Ok(line.to_string())
-    });
     let unet = std::fs::read(run.join("model/unet/diffusion_pytorch_model.safetensors"))?;
     let text = std::fs::read(run.join("model/text_encoder/model.safetensors"))?;
-    Ok((unet, text, lines.collect::<TestResult<_>>()?))
+    Ok((unet, text, steps(run)?))
 }
 
 /// Killed at many moments, the making of latents among them, and resumed each time, a run ends with the bits of one that was
@@ -99,20 +87,8 @@ fn a_run_that_is_killed_ends_with_the_same_bits() -> TestResult {
     tweedie.run(&small("whole", text(&vae)?, &options))?.success()?;
     let whole = result(&tweedie.path("whole"))?;
     assert_eq!(whole.2.len(), 60);
-    let (mut kills, mut finished) = (0, false);
-    // Ever longer, so that it ends on any machine.
-    let mut delay = Duration::from_millis(40);
-    while !finished {
-        let mut child = spawn(&tweedie, &small("killed", text(&vae)?, &options))?;
-        std::thread::sleep(delay);
-        finished = child.try_wait()?.is_some_and(|status| status.success());
-        if !finished {
-            child.kill()?;
-            child.wait()?;
-            kills += 1;
-            delay = delay * 5 / 4;
-        }
-    }
+    let arguments = small("killed", text(&vae)?, &options);
+    let kills = killed_until_it_ends(&tweedie, &arguments, Duration::from_millis(40))?;
     assert!(kills > 3, "{kills} kills");
     assert_eq!(result(&tweedie.path("killed"))?, whole, "after {kills} kills");
     Ok(())

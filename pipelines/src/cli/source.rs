@@ -24,6 +24,11 @@ impl OfflineOption {
         #[cfg(not(feature = "hub"))]
         return true;
     }
+
+    /// Where training finds models, which it has on the CPU.
+    pub fn for_training<'a>(&self, dtype: DTypeChoice, fetching: &'a Fetching<'a>) -> Source<'a> {
+        Source { dtype, device: DeviceChoice::Cpu, offline: self.offline(), fetching }
+    }
 }
 
 /// Where models come from in one run.

@@ -2,8 +2,8 @@
 
 use super::choices::BetaChoice;
 use super::settings::{
-    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, of_short_runs, setting,
-    switch, zero_or_above,
+    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
+    zero_or_above,
 };
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{option, options, serde_by_options};
@@ -76,9 +76,8 @@ impl TrainingSettings for ClassifierTrainingSettings {
     }
 
     fn settled(mut self, images: usize) -> Self {
-        let epochs = self.epochs.take().or_else(|| self.steps.is_none().then_some(EPOCHS));
-        self.steps = epochs.map(|epochs| self.common.steps_of(epochs, images).max(1)).or(self.steps);
-        of_short_runs(self.steps, &mut self.warmup_steps, &mut self.ema_decay);
+        let length = (&mut self.steps, &mut self.epochs);
+        self.common.settle_short(length, (EPOCHS, images), (&mut self.warmup_steps, &mut self.ema_decay));
         self
     }
 

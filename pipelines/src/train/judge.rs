@@ -2,7 +2,7 @@
 
 use super::latent::load_autoencoder;
 use super::settings::{
-    CommonSettings, Preparation, TrainingSet, TrainingSettings, at_least_one, of_short_runs, setting, zero_or_above,
+    CommonSettings, Preparation, TrainingSet, TrainingSettings, at_least_one, setting, zero_or_above,
 };
 use crate::model::Model;
 use crate::requests::kind::OptionKind;
@@ -142,9 +142,8 @@ impl TrainingSettings for JudgeTrainingSettings {
     }
 
     fn settled(mut self, images: usize) -> Self {
-        let epochs = self.epochs.take().or_else(|| self.steps.is_none().then_some(EPOCHS));
-        self.steps = epochs.map(|epochs| self.common.steps_of(epochs, images).max(1)).or(self.steps);
-        of_short_runs(self.steps, &mut self.warmup_steps, &mut self.ema_decay);
+        let length = (&mut self.steps, &mut self.epochs);
+        self.common.settle_short(length, (EPOCHS, images), (&mut self.warmup_steps, &mut self.ema_decay));
         self
     }
 

@@ -61,7 +61,7 @@ impl CommonSettings {
     }
 
     /// The steps that `epochs` passes over so many images take, the last one rounded up.
-    pub(super) fn steps_of(&self, epochs: u64, images: usize) -> u64 {
+    fn steps_of(&self, epochs: u64, images: usize) -> u64 {
         let per_step = (self.batch_size as u64).saturating_mul(self.accumulate as u64).max(1);
         epochs.saturating_mul(images as u64).div_ceil(per_step)
     }
@@ -71,6 +71,21 @@ impl CommonSettings {
         if let Some(epochs) = epochs.take() {
             *steps = self.steps_of(epochs, images);
         }
+    }
+
+    /// The same for the training of a small network, where neither steps nor passes have to be given: then there are
+    /// `usual_epochs`. What is not given of the warm-up and of the decay of the average becomes what so short a run needs.
+    pub(super) fn settle_short(
+        &self,
+        (steps, epochs): (&mut Option<u64>, &mut Option<u64>),
+        (usual_epochs, images): (u64, usize),
+        (warmup_steps, ema_decay): (&mut Option<u64>, &mut Option<f64>),
+    ) {
+        let epochs = epochs.take().or_else(|| steps.is_none().then_some(usual_epochs));
+        *steps = epochs.map(|epochs| self.steps_of(epochs, images).max(1)).or(*steps);
+        *warmup_steps = warmup_steps.or_else(|| steps.map(|steps| 100.min(steps / 10)));
+        let decay = |steps: u64| 0.999f64.min(1.0 - 10.0 / steps.max(20) as f64);
+        *ema_decay = ema_decay.or_else(|| steps.map(decay));
     }
 
     /// The learning rate of a run of so many steps: it rises to `peak`, within the run, and then does what the settings say.
@@ -93,13 +108,6 @@ impl CommonSettings {
     pub(super) fn plan(&self) -> RunPlan {
         RunPlan { steps: 0, checkpoint_every: self.checkpoint_every, sample_every: None, batch_size: self.batch_size }
     }
-}
-
-/// Fills in the warm-up and the decay of the average of a run of so many steps, as short ones need them.
-pub(super) fn of_short_runs(steps: Option<u64>, warmup_steps: &mut Option<u64>, ema_decay: &mut Option<f64>) {
-    *warmup_steps = warmup_steps.or_else(|| steps.map(|steps| 100.min(steps / 10)));
-    let decay = |steps: u64| 0.999f64.min(1.0 - 10.0 / steps.max(20) as f64);
-    *ema_decay = ema_decay.or_else(|| steps.map(decay));
 }
 
 /// Whether a number of things is one at least.

@@ -1,10 +1,9 @@
 //! What tests of `tweedie train lora` and `tweedie train embedding` have alike.
 
+use super::kills::{killed_until_it_ends, steps};
 use super::{TestResult, Tweedie};
 use ::tweedie::images::{ColorType, Photo, Samples};
-use serde_json::Value;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// The side of the files; the network sees them at twice that.
@@ -41,21 +40,9 @@ pub fn arguments<'a>(kind: &'a str, output: &'a str, more: &[&'a str]) -> Vec<&'
     all
 }
 
-fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
-    command.args(arguments).current_dir(tweedie.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(command.spawn()?)
-}
-
 /// The bytes of the finished file, and each step's losses and norms.
 fn result(run: &Path, file: &str) -> TestResult<(Vec<u8>, Vec<String>)> {
-    let metrics = std::fs::read_to_string(run.join("metrics.jsonl"))?;
-    let lines = metrics.lines().map(|line| {
-        let mut line: Value = serde_json::from_str(line)?;
-        line["seconds"].take();
-        Ok(line.to_string())
-    });
-    Ok((std::fs::read(run.join(file))?, lines.collect::<TestResult<_>>()?))
+    Ok((std::fs::read(run.join(file))?, steps(run)?))
 }
 
 /// Killed at many moments and resumed each time, a run of 60 steps ends with the bits of one that was left alone.
@@ -65,20 +52,7 @@ pub fn check_kills(tweedie: &Tweedie, kind: &str, more: &[&str], file: &str) -> 
     tweedie.run(&arguments(kind, "whole", &options))?.success()?;
     let whole = result(&tweedie.path("whole"), file)?;
     assert_eq!(whole.1.len(), 60);
-    let (mut kills, mut finished) = (0, false);
-    // Ever longer, so that it ends on any machine.
-    let mut delay = Duration::from_millis(80);
-    while !finished {
-        let mut child = spawn(tweedie, &arguments(kind, "killed", &options))?;
-        std::thread::sleep(delay);
-        finished = child.try_wait()?.is_some_and(|status| status.success());
-        if !finished {
-            child.kill()?;
-            child.wait()?;
-            kills += 1;
-            delay = delay * 5 / 4;
-        }
-    }
+    let kills = killed_until_it_ends(tweedie, &arguments(kind, "killed", &options), Duration::from_millis(80))?;
     assert!(kills > 3, "{kills} kills");
     let killed = result(&tweedie.path("killed"), file)?;
     assert_eq!(killed.1, whole.1, "after {kills} kills");

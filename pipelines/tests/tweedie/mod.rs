@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test binary uses a part
 
 pub mod frozen;
+pub mod kills;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

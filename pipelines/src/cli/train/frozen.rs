@@ -4,14 +4,13 @@ use super::latent::read_prompts;
 use super::run::{Account, Loading, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
-use crate::cli::source::{OfflineOption, Source};
+use crate::cli::source::OfflineOption;
 use clap::Args;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use tweedie::training::TrainingTask;
 use tweedie_pipelines::{
-    CommonSettings, DTypeChoice, DeviceChoice, FrozenModelData, FrozenModelSettings, FrozenModelTraining, Model,
-    Purpose,
+    CommonSettings, DTypeChoice, FrozenModelData, FrozenModelSettings, FrozenModelTraining, Model, Purpose,
 };
 
 #[derive(Debug, Args)]
@@ -58,12 +57,7 @@ where
         let Loading { data, settings, interrupt, quiet, .. } = *loading;
         let pictures = settings.pictures(&data.data)?;
         let fetching = Fetching { interrupt, quiet };
-        let source = Source {
-            dtype: DTypeChoice::Auto,
-            device: DeviceChoice::Cpu,
-            offline: self.offline.offline(),
-            fetching: &fetching,
-        };
+        let source = self.offline.for_training(DTypeChoice::Auto, &fetching);
         let model = match &settings.frozen().model {
             Some(path) => source.open(path, self.config.clone(), Purpose::Model)?,
             None => Model::Embedded,

@@ -3,12 +3,12 @@
 use super::run::{Account, Loading, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
-use crate::cli::source::{OfflineOption, Source};
+use crate::cli::source::OfflineOption;
 use clap::Args;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::training::tasks::{JudgeAccuracy, Measure, Score, Share};
-use tweedie_pipelines::{CommonSettings, DTypeChoice, DeviceChoice, JudgeTrainingData, JudgeTrainingSettings, Purpose};
+use tweedie_pipelines::{CommonSettings, DTypeChoice, JudgeTrainingData, JudgeTrainingSettings, Purpose};
 
 #[derive(Debug, Args)]
 pub struct JudgeArguments {
@@ -39,12 +39,7 @@ impl JudgeArguments {
     fn load(&self, loading: &Loading<'_, JudgeTrainingSettings>) -> anyhow::Result<JudgeTrainingData> {
         let Loading { data, settings, interrupt, quiet, .. } = *loading;
         let fetching = Fetching { interrupt, quiet };
-        let source = Source {
-            dtype: DTypeChoice::F32,
-            device: DeviceChoice::Cpu,
-            offline: self.offline.offline(),
-            fetching: &fetching,
-        };
+        let source = self.offline.for_training(DTypeChoice::F32, &fetching);
         let vae = settings.vae.as_ref().map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
         Ok(JudgeTrainingData::read(&data.data, self.test.as_deref(), data.resize(), settings, vae.as_ref())?)
     }

@@ -4,13 +4,13 @@ use super::pixel::read_config;
 use super::run::{Loading, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
-use crate::cli::source::{OfflineOption, Source};
+use crate::cli::source::OfflineOption;
 use anyhow::Context;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use tweedie_pipelines::{
-    CommonSettings, DTypeChoice, DeviceChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose,
-    SeenPictures, TrainingModels,
+    CommonSettings, DTypeChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose, SeenPictures,
+    TrainingModels,
 };
 
 #[derive(Debug, Args)]
@@ -65,12 +65,7 @@ impl LatentArguments {
     fn load(&self, loading: &Loading<'_, LatentTrainingSettings>) -> anyhow::Result<LatentTrainingData> {
         let Loading { data, settings, run, interrupt, quiet } = *loading;
         let fetching = Fetching { interrupt, quiet };
-        let source = Source {
-            dtype: DTypeChoice::F32,
-            device: DeviceChoice::Cpu,
-            offline: self.offline.offline(),
-            fetching: &fetching,
-        };
+        let source = self.offline.for_training(DTypeChoice::F32, &fetching);
         let find = |path: &Option<PathBuf>, part: Purpose| -> anyhow::Result<Option<Model>> {
             path.as_ref().map(|path| source.open(path, None, part)).transpose()
         };
