@@ -307,23 +307,30 @@ fn fields(component: &'static str, json: serde_json::Value) -> ConfigFields {
 
 #[test]
 fn of_every_parameter_of_a_unet() -> TestResult {
-    let weights = Trainable::new();
-    let config = UNet2DConditionConfig::from_fields(&fields(
-        "unet",
-        serde_json::json!({
-            "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 2, "cross_attention_dim": 6,
-            "attention_head_dim": 2, "in_channels": 2, "out_channels": 2,
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-        }),
-    ))?;
-    let unet = UNet2DConditionModel::new(&Weights::new(&weights), config, DType::F64)?;
-    let conditioning = Conditioning::text(random(3, &[2, 3, 6])?);
-    let levels = [10.0, 700.0].map(|timestep| NoiseLevel::from_sigma(timestep, 1.0));
-    // It is the same in every call: what gradients pass through is not kept.
-    let cache = Cache::default();
-    let x = Var::from_tensor(&random(4, &[2, 2, 4, 6])?)?;
-    check("unet", &weights, &x, &[], |x| unet.forward(&Call::of_rows(x, &levels, &conditioning, &cache)))
+    let plain = serde_json::json!({
+        "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 2, "cross_attention_dim": 6,
+        "attention_head_dim": 2, "in_channels": 2, "out_channels": 2,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    });
+    let mut text_in_time = plain.clone();
+    text_in_time["addition_embed_type"] = "text".into();
+    text_in_time["addition_embed_type_num_heads"] = 2.into();
+    text_in_time["resnet_time_scale_shift"] = "scale_shift".into();
+    for (name, config) in [("unet", plain), ("unet with the text in its time embedding", text_in_time)] {
+        let weights = Trainable::new();
+        let config = UNet2DConditionConfig::from_fields(&fields("unet", config))?;
+        let unet = UNet2DConditionModel::new(&Weights::new(&weights), config, DType::F64)?;
+        let conditioning = Conditioning::text(random(3, &[2, 3, 6])?);
+        let levels = [10.0, 700.0].map(|timestep| NoiseLevel::from_sigma(timestep, 1.0));
+        // It is the same in every call: what gradients pass through is not kept.
+        let cache = Cache::default();
+        let x = Var::from_tensor(&random(4, &[2, 2, 4, 6])?)?;
+        check(name, &weights, &x, &["k_proj.bias"], |x| {
+            unet.forward(&Call::of_rows(x, &levels, &conditioning, &cache))
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -366,7 +373,8 @@ fn of_latent_diffusion(backend: Backend) -> tweedie::Result<BTreeMap<String, Vec
         "unet",
         serde_json::json!({
             "block_out_channels": [32, 64], "layers_per_block": 1, "norm_num_groups": 8, "cross_attention_dim": 32,
-            "attention_head_dim": 4, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "attention_head_dim": 4, "addition_embed_type": "text", "addition_embed_type_num_heads": 4,
+            "resnet_time_scale_shift": "scale_shift", "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
             "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
         }),
     ))?;

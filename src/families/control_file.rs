@@ -214,6 +214,9 @@ fn controlnet(
         }
     }
     encoder.time_cond_proj_dim = shape("time_embedding.cond_proj").and_then(|shape| shape.get(1).copied());
+    if shape("add_embedding.pool.k_proj").is_none() {
+        encoder.text_pooling_heads = None;
+    }
     encoder.addition = shape("add_embedding.linear_1").and_then(|shape| shape.get(1)).map(|&embedding_input| {
         // The width of each number is the same in all models of this kind.
         let time_width = unet.addition.map_or(256, |addition| addition.time_width);

@@ -147,8 +147,8 @@ impl ControlNet {
     /// If the shapes do not fit, or the model needs conditioning that is not there.
     pub fn forward(&self, call: &Call<'_>, picture: &Tensor, strength: Strength) -> Result<ControlResiduals> {
         let Call { x, conditioning, cache, .. } = *call;
-        let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
         let text = self.encoder.text(conditioning, cache)?;
+        let time = self.encoder.embed_time(&call.timesteps()?, conditioning, &text, cache)?;
         let context = BlockContext { time: &time, text: &text, perturbed: 0..0, cache };
         let picture = self.encoder.map(picture)?;
         let (h, states) = self.encoder.forward(x, &context, Additions { first: Some(&picture), resolutions: &[] })?;

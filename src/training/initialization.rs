@@ -8,6 +8,7 @@ use crate::{Error, Result};
 /// - A matrix or a convolution's kernel is uniform in `+-1 / sqrt(fan_in)`, which is what
 ///   `kaiming_uniform_(a=sqrt(5))` comes to (He et al. 2015), and so is the bias beside it.
 /// - A norm's weight is one and its bias zero.
+/// - The embedding of one position is normal with standard deviation `1 / sqrt(width)`.
 /// - The table of an embedding, a layer whose name ends in `embedding`, is standard normal.
 ///
 /// `weight_beside` is the shape of the `weight` that a bias belongs to. Every parameter draws from a stream of its
@@ -32,6 +33,10 @@ pub(super) fn initial_values(
         ("weight", [_], _) => Ok(vec![1.0; count]),
         ("weight", [_, _], _) if layer.ends_with("embedding") => Ok(generator.normal(count)),
         ("weight", [_, inputs @ ..], _) => Ok(uniform(inputs.iter().product())),
+        ("positional_embedding", [1, width], _) => {
+            let deviation = 1.0 / (*width as f32).sqrt();
+            Ok(generator.normal(count).into_iter().map(|value| value * deviation).collect())
+        }
         ("bias", _, Some([_])) => Ok(vec![0.0; count]),
         ("bias", _, Some([_, inputs @ ..])) => Ok(uniform(inputs.iter().product())),
         _ => Err(Error::invalid(

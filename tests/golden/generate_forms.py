@@ -19,6 +19,8 @@ LCM = dict(_class_name="LCMScheduler", _diffusers_version="0.22.0.dev0", **SD_BE
            original_inference_steps=50, prediction_type="epsilon", rescale_betas_zero_snr=False, sample_max_value=1.0,
            set_alpha_to_one=True, steps_offset=0, thresholding=False, timestep_scaling=10.0, timestep_spacing="leading",
            trained_betas=None)
+DDIM = dict(_class_name="DDIMScheduler", _diffusers_version="0.42.1", **SD_BETAS, clip_sample=False, prediction_type="v_prediction",
+            set_alpha_to_one=False, steps_offset=1)
 
 
 def xl_unet(cross, numbers, pooled, **more):
@@ -37,6 +39,10 @@ MODELS = {
                        unet=dict(seed=206, std=0.5, qk=1.2, config=xl_unet(24, 5, 24))),
     "lcm": dict(SMALL, pipeline="StableDiffusionPipeline", scheduler=LCM,
                 unet=dict(seed=207, std=0.5, qk=1.2, config=unet([CA, D], [U, CU], [8, 8], 2, 16, 4, 8, time_cond_proj_dim=12))),
+    "text-in-time": dict(SMALL, pipeline="StableDiffusionPipeline", scheduler=DDIM,
+                         unet=dict(seed=208, std=0.5, qk=1.2, config=unet(
+                             [CA, D], [U, CU], [8, 16], 1, 16, 4, 8, addition_embed_type="text", addition_embed_type_num_heads=2,
+                             resnet_time_scale_shift="scale_shift"))),
 }
 
 
@@ -67,6 +73,7 @@ CASES = [
     case("lcm-4", "txt2img", "lcm", "a cat", 312, steps=4, guidance_scale=8.5),
     case("lcm-8-weak", "txt2img", "lcm", "a cat", 313, steps=8, guidance_scale=1.0),
     case("lcm-img2img", "img2img", "lcm", "a cat", 314, steps=4, guidance_scale=7.5, strength=0.5, **I),
+    case("text-in-time", "txt2img", "text-in-time", "a cat", 315, negative_prompt="a dog"),
 ]
 
 G.PIPES["inpaint-xl"] = StableDiffusionXLInpaintPipeline

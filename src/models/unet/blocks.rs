@@ -33,7 +33,7 @@ impl UNet2DConditionConfig {
                 inputs: 0,
                 outputs: 0,
                 time_width: Some(self.time_embed_dim()),
-                time_scale_shift: false,
+                time_scale_shift: self.time_scale_shift,
                 groups: self.norm_num_groups,
                 epsilon: self.norm_eps,
                 output_scale: 1.0,

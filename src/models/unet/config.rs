@@ -65,6 +65,11 @@ pub struct UNet2DConditionConfig {
     pub use_linear_projection: bool,
     /// SDXL's added conditioning.
     pub addition: Option<AddedConditioning>,
+    /// Heads with which the text is pooled and added to the time embedding, if it is.
+    pub text_pooling_heads: Option<usize>,
+    /// Whether the time embedding scales and shifts after the norm, `resnet_time_scale_shift: "scale_shift"`, instead
+    /// of being added before it.
+    pub time_scale_shift: bool,
     /// Width of the time embedding, if not four times the first resolution's channels.
     pub time_embedding_dim: Option<usize>,
     /// Width of the embedding of the guidance's strength, of networks that take it as an input.
@@ -114,6 +119,12 @@ impl UNet2DConditionConfig {
             num_heads: fields.usize_per_block("attention_head_dim", blocks, 8)?,
             use_linear_projection: fields.bool("use_linear_projection", false)?,
             addition: addition(fields)?,
+            text_pooling_heads: text_pooling_heads(fields)?,
+            time_scale_shift: fields.choice(
+                "resnet_time_scale_shift",
+                &[("default", false), ("scale_shift", true)],
+                false,
+            )?,
             time_embedding_dim: fields.optional_usize("time_embedding_dim")?,
             time_cond_proj_dim: fields.optional_usize("time_cond_proj_dim")?,
             conv_in_kernel: odd(fields, "conv_in_kernel")?,
@@ -183,6 +194,11 @@ impl UNet2DConditionConfig {
         if self.time_cond_proj_dim.is_some_and(|width| width < 4) {
             return Err(("time_cond_proj_dim", "it must be 4 or more".into()));
         }
+        let width = self.cross_attention_dim[0];
+        if self.text_pooling_heads.is_some_and(|heads| heads == 0 || width % heads != 0) {
+            let expected = format!("it must divide cross_attention_dim, which is {width}");
+            return Err(("addition_embed_type_num_heads", expected));
+        }
         match self.addition {
             Some(addition) if addition.embedding_input <= addition.time_width.saturating_mul(5) => Err((
                 "projection_class_embeddings_input_dim",
@@ -196,9 +212,8 @@ impl UNet2DConditionConfig {
 /// Options that no Stable Diffusion 1.x, 2.x or XL checkpoint uses are refused by name; those without an effect on
 /// the output are passed over.
 fn reject_unsupported(fields: &ConfigFields) -> Result<()> {
-    fields.ignore(&["dropout", "upcast_attention", "addition_embed_type_num_heads", "resnet_out_scale_factor"]);
+    fields.ignore(&["dropout", "upcast_attention", "resnet_out_scale_factor"]);
     fields.only("act_fn", &[json!("silu"), json!("swish")])?;
-    fields.only("resnet_time_scale_shift", &[json!("default")])?;
     fields.only("time_embedding_type", &[json!("positional")])?;
     fields.only("attention_type", &[json!("default")])?;
     for name in [
@@ -232,11 +247,27 @@ fn mid_block(fields: &ConfigFields) -> Result<Option<BlockKind>> {
     Ok((!fields.is_null("mid_block_type")).then_some(kind))
 }
 
+/// `addition_embed_type`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AddedEmbedding {
+    Text,
+    TextAndSizes,
+}
+
+fn added_embedding(fields: &ConfigFields) -> Result<Option<AddedEmbedding>> {
+    let kinds = [("text", Some(AddedEmbedding::Text)), ("text_time", Some(AddedEmbedding::TextAndSizes))];
+    fields.choice("addition_embed_type", &kinds, None)
+}
+
+fn text_pooling_heads(fields: &ConfigFields) -> Result<Option<usize>> {
+    let heads = fields.usize("addition_embed_type_num_heads", 64)?;
+    Ok((added_embedding(fields)? == Some(AddedEmbedding::Text)).then_some(heads))
+}
+
 fn addition(fields: &ConfigFields) -> Result<Option<AddedConditioning>> {
-    fields.only("addition_embed_type", &[json!("text_time")])?;
     let time_width = fields.optional_usize("addition_time_embed_dim")?;
     let embedding_input = fields.optional_usize("projection_class_embeddings_input_dim")?;
-    if !fields.fields().get("addition_embed_type").is_some_and(serde_json::Value::is_string) {
+    if added_embedding(fields)? != Some(AddedEmbedding::TextAndSizes) {
         return Ok(None);
     }
     match (time_width, embedding_input) {

@@ -2,6 +2,7 @@
 
 use super::blocks::{BlockContext, DownBlock, MidBlock};
 use super::config::UNet2DConditionConfig;
+use super::text_embedding::TextTimeEmbedding;
 use super::transformer::Transformer;
 use crate::conditioning::Conditioning;
 use crate::layers::{
@@ -19,14 +20,15 @@ pub(in crate::models) struct Encoder {
     guidance_embedding: Option<GuidanceEmbedding>,
     add_time_proj: Option<SinusoidalEmbedding>,
     add_embedding: Option<TimestepEmbedding>,
+    add_text_embedding: Option<TextTimeEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
     center_input_sample: bool,
     backend: Backend,
     /// The element type of activations.
     dtype: DType,
-    /// Under which a run keeps the text in that type.
-    id: LayerId,
+    /// Under which a run keeps the text in that type, and what the text adds to the time embedding.
+    ids: [LayerId; 2],
 }
 
 /// What is added to the encoder's states from outside; nothing by default.
@@ -58,6 +60,9 @@ impl Encoder {
             Ok::<_, Error>((sinusoidal(addition.time_width), embedding))
         });
         let (add_time_proj, add_embedding) = additional.transpose()?.unzip();
+        let add_text_embedding = config.text_pooling_heads.map(|heads| {
+            TextTimeEmbedding::new(&weights.at("add_embedding"), config.cross_attention_dim[0], time_width, heads)
+        });
         let guidance_embedding = config.time_cond_proj_dim.map(|width| {
             let time_embedding = weights.at("time_embedding");
             GuidanceEmbedding::new(&time_embedding, width, channels[0])
@@ -69,23 +74,35 @@ impl Encoder {
             guidance_embedding: guidance_embedding.transpose()?,
             add_time_proj,
             add_embedding,
+            add_text_embedding: add_text_embedding.transpose()?,
             down_blocks: down_blocks.collect::<Result<_>>()?,
             mid_block: mid_block.transpose()?,
             center_input_sample: config.center_input_sample,
             backend: weights.backend(),
             dtype,
-            id: LayerId::unique(),
+            ids: [LayerId::unique(), LayerId::unique()],
         })
     }
 
-    /// The embedding of the timesteps, with those of guidance and of the added conditioning: `[batch, time_embed_dim]`.
-    pub fn embed_time(&self, timesteps: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
+    /// The embedding of the timesteps, with those of guidance and of the added conditioning: `[batch, time_embed_dim]`. `text`
+    /// is that of [`Self::text`].
+    pub fn embed_time(
+        &self,
+        timesteps: &Tensor,
+        conditioning: &Conditioning,
+        text: &Tensor,
+        cache: &Cache,
+    ) -> Result<Tensor> {
         let mut time = self.time_proj.forward(timesteps)?.to_dtype(self.dtype)?;
         // Who gives no strength leaves its embedding out, as in diffusers.
         if let (Some(embedding), Some(guidance)) = (&self.guidance_embedding, &conditioning.guidance) {
             time = (time + embedding.forward(guidance, self.dtype)?)?;
         }
-        let time = self.time_embedding.forward(&time)?;
+        let mut time = self.time_embedding.forward(&time)?;
+        if let Some(embedding) = &self.add_text_embedding {
+            let kept = cache.of(self.ids[1], text, || Ok(vec![embedding.forward(text)?]))?;
+            time = (time + only(kept)?)?;
+        }
         let (Some(projection), Some(embedding)) = (&self.add_time_proj, &self.add_embedding) else { return Ok(time) };
         let (Some(pooled), Some(ids)) = (&conditioning.pooled, &conditioning.time_ids) else {
             return Err(Error::invalid(
@@ -110,8 +127,7 @@ impl Encoder {
         if text.dtype() == self.dtype {
             return Ok(text.clone());
         }
-        let mut kept = cache.of(self.id, text, || Ok(vec![text.to_dtype(self.dtype)?]))?;
-        kept.pop().ok_or_else(|| Error::invalid("the cache of a text", "empty", "it holds the text"))
+        only(cache.of(self.ids[0], text, || Ok(vec![text.to_dtype(self.dtype)?]))?)
     }
 
     /// `x`: `[batch, in_channels, height, width]`; the state after the middle, and all states on the way there.
@@ -146,4 +162,9 @@ impl Encoder {
     pub fn map(&self, x: &Tensor) -> Result<FeatureMap> {
         FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)
     }
+}
+
+/// The one tensor that is kept.
+fn only(mut kept: Vec<Tensor>) -> Result<Tensor> {
+    kept.pop().ok_or_else(|| Error::invalid("the cache of a text", "empty", "it holds one tensor"))
 }

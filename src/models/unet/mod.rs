@@ -3,6 +3,7 @@
 pub(in crate::models) mod blocks;
 mod config;
 pub(in crate::models) mod encoder;
+mod text_embedding;
 mod transformer;
 
 pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
@@ -80,8 +81,8 @@ impl UNet2DConditionModel {
 
     fn evaluate(&self, call: &Call<'_>, control: Option<&ControlResiduals>) -> Result<Tensor> {
         let Call { x, conditioning, cache, .. } = *call;
-        let time = self.encoder.embed_time(&call.timesteps()?, conditioning)?;
         let text = self.encoder.text(conditioning, cache)?;
+        let time = self.encoder.embed_time(&call.timesteps()?, conditioning, &text, cache)?;
         let perturbed = call.rows(|branch| branch == Branch::Perturbed)?;
         let context = BlockContext { time: &time, text: &text, perturbed, cache };
         let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &context, &(0..0));

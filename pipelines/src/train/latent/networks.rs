@@ -50,6 +50,8 @@ impl LatentTrainingSettings {
             "_class_name": "UNet2DConditionModel",
             "_diffusers_version": DIFFUSERS_VERSION,
             "act_fn": "silu",
+            "addition_embed_type": "text",
+            "addition_embed_type_num_heads": self.text_heads,
             "attention_head_dim": self.heads,
             "block_out_channels": self.channels,
             "cross_attention_dim": text_width,
@@ -59,6 +61,7 @@ impl LatentTrainingSettings {
             "mid_block_type": "UNetMidBlock2DCrossAttn",
             "norm_num_groups": groups,
             "out_channels": space.channels,
+            "resnet_time_scale_shift": "scale_shift",
             "sample_size": if height == width { json!(height) } else { json!([height, width]) },
             "up_block_types": up.collect::<Vec<_>>(),
         });
