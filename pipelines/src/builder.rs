@@ -188,7 +188,7 @@ impl Builder {
             latent_space,
             usual: architecture.usual_settings(),
             scheduler,
-            guessed_prediction: self.model.guessed_prediction(&files, families),
+            prediction_doubt: self.model.prediction_doubt(&files, families),
             defaults,
             text_layers: text_encoder.skippable_layers(),
             guessing_controls: (controls.iter())
@@ -254,7 +254,10 @@ impl OtherAutoencoder {
                 };
                 let weights = SingleFile::open(path)?;
                 let layout = families.file_layout(&configs);
-                Ok(Self { files: ModelFiles::Single { configs: Arc::new(configs), weights, layout }, folder: in_model })
+                // An autoencoder has no scheduler to say something of.
+                let files =
+                    ModelFiles::Single { configs: Arc::new(configs), weights, layout, scheduler: Default::default() };
+                Ok(Self { files, folder: in_model })
             }
             Model::Folder(path) | Model::Cached { folder: path, .. }
                 if !path.join(&in_model).is_dir() && path.join("config.json").is_file() =>

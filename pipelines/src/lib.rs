@@ -51,7 +51,7 @@ pub use evaluation::{
 };
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
-pub use model::{ComponentInfo, Defaults, Model, ModelInfo, Purpose};
+pub use model::{ComponentInfo, Defaults, Model, ModelInfo, PredictionDoubt, Purpose};
 pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,

@@ -80,7 +80,7 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        if let ModelFiles::Single { configs, weights, layout } = files {
+        if let ModelFiles::Single { configs, weights, layout, .. } = files {
             return weights.component(component, configs, *layout, dtype, device);
         }
         let file_names = weight_files(files, component, precision)?;

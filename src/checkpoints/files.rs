@@ -3,7 +3,7 @@
 use super::{FileLayout, SingleFile};
 use crate::config::ConfigFields;
 use crate::{Error, ErrorKind, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::io::Read;
@@ -12,6 +12,10 @@ use std::sync::Arc;
 
 /// Bytes of the largest file that is read whole: configurations and vocabularies.
 const LARGEST_TEXT: u64 = 64 << 20;
+
+/// The scheduler's configuration, in its folder and in the layout.
+const SCHEDULER_FILE: &str = "scheduler_config.json";
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
 fn missing(path: &Path) -> Error {
     let fix = "a model in diffusers layout has it; the folder is another, or its download is not complete";
@@ -38,6 +42,8 @@ pub enum ModelFiles {
         weights: SingleFile,
         /// What it calls them.
         layout: &'static dyn FileLayout,
+        /// Fields of the scheduler's configuration that the weights' file says, in place of those in `configs`.
+        scheduler: Map<String, Value>,
     },
 }
 
@@ -98,6 +104,11 @@ impl ModelFiles {
                     ));
                 }
                 Ok(Cow::Owned(std::fs::read(&path).map_err(Error::io("read", &path))?))
+            }
+            Self::Single { configs, scheduler, .. } if name == SCHEDULER && !scheduler.is_empty() => {
+                let mut fields = configs.config("scheduler", SCHEDULER_FILE)?.fields().clone();
+                fields.extend(scheduler.clone());
+                Ok(Cow::Owned(Value::Object(fields).to_string().into_bytes()))
             }
             Self::Single { configs, .. } => configs.read(name),
             Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| missing(&self.path(name))),

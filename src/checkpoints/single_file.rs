@@ -21,11 +21,12 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// If files of this layout have no such component, or its configuration cannot be used.
     fn names_to_write(&self, component: &'static str, configs: &ModelFiles) -> Result<TensorNames>;
 
-    /// Names of empty tensors by which a file that is written says what it has no configuration to say with.
+    /// Tensors by which a file that is written says what it has no configuration to say with: their names, and the number in
+    /// each that is not empty.
     ///
     /// # Errors
     /// If a configuration cannot be used.
-    fn marks(&self, _configs: &ModelFiles) -> Result<Vec<&'static str>> {
+    fn marks(&self, _configs: &ModelFiles) -> Result<Vec<(&'static str, Option<f64>)>> {
         Ok(Vec::new())
     }
 

@@ -73,11 +73,18 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
         sources.push((i, parts));
     }
     let dtype = components[0].tensors[0].dtype;
-    outputs.extend(layout.marks(files)?.into_iter().map(|name| Planned { name: name.into(), shape: vec![0], dtype }));
+    let marks = layout.marks(files)?;
+    outputs.extend(marks.iter().map(|&(name, number)| match number {
+        Some(_) => Planned { name: name.into(), shape: Vec::new(), dtype: DType::F32 },
+        None => Planned { name: name.into(), shape: vec![0], dtype },
+    }));
     let staged = staged_name(path);
     let written = write_safetensors(&staged, &outputs, |i| match sources.get(i) {
         Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
-        None => Ok(Tensor::zeros(outputs[i].shape.as_slice(), DType::F32, &Device::Cpu)?),
+        None => {
+            let number = marks[i - sources.len()].1.unwrap_or_default();
+            Ok(Tensor::full(number as f32, outputs[i].shape.as_slice(), &Device::Cpu)?)
+        }
     });
     let placed = || {
         std::fs::rename(&staged, path).map_err(Error::io("write", path))?;

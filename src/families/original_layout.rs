@@ -1,14 +1,12 @@
 //! Where files in the layout of Stable Diffusion's code have the components.
 
 use super::inferred::TinyLayers;
-use super::original_file::MARKS;
-use super::{Families, original_names};
+use super::{Families, file_prediction, original_names};
 use crate::checkpoints::{ComponentKind, ComponentNames, FileLayout, ModelFiles, TensorFile, TensorNames};
 use crate::config::ConfigFields;
 use crate::layers::Activation;
 use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
 use crate::{Error, ErrorKind, Result};
-use serde_json::Value;
 
 /// Where the UNet is; its moving average, if the file has one, lies under `model_ema.` and is left alone.
 const UNET: &str = "model.diffusion_model.";
@@ -21,8 +19,6 @@ const AUTOENCODER: &str = "first_stage_model.";
 pub(super) struct OriginalLayout {
     /// Where each text encoder can be, one of several for each.
     pub text_encoders: &'static [TextPlace],
-    /// Whether empty tensors say what the network predicts.
-    pub marks_prediction: bool,
 }
 
 /// Where a text encoder is.
@@ -145,18 +141,11 @@ impl FileLayout for OriginalLayout {
         }
     }
 
-    fn marks(&self, configs: &ModelFiles) -> Result<Vec<&'static str>> {
-        if !self.marks_prediction || !configs.exists("scheduler/scheduler_config.json") {
+    fn marks(&self, configs: &ModelFiles) -> Result<Vec<(&'static str, Option<f64>)>> {
+        if !configs.exists("scheduler/scheduler_config.json") {
             return Ok(Vec::new());
         }
-        let fields = configs.config("scheduler", "scheduler_config.json")?;
-        let field = |name: &str| fields.fields().get(name).cloned().unwrap_or(Value::Null);
-        let count = match (field("prediction_type") == "v_prediction", field("rescale_betas_zero_snr") == true) {
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => 2,
-        };
-        Ok(MARKS[..count].to_vec())
+        Ok(file_prediction::marks(configs.config("scheduler", "scheduler_config.json")?.fields()))
     }
 
     fn describe(&self, file: &TensorFile) -> Option<String> {
