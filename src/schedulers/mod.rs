@@ -181,6 +181,16 @@ impl SchedulerEntry {
     pub fn build(&self, config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
         (self.build)(config)
     }
+
+    /// The fields with what diffusers' pipelines add where a request says nothing: an `eta` of 0, whatever the class has by
+    /// default, if it takes one.
+    #[must_use]
+    pub fn with_pipeline_defaults(&self, config: ConfigFields) -> ConfigFields {
+        match self.request_fields.contains(&"eta") && !config.fields().contains_key("eta") {
+            true => config.with("eta", 0.0),
+            false => config,
+        }
+    }
 }
 
 /// Every scheduler there is.

@@ -297,6 +297,7 @@ impl PixelRequest {
             }
             config = config.with_requested(name, value.clone());
         }
+        config = choice.entry.with_pipeline_defaults(config);
         if facts.classifier.is_some_and(|classifier| !classifier.noisy) {
             warnings
                 .push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());

@@ -59,6 +59,7 @@ impl TextToImageRequest {
             }
             config = config.with_requested(name, value.clone());
         }
+        config = choice.entry.with_pipeline_defaults(config);
         if let Some(eta) = fields.get("eta")
             && !eta.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta))
         {
