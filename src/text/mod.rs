@@ -1,10 +1,12 @@
 //! From a text to conditioning: tokens, weights in prompts, and what a model's text encoder is.
 
 mod byte_pair_training;
+mod byte_pairs;
 mod known_words;
 mod text_encoder;
 mod tokenizer;
 mod tokenizer_files;
+mod tokenizer_json;
 mod weighted;
 
 pub use byte_pair_training::train_tokenizer;
