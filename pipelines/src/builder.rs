@@ -6,6 +6,7 @@ use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::{LatentDiffusion, ModelParts};
 use crate::model::{Defaults, Model, component_alone, component_parameters};
+use crate::records::record::UsedAutoencoder;
 use crate::settings::ModelFacts;
 use crate::stages::{Decode, Denoise, Encode};
 use crate::task::{TaskKind, Usage, check_task};
@@ -202,6 +203,8 @@ impl Builder {
             decode: Decode::new(vae),
             preview,
         };
+        let used_vae =
+            self.vae.as_ref().map(|vae| UsedAutoencoder { name: vae.name(), file: vae_weights.first().cloned() });
         let adapters = [self.adapters.used(&embeddings), used_controls].concat();
         let blueprint = || Blueprint {
             kept,
@@ -224,7 +227,7 @@ impl Builder {
                 .into_iter()
                 .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
                 .collect(),
-            vae_name: self.vae.as_ref().map(Model::name),
+            vae: used_vae,
             model_name: self.model.name(),
             format,
             device,

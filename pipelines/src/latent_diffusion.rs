@@ -5,7 +5,7 @@ use crate::adapters::UsedAdapter;
 use crate::builder::Builder;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
-use crate::records::record::Record;
+use crate::records::record::{Record, UsedAutoencoder};
 use crate::requests::request::Request;
 use crate::settings::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
@@ -43,8 +43,8 @@ pub struct LatentDiffusion {
     pub(crate) blueprint: Option<Blueprint>,
     pub(crate) adapters: Vec<UsedAdapter>,
     pub(crate) weights: Vec<WeightFile>,
-    /// What its autoencoder is called, if it is another model's.
-    pub(crate) vae_name: Option<String>,
+    /// Its autoencoder, if it is another model's.
+    pub(crate) vae: Option<UsedAutoencoder>,
     pub(crate) model_name: String,
     pub(crate) format: NumberFormat,
     pub(crate) device: Device,
@@ -105,7 +105,7 @@ impl LatentDiffusion {
     pub fn record(&self, settings: &Settings) -> Record {
         let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
         Record::new(settings, weights.with_adapters(&[self.adapters.clone(), settings.adapters()].concat()))
-            .with_vae(self.vae_name.clone())
+            .with_vae(self.vae.clone())
     }
 
     /// The device that it is loaded on.

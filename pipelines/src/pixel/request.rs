@@ -34,7 +34,7 @@ options! {
                 option(OptionKind::Count, "N").default("the model's, else 50").always_recorded();
             /// The sampler, such as ddpm, ddim or dpm++2m; `tweedie schedulers` lists all.
             scheduler: Option<String> = None => option(OptionKind::Name, "NAME").default("the model's").always_recorded();
-            /// Fresh noise in DDIM's steps, 0 to 1.
+            /// Fresh noise in the steps of DDIM and TCD, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
             /// How strongly to follow the class; 1 turns guidance off.
             guidance_scale: Option<f64> = None =>

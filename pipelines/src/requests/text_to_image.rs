@@ -75,7 +75,7 @@ options! {
             timesteps: Option<Vec<f64>> = None => option(OptionKind::Numbers, "T,T,...").excluded_by("sigmas");
             /// The noise levels sigma / alpha at which steps start, noisiest first, and the end, in place of `steps`.
             sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...");
-            /// Fresh noise in DDIM's steps, 0 to 1.
+            /// Fresh noise in the steps of DDIM and TCD, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
             /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///

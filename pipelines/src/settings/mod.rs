@@ -6,7 +6,7 @@ mod scheduler;
 
 pub use control::ControlSettings;
 
-use crate::adapters::UsedAdapter;
+use crate::adapters::{LORAS, UsedAdapter};
 use crate::canvas::Canvas;
 use crate::model::{Defaults, PredictionDoubt};
 use crate::native_size::{NativeSize, check_side};
@@ -130,7 +130,7 @@ impl Settings {
     /// What its pictures say of LoRAs that act in this request alone.
     pub(crate) fn adapters(&self) -> Vec<UsedAdapter> {
         let used = |LoraRequest { name, weight }: &LoraRequest| {
-            UsedAdapter::new("loras", name, json!({"weight": weight.to_json(), "applied": "beside"}))
+            UsedAdapter::new(LORAS, name, json!({"weight": weight.to_json(), "applied": "beside"}))
         };
         self.request.loras.iter().map(used).collect()
     }
