@@ -2,6 +2,7 @@
 
 mod byte_pair_training;
 mod byte_pairs;
+mod foreign_syntax;
 mod known_words;
 mod text_encoder;
 mod tokenizer;
@@ -10,6 +11,7 @@ mod tokenizer_json;
 mod weighted;
 
 pub use byte_pair_training::train_tokenizer;
+pub use foreign_syntax::ForeignSyntax;
 pub use known_words::{KnownWords, UnknownWord};
 pub use text_encoder::{Prompt, TextEncoder, TextNetwork};
 pub use tokenizer::{Tokenizer, Tokens, clip_vocabulary, unpacked_merges};

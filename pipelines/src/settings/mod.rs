@@ -1,6 +1,7 @@
 //! A request settled: checked against a model, with every default filled in. This is the only check.
 
 mod control;
+mod guidance;
 mod inpaint;
 mod scheduler;
 
@@ -230,7 +231,7 @@ impl TextToImageRequest {
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
         let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual.steps);
-        let settings = Settings {
+        let mut settings = Settings {
             request: TextToImageRequest { controls: Vec::new(), ..self.clone() },
             steps,
             guidance_scale,
@@ -246,7 +247,9 @@ impl TextToImageRequest {
             task,
         };
         // Whether the steps can be made shows when the levels are.
-        settings.build_scheduler()?.levels(settings.steps)?;
+        let levels = settings.build_scheduler()?.levels(settings.steps)?;
+        let of_guidance = settings.guidance_warnings(&levels);
+        settings.warnings.extend(of_guidance);
         if settings.start() == settings.steps && settings.task.unchanged().is_none() {
             let fix = format!(
                 "of {steps} steps that leaves none; take {:.2} or more, or more steps",
