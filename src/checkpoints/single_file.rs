@@ -15,6 +15,12 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// If the component's configuration cannot be used.
     fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames>;
 
+    /// Whether the file holds a denoising network and nothing else, so that the rest of the model is where its configurations
+    /// are; by default it is taken for a whole model.
+    fn is_network_alone(&self, _file: &TensorFile) -> bool {
+        false
+    }
+
     /// The names of a component's tensors in a file that is written.
     ///
     /// # Errors
@@ -114,7 +120,8 @@ impl SingleFile {
         let prefix = &found.names.prefix;
         if !self.file.tensors().iter().any(|tensor| tensor.name.starts_with(prefix)) {
             let fix = format!(
-                "it has no tensors under {prefix}; it is a part of a model, or of another family than the configurations say"
+                "it has no tensors under {prefix}; it is a part of a model, or of another family than the configurations say. \
+                 With a UNet alone goes the folder of a whole model as `config`"
             );
             return Err(Error::unusable(
                 ErrorKind::Model,

@@ -39,7 +39,11 @@ const FOREIGN: [(&str, &str, &str); 18] = [
     ),
     ("controlnet_cond_embedding.", "a ControlNet", "give it with `control`, and a model with `model`"),
     ("emb_params", "an embedding", "give it with `embedding`, and a model with `model`"),
-    ("down_blocks.", "the UNet of a diffusers folder alone", "give the folder that its folder lies in"),
+    (
+        "down_blocks.",
+        "the UNet of a diffusers folder alone",
+        "give the folder that its folder lies in, or that of the rest of its model with `config`",
+    ),
     ("text_model.", "a text encoder alone", "give a file or a folder with the whole model"),
 ];
 

@@ -11,6 +11,28 @@ use crate::{Error, ErrorKind, Result};
 /// Where the UNet is; its moving average, if the file has one, lies under `model_ema.` and is left alone.
 const UNET: &str = "model.diffusion_model.";
 
+/// What stands before a UNet's names where it is alone.
+const UNET_ALONE: [&str; 2] = ["diffusion_model.", ""];
+
+/// How a file calls the tensors of its UNet.
+enum UNetForm {
+    /// By the original names, after this.
+    Original(&'static str),
+    /// As diffusers does.
+    Diffusers,
+}
+
+impl UNetForm {
+    /// By the tensors of the last layer, which ControlNets lack.
+    fn of(file: &TensorFile) -> Option<Self> {
+        let tensors = file.tensors();
+        let is = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+        let prefix = [UNET].into_iter().chain(UNET_ALONE).find(|prefix| is(&format!("{prefix}out.2.weight")));
+        let diffusers = is("conv_out.weight") && is("time_embedding.linear_1.weight");
+        prefix.map(Self::Original).or(diffusers.then_some(Self::Diffusers))
+    }
+}
+
 /// Where the autoencoder is.
 const AUTOENCODER: &str = "first_stage_model.";
 
@@ -68,6 +90,17 @@ impl OriginalLayout {
         self.text_encoders.iter().filter(move |place| place.component == component)
     }
 
+    /// A UNet alone has the original names after some prefix, or diffusers' names.
+    fn network(file: &TensorFile, configs: &ModelFiles) -> Result<ComponentNames> {
+        let config = UNet2DConditionConfig::from_fields(&configs.config("unet", "config.json")?)?;
+        Ok(match UNetForm::of(file) {
+            Some(UNetForm::Diffusers) => TensorNames::plain("").into(),
+            Some(UNetForm::Original(prefix)) => original_names::unet(&config, prefix).into(),
+            // The prefix that is missing is named.
+            None => original_names::unet(&config, UNET).into(),
+        })
+    }
+
     /// An autoencoder alone has no prefix, and diffusers' names or the original ones.
     fn autoencoder(file: &TensorFile, configs: &ModelFiles) -> Result<ComponentNames> {
         if let Some(tiny) = TinyLayers::of(&file.tensors()) {
@@ -107,13 +140,15 @@ impl OriginalLayout {
 impl FileLayout for OriginalLayout {
     fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
         match ComponentKind::of_folder(component) {
-            ComponentKind::Network => {
-                let config = UNet2DConditionConfig::from_fields(&configs.config("unet", "config.json")?)?;
-                Ok(original_names::unet(&config, UNET).into())
-            }
+            ComponentKind::Network => Self::network(file, configs),
             ComponentKind::Autoencoder => Self::autoencoder(file, configs),
             ComponentKind::TextEncoder => self.text_encoder(file, component, configs),
         }
+    }
+
+    fn is_network_alone(&self, file: &TensorFile) -> bool {
+        let others = self.text_encoders.iter().map(|place| place.prefix).chain([AUTOENCODER]);
+        UNetForm::of(file).is_some() && !others.into_iter().any(|prefix| has(file, prefix))
     }
 
     /// Text encoders with the erf GELU are OpenCLIP's, where the family has both.

@@ -107,8 +107,8 @@ struct ModelArguments {
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
-    /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes [default: those
-    /// of the family that the file belongs to]
+    /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes, and all other
+    /// weights if the file holds a UNet alone [default: those of the family that the file belongs to]
     #[arg(long, value_name = "DIR", requires = "model")]
     config: Option<PathBuf>,
 
