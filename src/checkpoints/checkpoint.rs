@@ -4,7 +4,7 @@ use super::mapped::float_type;
 use super::{
     ComponentKind, ComponentNames, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart, WeightReport,
 };
-use crate::layers::WeightSource;
+use crate::layers::{Computation, Dense, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
@@ -37,6 +37,7 @@ pub struct Checkpoint {
     unused: Vec<String>,
     dtype: DType,
     keeps_halves: bool,
+    headers_alone: bool,
     device: Device,
     asked: RefCell<BTreeSet<String>>,
     report: RefCell<WeightReport>,
@@ -92,16 +93,17 @@ impl Checkpoint {
         let file_names = weight_files(files, component, precision)?;
         let open = |name: &String| TensorFile::open(files, name).map(Arc::new);
         let opened = file_names.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut doubled) = (BTreeMap::new(), Vec::new());
         for (file, opened) in opened.iter().enumerate() {
             for stored in opened.tensors() {
                 let name = current_name(&stored.name);
-                tensors.extend(Location::new(file, stored, TensorPart::Whole).map(|location| (name, location)));
+                add(&mut tensors, &mut doubled, name, Location::new(file, stored, TensorPart::Whole));
             }
         }
         let report = WeightReport {
             component: component.into(),
             files: file_names.iter().map(|name| files.path(name).display().to_string()).collect::<Vec<_>>().join(", "),
+            doubled,
             ..WeightReport::default()
         };
         Ok(Self {
@@ -112,6 +114,7 @@ impl Checkpoint {
             unused: Vec::new(),
             dtype,
             keeps_halves: false,
+            headers_alone: false,
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
@@ -128,17 +131,17 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Self {
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut doubled) = (BTreeMap::new(), Vec::new());
         for stored in file.tensors() {
             let Some(name) = stored.name.strip_prefix(&names.prefix) else { continue };
             for (name, part) in names.in_model(name) {
                 let name = current_name(&name);
-                tensors.extend(Location::new(0, stored.clone(), part).map(|location| (name, location)));
+                add(&mut tensors, &mut doubled, name, Location::new(0, stored.clone(), part));
             }
         }
         let model = model.map(|name| format!(" ({name})")).unwrap_or_default();
         let files = format!("{}{model}", file.path().display());
-        let report = WeightReport { component: component.into(), files, ..WeightReport::default() };
+        let report = WeightReport { component: component.into(), files, doubled, ..WeightReport::default() };
         Self {
             files: vec![file.clone()],
             file_names: vec![file_name.into()],
@@ -147,6 +150,7 @@ impl Checkpoint {
             unused,
             dtype,
             keeps_halves: false,
+            headers_alone: false,
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
@@ -157,6 +161,13 @@ impl Checkpoint {
     #[must_use]
     pub fn keeping_halves(self) -> Self {
         Self { keeps_halves: true, ..self }
+    }
+
+    /// The same, but nothing is read of tensors that fit: each is given as zeros that take no memory. To see whether a model can
+    /// be built.
+    #[must_use]
+    pub fn headers_alone(self) -> Self {
+        Self { headers_alone: true, ..self }
     }
 
     /// The names of its files in the model folder.
@@ -203,6 +214,20 @@ impl Checkpoint {
         if report.is_empty() { Ok(()) } else { Err(Box::new(report).into()) }
     }
 
+    /// Zeros that take no memory.
+    fn stand_in(&self, shape: &[usize]) -> Result<Tensor> {
+        Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?)
+    }
+
+    /// A tensor, where [`WeightSource::tensor`] goes on without what does not fit.
+    ///
+    /// # Errors
+    /// If it is missing, of another shape or type, or not finite.
+    pub(crate) fn sound_tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.read(name, shape)?;
+        tensor.ok_or_else(|| Box::new(self.report.borrow().clone()).into())
+    }
+
     fn read(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
         let mut report = self.report.borrow_mut();
         let Some(location) = self.tensors.get(name) else {
@@ -222,6 +247,9 @@ impl Checkpoint {
                 return Ok(None);
             }
         };
+        if self.headers_alone {
+            return Ok(Some(self.stand_in(shape)?));
+        }
         let file = &self.files[location.file];
         let tensor = match location.part {
             TensorPart::Whole => file.read(stored, dtype, &self.device)?,
@@ -253,8 +281,17 @@ impl WeightSource for Checkpoint {
             None if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > LARGEST_STAND_IN) => {
                 Err(Box::new(self.report.borrow().clone()).into())
             }
-            // A stand-in that takes no memory; `finish` turns the note of it into an error.
-            None => Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?),
+            // `finish` turns the note of it into an error.
+            None => self.stand_in(shape),
+        }
+    }
+
+    fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
+        let tensor = self.tensor(name, shape)?;
+        match self.headers_alone {
+            // Laid out for a kernel it would take memory.
+            true => Ok(Weight::new(Arc::new(Dense::new(tensor, computation.backend, computation.products)))),
+            false => Weight::from_tensor(&tensor, computation),
         }
     }
 
@@ -264,6 +301,17 @@ impl WeightSource for Checkpoint {
 
     fn device(&self) -> &Device {
         &self.device
+    }
+}
+
+/// Adds a tensor that there may be; of two with one name the first stays, and the name is noted.
+fn add(tensors: &mut BTreeMap<String, Location>, doubled: &mut Vec<String>, name: String, location: Option<Location>) {
+    match location {
+        Some(_) if tensors.contains_key(&name) => doubled.push(name),
+        Some(location) => {
+            tensors.insert(name, location);
+        }
+        None => {}
     }
 }
 

@@ -20,6 +20,8 @@ pub struct WeightReport {
     pub mis_shaped: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// There, with values that are not numbers.
     pub not_finite: Vec<String>,
+    /// There more than once, by names that stand for the same tensor.
+    pub doubled: Vec<String>,
     /// There, with an element type that weights do not have: name and type.
     pub wrong_type: Vec<(String, String)>,
 }
@@ -31,12 +33,15 @@ impl WeightReport {
             && self.unexpected.is_empty()
             && self.mis_shaped.is_empty()
             && self.not_finite.is_empty()
+            && self.doubled.is_empty()
             && self.wrong_type.is_empty()
     }
 
     fn advice(&self) -> &'static str {
         if self.not_finite.len() + self.wrong_type.len() > 0 {
             "the file is damaged or was saved with an overflow; get it again, or its f32 version"
+        } else if !self.doubled.is_empty() {
+            "it cannot be told which of them is meant; leave one out of the file"
         } else if self.missing.is_empty() && self.mis_shaped.is_empty() {
             "the file holds more than the config describes; take the config.json that belongs to it"
         } else {
@@ -54,6 +59,7 @@ impl fmt::Display for WeightReport {
                 format!("{name} needed {needed:?}, found {found:?}")
             }),
             listed("with NaN or infinite values", &self.not_finite, Clone::clone),
+            listed("there twice, by names of the same meaning", &self.doubled, Clone::clone),
             listed("of a type that is no float", &self.wrong_type, |(name, dtype)| format!("{name}: {dtype}")),
         ];
         let differences: Vec<String> = differences.into_iter().flatten().collect();

@@ -1,5 +1,10 @@
-//! Files and folders on the disk: what is written is there whole or not at all.
+//! Files and folders on the disk: what is written is there whole or not at all, and nobody else's gives way to it.
 
 mod durable_file;
+mod space;
 
-pub use durable_file::{STAGED, remove_folder, replace_file, replace_folder, staged_name, sync_folder, write_synced};
+pub use durable_file::{
+    Existing, folder_of, remove_folder, replace_file, replace_folder, sync_folder, unfinished, write_file,
+    write_folder, write_synced,
+};
+pub use space::free_space;
