@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
-use tweedie::checkpoints::SingleFile;
-use tweedie::families::{Families, FilePrediction};
+use tweedie::checkpoints::{ModelFiles, SingleFile, StoredTensor, TensorFile};
+use tweedie::families::{Families, FilePrediction, convert_to_file};
+use tweedie::files::Existing;
 use tweedie_pipelines::{Model, ModelInfo, PredictionDoubt};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -153,7 +154,9 @@ fn what_is_said_twice_and_not_alike_is_told() -> TestResult {
 fn a_file_of_edm_brings_its_levels_of_noise() -> TestResult {
     let numbers: &[_] = &[("edm_vpred.sigma_max", 120.0), ("edm_vpred.sigma_min", 0.002)];
     let folder = tempfile::tempdir()?;
-    let model = Case { width: 2048, numbers, ..Case::default() }.write(folder.path())?;
+    // That somebody says v besides, without a preconditioning, changes nothing.
+    let settings = Some("parameterization: v");
+    let model = Case { width: 2048, numbers, settings, ..Case::default() }.write(folder.path())?;
     let config = model.files()?.config("scheduler", "scheduler_config.json")?;
     let levels =
         tweedie::schedulers::by_class_name(config.class_name().ok_or("no class")?)?.build(&config)?.levels(10)?;
@@ -184,5 +187,52 @@ fn zero_terminal_signal_brings_its_timesteps() -> TestResult {
         // The table ends at 4096 where there is no signal.
         assert!(first.timestep == 999.0 && first.sigma / first.alpha > 4000.0, "{width}: {first:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_is_written_says_what_it_predicts() -> TestResult {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/sd15");
+    let written = |scheduler: Value| -> TestResult<Vec<(String, Option<f64>)>> {
+        let folder = tempfile::tempdir()?;
+        let model = folder.path().join("model");
+        for component in ["unet", "vae", "text_encoder", "tokenizer"] {
+            std::fs::create_dir_all(model.join(component))?;
+            for entry in std::fs::read_dir(golden.join(component))? {
+                let entry = entry?;
+                std::fs::copy(entry.path(), model.join(component).join(entry.file_name()))?;
+            }
+        }
+        std::fs::create_dir(model.join("scheduler"))?;
+        std::fs::write(model.join("scheduler/scheduler_config.json"), scheduler.to_string())?;
+        convert_to_file(&ModelFiles::folder(&model)?, &folder.path().join("x.safetensors"), None, Existing::Stays)?;
+        let file = TensorFile::open(&ModelFiles::folder(folder.path())?, "x.safetensors")?;
+        let marks =
+            file.tensors().into_iter().filter(|tensor| tensor.name.split('.').count() < 3 && tensor.shape.len() < 2);
+        let read = |tensor: &StoredTensor| -> TestResult<Option<f64>> {
+            match tensor.shape[..] {
+                [] => Ok(Some(file.scalar(tensor)?)),
+                _ => Ok(None),
+            }
+        };
+        let mut marks =
+            marks.map(|tensor| Ok((tensor.name.clone(), read(&tensor)?))).collect::<TestResult<Vec<_>>>()?;
+        marks.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(marks)
+    };
+    let ddim =
+        |more: &str| json!({"_class_name": "DDIMScheduler", "prediction_type": more, "rescale_betas_zero_snr": true});
+    assert_eq!(written(ddim("v_prediction"))?, [("v_pred".to_owned(), None), ("ztsnr".to_owned(), None)]);
+    assert_eq!(written(ddim("epsilon"))?, []);
+    let edm = |sigma_data: f64| {
+        json!({
+            "_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction", "sigma_max": 128.0,
+            "sigma_min": 0.0625, "sigma_data": sigma_data,
+        })
+    };
+    let levels = [("edm_vpred.sigma_max".to_owned(), Some(128.0)), ("edm_vpred.sigma_min".to_owned(), Some(0.0625))];
+    assert_eq!(written(edm(1.0))?, levels);
+    // There is no mark for data of another variance.
+    assert_eq!(written(edm(0.5))?, []);
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! settings beside it.
 
 use crate::checkpoints::TensorFile;
+use crate::schedulers::USUAL_SIGMAS;
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 use std::io::Read;
@@ -110,11 +111,13 @@ pub(super) fn marks(fields: &Map<String, Value>) -> Vec<(&'static str, Option<f6
         return Vec::new();
     }
     if field("_class_name").as_str().is_some_and(|class| class.starts_with("EDM")) {
-        let sigma = |name: &str| field(name).as_f64();
-        return vec![
-            (EDM_SIGMA_MAX, sigma("sigma_max").or(Some(80.0))),
-            (EDM_SIGMA_MIN, sigma("sigma_min").or(Some(0.002))),
-        ];
+        // The marks are for data of unit variance, which is not what a scheduler's file means by default.
+        if field("sigma_data").as_f64() != Some(1.0) {
+            return Vec::new();
+        }
+        let (sigma_min, sigma_max) = USUAL_SIGMAS;
+        let sigma = |name: &str, usual: f64| Some(field(name).as_f64().unwrap_or(usual));
+        return vec![(EDM_SIGMA_MAX, sigma("sigma_max", sigma_max)), (EDM_SIGMA_MIN, sigma("sigma_min", sigma_min))];
     }
     let zero = (field("rescale_betas_zero_snr") == true).then_some((ZERO_TERMINAL_SNR, None));
     [(V, None)].into_iter().chain(zero).collect()
@@ -181,6 +184,10 @@ impl Said {
     fn settle(self, zero_terminal_snr: bool) -> PredictionOfFile {
         let (kind, said_in) = self.claims.first().cloned().unzip();
         let kind = kind.unwrap_or_default();
+        // Who says v need not know in what preconditioning.
+        let of_edm =
+            self.claims.iter().map(|(claim, _)| *claim).find(|claim| matches!(claim, FilePrediction::EdmV { .. }));
+        let kind = of_edm.filter(|_| kind.is_v()).unwrap_or(kind);
         let agrees = self.claims.iter().all(|(other, _)| other.is_v() == kind.is_v());
         let conflict = (!agrees || !self.unknown.is_empty()).then(|| {
             let claims = self.claims.iter().map(|(claim, place)| format!("{} in {place}", claim.name()));

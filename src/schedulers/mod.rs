@@ -58,6 +58,7 @@ pub use dpm_singlestep::{DpmSinglestepSolver, SinglestepOptions};
 pub use dpm2::Dpm2Solver;
 pub use dpm2_ancestral::Dpm2AncestralSolver;
 pub use edm::Edm;
+pub(crate) use edm::USUAL_SIGMAS;
 pub use euler::EulerSolver;
 pub use euler_ancestral::EulerAncestralSolver;
 pub use exponential_integrator::{AlgorithmType, SolverType};
