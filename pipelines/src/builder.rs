@@ -257,6 +257,16 @@ impl OtherAutoencoder {
                 };
                 let weights = SingleFile::open(path)?;
                 let layout = families.file_layout(&configs);
+                if layout.is_network_alone(weights.file()) {
+                    let fix =
+                        "it has no autoencoder; give it with `model`, and the folder of a whole model with `config`";
+                    return Err(Error::unusable(
+                        ErrorKind::Model,
+                        "the autoencoder",
+                        format!("{}, a UNet", path.display()),
+                        fix,
+                    ));
+                }
                 // An autoencoder has no scheduler to say something of.
                 let files =
                     ModelFiles::Single { configs: Arc::new(configs), weights, layout, scheduler: Default::default() };

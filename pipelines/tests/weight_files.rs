@@ -209,6 +209,9 @@ fn a_network_alone_on_a_model() -> TestResult {
     let settings = tweedie.run(&arguments)?.success()?.json()?["settings"].clone();
     let files: Vec<_> = settings["weights_sha256"].as_object().ok_or("no hashes")?.keys().cloned().collect();
     assert_eq!(files, ["text_encoder/model.safetensors", "diffusers.safetensors", &format!("vae/{UNET}")]);
+    // It is no autoencoder, whose place the model's own would take.
+    arguments.push("--vae=bare-unet.safetensors");
+    tweedie.run(&arguments)?.fails(1, &["bare-unet.safetensors, a UNet", "no autoencoder"])?;
     Ok(())
 }
 
