@@ -344,6 +344,27 @@ fn three_fetches_at_once_all_succeed() -> TestResult {
     Ok(())
 }
 
+/// On a disk that is full in the middle of it, nothing passes for whole, and the next try goes on.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_a_fetch_nothing_that_came() -> TestResult {
+    let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
+    let limited = format!("trap '' XFSZ; ulimit -f 40; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+    let output = std::process::Command::new("bash")
+        .args(["-c", &limited, "bash", "model", "fetch", "some/model", "--quiet"])
+        .envs([("HF_HOME", cache.0.path().as_os_str()), ("HF_ENDPOINT", server.base.as_ref())])
+        .output()?;
+    let message = String::from_utf8(output.stderr)?;
+    assert!(output.status.code() == Some(1) && message.contains("cannot write"), "{message}");
+    assert!(cache.hub(NOBODY).cached(&some_model()?, WHOLE).is_none());
+    let part = cache.incomplete();
+    assert!(part.len() == 1 && part[0].1 > 0, "{part:?}");
+    fetch(&cache.hub(&server.base), WHOLE)?;
+    let fetched = files_of(&cache.model().join("snapshots").join(COMMIT))?;
+    assert!(fetched[UNET] == small_model()?[UNET] && cache.incomplete().is_empty());
+    Ok(())
+}
+
 /// What cannot be held is not begun.
 #[test]
 fn a_file_for_which_there_is_no_room_is_refused() -> TestResult {
