@@ -27,6 +27,7 @@ mod http;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod latent_diffusion;
+mod memory;
 mod model;
 mod native_size;
 mod pixel;

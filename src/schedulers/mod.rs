@@ -41,6 +41,7 @@ mod sample;
 mod sigma_space;
 mod sigma_table;
 mod spacing;
+mod spelling;
 mod tcd;
 mod unipc;
 

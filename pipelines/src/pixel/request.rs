@@ -45,8 +45,9 @@ options! {
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
-            /// The first image's seed; image i uses seed + i.
-            seed: u64 = 0 => option(OptionKind::Count, "N").always_recorded();
+            /// The first image's seed; image i uses seed + i. `random` or -1 draws one, which is told. It is the same by default, so
+            /// that a command makes the same picture again.
+            seed: u64 = 0 => option(OptionKind::Seed, "N").always_recorded();
             /// How many pictures at a time; changes speed and memory, not the pictures.
             batch_size: usize = 16 => option(OptionKind::Count, "N");
         }
