@@ -136,9 +136,8 @@ pub(super) fn said_by(file: &TensorFile) -> Result<PredictionOfFile> {
     let tensors = file.tensors();
     let find = |name: &str| tensors.iter().find(|tensor| tensor.name == name);
     let number = |name: &str| find(name).map(|tensor| file.scalar(tensor)).transpose();
-    if let (max, min) = (number(EDM_SIGMA_MAX)?, number(EDM_SIGMA_MIN)?)
-        && (max.is_some() || min.is_some())
-    {
+    let (max, min) = (number(EDM_SIGMA_MAX)?, number(EDM_SIGMA_MIN)?);
+    if max.is_some() || min.is_some() {
         let (sigma_min, sigma_max) = (min.unwrap_or(USUAL_EDM_SIGMAS.0), max.unwrap_or(USUAL_EDM_SIGMAS.1));
         if !(sigma_min > 0.0 && sigma_max > sigma_min) {
             let reason = format!(

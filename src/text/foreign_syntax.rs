@@ -46,7 +46,9 @@ fn schedules(prompt: &str) -> Vec<String> {
     let mut characters = prompt.char_indices();
     while let Some((at, c)) = characters.next() {
         match (c, open.last_mut()) {
-            ('\\', _) => drop(characters.next()),
+            ('\\', _) => {
+                characters.next();
+            }
             ('[' | '(', _) => open.push(Open { at, square: c == '[', colons: Vec::new(), bars: 0 }),
             (':', Some(bracket)) => bracket.colons.push(at),
             ('|', Some(bracket)) => bracket.bars += 1,

@@ -1,6 +1,7 @@
 //! What of a request's guidance has no effect.
 
 use super::Settings;
+use tweedie::NoiseLevel;
 use tweedie::denoising::GuidanceShape;
 use tweedie::schedulers::Levels;
 
@@ -10,7 +11,13 @@ impl Settings {
         let request = &self.request;
         if self.guided() {
             let (low, high) = request.guidance_interval.unwrap_or((0.0, f64::INFINITY));
-            let acts = |i: usize| (low..=high).contains(&(levels.from(i).sigma / levels.from(i).alpha));
+            let noise = |level: NoiseLevel| level.sigma / level.alpha;
+            // Of several evaluations of a step some are anywhere between its ends.
+            let least = |i: usize| match self.scheduler.entry.evaluations {
+                1 => noise(levels.from(i)),
+                _ => noise(levels.to(i)),
+            };
+            let acts = |i: usize| least(i) <= high && noise(levels.from(i)) >= low;
             let nowhere = format!(
                 "no step of the run is within `guidance_interval` {low},{high}, so there is no guidance at all; the levels \
                  where steps start are sigma / alpha"
