@@ -7,12 +7,12 @@ use super::output::Output;
 use super::progress::Progress;
 use super::source::Source;
 use super::{ModelArguments, inputs, print};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tweedie::images::{Mask, Photo};
+use tweedie::images::{Mask, Photo, picture_bytes};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
     Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Purpose, Record, Settings,
@@ -94,7 +94,7 @@ impl Verify {
         let read: Vec<&Path> = read.map(PathBuf::as_path).chain(self.adapters.control_paths()).collect();
         output.iter().try_for_each(|output| output.spare(&read))?;
 
-        let bytes = std::fs::read(&self.picture).with_context(|| format!("cannot read {}", self.picture.display()))?;
+        let bytes = picture_bytes(&self.picture)?;
         let recipe = Recipe::read(&bytes, &self.picture)?;
         let given = Photo::decode(&bytes, &self.picture)?;
         if self.model.dtype == DTypeChoice::Auto {
