@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod component;
+mod eight_bit;
 mod files;
 mod mapped;
 mod names;

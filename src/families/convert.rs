@@ -9,11 +9,15 @@ use crate::layers::WeightSource;
 use crate::text::TokenizerFiles;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a folder holds beside weights and the components' configurations.
-const SETTINGS: [&str; 3] = ["model_index.json", "scheduler/scheduler_config.json", "defaults.json"];
+const SETTINGS: [&str; 2] = ["model_index.json", "defaults.json"];
+
+/// The scheduler's configuration in its folder.
+const SCHEDULER: &str = "scheduler_config.json";
 
 /// Writes a model as a folder in diffusers layout, its weights as `dtype`, or as they are stored. A folder that is there
 /// gives way, and only once the new one is whole.
@@ -26,7 +30,7 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
         for component in &components {
             let at = staged.join(component.part.folder);
             std::fs::create_dir_all(&at).map_err(Error::io("create", &at))?;
-            copy(files, staged, &format!("{}/config.json", component.part.folder))?;
+            copy_config(files, staged, component.part.folder, "config.json")?;
             let stem = component.part.kind.file_stem();
             let tensors = component.tensors.iter();
             let tensors: Vec<_> = tensors
@@ -39,6 +43,9 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
             write_safetensors(&at.join(format!("{stem}.safetensors")), &tensors, |i| {
                 component.tensor(&component.tensors[i].name, &tensors[i].shape)
             })?;
+        }
+        if files.exists(&format!("scheduler/{SCHEDULER}")) {
+            copy_config(files, staged, "scheduler", SCHEDULER)?;
         }
         for name in SETTINGS.into_iter().filter(|name| files.exists(name)) {
             copy(files, staged, name)?;
@@ -179,6 +186,18 @@ impl Converted {
 
 fn copy(files: &ModelFiles, folder: &Path, name: &str) -> Result<()> {
     write(folder, name, &files.read(name)?)
+}
+
+/// A component's configuration; where the one file of the weights says otherwise of itself, with that.
+fn copy_config(files: &ModelFiles, folder: &Path, component: &'static str, name: &str) -> Result<()> {
+    if let ModelFiles::Single { configs, .. } = files {
+        let fields = files.config(component, name)?;
+        if fields.fields() != configs.config(component, name)?.fields() {
+            let text = format!("{:#}\n", Value::Object(fields.fields().clone()));
+            return write(folder, &format!("{component}/{name}"), text.as_bytes());
+        }
+    }
+    copy(files, folder, &format!("{component}/{name}"))
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {

@@ -25,6 +25,7 @@ pub use composite::BlendWeights;
 pub use crop::CropBox;
 pub use mask::{Mask, MaskResize};
 pub use photo::{ColorType, Photo, Samples};
+pub(crate) use photo_file::is_picture;
 pub use photo_file::{MAX_ASPECT, MAX_PIXELS, MAX_SIDE, picture_bytes};
 pub use picture::Picture;
 pub use plot::{Bar, Bars, Plot, Series};

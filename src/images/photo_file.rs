@@ -70,6 +70,11 @@ pub fn picture_bytes(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether a file that starts so is a picture that is read.
+pub(crate) fn is_picture(start: &[u8]) -> bool {
+    Format::of(start).is_ok()
+}
+
 /// What a decoder gives, turned as its file says.
 struct Decoded {
     image: DynamicImage,
