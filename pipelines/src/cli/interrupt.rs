@@ -19,7 +19,9 @@ impl Interrupt {
             if flag.swap(true, Ordering::SeqCst) {
                 std::process::exit(1);
             }
-            print::remark("\nstopping after this step; press Ctrl-C again to stop at once");
+            // Below the terminal's own ^C.
+            print::remark("");
+            print::remark("stopping after this step; press Ctrl-C again to stop at once");
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(Self(asked))
