@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::task::Task;
 use crate::used_weights::UsedWeights;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use tweedie::Result;
 use tweedie::images::TextChunk;
 
@@ -151,7 +152,7 @@ impl Record {
         text += &format!(
             "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
             s.steps,
-            s.scheduler.label(),
+            quoted(&s.scheduler.label()),
             s.guidance_scale,
             s.width,
             s.height
@@ -164,7 +165,7 @@ impl Record {
         if let Some(hash) = unet {
             text += &format!(", Model hash: {hash}");
         }
-        text += &format!(", Model: {}", self.weights.model_name);
+        text += &format!(", Model: {}", quoted(&self.weights.model_name));
         if s.task.canvas().is_some() {
             text += &format!(", Denoising strength: {}", s.task.strength());
         }
@@ -176,5 +177,29 @@ impl Record {
             text += &format!(", Eta: {eta}");
         }
         text + ", Version: " + PROGRAM
+    }
+}
+
+/// A value of A1111's text, in which commas, colons and ends of lines separate values: with one of them it is written as JSON, as
+/// that program does.
+fn quoted(value: &str) -> Cow<'_, str> {
+    if value.contains([',', ':', '\n']) { Value::from(value).to_string().into() } else { value.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_look_like_separators_are_quoted() -> Result<(), serde_json::Error> {
+        assert_eq!(quoted("DPM++ 2M SDE Karras"), "DPM++ 2M SDE Karras");
+        for value in ["ink, v2", "a: b", "two\nlines", "\"quoted\", ñ", "C:\\models"] {
+            let written = quoted(value).into_owned();
+            assert!(written.starts_with('"') && !written.contains('\n'), "{written}");
+            assert_eq!(serde_json::from_str::<String>(&written)?, value);
+        }
+        // As Python's `json.dumps(value, ensure_ascii=False)` has it.
+        assert_eq!(quoted("a, ñ \"b\""), r#""a, ñ \"b\"""#);
+        Ok(())
     }
 }
