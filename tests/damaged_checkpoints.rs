@@ -11,6 +11,7 @@ use torch_files::{checkpoint, tensor, text, with_pickle, zip};
 use tweedie::ErrorKind;
 use tweedie::checkpoints::{ModelFiles, SingleFile, TensorFile};
 use tweedie::families::{Families, convert_to_file};
+use tweedie::files::Existing;
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion, Model};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -29,7 +30,7 @@ fn safetensors(names: &[(&str, &[usize])]) -> TestResult<Vec<u8>> {
 /// The tensors of the small model in one file.
 fn whole(folder: &Path) -> TestResult<BTreeMap<String, Tensor>> {
     let path = folder.join("whole.safetensors");
-    convert_to_file(&ModelFiles::folder(&golden("sd15"))?, &path, None)?;
+    convert_to_file(&ModelFiles::folder(&golden("sd15"))?, &path, None, Existing::Stays)?;
     Ok(candle_core::safetensors::load(path, &Device::Cpu)?.into_iter().collect())
 }
 

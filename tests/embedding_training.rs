@@ -202,6 +202,7 @@ fn loader(files: &ModelFiles) -> Loader<'_> {
         activations: DType::F32,
         backend: None,
         products: None,
+        headers_alone: false,
         source: None,
         loras: None,
         adapters: None,

@@ -18,6 +18,7 @@ use tweedie::denoising::{
     Branch, Cache, Call, ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network, Position, RowLevels,
 };
 use tweedie::families::{convert_to_file, convert_to_folder};
+use tweedie::files::Existing;
 use tweedie::images::{Mask, Photo, Picture};
 use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
@@ -517,19 +518,19 @@ fn check_conversions(case: &Case) -> TestResult {
     let at = |name: &str| folder.path().join(name);
     let original = Model::Folder(case.model());
     let file = |name: &str| Model::File { path: at(name), config: Some(case.model()) };
-    convert_to_file(&original.files()?, &at("whole.safetensors"), None)?;
-    convert_to_folder(&file("whole.safetensors").files()?, &at("back"), None)?;
+    convert_to_file(&original.files()?, &at("whole.safetensors"), None, Existing::Stays)?;
+    convert_to_folder(&file("whole.safetensors").files()?, &at("back"), None, Existing::Stays)?;
     same_tensors(&case.model(), &at("back"))?;
     for (i, form) in forms(case).iter().enumerate() {
         let name = format!("from-{i}");
-        convert_to_folder(&form.files()?, &at(&name), None)?;
+        convert_to_folder(&form.files()?, &at(&name), None, Existing::Stays)?;
         check_pictures(case, &Model::Folder(at(&name)), 1)?;
     }
     check_pictures(case, &file("whole.safetensors"), 1)?;
     check_pictures(case, &Model::Folder(at("back")), 1)?;
 
-    convert_to_file(&Model::Folder(at("back")).files()?, &at("half.safetensors"), Some(DType::F16))?;
-    convert_to_folder(&original.files()?, &at("half"), Some(DType::F16))?;
+    convert_to_file(&Model::Folder(at("back")).files()?, &at("half.safetensors"), Some(DType::F16), Existing::Stays)?;
+    convert_to_folder(&original.files()?, &at("half"), Some(DType::F16), Existing::Stays)?;
     let picture = |model: &Model, dtype: DTypeChoice| -> TestResult<Vec<Photo>> {
         let (model, settings) = settled_in(case, model, Backend::Kernels, dtype, |request| request.num_images = 1)?;
         Ok(model.generate_settled(&settings)?.pictures)

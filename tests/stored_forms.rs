@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use torch_files::{checkpoint, integers, tensor, text, view, zip};
 use tweedie::checkpoints::{Checkpoint, FileLayout, ModelFiles, Precision, SingleFile, TensorFile};
 use tweedie::families::{Family, SD1, convert_to_file, convert_to_folder};
+use tweedie::files::Existing;
 use tweedie::layers::WeightSource;
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion, Model};
 
@@ -44,7 +45,7 @@ fn load(path: &Path) -> TestResult<BTreeMap<String, Tensor>> {
 /// The tensors of a model in one file.
 fn whole(model: &str, folder: &Path) -> TestResult<BTreeMap<String, Tensor>> {
     let path = folder.join("whole.safetensors");
-    convert_to_file(&ModelFiles::folder(&golden(model))?, &path, None)?;
+    convert_to_file(&ModelFiles::folder(&golden(model))?, &path, None, Existing::Stays)?;
     load(&path)
 }
 
@@ -289,9 +290,9 @@ fn a_model_of_eight_bits_is_converted_to_wider_ones() -> TestResult {
     let configs = ModelFiles::folder(&golden("sd15"))?;
     let files = ModelFiles::Single { configs: configs.into(), weights: SingleFile::open(&path)?, layout };
     let output = folder.path().join("model");
-    convert_to_folder(&files, &output, None)?;
+    convert_to_folder(&files, &output, None, Existing::Stays)?;
     let again = folder.path().join("again.safetensors");
-    convert_to_file(&ModelFiles::folder(&output)?, &again, None)?;
+    convert_to_file(&ModelFiles::folder(&output)?, &again, None, Existing::Stays)?;
     for (name, tensor) in load(&again)? {
         let (dtype, _, bytes) = &eight[name.as_str()];
         if *dtype == Dtype::F8_E4M3 {
@@ -360,7 +361,7 @@ fn a_latent_consistency_model_is_known_by_its_one_file() -> TestResult {
         build(Model::File { path, config: Some(configs.clone()) })?;
         // A folder made of it says so itself.
         let output = folder.path().join("converted");
-        convert_to_folder(&files, &output, None)?;
+        convert_to_folder(&files, &output, None, Existing::GivesWay)?;
         let folder_files = ModelFiles::folder(&output)?;
         assert!(SD1.architecture(&folder_files)?.network_facts().takes_guidance);
         build(Model::Folder(output))?;

@@ -383,6 +383,7 @@ fn a_component_is_built_again_from_weights_that_were_kept_or_are_no_files() -> T
         activations: DType::F32,
         backend: None,
         products: None,
+        headers_alone: false,
         source: None,
         loras: None,
         adapters: None,

@@ -364,11 +364,46 @@ fn a_damaged_checkpoint_is_passed_over() -> TestResult {
         let (found, warnings) = checkpoints.newest(trainer.sets())?;
         assert_eq!(found.map(|state| state.step), Some(1), "{reason}");
         assert!(warnings.len() == 1 && warnings[0].contains(reason), "{reason} in {warnings:?}");
-        // Saved again, it is whole, and what could not be used is gone.
+        // Saved again, it is whole, and what could not be used is beside it.
         checkpoints.save(&state(&trainer, 2), trainer.sets())?;
         assert_eq!(checkpoints.newest(trainer.sets())?.0.map(|state| state.step), Some(2));
+        assert_eq!(names(folder.path())?, ["step-000000001", "step-000000002", "step-000000002.damaged"]);
     }
     Ok(())
+}
+
+/// A run that starts anew has checkpoints of lower steps than those that were damaged, and keeps them.
+#[test]
+fn new_checkpoints_outlive_damaged_ones() -> TestResult {
+    let trainer = trainer(&variation())?;
+    let folder = tempfile::tempdir()?;
+    let checkpoints = RunCheckpoints::new(folder.path());
+    for again in 1..=2 {
+        for step in [70, 80] {
+            let saved = checkpoints.save(&state(&trainer, step), trainer.sets())?;
+            std::fs::write(saved.join("weights.safetensors"), "X")?;
+        }
+        let (found, warnings) = checkpoints.newest(trainer.sets())?;
+        assert!(found.is_none() && warnings.len() == 2, "{warnings:?}");
+        for step in [10, 20, 30] {
+            checkpoints.save(&state(&trainer, step), trainer.sets())?;
+        }
+        let kept = names(folder.path())?;
+        assert_eq!(kept[..2], ["step-000000020", "step-000000030"]);
+        assert_eq!(kept.len(), 2 + 2 * again, "{kept:?}");
+        for name in &kept[..2] {
+            std::fs::remove_dir_all(folder.path().join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of what is in a folder, in order.
+fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+    let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
 }
 
 #[test]
@@ -376,14 +411,12 @@ fn two_checkpoints_are_kept_and_nothing_that_is_half_made() -> TestResult {
     let trainer = trainer(&variation())?;
     let folder = tempfile::tempdir()?;
     let checkpoints = RunCheckpoints::new(folder.path());
-    std::fs::create_dir_all(folder.path().join("step-000000009.part/x"))?;
+    std::fs::create_dir_all(folder.path().join(".step-000000009.aB3dE5gH7j.part/x"))?;
+    std::fs::create_dir_all(folder.path().join("thesis.part"))?;
     for step in [1, 2, 3, 4] {
         checkpoints.save(&state(&trainer, step), trainer.sets())?;
     }
-    let mut names: Vec<_> =
-        std::fs::read_dir(folder.path())?.map(|e| e.map(|e| e.file_name())).collect::<std::io::Result<_>>()?;
-    names.sort();
-    assert_eq!(names, ["step-000000003", "step-000000004"]);
+    assert_eq!(names(folder.path())?, ["step-000000003", "step-000000004", "thesis.part"]);
     Ok(())
 }
 

@@ -288,6 +288,7 @@ impl NumberFormat {
             activations,
             backend: None,
             products,
+            headers_alone: false,
             source: None,
             loras: None,
             adapters: None,

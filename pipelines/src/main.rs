@@ -11,11 +11,9 @@ static ALLOCATOR: RecyclingAllocator = RecyclingAllocator;
 
 fn main() -> ExitCode {
     make_pool();
-    match cli::run(cli::Arguments::parse()) {
-        Ok(status) => status,
-        Err(error) => {
-            cli::show_error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    let status = cli::run(cli::Arguments::parse()).unwrap_or_else(|error| {
+        cli::show_error(&error);
+        ExitCode::FAILURE
+    });
+    cli::status_if_stopped().unwrap_or(status)
 }

@@ -5,7 +5,7 @@ mod tweedie;
 use ::tweedie::adapters::TextualInversion;
 use ::tweedie::checkpoints::{ModelFiles, TensorFile};
 use ::tweedie::families::{convert_to_file, convert_to_folder};
-use ::tweedie::files::{replace_file, write_synced};
+use ::tweedie::files::{Existing, replace_file, write_synced};
 use ::tweedie::images::{Photo, Picture, encode_png, read_png_text};
 use ::tweedie::schedulers;
 use ::tweedie::training::data::{FolderOptions, Split, read_set};
@@ -212,12 +212,14 @@ fn files() -> TestResult {
         case("a run's configuration", kind, || RunFolder::config(&run)),
         case("a folder below a file", kind, || RunFolder::create(&below_a_file)),
         case("a file below a file", kind, || replace_file(&below_a_file, b"text")),
-        case("a model below a file", kind, || convert_to_folder(&model, &below_a_file, None)),
+        case("a model below a file", kind, || convert_to_folder(&model, &below_a_file, None, Existing::Stays)),
     ];
     let (full, read_only) = (Path::new("/dev/full"), Path::new("/proc/model.safetensors"));
     if cfg!(target_os = "linux") {
         cases.push(case("a full disk", kind, || write_synced(full, b"text")));
-        cases.push(case("a folder that takes no file", kind, || convert_to_file(&model, read_only, None)));
+        cases.push(case("a folder that takes no file", kind, || {
+            convert_to_file(&model, read_only, None, Existing::Stays)
+        }));
     }
     check(&cases);
     Ok(())

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tweedie::{TestResult, Tweedie};
+use tweedie::{TestResult, Tweedie, kill_when_there};
 
 /// Steps of the short runs here.
 const STEPS: u64 = 120;
@@ -127,25 +127,107 @@ fn a_run_that_is_killed_fifty_times_ends_with_the_same_bits() -> TestResult {
     Ok(())
 }
 
+/// Waits until a run that was started has done a step more than it had.
 #[cfg(unix)]
-#[test]
-fn ctrl_c_saves_and_stops() -> TestResult {
-    let tweedie = with_data()?;
-    let options = ["--resume", "--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"];
-    let mut child = spawn(&tweedie, &arguments("run", &options))?;
-    let metrics = tweedie.path("run/metrics.jsonl");
-    let start = Instant::now();
-    while std::fs::metadata(&metrics).map_or(0, |m| m.len()) == 0 {
+fn wait_for_a_step(run: &Path, child: &mut Child) -> TestResult {
+    let metrics = run.join("metrics.jsonl");
+    let length = || std::fs::metadata(&metrics).map_or(0, |metadata| metadata.len());
+    let (start, before) = (Instant::now(), length());
+    while length() <= before {
         assert!(start.elapsed() < Duration::from_secs(120) && child.try_wait()?.is_none(), "no step was done");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status()?.success());
-    let output = child.wait_with_output()?;
-    assert_eq!(output.status.code(), Some(1));
-    let message = String::from_utf8(output.stderr)?;
-    assert!(message.contains("go on with --resume"), "{message}");
-    let steps = std::fs::read_to_string(metrics)?.lines().count() as u64;
-    assert_eq!(newest_step(&tweedie.path("run")), steps, "the checkpoint is that of the last step");
+    Ok(())
+}
+
+/// The status is that of shells: 128 and the signal's number.
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_and_stops() -> TestResult {
+    let tweedie = with_data()?;
+    let options = ["--resume", "--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"];
+    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let mut child = spawn(&tweedie, &arguments("run", &options))?;
+        wait_for_a_step(&tweedie.path("run"), &mut child)?;
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status()?.success());
+        let output = child.wait_with_output()?;
+        assert_eq!(output.status.code(), Some(status));
+        let message = String::from_utf8(output.stderr)?;
+        assert!(message.contains("go on with --resume"), "{message}");
+        assert_eq!(message.contains("press Ctrl-C again"), status == 130, "{message}");
+        let steps = steps_of(&tweedie.path("run"))? as u64;
+        assert_eq!(newest_step(&tweedie.path("run")), steps, "the checkpoint is that of the last step");
+    }
+    Ok(())
+}
+
+/// As `nohup` starts it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_is_told_to_outlive_its_terminal_does() -> TestResult {
+    let tweedie = with_data()?;
+    let options = ["--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"];
+    let ignoring = format!("trap '' HUP; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+    let mut command = Command::new("bash");
+    command.args(["-c", &ignoring, "bash"]).args(arguments("run", &options));
+    let mut child = command.current_dir(tweedie.folder.path()).stderr(Stdio::null()).spawn()?;
+    wait_for_a_step(&tweedie.path("run"), &mut child)?;
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status()?.success());
+    wait_for_a_step(&tweedie.path("run"), &mut child)?;
+    wait_for_a_step(&tweedie.path("run"), &mut child)?;
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// Killed with a checkpoint of the step just written, or before, a run that goes on has all its samples.
+#[test]
+fn a_kill_costs_no_samples() -> TestResult {
+    let tweedie = with_data()?;
+    let options = ["--resume", "--steps", "6", "--checkpoint-every", "3", "--sample-every", "3"];
+    let names = |run: &str| -> TestResult<Vec<_>> {
+        let entries = std::fs::read_dir(tweedie.path(run).join("samples"))?;
+        let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<TestResult<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    };
+    tweedie.run(&arguments("whole", &options))?.success()?;
+    for step in [3, 6] {
+        let run = format!("killed-{step}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+        command.args(arguments(&run, &options)).current_dir(tweedie.folder.path()).stderr(Stdio::null());
+        let manifest = tweedie.path(&run).join(format!("checkpoints/step-{step:09}/manifest.json"));
+        kill_when_there(&mut command, &manifest)?;
+        tweedie.run(&arguments(&run, &options))?.success()?;
+        assert_eq!(names(&run)?, names("whole")?);
+    }
+    Ok(())
+}
+
+/// What a link in a run's folder leads to is not the run's.
+#[cfg(unix)]
+#[test]
+fn a_run_writes_through_no_link() -> TestResult {
+    let tweedie = with_data()?;
+    tweedie.run(&arguments("run", &["--steps", "3"]))?.success()?;
+    std::fs::create_dir(tweedie.path("elsewhere"))?;
+    std::fs::write(tweedie.path("elsewhere/precious"), "precious")?;
+    for name in
+        [".lock", "metrics.jsonl", "loss.png", "config.json", "samples", "checkpoints", "model", "samples/x.png"]
+    {
+        let (link, aside) = (tweedie.path("run").join(name), tweedie.path("aside"));
+        let was_there = std::fs::rename(&link, &aside).is_ok();
+        let target = if aside.is_dir() { "elsewhere" } else { "elsewhere/precious" };
+        std::os::unix::fs::symlink(tweedie.path(target), &link)?;
+        tweedie.run(&arguments("run", &["--resume"]))?.fails(1, &[name, "it is a link"])?;
+        assert_eq!(std::fs::read_to_string(tweedie.path("elsewhere/precious"))?, "precious", "{name}");
+        assert_eq!(std::fs::read_dir(tweedie.path("elsewhere"))?.count(), 1, "{name}");
+        std::fs::remove_file(&link)?;
+        if was_there {
+            std::fs::rename(&aside, &link)?;
+        }
+    }
+    tweedie.run(&arguments("run", &["--resume"]))?.success()?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::mapped::float_type;
 use super::{
     ComponentKind, ComponentNames, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart, WeightReport,
 };
-use crate::layers::WeightSource;
+use crate::layers::{Computation, Dense, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
@@ -39,6 +39,7 @@ pub struct Checkpoint {
     unused: Vec<String>,
     dtype: DType,
     keeps_halves: bool,
+    headers_alone: bool,
     device: Device,
     asked: RefCell<BTreeSet<String>>,
     report: RefCell<WeightReport>,
@@ -102,16 +103,17 @@ impl Checkpoint {
         let file_names = weight_files(files, component, precision)?;
         let open = |name: &String| TensorFile::open(files, name).map(Arc::new);
         let opened = file_names.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut doubled) = (BTreeMap::new(), Vec::new());
         for (file, opened) in opened.iter().enumerate() {
             for stored in opened.tensors() {
                 let name = current_name(&stored.name);
-                tensors.extend(Location::new(file, stored, TensorPart::Whole).map(|location| (name, location)));
+                add(&mut tensors, &mut doubled, name, Location::new(file, stored, TensorPart::Whole));
             }
         }
         let report = WeightReport {
             component: component.into(),
             files: file_names.iter().map(|name| files.path(name).display().to_string()).collect::<Vec<_>>().join(", "),
+            doubled,
             ..WeightReport::default()
         };
         Ok(Self {
@@ -122,6 +124,7 @@ impl Checkpoint {
             unused: Vec::new(),
             dtype,
             keeps_halves: false,
+            headers_alone: false,
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
@@ -139,17 +142,17 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Self {
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut doubled) = (BTreeMap::new(), Vec::new());
         for stored in file.tensors() {
             let Some(name) = stored.name.strip_prefix(&names.prefix) else { continue };
             for (name, part) in names.in_model(name) {
                 let name = current_name(&name);
-                tensors.extend(Location::new(0, stored.clone(), part).map(|location| (name, location)));
+                add(&mut tensors, &mut doubled, name, Location::new(0, stored.clone(), part));
             }
         }
         let model = model.map(|name| format!(" ({name})")).unwrap_or_default();
         let files = format!("{}{model}", file.path().display());
-        let report = WeightReport { component: component.into(), files, ..WeightReport::default() };
+        let report = WeightReport { component: component.into(), files, doubled, ..WeightReport::default() };
         Self {
             files: vec![file.clone()],
             file_names: vec![file_name.into()],
@@ -158,6 +161,7 @@ impl Checkpoint {
             unused,
             dtype,
             keeps_halves: false,
+            headers_alone: false,
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
@@ -169,6 +173,13 @@ impl Checkpoint {
     #[must_use]
     pub fn keeping_halves(self) -> Self {
         Self { keeps_halves: true, ..self }
+    }
+
+    /// The same, but nothing is read of tensors that fit: each is given as zeros that take no memory. To see whether a model can
+    /// be built.
+    #[must_use]
+    pub fn headers_alone(self) -> Self {
+        Self { headers_alone: true, ..self }
     }
 
     /// The names of its files in the model folder.
@@ -216,6 +227,20 @@ impl Checkpoint {
         if report.is_empty() { Ok(()) } else { Err(Box::new(report).into()) }
     }
 
+    /// Zeros that take no memory.
+    fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
+        Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?)
+    }
+
+    /// A tensor, where [`WeightSource::tensor`] goes on without what does not fit.
+    ///
+    /// # Errors
+    /// If it is missing, of another shape or type, or not finite.
+    pub(crate) fn sound_tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.read(name, shape)?;
+        tensor.ok_or_else(|| Box::new(self.report.borrow().clone()).into())
+    }
+
     fn read(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
         let mut report = self.report.borrow_mut();
         let Some(location) = self.tensors.get(name) else {
@@ -235,6 +260,9 @@ impl Checkpoint {
                 return Ok(None);
             }
         };
+        if self.headers_alone {
+            return Ok(Some(self.zeros(shape)?));
+        }
         let tensor = self.read_part(location, dtype)?;
         match tensor {
             Some(tensor) => Ok(Some(tensor.reshape(shape)?)),
@@ -310,7 +338,7 @@ impl Checkpoint {
             report.and_more = true;
             return Err(Box::new(report.clone()).into());
         }
-        Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?)
+        self.zeros(shape)
     }
 }
 
@@ -320,6 +348,15 @@ impl WeightSource for Checkpoint {
         match self.read(name, shape)? {
             Some(tensor) => Ok(tensor),
             None => self.stand_in(shape),
+        }
+    }
+
+    fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
+        let tensor = self.tensor(name, shape)?;
+        match self.headers_alone {
+            // Laid out for a kernel it would take memory.
+            true => Ok(Weight::new(Arc::new(Dense::new(tensor, computation.backend, computation.products)))),
+            false => Weight::from_tensor(&tensor, computation),
         }
     }
 
@@ -358,6 +395,17 @@ fn with_scales(mut tensors: BTreeMap<String, Location>) -> BTreeMap<String, Loca
     }
     tensors.retain(|name, _| !BESIDE_SCALED.iter().any(|ending| name.ends_with(ending)));
     tensors
+}
+
+/// Adds a tensor that there may be; of two with one name the first stays, and the name is noted.
+fn add(tensors: &mut BTreeMap<String, Location>, doubled: &mut Vec<String>, name: String, location: Option<Location>) {
+    match location {
+        Some(_) if tensors.contains_key(&name) => doubled.push(name),
+        Some(location) => {
+            tensors.insert(name, location);
+        }
+        None => {}
+    }
 }
 
 /// The file with a component's weights, or the index of its parts, among those that exist: safetensors before pickles,

@@ -20,6 +20,8 @@ pub struct WeightReport {
     pub mis_shaped: Vec<(String, Vec<usize>, Vec<usize>)>,
     /// There, with values that are not numbers.
     pub not_finite: Vec<String>,
+    /// There more than once, by names that stand for the same tensor.
+    pub doubled: Vec<String>,
     /// There, with an element type that weights do not have: name and type.
     pub wrong_type: Vec<(String, String)>,
     /// Whether more is missing or mis-shaped, which was not looked for since so much is.
@@ -33,6 +35,7 @@ impl WeightReport {
             && self.unexpected.is_empty()
             && self.mis_shaped.is_empty()
             && self.not_finite.is_empty()
+            && self.doubled.is_empty()
             && self.wrong_type.is_empty()
     }
 
@@ -41,6 +44,8 @@ impl WeightReport {
             "the file is damaged or was saved with an overflow; get it again, or its f32 version"
         } else if !self.wrong_type.is_empty() {
             "it was quantised in a way that is not read; get its version in f32, f16, bf16 or fp8"
+        } else if !self.doubled.is_empty() {
+            "it cannot be told which of them is meant; leave one out of the file"
         } else if self.missing.is_empty() && self.mis_shaped.is_empty() {
             "the file holds more than the config describes; take the config.json that belongs to it"
         } else {
@@ -58,6 +63,7 @@ impl fmt::Display for WeightReport {
                 format!("{name} needed {needed:?}, found {found:?}")
             }),
             listed("with NaN or infinite values", &self.not_finite, Clone::clone),
+            listed("there twice, by names of the same meaning", &self.doubled, Clone::clone),
             listed("of a type that is no float", &self.wrong_type, |(name, dtype)| format!("{name}: {dtype}")),
         ];
         let differences: Vec<String> = differences.into_iter().flatten().collect();

@@ -45,6 +45,8 @@ pub struct Loader<'a> {
     pub backend: Option<Backend>,
     /// Other products than are fastest here for the element type.
     pub products: Option<MatmulPrecision>,
+    /// Whether of files their headers alone are read, and what is built has nothing in it: to see whether it can be.
+    pub headers_alone: bool,
     /// Where weights come from in the place of files, such as random ones; they are taken as they are, and not kept.
     pub source: Option<&'a dyn WeightSource>,
     /// What is merged into weights that are read; it stands beside those that were kept.
@@ -98,6 +100,7 @@ impl Loader<'_> {
         build: impl FnOnce(&Weights<'_>) -> Result<T>,
     ) -> Result<(T, Vec<String>)> {
         let names = checkpoint.file_names().to_vec();
+        let checkpoint = if self.headers_alone { checkpoint.headers_alone() } else { checkpoint };
         let checkpoint = if self.keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
         let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);

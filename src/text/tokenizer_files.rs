@@ -9,10 +9,6 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// Files that a tokenizer may have.
-const NAMES: [&str; 6] =
-    ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", WORDS];
-
 /// The words that a model was trained on, one a line, if they are few: no program but this one looks for it.
 pub(super) const WORDS: &str = "words.txt";
 
@@ -60,6 +56,10 @@ impl TokenizerSource for InModel<'_> {
 pub struct TokenizerFiles(Vec<(&'static str, Vec<u8>)>);
 
 impl TokenizerFiles {
+    /// Files that a tokenizer may have.
+    pub(crate) const NAMES: [&str; 6] =
+        ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", WORDS];
+
     pub(super) fn new<const N: usize>(files: [(&'static str, String); N]) -> Self {
         Self(files.into_iter().map(|(name, text)| (name, text.into_bytes())).collect())
     }
@@ -71,7 +71,7 @@ impl TokenizerFiles {
     pub fn read(files: &ModelFiles, folder: &str) -> Result<Self> {
         let source = InModel { files, folder };
         let mut read = Vec::new();
-        for name in NAMES.into_iter().filter(|name| source.has(name)) {
+        for name in Self::NAMES.into_iter().filter(|name| source.has(name)) {
             read.push((name, source.bytes(name)?.into_owned()));
         }
         let (packed, has_merges) = ("merges.txt.gz", read.iter().any(|(name, _)| *name == "merges.txt"));

@@ -2,6 +2,7 @@
 
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
+use super::output::Output;
 use super::source::{OfflineOption, Source};
 use super::{memory, print};
 use anyhow::Context;
@@ -56,6 +57,10 @@ pub struct BenchArguments {
     #[arg(long, value_name = "FILE.png")]
     breakdown: Option<PathBuf>,
 
+    /// Replace the file of --breakdown if it is there
+    #[arg(long, requires = "breakdown")]
+    force: bool,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -73,16 +78,15 @@ impl BenchArguments {
                 self.device
             );
         }
+        let output = self.breakdown.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
         let mut results = match self.preset {
             Some(Preset::MnistTraining) => self.training()?.run()?,
             Some(Preset::Sd15) => self.time(BenchModel::Sd15)?,
             None => self.time(self.model()?)?,
         };
         results.insert("peak_rss_mb".into(), memory::peak_mb().map_or(Value::Null, Value::from));
-        if let Some(path) = &self.breakdown {
-            let picture = breakdown(&results)?;
-            std::fs::write(path, encode_png(&picture, &[])?)
-                .with_context(|| format!("cannot write {}; choose a file in a folder that is there", path.display()))?;
+        if let Some(output) = output {
+            output.write(0, &encode_png(&breakdown(&results)?, &[])?)?;
         }
         if self.json {
             return print::result(&Value::Object(results).to_string());

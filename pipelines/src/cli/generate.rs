@@ -85,8 +85,8 @@ impl Generate {
         request.read(self.request.fields())?;
         let TextToImageRequest { prompt, seed, num_images, .. } = request;
         let output = Output::plan(self.output.as_deref(), &prompt, seed, num_images, self.force)?;
-        let plot =
-            self.plot_schedule.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
+        let plot = self.plot_schedule.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
+        Output::apart(&plot.iter().chain([&output]).collect::<Vec<_>>())?;
         for output in plot.iter().chain([&output]) {
             output.spare(inputs)?;
             output.spare(&self.adapters.control_paths().collect::<Vec<_>>())?;
@@ -115,8 +115,8 @@ impl Generate {
     ) -> anyhow::Result<()> {
         let inputs = inputs.into_iter().chain(self.adapters.control_inputs()?);
         let record = inputs.fold(model.record(settings), Record::with_input);
-        if let (Some(output), Some(path)) = (&plan.plot, &self.plot_schedule) {
-            output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
+        if let Some(output) = &plan.plot {
+            let path = output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
             if !self.quiet {
                 print::remark(&format!("saved {}", path.display()));
             }

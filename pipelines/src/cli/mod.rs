@@ -28,6 +28,7 @@ mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use fetching::Fetching;
+pub use interrupt::status as status_if_stopped;
 use source::{OfflineOption, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;

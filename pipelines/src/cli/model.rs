@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tweedie::DType;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::families::{convert_to_file, convert_to_folder};
+use tweedie::files::Existing;
 use tweedie_pipelines::{Model, ModelInfo};
 
 #[derive(Debug, Subcommand)]
@@ -54,7 +55,7 @@ impl ModelCommand {
             Self::Info { model, config } => (model, config),
             Self::Convert { model, output, config, dtype, force } => {
                 let files = model_at(Some(model), config.as_ref())?.files()?;
-                return convert(&files, model, output, dtype.as_deref(), *force);
+                return convert(&files, output, dtype.as_deref(), *force);
             }
             #[cfg(feature = "hub")]
             Self::Cached(command) => return command.run(),
@@ -91,7 +92,7 @@ impl ModelCommand {
     }
 }
 
-fn convert(files: &ModelFiles, model: &Path, output: &Path, dtype: Option<&str>, force: bool) -> anyhow::Result<()> {
+fn convert(files: &ModelFiles, output: &Path, dtype: Option<&str>, force: bool) -> anyhow::Result<()> {
     let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
     if let Some(ending @ ("ckpt" | "pt" | "pth" | "bin")) = ending.as_deref() {
         anyhow::bail!(
@@ -99,25 +100,15 @@ fn convert(files: &ModelFiles, model: &Path, output: &Path, dtype: Option<&str>,
             output.display()
         );
     }
-    if output.exists() {
-        let same = output.canonicalize()? == model.canonicalize()?;
-        if same || !force {
-            let fix = if same { "it is the model itself; take another name" } else { "it is there; use --force" };
-            anyhow::bail!("the output is {}; {fix}", output.display());
-        }
-        let is_file = ending.as_deref() == Some("safetensors");
-        if is_file != output.is_file() {
-            anyhow::bail!("the output is {}; it is there as something else, take another name", output.display());
-        }
-    }
     let dtype = dtype.map(|dtype| match dtype {
         "f16" => DType::F16,
         "bf16" => DType::BF16,
         _ => DType::F32,
     });
+    let existing = if force { Existing::GivesWay } else { Existing::Stays };
     match ending.as_deref() {
-        Some("safetensors") => convert_to_file(files, output, dtype)?,
-        _ => convert_to_folder(files, output, dtype)?,
+        Some("safetensors") => convert_to_file(files, output, dtype, existing)?,
+        _ => convert_to_folder(files, output, dtype, existing)?,
     }
     print::remark(&format!("saved {}", output.display()));
     Ok(())

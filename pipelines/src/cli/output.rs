@@ -1,8 +1,10 @@
 //! Where pictures go. An existing file is replaced only if the user says so.
 
 use anyhow::{Context, anyhow, bail};
-use std::io::Write;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tweedie::files::{Existing, folder_of, write_file, write_synced};
 
 /// The longest part of a prompt in a file name.
 const LONGEST_SLUG: usize = 48;
@@ -12,6 +14,8 @@ const LONGEST_SLUG: usize = 48;
 pub struct Output {
     paths: Vec<PathBuf>,
     force: bool,
+    /// Where files are whose names were taken by others in the meantime.
+    moved: RefCell<BTreeMap<usize, PathBuf>>,
 }
 
 impl Output {
@@ -22,14 +26,35 @@ impl Output {
             Some(path) => numbered(path, count)?,
             None => unused_names(&format!("{}-{seed}", slug(prompt)), count)?,
         };
-        let output = Self { paths, force };
+        let output = Self { paths, force, moved: RefCell::default() };
         output.check()?;
         Ok(output)
     }
 
-    /// The files, in the order of the images.
-    pub fn paths(&self) -> &[PathBuf] {
-        &self.paths
+    /// One file, of another option than `--output`.
+    pub fn one(path: &Path, force: bool) -> anyhow::Result<Self> {
+        Self::plan(Some(path), "", 0, 1, force)
+    }
+
+    /// The files, in the order of the images; of those that are written, where they are.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let moved = self.moved.borrow();
+        let paths = self.paths.iter().enumerate();
+        paths.map(|(index, path)| moved.get(&index).unwrap_or(path).clone()).collect()
+    }
+
+    /// Makes sure that no two of a run's options name the same file.
+    pub fn apart(outputs: &[&Self]) -> anyhow::Result<()> {
+        let mut places = Vec::new();
+        for path in outputs.iter().flat_map(|output| &output.paths) {
+            let place = folder_of(path).canonicalize().map(|folder| folder.join(path.file_name().unwrap_or_default()));
+            let place = place.unwrap_or_else(|_| path.clone());
+            if places.contains(&place) {
+                bail!("two options name the output {}; give each another one", path.display());
+            }
+            places.push(place);
+        }
+        Ok(())
     }
 
     /// Whether every file can be made, so that nothing is computed in vain.
@@ -74,11 +99,22 @@ impl Output {
         Ok(())
     }
 
-    /// Writes a file whole or not at all.
-    pub fn write(&self, index: usize, bytes: &[u8]) -> anyhow::Result<&Path> {
+    /// Writes a file whole or not at all, and gives where it is: if another process has taken its name since it was found free,
+    /// under the next one.
+    pub fn write(&self, index: usize, bytes: &[u8]) -> anyhow::Result<PathBuf> {
         let path = &self.paths[index];
-        write(path, bytes, self.force)?;
-        Ok(path)
+        if write(path, bytes, self.force)? {
+            return Ok(path.clone());
+        }
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        for stem in again(&stem).skip(1) {
+            let path = path.with_file_name(format!("{stem}.png"));
+            if write(&path, bytes, false)? {
+                self.moved.borrow_mut().insert(index, path.clone());
+                return Ok(path);
+            }
+        }
+        bail!("every name like {} is taken; choose another --output", path.display())
     }
 }
 
@@ -117,26 +153,18 @@ impl NewFolder {
     pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.path)
             .map_err(|error| anyhow!("cannot create the folder {}: {}", self.path.display(), error.kind()))?;
-        write(&self.path.join(name), bytes, self.force)
+        let path = self.path.join(name);
+        if !write(&path, bytes, self.force)? {
+            bail!("{} is there by now; choose a new folder, or --force to write into it", path.display());
+        }
+        Ok(())
     }
 }
 
-fn write(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<()> {
-    let save = || -> std::io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-        let mut staged = builder.prefix(".tweedie-").suffix(".part").tempfile_in(folder_of(path))?;
-        staged.write_all(bytes)?;
-        staged.as_file().sync_all()?;
-        if force { staged.persist(path) } else { staged.persist_noclobber(path) }?;
-        Ok(())
-    };
-    save().map_err(|error| anyhow!("cannot write {}: {}", path.display(), error.kind()))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+/// Whether a file was written, which it is not if its name is taken.
+fn write(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<bool> {
+    let existing = if force { Existing::GivesWay } else { Existing::Stays };
+    Ok(write_file(path, existing, |staged| write_synced(staged, bytes))?)
 }
 
 fn numbered(path: &Path, count: usize) -> anyhow::Result<Vec<PathBuf>> {
@@ -156,18 +184,22 @@ fn numbered(path: &Path, count: usize) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Names in the current folder of which none is taken: `stem`, then `stem-again`, `stem-again-2`, ...
 fn unused_names(stem: &str, count: usize) -> anyhow::Result<Vec<PathBuf>> {
-    for attempt in 0..10_000 {
-        let stem = match attempt {
-            0 => stem.to_owned(),
-            1 => format!("{stem}-again"),
-            n => format!("{stem}-again-{n}"),
-        };
+    for stem in again(stem) {
         let paths = numbered(Path::new(&format!("{stem}.png")), count)?;
         if paths.iter().all(|path| !path.exists()) {
             return Ok(paths);
         }
     }
     bail!("every name made from the prompt is taken; choose one with --output")
+}
+
+/// A name, and those to take if it is taken.
+fn again(stem: &str) -> impl Iterator<Item = String> {
+    (0..10_000).map(move |attempt| match attempt {
+        0 => stem.to_owned(),
+        1 => format!("{stem}-again"),
+        n => format!("{stem}-again-{n}"),
+    })
 }
 
 /// Letters and digits of a prompt, joined by hyphens.
@@ -197,6 +229,30 @@ mod tests {
         assert_eq!(slug("../../etc"), "etc");
         assert_eq!(slug("???"), "picture");
         assert!(slug(&"word ".repeat(100)).len() <= LONGEST_SLUG);
+    }
+
+    #[test]
+    fn a_name_that_was_taken_in_the_meantime_costs_no_picture() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("fox.png");
+        let outputs = (0..3).map(|_| Output::plan(Some(&path), "", 0, 1, false)).collect::<Result<Vec<_>, _>>()?;
+        let written = outputs.iter().map(|output| output.write(0, b"picture")).collect::<Result<Vec<_>, _>>()?;
+        let names = ["fox.png", "fox-again.png", "fox-again-2.png"].map(|name| folder.path().join(name));
+        assert_eq!(written, names);
+        assert_eq!(outputs[2].paths(), names[2..]);
+        assert!(names.iter().all(|name| std::fs::read(name).is_ok_and(|bytes| bytes == b"picture")));
+        assert!(Output::plan(Some(&path), "", 0, 1, false).is_err(), "it is there");
+        Ok(())
+    }
+
+    #[test]
+    fn two_options_cannot_name_one_file() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let plan = |name: &str, count| Output::plan(Some(&folder.path().join(name)), "", 0, count, true);
+        let [one, same, other] = [plan("a-0.png", 1)?, plan("a.png", 2)?, plan("b.png", 1)?];
+        assert!(Output::apart(&[&one, &other]).is_ok());
+        assert!(Output::apart(&[&other, &one, &same]).is_err());
+        Ok(())
     }
 
     #[test]

@@ -134,13 +134,18 @@ impl Sample {
     }
 
     fn outputs(&self, request: &PixelRequest, model: &str) -> anyhow::Result<Outputs> {
-        let one = |path: &PathBuf| Output::plan(Some(path), "", 0, 1, self.force);
+        let one = |path: &PathBuf| Output::one(path, self.force);
         let files = if self.grid { 1 } else { request.count() };
-        Ok(Outputs {
+        let outputs = Outputs {
             pictures: Output::plan(self.output.as_deref(), model, request.seed, files, self.force)?,
             trajectory: self.trajectory.as_ref().map(one).transpose()?,
             animation: self.animation.as_ref().map(one).transpose()?,
-        })
+        };
+        let Outputs { pictures, trajectory, animation } = &outputs;
+        Output::apart(
+            &[Some(pictures), trajectory.as_ref(), animation.as_ref()].into_iter().flatten().collect::<Vec<_>>(),
+        )?;
+        Ok(outputs)
     }
 
     fn request(&self) -> anyhow::Result<PixelRequest> {

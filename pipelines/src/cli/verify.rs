@@ -91,7 +91,7 @@ impl Prepared<'_> {
 impl Verify {
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
         let interrupt = Interrupt::listen()?;
-        let output = self.output.as_deref().map(|path| Output::plan(Some(path), "", 0, 1, self.force)).transpose()?;
+        let output = self.output.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
         let read = [Some(&self.picture), self.image.as_ref(), self.mask.as_ref()].into_iter().flatten();
         let read: Vec<&Path> = read.map(PathBuf::as_path).chain(self.adapters.control_paths()).collect();
         output.iter().try_for_each(|output| output.spare(&read))?;

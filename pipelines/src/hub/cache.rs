@@ -2,6 +2,7 @@
 
 use super::HubName;
 use super::name::is_file_name;
+use super::sum::Sum;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tweedie::{Error, Result};
@@ -36,6 +37,14 @@ impl Snapshot {
         self.folder().join(name).is_file()
     }
 
+    /// Whether a file that is there holds what it is called by; one that is no link to a blob says nothing of that.
+    pub fn is_intact(&self, name: &str) -> Result<bool> {
+        let path = self.folder().join(name);
+        let Ok(blob) = std::fs::read_link(&path) else { return Ok(true) };
+        let etag = blob.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        Sum::of_etag(etag).map_or(Ok(true), |sum| sum.is_of(&path))
+    }
+
     /// The files that are there, and those of its sub-folders.
     pub fn names(&self) -> BTreeSet<String> {
         names_below(&self.folder(), DEEPEST)
@@ -59,7 +68,10 @@ impl Snapshot {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(fail())?;
         }
-        // What is there leads nowhere, or the file would not have been fetched.
+        if std::fs::read_link(&path).is_ok_and(|blob| blob.ends_with(etag)) {
+            return Ok(());
+        }
+        // What is there is another file, or leads nowhere.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fail()(error)),
             _ => link_file(&self.blob(etag), etag, name, &path).map_err(fail()),

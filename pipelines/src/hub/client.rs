@@ -2,9 +2,9 @@
 
 use super::name::is_file_name;
 use super::{Hub, HubEvent, HubName, HubObserver};
-use crate::http::{PATIENCE, agent_config};
+use crate::http::agent_config;
+use hf_hub::Cache;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, CacheRepo};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,9 +26,9 @@ pub(super) type Response = ureq::http::Response<Body>;
 pub(super) struct Client {
     /// Knows addresses.
     repository: ApiRepo,
-    /// Knows its place in the cache.
-    pub cache: CacheRepo,
     agent: Agent,
+    /// Where it says what the repository holds.
+    list: String,
     name: HubName,
     token: Option<String>,
 }
@@ -63,7 +63,8 @@ impl Client {
     pub fn new(hub: &Hub, name: &HubName) -> Result<Self> {
         let cache = Cache::new(hub.cache.clone());
         let repository = name.repository();
-        let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false).with_token(hub.token.clone());
+        let list = format!("{}/api/{}", hub.endpoint(), repository.api_url());
+        let mut builder = ApiBuilder::from_cache(cache).with_progress(false).with_token(hub.token.clone());
         if let Some(endpoint) = &hub.endpoint {
             if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
                 return Err(Error::invalid("HF_ENDPOINT", endpoint, "give a URL that starts with https:// or http://"));
@@ -74,23 +75,12 @@ impl Client {
             .build()
             .map_err(|e| Error::unusable(ErrorKind::File, "the client of the hub", "not usable", e.to_string()))?;
         let agent = agent_config().max_redirects(0).http_status_as_error(false).build().new_agent();
-        Ok(Self {
-            repository: api.repo(repository.clone()),
-            cache: cache.repo(repository),
-            agent,
-            name: name.clone(),
-            token: hub.token.clone(),
-        })
+        Ok(Self { repository: api.repo(repository), agent, list, name: name.clone(), token: hub.token.clone() })
     }
 
     /// What the repository holds at the revision that was asked for.
     pub fn listing(&self, observer: &mut HubObserver<'_>) -> Result<Listing> {
-        let request = || {
-            let request = self.repository.info_request();
-            let request = request.config().http_status_as_error(false).timeout_connect(Some(PATIENCE));
-            request.timeout_recv_response(Some(PATIENCE)).timeout_per_read(Some(PATIENCE)).build().call()
-        };
-        let mut response = self.patiently(None, request, observer)?;
+        let mut response = self.follow(None, self.list.clone(), None, observer)?.response;
         let list = response.body_mut().with_config().limit(LONGEST_LIST).read_to_string();
         let list =
             list.map_err(|e| self.failed(None, &format!("its list of files did not come whole ({e})"), AGAIN))?;
@@ -103,11 +93,20 @@ impl Client {
         Ok(Listing { commit: commit.into(), names })
     }
 
-    /// Asks for a file, from the byte `start` on up to `end`, and follows redirects. The token goes to the hub alone.
+    /// Asks for a file, from the byte `start` on up to `end`.
     pub fn ask(&self, file: &str, range: Option<(u64, Option<u64>)>, observer: &mut HubObserver<'_>) -> Result<Answer> {
-        let first = self.repository.url(file);
-        let own = origin(&first);
-        let (mut url, mut on_the_way) = (first, Vec::new());
+        self.follow(Some(file), self.repository.url(file), range, observer)
+    }
+
+    /// Asks, and follows redirects. The token goes to the hub's own scheme, host and port alone.
+    fn follow(
+        &self,
+        file: Option<&str>,
+        mut url: String,
+        range: Option<(u64, Option<u64>)>,
+        observer: &mut HubObserver<'_>,
+    ) -> Result<Answer> {
+        let (own, mut on_the_way) = (origin(&url), Vec::new());
         for _ in 0..=REDIRECTS {
             let request = || {
                 let mut request = self.agent.get(&url).header("Accept-Encoding", "identity");
@@ -120,16 +119,16 @@ impl Client {
                 }
                 request.call()
             };
-            let response = self.patiently(Some(file), request, observer)?;
+            let response = self.patiently(file, request, observer)?;
             if !response.status().is_redirection() {
                 return Ok(Answer { response, on_the_way });
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| next_url(&url, location));
-            url = next.ok_or_else(|| self.failed(Some(file), "the hub redirects to nowhere", "check HF_ENDPOINT"))?;
+            url = next.ok_or_else(|| self.failed(file, "the hub redirects to nowhere", "check HF_ENDPOINT"))?;
             on_the_way.push(response.headers().clone());
         }
-        Err(self.failed(Some(file), &format!("more than {REDIRECTS} redirects"), "check HF_ENDPOINT"))
+        Err(self.failed(file, &format!("more than {REDIRECTS} redirects"), "check HF_ENDPOINT"))
     }
 
     /// Asks, and again if the server is busy and says for how long.

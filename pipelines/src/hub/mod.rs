@@ -12,14 +12,15 @@
 //! What is in the cache runs without network. The rest is fetched: only the files that a pipeline reads, each to a file
 //! beside its place that a later try goes on with, and it is renamed when its length and its SHA-256 are right.
 //!
-//! The client crate `hf-hub` knows the names of folders and addresses, where the hub is, and asks for the list of files.
-//! It neither checks what came nor says how long a busy server wants to be left alone, so bytes are fetched in
-//! `transfer.rs`.
+//! The client crate `hf-hub` knows the names of folders and addresses. It neither checks what came nor says how long a busy
+//! server wants to be left alone, and sends the token wherever a list of files is redirected to on one host, so it is
+//! `client.rs` that asks, and `transfer.rs` that fetches.
 
 mod cache;
 mod client;
 mod name;
 mod needed;
+mod sum;
 mod transfer;
 
 pub use cache::CachedModel;
@@ -32,6 +33,7 @@ use client::{Client, Listing};
 use needed::Needed;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use tweedie::files::{folder_of, replace_file};
 use tweedie::{Error, Result};
 
 /// What a download tells its caller.
@@ -54,6 +56,15 @@ pub enum HubEvent<'a> {
 
 /// Hears of a download; may break, which stops it. What came so far is kept for the next try.
 pub type HubObserver<'a> = dyn FnMut(HubEvent<'_>) -> ControlFlow<()> + 'a;
+
+/// Which files of the cache are not fetched again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Those that are there.
+    Present,
+    /// Those whose contents have the sum that they are called by.
+    Intact,
+}
 
 /// Where the hub and its cache are, and who asks.
 #[derive(Clone)]
@@ -98,6 +109,11 @@ impl Hub {
         })
     }
 
+    /// The hub's URL.
+    fn endpoint(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or("https://huggingface.co").trim_end_matches('/')
+    }
+
     /// A model from the cache, or fetched if it is not there.
     ///
     /// That no other file of weights is in the cache does not say that the hub has none, so it is asked which one a
@@ -115,7 +131,7 @@ impl Hub {
         match client.listing(observer) {
             // The branch may have moved on; a file that is there is not fetched anew for that.
             Ok(listing) if needed.is_alone_in(name, wanted.purpose, &listing.names) => Ok(model),
-            Ok(listing) => self.fetch_listed(&client, &listing, name, wanted, observer),
+            Ok(listing) => self.fetch_listed(&client, &listing, name, wanted, Trust::Present, observer),
             Err(Error::Cancelled) => Err(Error::Cancelled),
             Err(_) => Ok(model),
         }
@@ -136,7 +152,7 @@ impl Hub {
         needed.files.iter().all(|file| snapshot.has(file)).then_some((needed, snapshot))
     }
 
-    /// Asks the hub for a model as it is now and fetches what is not in the cache.
+    /// Asks the hub for a model as it is now and fetches what is not in the cache, or is damaged there.
     ///
     /// # Errors
     /// If the hub is not to be asked, cannot be reached, or does not give the model; if what comes is not whole; if the
@@ -151,7 +167,7 @@ impl Hub {
         }
         let client = Client::new(self, name)?;
         let listing = client.listing(observer)?;
-        self.fetch_listed(&client, &listing, name, wanted, observer)
+        self.fetch_listed(&client, &listing, name, wanted, Trust::Intact, observer)
     }
 
     /// Fetches what is not in the cache of a model whose files the hub has told.
@@ -161,11 +177,13 @@ impl Hub {
         listing: &Listing,
         name: &HubName,
         wanted: Wanted,
+        trust: Trust,
         observer: &mut HubObserver<'_>,
     ) -> Result<Model> {
         let snapshot = Snapshot::new(self.cache.join(name.folder()), listing.commit.clone());
         let get = |file: &str, observer: &mut HubObserver<'_>| {
-            if snapshot.has(file) { Ok(()) } else { client.fetch(file, &snapshot, observer) }
+            let good = snapshot.has(file) && (trust == Trust::Present || snapshot.is_intact(file)?);
+            if good { Ok(()) } else { client.fetch(file, &snapshot, observer) }
         };
         // The hub has what it has. Some files say which others are needed.
         let wanted = Wanted { exact: false, ..wanted };
@@ -175,7 +193,9 @@ impl Hub {
         }
         if name.revision() != listing.commit {
             let reference = self.cache.join(name.folder()).join("refs").join(name.revision());
-            client.cache.create_ref(&listing.commit).map_err(Error::io("write", &reference))?;
+            let folder = folder_of(&reference);
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+            replace_file(&reference, listing.commit.as_bytes())?;
         }
         Ok(needed.model(name, &snapshot))
     }

@@ -3,11 +3,14 @@
 use super::cache::Snapshot;
 use super::client::{AGAIN, Answer, Client};
 use super::name::is_file_name;
+use super::sum::Sum;
 use super::{HubEvent, HubObserver};
+use crate::http::PATIENCE;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use tweedie::checkpoints::file_sha256;
+use std::time::Instant;
+use tweedie::files::{folder_of, free_space};
 use tweedie::{Error, Result};
 use ureq::http::{StatusCode, header};
 
@@ -22,9 +25,8 @@ struct Promise {
 }
 
 impl Promise {
-    fn sha256(&self) -> Option<&str> {
-        let is_sum = self.etag.len() == 64 && self.etag.chars().all(|c| c.is_ascii_hexdigit());
-        is_sum.then_some(self.etag.as_str())
+    fn sum(&self) -> Option<Sum<'_>> {
+        Sum::of_etag(&self.etag)
     }
 }
 
@@ -42,7 +44,8 @@ impl Client {
         let blob = snapshot.blob(&promise.etag);
         let lock = locked(&snapshot.lock(&promise.etag), observer)?;
         // Another revision may have it, or another program may just have fetched it.
-        if !blob.metadata().is_ok_and(|data| data.is_file() && data.len() == promise.size) {
+        let there = blob.metadata().is_ok_and(|data| data.is_file() && data.len() == promise.size);
+        if !(there && promise.sum().map_or(Ok(true), |sum| sum.is_of(&blob))?) {
             // Not with_extension: a sum has none, other names may.
             let partial = snapshot.blob(&format!("{}.incomplete", promise.etag));
             if let Some(folder) = partial.parent() {
@@ -52,8 +55,8 @@ impl Client {
             self.check(name, &promise, &partial)?;
             std::fs::rename(&partial, &blob).map_err(Error::io("create", &blob))?;
         }
-        drop(lock);
         snapshot.link(&promise.etag, name)?;
+        drop(lock);
         tell(observer, HubEvent::Saved(name))
     }
 
@@ -79,6 +82,7 @@ impl Client {
         if file.metadata().map_err(fail("read"))?.len() > promise.size {
             file.set_len(0).map_err(fail("write"))?;
         }
+        self.check_space(name, promise, (&file, partial))?;
         let mut tries = 0;
         loop {
             let start = file.seek(SeekFrom::End(0)).map_err(fail("read"))?;
@@ -93,6 +97,20 @@ impl Client {
                     return Err(self.failed(Some(name), &why, AGAIN));
                 }
             }
+        }
+    }
+
+    /// Whether there is room for what is still to come.
+    fn check_space(&self, name: &str, promise: &Promise, (file, partial): (&File, &Path)) -> Result<()> {
+        let there = file.metadata().map_err(Error::io("read", partial))?.len();
+        let folder = folder_of(partial);
+        match free_space(folder) {
+            Some(free) if free < promise.size - there => {
+                let (missing, folder) = (promise.size - there, folder.display());
+                let why = format!("{missing} bytes of it are to come, and the disk of {folder} has {free} left");
+                Err(self.failed(Some(name), &why, "make room, or name another place with HF_HOME"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -130,6 +148,7 @@ impl Client {
         let limit = promise.size - done + 1;
         let mut reader = answer.response.into_body().into_with_config().limit(limit + 1).reader().take(limit);
         let mut buffer = vec![0; 1 << 18];
+        let mut pace = Pace::from(Instant::now());
         loop {
             let count = match reader.read(&mut buffer) {
                 Ok(0) if done == promise.size => return Ok(End::Whole),
@@ -139,6 +158,9 @@ impl Client {
                 Err(e) => return Ok(End::Cut(e.to_string())),
             };
             done += count as u64;
+            if !pace.holds(count as u64, Instant::now()) {
+                return Ok(End::Cut("next to nothing came for a minute".into()));
+            }
             if done > promise.size {
                 file.set_len(0).map_err(fail("write"))?;
                 let why = format!("the hub sends more than the {} bytes that it said", promise.size);
@@ -151,14 +173,42 @@ impl Client {
 
     /// Whether what came is what was promised; what is not is taken away, so that the next try starts anew.
     fn check(&self, name: &str, promise: &Promise, partial: &Path) -> Result<()> {
-        let Some(expected) = promise.sha256() else { return Ok(()) };
-        let found = file_sha256(partial)?;
-        if found.eq_ignore_ascii_case(expected) {
+        let Some(expected) = promise.sum() else { return Ok(()) };
+        if expected.is_of(partial)? {
             return Ok(());
         }
         std::fs::remove_file(partial).map_err(Error::io("remove", partial))?;
-        let why = format!("what came has the SHA-256 {found}, and the hub's file has {expected}");
+        let why = match expected {
+            Sum::Sha256(sum) => format!("what came has not the SHA-256 of the hub's file, {sum}"),
+            Sum::Git(sum) => format!("what came has not the sum of the hub's file in Git, {sum}"),
+        };
         Err(self.failed(Some(name), &why, "run it again: it starts anew"))
+    }
+}
+
+/// The fewest bytes of a minute.
+const LEAST: u64 = 64 << 10;
+
+/// How fast bytes come.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn from(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// Whether the last whole minute brought enough, with bytes that came now.
+    fn holds(&mut self, bytes: u64, now: Instant) -> bool {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < PATIENCE {
+            return true;
+        }
+        let enough = self.bytes >= LEAST;
+        *self = Self::from(now);
+        enough
     }
 }
 
@@ -203,4 +253,21 @@ fn locked(path: &Path, observer: &mut HubObserver<'_>) -> Result<File> {
 
 fn tell(observer: &mut HubObserver<'_>, event: HubEvent<'_>) -> Result<()> {
     if observer(event).is_break() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_trickle_is_told_from_a_slow_line() {
+        let start = Instant::now();
+        let holds = |bytes_a_second: u64| {
+            let mut pace = Pace::from(start);
+            (1..=180).all(|second| pace.holds(bytes_a_second, start + Duration::from_secs(second)))
+        };
+        assert!(!holds(1) && !holds(LEAST / 60 - 1));
+        assert!(holds(LEAST / 60 + 1) && holds(1 << 20));
+    }
 }

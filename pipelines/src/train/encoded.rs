@@ -2,9 +2,9 @@
 
 use super::settings::Preparation;
 use std::path::Path;
-use tweedie::Result;
 use tweedie::models::Autoencoder;
 use tweedie::training::data::{Buckets, CaptionedPictures, LatentOptions, LatentSet};
+use tweedie::{Error, Result};
 
 /// Pictures to be encoded, and where their latents are kept.
 pub(super) struct Encoded<'a> {
@@ -16,6 +16,8 @@ pub(super) struct Encoded<'a> {
     pub options: LatentOptions,
     /// The file.
     pub path: &'a Path,
+    /// Whether it is the run's own, which gives way to latents of other pictures.
+    pub of_run: bool,
     /// What they are made from.
     pub key: &'a str,
 }
@@ -29,6 +31,10 @@ impl Encoded<'_> {
     ) -> Result<LatentSet> {
         if let Some(set) = LatentSet::read(self.path, self.key)? {
             return Ok(set);
+        }
+        if !self.of_run && self.path.exists() {
+            let fix = "it holds those of other pictures or of another autoencoder; give it another name, or remove it";
+            return Err(Error::invalid("`latents`", self.path.display(), fix));
         }
         let mut watch = |done, total| preparation.tell("encoding pictures", done, total);
         let set = LatentSet::encode(self.pictures, &buckets()?, self.autoencoder, self.options, &mut watch)?;

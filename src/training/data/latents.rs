@@ -125,7 +125,7 @@ impl LatentSet {
     /// Reads latents that [`Self::write`] wrote under the same key; `None` if there are none, or others.
     ///
     /// # Errors
-    /// If the file is damaged.
+    /// If the file is damaged, or holds no latents.
     pub fn read(path: &Path, key: &str) -> Result<Option<Self>> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Ok(None);
@@ -134,8 +134,13 @@ impl LatentSet {
             return Ok(None);
         }
         let file = SafetensorsFile::open(&ModelFiles::Folder(folder.to_path_buf()), name)?;
-        if file.metadata(KEY) != Some(key) {
-            return Ok(None);
+        match file.metadata(KEY) {
+            Some(known) if known == key => {}
+            Some(_) => return Ok(None),
+            None => {
+                let fix = "it holds something else, which is not replaced; give the name of another one to `latents`";
+                return Err(Error::unusable(ErrorKind::File, "the file of latents", path.display(), fix));
+            }
         }
         let damaged = |reason: String| Error::malformed(ErrorKind::File, "file of latents", path, reason);
         let read = |name: &str| {

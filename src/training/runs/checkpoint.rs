@@ -2,7 +2,7 @@
 
 use super::tensor_file::encode;
 use crate::checkpoints::{ModelFiles, SafetensorsFile};
-use crate::files::{STAGED, remove_folder, replace_file, replace_folder, write_synced};
+use crate::files::{remove_folder, replace_folder, sync_folder, unfinished, write_synced};
 use crate::training::{ParameterSet, SetState, TrainerState};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
@@ -28,9 +28,9 @@ const KEPT: usize = 2;
 /// The checkpoints of a run.
 ///
 /// One is a folder `step-N` with the weights, their averages, the optimisers' moments and what else the task keeps as
-/// safetensors files, all f32; the names of a set's tensors begin with the set's. It is written under another name, synced
-/// and renamed; then its manifest, with the sets and the SHA-256 of every file, is written in the same way. A folder without
-/// a manifest that agrees with its files is none.
+/// safetensors files, all f32; the names of a set's tensors begin with the set's. It is written under another name, last of all
+/// its manifest, with the sets and the SHA-256 of every file; then it is synced and renamed. A folder without a manifest that
+/// agrees with its files is none.
 ///
 /// ```text
 /// manifest.json            {"step": 500, "sets": {"unet": {"updates": 500}}, "sha256": {...}}
@@ -74,26 +74,29 @@ impl RunCheckpoints {
                 sums.insert(name.into(), sha256(&bytes).into());
                 write_synced(&staged.join(name), &bytes)?;
             }
-            Ok(())
+            let updates = state.sets.iter().map(|set| (set.name.clone(), json!({"updates": set.updates})));
+            let manifest = json!({"step": state.step, "sets": Map::from_iter(updates), "sha256": sums});
+            write_synced(&staged.join(MANIFEST), format!("{manifest:#}\n").as_bytes())
         })?;
-        let updates = state.sets.iter().map(|set| (set.name.clone(), json!({"updates": set.updates})));
-        let manifest = json!({"step": state.step, "sets": Map::from_iter(updates), "sha256": sums});
-        replace_file(&folder.join(MANIFEST), format!("{manifest:#}\n").as_bytes())?;
         self.remove_old()?;
         Ok(folder)
     }
 
-    /// The newest checkpoint whose files are as its manifest says, and what was wrong with newer ones.
+    /// The newest checkpoint whose files are as its manifest says, and what was wrong with newer ones. Those are set aside under
+    /// another name, so that they neither pass for a checkpoint again nor outlive the new ones.
     ///
     /// # Errors
-    /// If the folder cannot be read, or the checkpoint is that of other sets.
+    /// If the folder cannot be read, the checkpoint is that of other sets, or a damaged one cannot be renamed.
     pub fn newest(&self, sets: &[ParameterSet]) -> Result<(Option<TrainerState>, Vec<String>)> {
         let mut passed_over = Vec::new();
         for (step, folder) in self.steps()? {
             match verified(&folder, step) {
                 Ok(manifest) => return Ok((Some(read(&folder, &manifest, sets)?), passed_over)),
                 Err(reason) => {
-                    passed_over.push(format!("the checkpoint {} is passed over: {reason}", folder.display()))
+                    let aside = set_aside(&folder)?;
+                    let (folder, aside) = (folder.display(), aside.display());
+                    passed_over
+                        .push(format!("the checkpoint {folder} is passed over and now called {aside}: {reason}"));
                 }
             }
         }
@@ -116,7 +119,8 @@ impl RunCheckpoints {
         for entry in entries {
             let path = entry.map_err(Error::io("read", &self.folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+            // Where a link leads is not this run's.
+            if let Some(step) = step_of(name).filter(|_| !path.is_symlink()) {
                 steps.push((step, path));
             }
         }
@@ -137,12 +141,27 @@ impl RunCheckpoints {
             remove_folder(&folder)?;
         }
         for entry in std::fs::read_dir(&self.folder).map_err(Error::io("read", &self.folder))?.flatten() {
-            if entry.file_name().to_string_lossy().ends_with(STAGED) {
+            if unfinished(&entry.file_name().to_string_lossy()).and_then(step_of).is_some() {
                 remove_folder(&entry.path())?;
             }
         }
         Ok(())
     }
+}
+
+fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
+}
+
+/// Renames a damaged checkpoint to a name that is free and is no checkpoint's.
+fn set_aside(folder: &Path) -> Result<PathBuf> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let names = (1..).map(|i| if i == 1 { format!("{name}.damaged") } else { format!("{name}.damaged-{i}") });
+    let mut free = names.map(|name| folder.with_file_name(name)).filter(|path| path.symlink_metadata().is_err());
+    let aside = free.next().unwrap_or_default();
+    std::fs::rename(folder, &aside).map_err(Error::io("rename", folder))?;
+    folder.parent().map_or(Ok(()), sync_folder)?;
+    Ok(aside)
 }
 
 type Tensors = BTreeMap<String, Tensor>;

@@ -1,15 +1,18 @@
 //! The folder of a run: what it was asked for, what it has done, and at the end the model.
 
+use super::metrics_log::OpenedLog;
 use super::{LossCurve, MetricsLog, RunCheckpoints};
-use crate::files::{STAGED, replace_file, replace_folder};
+use crate::files::{replace_file, replace_folder, unfinished};
 use crate::images::{Picture, Plot, Series, encode_png};
 use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const LOCK: &str = ".lock";
+const CHECKPOINTS: &str = "checkpoints";
+const SAMPLES: &str = "samples";
 const METRICS: &str = "metrics.jsonl";
 /// Points of the loss curve at most; a point is the mean of the steps around it.
 const CURVE_POINTS: usize = 200;
@@ -37,15 +40,21 @@ impl RunFolder {
     /// # Errors
     /// If there is something in it, another process has it, or it cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
+        let check = || match first_entry(path)? {
+            None => Ok(()),
+            Some(name) => {
+                let fix = if name == CONFIG {
+                    "it holds a run already; `resume` goes on with it, or choose another `output`"
+                } else {
+                    "it is not empty and holds no run; choose another `output`"
+                };
+                Err(Error::invalid("the output folder", path.display(), fix))
+            }
+        };
+        // Before anything is made in it; and once more when nobody else can.
+        check()?;
         let folder = Self::hold(path)?;
-        if let Some(name) = folder.first_entry()? {
-            let fix = if name == CONFIG {
-                "it holds a run already; `resume` goes on with it, or choose another `output`"
-            } else {
-                "it is not empty and holds no run; choose another `output`"
-            };
-            return Err(Error::invalid("the output folder", path.display(), fix));
-        }
+        check()?;
         Ok(folder)
     }
 
@@ -54,17 +63,13 @@ impl RunFolder {
     /// # Errors
     /// If the folder has other things in it, another process has it, or the configuration is damaged.
     pub fn resume(path: &Path) -> Result<(Self, Option<Value>)> {
+        if first_entry(path)?.is_some_and(|name| name != CONFIG) {
+            let fix = "it has no config.json, so there is no run to go on with; choose another `output`";
+            return Err(Error::invalid("the output folder", path.display(), fix));
+        }
         let folder = Self::hold(path)?;
-        if let Some(config) = Self::config(path)? {
-            return Ok((folder, Some(config)));
-        }
-        match folder.first_entry()? {
-            None => Ok((folder, None)),
-            Some(_) => {
-                let fix = "it has no config.json, so there is no run to go on with; choose another `output`";
-                Err(Error::invalid("the output folder", path.display(), fix))
-            }
-        }
+        let config = Self::config(path)?;
+        Ok((folder, config))
     }
 
     /// The configuration of the run in a folder, if there is one, whoever has the folder.
@@ -83,9 +88,16 @@ impl RunFolder {
     fn hold(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
         let name = path.join(LOCK);
-        let lock = File::create(&name).map_err(Error::io("create", &name))?;
+        refuse_links(path)?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false);
+        let lock = options.open(&name).map_err(Error::io("create", &name))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => {
+                let folder = Self { path: path.to_path_buf(), _lock: lock };
+                folder.remove_unfinished();
+                Ok(folder)
+            }
             Err(TryLockError::WouldBlock) => {
                 let fix = "another process is training in it; wait for it, or choose another `output`";
                 Err(Error::invalid("the output folder", path.display(), fix))
@@ -94,13 +106,16 @@ impl RunFolder {
         }
     }
 
-    /// Something in the folder that counts; `config.json` if it is there.
-    fn first_entry(&self) -> Result<Option<String>> {
-        let entries = std::fs::read_dir(&self.path).map_err(Error::io("read", &self.path))?;
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name != LOCK && !name.ends_with(STAGED)).collect();
-        names.sort_by_key(|name| name != CONFIG);
-        Ok(names.into_iter().next())
+    /// Removes what a killed process of this run had not finished.
+    fn remove_unfinished(&self) {
+        for folder in [self.path.clone(), self.path.join(SAMPLES)] {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if unfinished(&entry.file_name().to_string_lossy()).is_some() {
+                    // It is in nobody's way if this fails.
+                    let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
+                }
+            }
+        }
     }
 
     /// The folder.
@@ -110,7 +125,7 @@ impl RunFolder {
 
     /// Its checkpoints.
     pub fn checkpoints(&self) -> RunCheckpoints {
-        RunCheckpoints::new(&self.path.join("checkpoints"))
+        RunCheckpoints::new(&self.path.join(CHECKPOINTS))
     }
 
     /// Writes down what was asked for.
@@ -121,11 +136,11 @@ impl RunFolder {
         replace_file(&self.path.join(CONFIG), format!("{config:#}\n").as_bytes())
     }
 
-    /// The log, without what was done after step `keep`, and the curves of the losses in it.
+    /// The log, without what was done after step `keep`.
     ///
     /// # Errors
     /// If it cannot be read or written.
-    pub fn metrics(&self, keep: u64) -> Result<(MetricsLog, Vec<LossCurve>)> {
+    pub fn metrics(&self, keep: u64) -> Result<OpenedLog> {
         MetricsLog::open(&self.path.join(METRICS), keep)
     }
 
@@ -134,7 +149,7 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn write_samples(&self, name: &str, grid: &Picture) -> Result<PathBuf> {
-        let folder = self.path.join("samples");
+        let folder = self.path.join(SAMPLES);
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let path = folder.join(name);
         replace_file(&path, &encode_png(grid, &[])?)?;
@@ -177,6 +192,31 @@ impl RunFolder {
     pub fn write_model(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         replace_folder(&self.model(), write)
     }
+}
+
+/// Something in a run's folder that counts, if that is there; `config.json` before all else.
+fn first_entry(path: &Path) -> Result<Option<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.map_err(Error::io("read", path))?,
+    };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != LOCK && unfinished(name).is_none()).collect();
+    names.sort_by_key(|name| name != CONFIG);
+    Ok(names.into_iter().next())
+}
+
+/// A run writes into its folder and nowhere else, wherever the folder comes from.
+fn refuse_links(path: &Path) -> Result<()> {
+    for folder in [path.to_path_buf(), path.join(CHECKPOINTS), path.join(SAMPLES)] {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        if let Some(link) = entries.map(|entry| entry.path()).find(|path| path.is_symlink()) {
+            let fix =
+                "it is a link, and a run writes into its own folder alone; put there what it leads to, or remove it";
+            return Err(Error::unusable(ErrorKind::File, "a run's folder", link.display(), fix));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,11 +26,33 @@ impl LossCurve {
         curves[place].points.push((step as f64, loss));
     }
 
+    /// Adds what a line of the log says of a step.
+    fn add_all(curves: &mut Vec<Self>, step: u64, loss: &Value) {
+        let number = |loss: &Value| loss.as_f64().unwrap_or(f64::NAN);
+        match loss {
+            Value::Object(losses) => {
+                losses.iter().for_each(|(name, loss)| Self::add(curves, name, step, number(loss)));
+            }
+            loss => Self::add(curves, SINGLE, step, number(loss)),
+        }
+    }
+
     /// The mean of its last `count` losses, or of all if there are not so many; `None` if there is none.
     pub fn mean_of_last(&self, count: usize) -> Option<f64> {
         let last = &self.points[self.points.len().saturating_sub(count)..];
         (!last.is_empty()).then(|| last.iter().map(|(_, loss)| loss).sum::<f64>() / last.len() as f64)
     }
+}
+
+/// A log that was there.
+#[derive(Debug)]
+pub struct OpenedLog {
+    /// For more lines.
+    pub log: MetricsLog,
+    /// The losses so far.
+    pub curves: Vec<LossCurve>,
+    /// What cannot be read of it, if anything.
+    pub warning: Option<String>,
 }
 
 /// A run's log, open for more lines.
@@ -42,34 +64,51 @@ pub struct MetricsLog {
 
 impl MetricsLog {
     /// Opens or creates a log and cuts off every line after step `keep`: what a killed run did beyond its last
-    /// checkpoint is done again. Gives the losses so far.
+    /// checkpoint is done again. A line before that which cannot be read stays as it is.
     ///
     /// # Errors
     /// If the file cannot be read or written.
-    pub fn open(path: &Path, keep: u64) -> Result<(Self, Vec<LossCurve>)> {
+    pub fn open(path: &Path, keep: u64) -> Result<OpenedLog> {
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).open(path).map_err(Error::io("open", path))?;
-        let (mut reader, mut end, mut curves) = (BufReader::new(&file), 0, Vec::new());
+        let (mut curves, mut unreadable, mut beyond) = (Vec::new(), Vec::new(), Vec::new());
+        // Of the bytes read, those that are kept; and the last step among these.
+        let (mut reader, mut read, mut end, mut last) = (BufReader::new(&file), 0, 0, 0);
         let mut line = Vec::new();
-        loop {
+        for number in 1.. {
             line.clear();
-            let count = reader.read_until(b'\n', &mut line).map_err(Error::io("read", path))?;
-            // A line that was not finished ends the log as well.
-            let Ok(value) = serde_json::from_slice::<Value>(&line) else { break };
-            let Some(step) = value["step"].as_u64().filter(|&step| step <= keep && line.ends_with(b"\n")) else {
+            read += reader.read_until(b'\n', &mut line).map_err(Error::io("read", path))? as u64;
+            // A line that was not finished ends the log.
+            if !line.ends_with(b"\n") {
                 break;
-            };
-            end += count as u64;
-            let number = |loss: &Value| loss.as_f64().unwrap_or(f64::NAN);
-            match &value["loss"] {
-                Value::Object(losses) => {
-                    losses.iter().for_each(|(name, loss)| LossCurve::add(&mut curves, name, step, number(loss)));
-                }
-                loss => LossCurve::add(&mut curves, SINGLE, step, number(loss)),
             }
+            let value = serde_json::from_slice::<Value>(&line).unwrap_or_default();
+            match value["step"].as_u64() {
+                Some(step) if step > last && step <= keep => {
+                    LossCurve::add_all(&mut curves, step, &value["loss"]);
+                    last = step;
+                    // What stands before a line of such a step is not of a later one, whatever it says.
+                    unreadable.append(&mut beyond);
+                }
+                Some(step) if step <= last => unreadable.push(number),
+                // It has the place of the next step.
+                None if last < keep => {
+                    unreadable.push(number);
+                    last += 1;
+                }
+                _ => {
+                    beyond.push(number);
+                    continue;
+                }
+            }
+            end = read;
         }
         file.set_len(end).map_err(Error::io("shorten", path))?;
-        Ok((Self { path: path.to_path_buf(), file }, curves))
+        let warning = (!unreadable.is_empty()).then(|| {
+            let lines: Vec<String> = unreadable.iter().map(usize::to_string).collect();
+            format!("in {} line {} cannot be read and stays as it is", path.display(), lines.join(", "))
+        });
+        Ok(OpenedLog { log: Self { path: path.to_path_buf(), file }, curves, warning })
     }
 
     /// Adds a line.
@@ -92,6 +131,7 @@ impl MetricsLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::replace_file;
     use serde_json::json;
 
     #[test]
@@ -99,18 +139,41 @@ mod tests {
         let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a temporary folder")))?;
         let path = folder.path().join("metrics.jsonl");
         let points = |curves: &[LossCurve]| curves.first().map(|curve| curve.points.clone()).unwrap_or_default();
-        let (mut log, curves) = MetricsLog::open(&path, 0)?;
+        let OpenedLog { mut log, curves, .. } = MetricsLog::open(&path, 0)?;
         assert!(curves.is_empty());
         for step in 1..=5 {
             log.append(&json!({"step": step, "loss": step as f64 / 2.0}))?;
         }
         log.file.write_all(b"{\"step\": 6, \"lo").map_err(Error::io("write", &path))?;
-        let (_, curves) = MetricsLog::open(&path, 100)?;
+        let OpenedLog { curves, warning, .. } = MetricsLog::open(&path, 100)?;
         assert_eq!((points(&curves).len(), curves[0].mean_of_last(2)), (5, Some(2.25)));
-        let (mut log, curves) = MetricsLog::open(&path, 3)?;
+        assert_eq!(warning, None);
+        let OpenedLog { mut log, curves, .. } = MetricsLog::open(&path, 3)?;
         assert_eq!(points(&curves), [(1.0, 0.5), (2.0, 1.0), (3.0, 1.5)]);
         log.append(&json!({"step": 4, "loss": 9.0}))?;
-        assert_eq!(points(&MetricsLog::open(&path, 4)?.1).last(), Some(&(4.0, 9.0)));
+        assert_eq!(points(&MetricsLog::open(&path, 4)?.curves).last(), Some(&(4.0, 9.0)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_does_not_take_others_with_it() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a temporary folder")))?;
+        let path = folder.path().join("metrics.jsonl");
+        let lines: Vec<String> = (1..=9).map(|step| format!("{}\n", json!({"step": step, "loss": 1.0}))).collect();
+        for bad in ["{\"step\": 5, \"lo\x01ss\": 1}\n", "\n", "[]\n", "{\"step\": 0}\n", "{\"step\": 99}\n"] {
+            // The last line kept may as well be a later one that is to go, if it says so.
+            let last = if bad.contains("99") { 4 } else { 5 };
+            for (number, keep) in [(5, 9), (5, 6), (last, 5), (1, 9)] {
+                let mut damaged = lines.clone();
+                damaged[number - 1] = bad.into();
+                replace_file(&path, damaged.concat().as_bytes())?;
+                let OpenedLog { curves, warning, .. } = MetricsLog::open(&path, keep)?;
+                let kept = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+                assert_eq!(kept, damaged[..keep as usize].concat(), "{bad:?} {number} {keep}");
+                assert!(warning.is_some_and(|warning| warning.contains(&format!("line {number} "))));
+                assert_eq!(curves.first().map_or(0, |curve| curve.points.len()), keep as usize - 1);
+            }
+        }
         Ok(())
     }
 
@@ -118,10 +181,10 @@ mod tests {
     fn losses_of_several_names_have_a_curve_each() -> Result<()> {
         let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a temporary folder")))?;
         let path = folder.path().join("metrics.jsonl");
-        let (mut log, _) = MetricsLog::open(&path, 0)?;
+        let mut log = MetricsLog::open(&path, 0)?.log;
         log.append(&json!({"step": 1, "loss": {"b": 1.0}}))?;
         log.append(&json!({"step": 2, "loss": {"a": 2.0, "b": 3.0}}))?;
-        let curves = MetricsLog::open(&path, 2)?.1;
+        let curves = MetricsLog::open(&path, 2)?.curves;
         let curve = |name: &str, points: &[(f64, f64)]| LossCurve { name: name.into(), points: points.into() };
         assert_eq!(curves, [curve("b", &[(1.0, 1.0), (2.0, 3.0)]), curve("a", &[(2.0, 2.0)])]);
         Ok(())

@@ -1,5 +1,6 @@
 //! A run from its first step, or its newest checkpoint, to the finished model.
 
+use super::metrics_log::OpenedLog;
 use super::{LossCurve, MetricsLog, RunCheckpoints, RunFolder};
 use crate::training::data::{BatchSource, Loader};
 use crate::training::{StepReport, Trainer, TrainingTask};
@@ -112,7 +113,10 @@ pub fn train<T: TrainingTask>(
     if let Some(state) = state {
         trainer.restore(state)?;
     }
-    let (log, curves) = folder.metrics(trainer.steps())?;
+    let OpenedLog { log, curves, warning } = folder.metrics(trainer.steps())?;
+    if let Some(warning) = warning {
+        let _ = observer(TrainEvent::Warning(warning));
+    }
     Run { folder, checkpoints, trainer, plan, log, curves, observer }.finish(batches)
 }
 
@@ -169,17 +173,25 @@ impl<T: TrainingTask> Run<'_, '_, T> {
     fn keep(&mut self, stopped: bool) -> Result<()> {
         let step = self.trainer.steps();
         let last = step == self.plan.steps;
-        if stopped || last || step.is_multiple_of(self.plan.checkpoint_every) {
+        // Before the checkpoint: a process that is killed in between comes here again. A run that cannot be sampled is not lost.
+        let drawn = match last || self.plan.sample_every.is_some_and(|every| step.is_multiple_of(every)) {
+            true => self.draw(step),
+            false => Ok(()),
+        };
+        if stopped || last || drawn.is_err() || step.is_multiple_of(self.plan.checkpoint_every) {
             self.log.sync()?;
             let saved = self.checkpoints.save(&self.trainer.state(), self.trainer.sets())?;
             let _ = (self.observer)(TrainEvent::Checkpoint(saved));
         }
-        if last || self.plan.sample_every.is_some_and(|every| step.is_multiple_of(every)) {
-            self.folder.write_loss_curves(&self.curves)?;
-            for (suffix, picture) in self.trainer.task().samples(self.trainer.sets())? {
-                let path = self.folder.write_samples(&format!("step-{step:06}{suffix}.png"), &picture)?;
-                let _ = (self.observer)(TrainEvent::Samples(path));
-            }
+        drawn
+    }
+
+    /// Draws the losses so far, and what the networks can do.
+    fn draw(&mut self, step: u64) -> Result<()> {
+        self.folder.write_loss_curves(&self.curves)?;
+        for (suffix, picture) in self.trainer.task().samples(self.trainer.sets())? {
+            let path = self.folder.write_samples(&format!("step-{step:06}{suffix}.png"), &picture)?;
+            let _ = (self.observer)(TrainEvent::Samples(path));
         }
         Ok(())
     }

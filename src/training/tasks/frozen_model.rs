@@ -249,6 +249,7 @@ fn loader(files: &ModelFiles, held: HeldWeights) -> Loader<'_> {
         activations: DType::F32,
         backend: Some(held.backend),
         products: Some(held.products),
+        headers_alone: false,
         source: None,
         loras: None,
         adapters: None,

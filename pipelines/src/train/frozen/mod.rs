@@ -180,7 +180,8 @@ impl FrozenModelSettings {
         let path = self.latents.clone().unwrap_or_else(|| preparation.folder.join("latents.safetensors"));
         let (autoencoder, pictures) = (model.autoencoder(), data.pictures());
         let key = data.latents_key(options, self.buckets);
-        let encoded = Encoded { pictures, autoencoder, options, path: &path, key: &key };
+        let encoded =
+            Encoded { pictures, autoencoder, options, path: &path, of_run: self.latents.is_none(), key: &key };
         let (size, batch_size, seed) = (data.size(), self.common.batch_size, self.common.seed);
         let buckets = || match self.buckets {
             true => Buckets::by_aspect(data.sizes(), size.0, autoencoder.latent_space().factor, batch_size),

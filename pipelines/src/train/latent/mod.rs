@@ -254,7 +254,8 @@ impl TrainingSettings for LatentTrainingSettings {
         let least = self.common.batch_size;
         let key = data.latents_key(options, self.buckets.then(|| (task.size_multiple(), least)));
         let (autoencoder, pictures) = (task.autoencoder().network(), data.pictures());
-        let encoded = Encoded { pictures, autoencoder, options, path: &path, key: &key };
+        let encoded =
+            Encoded { pictures, autoencoder, options, path: &path, of_run: self.latents.is_none(), key: &key };
         let buckets = || match self.buckets {
             true => Buckets::by_aspect(&data.sizes()?, data.size().0, task.size_multiple(), least),
             false => Ok(Buckets::one(data.size(), pictures.len())),

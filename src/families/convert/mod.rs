@@ -1,32 +1,34 @@
 //! From any form of a model to a folder in diffusers layout, or to one file in the original layout.
 
+mod completeness;
+mod output;
+
 use super::{Component, Families};
 use crate::checkpoints::{
-    Checkpoint, ComponentKind, ModelFiles, Planned, Precision, TensorPart, float_type, write_safetensors,
+    Checkpoint, ComponentKind, ModelFiles, Planned, Precision, SingleFile, TensorPart, float_type, write_safetensors,
 };
-use crate::files::{replace_folder, staged_name, sync_folder, write_synced};
-use crate::layers::WeightSource;
+use crate::files::{Existing, write_file, write_folder, write_synced};
 use crate::text::TokenizerFiles;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
+use output::Form;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-/// What a folder holds beside weights and the components' configurations.
-const SETTINGS: [&str; 2] = ["model_index.json", "defaults.json"];
-
-/// The scheduler's configuration in its folder.
-const SCHEDULER: &str = "scheduler_config.json";
-
-/// Writes a model as a folder in diffusers layout, its weights as `dtype`, or as they are stored. A folder that is there
-/// gives way, and only once the new one is whole.
+/// Writes a model as a folder in diffusers layout, its weights as `dtype`, or as they are stored. It is read back before it takes
+/// its place. A folder that is there gives way if it is to, is a model as this function writes it and holds nothing else, and
+/// only once the new one is whole.
 ///
 /// # Errors
-/// If the model has no component with weights, a tensor is damaged or does not fit the type, or the disk is full.
-pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>) -> Result<()> {
+/// If the place is not free, or is, holds or lies in what the model is read from; if the model could not be loaded, for tensors
+/// that are missing, damaged or too many; if a tensor does not fit the type, or the disk is full. What was there stays.
+pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>, existing: Existing) -> Result<()> {
+    output::check(files, folder, Form::Folder, existing)?;
+    completeness::check(files)?;
     let components = components(files, dtype)?;
-    replace_folder(folder, |staged| {
+    let placed = write_folder(folder, existing, |staged| {
         for component in &components {
             let at = staged.join(component.part.folder);
             std::fs::create_dir_all(&at).map_err(Error::io("create", &at))?;
@@ -44,23 +46,34 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
                 component.tensor(&component.tensors[i].name, &tensors[i].shape)
             })?;
         }
-        if files.exists(&format!("scheduler/{SCHEDULER}")) {
-            copy_config(files, staged, "scheduler", SCHEDULER)?;
-        }
-        for name in SETTINGS.into_iter().filter(|name| files.exists(name)) {
-            copy(files, staged, name)?;
+        for name in output::SETTINGS.into_iter().filter(|name| files.exists(name)) {
+            match name.split_once('/') {
+                Some((component, file)) => copy_config(files, staged, component, file)?,
+                None => copy(files, staged, name)?,
+            }
         }
         let mut tokenizers = Families::built_in().components().into_iter().filter_map(|component| component.tokenizer);
-        tokenizers.try_for_each(|tokenizer| copy_tokenizer(files, staged, tokenizer))
-    })
+        tokenizers.try_for_each(|tokenizer| copy_tokenizer(files, staged, tokenizer))?;
+        completeness::check(&ModelFiles::folder(staged)?)
+    })?;
+    if placed { Ok(()) } else { Err(taken(folder)) }
+}
+
+/// Of a name that was free when the work began.
+fn taken(output: &Path) -> Error {
+    let fix = "another process made it while this one worked, and it stays; choose another `output`";
+    Error::invalid("the output", output.display(), fix)
 }
 
 /// Writes the weights of a model as one file in the layout of the code base that trained Stable Diffusion, as `dtype`, or
-/// as they are stored. A file that is there gives way, and only once the new one is whole.
+/// as they are stored. It is read back before it takes its place. A file that is there gives way if it is to and is a model,
+/// and only once the new one is whole.
 ///
 /// # Errors
 /// As [`convert_to_folder`].
-pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) -> Result<()> {
+pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>, existing: Existing) -> Result<()> {
+    output::check(files, path, Form::File, existing)?;
+    completeness::check(files)?;
     let components = components(files, dtype)?;
     let layout = Families::built_in().file_layout(files);
     // By their names in the file: the component and its tensors that are joined there.
@@ -81,19 +94,18 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>) ->
     }
     let dtype = components[0].tensors[0].dtype;
     outputs.extend(layout.marks(files)?.into_iter().map(|name| Planned { name: name.into(), shape: vec![0], dtype }));
-    let staged = staged_name(path);
-    let written = write_safetensors(&staged, &outputs, |i| match sources.get(i) {
-        Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
-        None => Ok(Tensor::zeros(outputs[i].shape.as_slice(), DType::F32, &Device::Cpu)?),
-    });
-    let placed = || {
-        std::fs::rename(&staged, path).map_err(Error::io("write", path))?;
-        path.parent().map_or(Ok(()), sync_folder)
-    };
-    written.and_then(|()| placed()).inspect_err(|_| {
-        // Whether this works or not, the first error tells more.
-        let _ = std::fs::remove_file(&staged);
-    })
+    let placed = write_file(path, existing, |staged| {
+        write_safetensors(staged, &outputs, |i| match sources.get(i) {
+            Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
+            None => Ok(Tensor::zeros(outputs[i].shape.as_slice(), DType::F32, &Device::Cpu)?),
+        })?;
+        let configs = match files {
+            ModelFiles::Single { configs, .. } => configs.clone(),
+            files => Arc::new(files.clone()),
+        };
+        completeness::check(&ModelFiles::Single { configs, weights: SingleFile::open(staged)?, layout })
+    })?;
+    if placed { Ok(()) } else { Err(taken(path)) }
 }
 
 /// A component and the tensors that its model has.
@@ -111,7 +123,7 @@ fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Converted>
         let tensors: Vec<Planned> = (checkpoint.stored())
             .filter(|tensor| !checkpoint.has_no_use_for(&tensor.name))
             .filter_map(|tensor| {
-                // f64 holds nothing that a network was trained to.
+                // Those of other types are none that a network asks for. f64 holds nothing that one was trained to.
                 let stored = float_type(tensor.dtype)?;
                 let stored = if stored == DType::F64 { DType::F32 } else { stored };
                 Some(Planned { name: tensor.name, shape: tensor.shape, dtype: dtype.unwrap_or(stored) })
@@ -155,7 +167,7 @@ impl Converted {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.checkpoint.tensor(name, shape)
+        self.checkpoint.sound_tensor(name, shape)
     }
 
     /// The shape of what parts are put together to.
