@@ -133,6 +133,31 @@ fn read_weights(folder: &Path, bytes: &[u8]) -> TestResult<bool> {
     }))
 }
 
+/// Headers and configurations of millions of bytes, of small values: each a small multiple, or not even read.
+fn long_headers(folder: &Path) -> TestResult {
+    let dimensions =
+        format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":[{}1],\"data_offsets\":[0,4]}}}}", "1,".repeat(2 << 20));
+    let said = format!(
+        "{{\"__metadata__\":{{{}\"\":\"\"}}}}",
+        (0..200_000).map(|i| format!("\"{i}\":\"\",")).collect::<String>()
+    );
+    let one = |i: usize| format!("\"{i}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+    let many = |count: usize| format!("{{{}}}", (0..count).map(one).collect::<Vec<_>>().join(","));
+    for (header, rest, good) in [
+        (dimensions, 4, true),
+        (said, 0, true),
+        (many(90_000), 0, true),
+        (many(110_000), 0, false),
+        (" ".repeat(40 << 20), 0, false),
+    ] {
+        std::fs::write(folder.join("x"), with_header(header.as_bytes(), &[0; 4][..rest]))?;
+        let files = ModelFiles::folder(folder)?;
+        let read = bounded("a long header", header.len(), 16, || TensorFile::open(&files, "x").is_ok());
+        assert_eq!(read, good, "{} bytes", header.len());
+    }
+    Ok(())
+}
+
 /// The header of a safetensors file, and the rest.
 fn header(file: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = file.split_first_chunk::<8>()?;
@@ -355,6 +380,7 @@ fn damaged_files_are_read_or_refused_in_bounded_memory() -> TestResult {
     // What is made once, such as the threads, is no reader's.
     let _: Vec<usize> = rayon::broadcast(|context| context.index());
     weights(&mut damage, folder.path())?;
+    long_headers(folder.path())?;
     lora_names(&mut damage, folder.path())?;
     configurations(&mut damage, folder.path())?;
     pictures(&mut damage)?;

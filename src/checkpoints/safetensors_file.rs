@@ -1,7 +1,7 @@
 //! One safetensors file.
 
-use super::ModelFiles;
 use super::mapped::Bytes;
+use super::{ModelFiles, safetensors_header};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata};
@@ -67,10 +67,8 @@ impl SafetensorsFile {
         let Some(data) = data.filter(|&data| data <= bytes.len()) else {
             return Err(damaged(&format!("its header cannot have {length} bytes")));
         };
-        let metadata: Metadata = serde_json::from_slice(&bytes.part(LENGTH..data)?)
+        let metadata = safetensors_header::parse(&bytes.part(LENGTH..data)?)
             .map_err(|e| damaged(&format!("its header is damaged: {e}")))?;
-        check_count(metadata.offset_keys().len())
-            .map_err(|reason| Error::malformed(ErrorKind::Model, "safetensors file", &path, reason))?;
         let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
         match data.checked_add(end) {
             Some(end) if end == bytes.len() => {}
