@@ -12,6 +12,12 @@ pub const DIFFUSERS_VERSION: &str = "0.42.1";
 /// No size or count of a real model is larger.
 const LARGEST: usize = 1_000_000;
 
+/// Bytes of the longest configuration; those with the names of all classes have some hundred thousand.
+pub(crate) const LONGEST: usize = 8 << 20;
+
+/// The size is halved between two, and no real network does so as often.
+pub(crate) const MOST_RESOLUTIONS: usize = 16;
+
 /// What is wrong with a configuration: the name of the field, and what it may be. Those who know the file make an error
 /// of it, with [`ConfigFields::wrong`] if it has fields.
 pub(crate) type Flaw = (&'static str, String);
@@ -42,6 +48,10 @@ impl ConfigFields {
     /// # Errors
     /// If the text is not one JSON object.
     pub fn from_json(component: &'static str, text: &str, path: &Path) -> Result<Self> {
+        if text.len() > LONGEST {
+            let reason = format!("it has {} bytes, and configurations have {LONGEST} at most", text.len());
+            return Err(Error::malformed(ErrorKind::Model, "JSON object", path, reason));
+        }
         let fields = serde_json::from_str(&quote_bare_constants(text))
             .map_err(|e| Error::malformed(ErrorKind::Model, "JSON object", path, e))?;
         Ok(Self::from_fields(component, fields))
@@ -88,6 +98,11 @@ impl ConfigFields {
     /// Whether a field is there and null.
     pub fn is_null(&self, name: &str) -> bool {
         self.fields.get(name).is_some_and(Value::is_null)
+    }
+
+    /// Whether a field is absent or null.
+    pub fn lacks(&self, name: &str) -> bool {
+        self.fields.get(name).is_none_or(Value::is_null)
     }
 
     /// An error about a field's value.

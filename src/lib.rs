@@ -28,7 +28,7 @@
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
-//! | [`files`] | files that are there whole or not at all |
+//! | [`files`] | files that are there whole or not at all, and a guard around what reads those of others |
 //!
 //! The order in which these run for a request is the crate `tweedie-pipelines`.
 //!

@@ -20,7 +20,10 @@ use tweedie::layers::{Backend, Computation, Weight, WeightSource};
 use tweedie::models::{ControlModel, Strength, UNet2DConditionConfig};
 use tweedie::noise::TorchGenerator;
 use tweedie::text::{Tokenizer, weighted_chunks};
-use tweedie_pipelines::{ControlImage, LatentDiffusion, Model, TaskKind, TextToImageRequest, Usage};
+use tweedie_pipelines::{
+    Adapters, ControlImage, DeviceChoice, EmbeddingChoice, LatentDiffusion, LoraChoice, Model, TaskKind,
+    TextToImageRequest, Usage,
+};
 
 /// Weights in memory.
 struct Stored {
@@ -50,11 +53,16 @@ impl WeightSource for Stored {
 
 /// Every weight of `stored`, through the LoRAs.
 fn merged(loras: Loras, stored: &Stored) -> TestResult<HashMap<String, Tensor>> {
+    Ok(merged_with_warnings(loras, stored)?.0)
+}
+
+/// The same, with what of the files had no effect.
+fn merged_with_warnings(loras: Loras, stored: &Stored) -> TestResult<(HashMap<String, Tensor>, Vec<String>)> {
     let source = loras.over("unet", stored);
     let through = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), source.tensor(name, tensor.dims())?));
     let all = stored.tensors.iter().map(through).collect::<TestResult<_>>()?;
-    loras.finish("a test's model")?;
-    Ok(all)
+    let warnings = loras.finish("a test's model")?;
+    Ok((all, warnings))
 }
 
 /// Every weight of `stored`, with the LoRAs beside it.
@@ -148,18 +156,153 @@ fn what_does_not_fit_is_named() -> TestResult {
     let kronecker = "lora_unet_down_blocks_0_linear.lokr_w1_a";
     says(&[(kronecker, &[5, 1]), ("lora_unet_down_blocks_0_linear.lokr_w1_b", &[1, 5])], &[kronecker, "5x5"])?;
     says(&[("lora_unet_conv_in.oft_blocks", &[2, 2])], &["OFT", "not supported", "LoHa"])?;
+    let glora: [(&str, &[usize]); 3] =
+        [("lora_unet_a.alpha", &[]), ("lora_unet_a.a1.weight", &[2, 2]), ("lora_unet_a.b2.weight", &[2, 2])];
+    says(&glora, &["lora_unet_a.a1.weight is GLoRA, which is not supported"])?;
+    says(&[("lora_unet_a.alpha", &[])], &["lora_unet_a.alpha is no part of a LoRA"])?;
     says(&[("cond_stage_model.weight", &[2, 2])], &["cond_stage_model.weight", "`model`"])?;
-    let elsewhere = "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight";
-    let of_xl = "lora_unet_down_blocks_0_attn2_to_k.lora_down.weight";
     says(
-        &[(DOWN, &[2, 10]), (UP, &[12, 2]), (elsewhere, &[2, 8]), (of_xl, &[2, 2048])],
-        &["2 of its 3 weights", "a test's model", "Stable Diffusion XL"],
+        &[(ELSEWHERE, &[2, 8]), (OF_XL, &[2, 2048])],
+        &["2 of its 2 weights", "a test's model", "Stable Diffusion XL"],
     )?;
     let folder =
         Loras::open([(golden("adapters").as_path(), 1.0)], &SDXL.lora_target(2)).err().ok_or("a folder")?.to_string();
     assert!(folder.contains("is a folder; give the file in it"), "{folder}");
     let twice = "unet.down_blocks.0.linear.lora_A.weight";
     says(&[(DOWN, &[2, 10]), (twice, &[2, 10]), (UP, &[12, 2])], &[twice, DOWN, "keep one"])?;
+    Ok(())
+}
+
+const ELSEWHERE: &str = "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight";
+const OF_XL: &str = "lora_unet_down_blocks_0_attn2_to_k.lora_down.weight";
+
+/// A file that is of use is used, and one warning, always the same, says what of it is not.
+#[test]
+fn what_has_no_effect_is_told_and_the_rest_is_used() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let stored = Stored::open(&golden("adapters/base.safetensors"))?;
+    let of_use: [(&str, &[usize]); 2] = [(DOWN, &[2, 10]), (UP, &[12, 2])];
+    let used = |more: &[(&str, &[usize])]| -> TestResult<(Tensor, Vec<String>)> {
+        let path = write_lora(folder.path(), &[&of_use[..], more].concat())?;
+        let loras = Loras::open([(path.as_path(), 1.0)], &SDXL.lora_target(2))?;
+        let (mut tensors, warnings) = merged_with_warnings(loras, &stored)?;
+        Ok((tensors.remove("down_blocks.0.linear.weight").ok_or("no weight")?, warnings))
+    };
+    let (alone, warnings) = used(&[])?;
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let unknown: [(&str, &[usize]); 6] = [
+        (OF_XL, &[2, 2048]),
+        (ELSEWHERE, &[2, 8]),
+        ("z.something", &[1]),
+        ("a.something", &[1]),
+        ("lora_unet_conv_in.oft_blocks", &[2, 2]),
+        ("lora_unet_conv_in.a1.weight", &[2, 2]),
+    ];
+    for _ in 0..5 {
+        let (weight, warnings) = used(&unknown)?;
+        assert_eq!(largest(&(&weight - &alone)?)?, 0.0);
+        let file = folder.path().join("test.safetensors");
+        let expected = format!(
+            "a part of the LoRA {} has no effect: 2 of its 3 weights are not in this model, which is a test's model: first \
+             {ELSEWHERE}; take a LoRA for this model (this one is for Stable Diffusion XL); 2 of its tensors are no part of a \
+             LoRA: first a.something; 1 of its tensors are GLoRA, which is not supported: first lora_unet_conv_in.a1.weight; 1 \
+             of its tensors are OFT, which is not supported: first lora_unet_conv_in.oft_blocks",
+            file.display()
+        );
+        assert_eq!(warnings, [expected]);
+    }
+    Ok(())
+}
+
+/// Biases, norms, and IA3's factors of what goes in or comes out.
+#[test]
+fn vectors_change_and_multiply_weights() -> TestResult {
+    const WEIGHT: &str = "down_blocks.0.linear.weight";
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("lora.safetensors");
+    let numbers = |count: usize, seed: u32| -> TestResult<Tensor> {
+        let values = TorchGenerator::new(seed.into()).normal(count);
+        Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
+    };
+    let mut stored = Stored::open(&golden("adapters/base.safetensors"))?;
+    for (i, name) in
+        ["down_blocks.0.linear.bias", "down_blocks.0.norm.weight", "down_blocks.0.norm.bias"].iter().enumerate()
+    {
+        stored.tensors.insert((*name).into(), numbers(12, i as u32)?);
+    }
+    let through = |file: HashMap<String, Tensor>, beside: bool| -> TestResult<HashMap<String, Tensor>> {
+        candle_core::safetensors::save(&file, &path)?;
+        let loras = Loras::open([(path.as_path(), 0.5)], &SDXL.lora_target(2))?;
+        if !beside {
+            return merged(loras, &stored);
+        }
+        let vectors = stored.tensors.iter().filter(|(_, tensor)| tensor.rank() == 1);
+        let source = loras.beside("unet", &stored);
+        vectors.map(|(name, tensor)| Ok((name.clone(), source.tensor(name, tensor.dims())?))).collect()
+    };
+    let near = |got: &Tensor, want: &Tensor| -> TestResult {
+        let error = largest(&(got - want)?)?;
+        assert!(error < 1e-6, "{error:.1e}");
+        Ok(())
+    };
+
+    let changes = HashMap::from([
+        ("lora_unet_down_blocks_0_linear.diff_b".to_owned(), numbers(12, 7)?),
+        ("lora_unet_down_blocks_0_norm.w_norm".to_owned(), numbers(12, 8)?),
+        ("lora_unet_down_blocks_0_norm.b_norm".to_owned(), numbers(12, 9)?),
+    ]);
+    for beside in [false, true] {
+        let got = through(changes.clone(), beside)?;
+        for (name, seed) in [("linear.bias", 7), ("norm.weight", 8), ("norm.bias", 9)] {
+            let name = format!("down_blocks.0.{name}");
+            near(&got[&name], &(&stored.tensors[&name] + (numbers(12, seed)? * 0.5)?)?)?;
+        }
+    }
+    let short = HashMap::from([("lora_unet_down_blocks_0_linear.diff_b".to_owned(), numbers(11, 7)?)]);
+    let message = through(short, false).err().ok_or("it was taken")?.to_string();
+    assert!(message.contains("diff_b has shape [11], needed 12 values"), "{message}");
+
+    for on_input in [false, true] {
+        let factors = numbers(if on_input { 10 } else { 12 }, 3)?;
+        let file = HashMap::from([
+            ("lora_unet_down_blocks_0_linear.weight".to_owned(), factors.clone()),
+            ("lora_unet_down_blocks_0_linear.on_input".to_owned(), Tensor::new(u8::from(on_input), &Device::Cpu)?),
+        ]);
+        let base = &stored.tensors[WEIGHT];
+        let factors = factors.reshape(if on_input { (1, 10) } else { (12, 1) })?;
+        near(&through(file, false)?[WEIGHT], &(base + base.broadcast_mul(&(factors * 0.5)?)?)?)?;
+    }
+    Ok(())
+}
+
+/// OneTrainer puts the words that it trained with a LoRA into the LoRA's file.
+#[test]
+fn words_come_with_a_lora() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("lora.safetensors");
+    let mut tensors = candle_core::safetensors::load(golden("models/lora/kohya.safetensors"), &Device::Cpu)?;
+    let alone = candle_core::safetensors::load(golden("models/embedding/thing.safetensors"), &Device::Cpu)?;
+    let vectors = alone.into_values().next().ok_or("no vectors")?;
+    tensors.insert("bundle_emb.my word.string_to_param.*".into(), vectors.clone());
+    candle_core::safetensors::save(&tensors, &path)?;
+
+    let picture = |lora: &Path, word: Option<&Path>| -> TestResult<Photo> {
+        let loras = vec![LoraChoice { path: lora.into(), weight: 1.0 }];
+        let embeddings = word.iter().map(|path| EmbeddingChoice { path: path.into(), token: None }).collect();
+        let builder = LatentDiffusion::builder().model(Model::Folder(golden("models/sd15"))).device(DeviceChoice::Cpu);
+        let model = builder.adapters(Adapters { loras, embeddings, ..Adapters::default() }).build()?;
+        let request =
+            TextToImageRequest { steps: Some(2), seed: 3, prompt: "a photo of my word".into(), ..Default::default() };
+        Ok(model.generate(&request)?.pictures.remove(0))
+    };
+    let kohya = golden("models/lora/kohya.safetensors");
+    let word = folder.path().join("my word.safetensors");
+    candle_core::safetensors::save(&HashMap::from([("emb_params", vectors)]), &word)?;
+    let apart = picture(&kohya, Some(&word))?;
+    assert!(picture(&path, None)?.samples() == apart.samples());
+    assert!(picture(&kohya, None)?.samples() != apart.samples());
+    // Given by itself too, it is one word.
+    assert!(picture(&path, Some(&word))?.samples() == apart.samples());
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! Checkpoints that are damaged, or of a kind that is not read: one message each, whatever the file says.
 //!
-//! PyTorch's files are written here by hand, from the descriptions of zip and of pickle: a second implementation.
+//! PyTorch's files are written by hand.
+
+mod torch_files;
 
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use torch_files::{checkpoint, tensor, text, with_pickle, zip};
 use tweedie::ErrorKind;
 use tweedie::checkpoints::{ModelFiles, SingleFile, TensorFile};
 use tweedie::families::{Families, convert_to_file};
@@ -15,97 +18,6 @@ type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name)
-}
-
-/// A zip file of stored entries.
-fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut file, mut directory) = (Vec::new(), Vec::new());
-    for (name, bytes) in entries {
-        let (place, size) = (file.len() as u32, bytes.len() as u32);
-        // From version, flags and method to the two lengths; the checksum is not looked at.
-        let mut common = Vec::from([0u8; 14]);
-        common[0] = 20;
-        common.extend(size.to_le_bytes());
-        common.extend(size.to_le_bytes());
-        common.extend((name.len() as u16).to_le_bytes());
-        common.extend(0u16.to_le_bytes());
-        file.extend(b"PK\x03\x04");
-        file.extend(&common);
-        file.extend(name.as_bytes());
-        file.extend(*bytes);
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&common);
-        directory.extend([0u8; 10]);
-        directory.extend(place.to_le_bytes());
-        directory.extend(name.as_bytes());
-    }
-    let (start, count) = (file.len() as u32, entries.len() as u16);
-    file.extend(&directory);
-    file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend(count.to_le_bytes());
-    file.extend(count.to_le_bytes());
-    file.extend((directory.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
-    file.extend(0u16.to_le_bytes());
-    file
-}
-
-fn text(pickle: &mut Vec<u8>, text: &str) {
-    pickle.push(b'X');
-    pickle.extend((text.len() as u32).to_le_bytes());
-    pickle.extend(text.as_bytes());
-}
-
-fn integers(pickle: &mut Vec<u8>, values: &[usize]) {
-    pickle.push(b'(');
-    for &value in values {
-        pickle.push(b'J');
-        pickle.extend((value as u32).to_le_bytes());
-    }
-    pickle.push(b't');
-}
-
-/// What `torch.save` writes for one tensor of f32, its values in the entry `key`.
-fn tensor(pickle: &mut Vec<u8>, key: &str, shape: &[usize], strides: &[usize]) {
-    pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
-    text(pickle, "storage");
-    pickle.extend(b"ctorch\nFloatStorage\n");
-    text(pickle, key);
-    text(pickle, "cpu");
-    pickle.push(b'J');
-    pickle.extend((shape.iter().product::<usize>() as u32).to_le_bytes());
-    pickle.extend(b"tQK\0");
-    integers(pickle, shape);
-    integers(pickle, strides);
-    pickle.extend(b"\x89ccollections\nOrderedDict\n)RtR");
-}
-
-fn contiguous(shape: &[usize]) -> Vec<usize> {
-    (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect()
-}
-
-/// A checkpoint as PyTorch Lightning leaves it.
-fn checkpoint(tensors: &BTreeMap<String, Tensor>) -> TestResult<Vec<u8>> {
-    let mut pickle = b"\x80\x02}(".to_vec();
-    text(&mut pickle, "global_step");
-    pickle.extend(b"K\x07");
-    text(&mut pickle, "state_dict");
-    pickle.extend(b"}(");
-    let mut data = Vec::new();
-    for (i, (name, value)) in tensors.iter().enumerate() {
-        text(&mut pickle, name);
-        tensor(&mut pickle, &i.to_string(), value.dims(), &contiguous(value.dims()));
-        let values = value.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        data.push((format!("archive/data/{i}"), values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()));
-    }
-    pickle.extend(b"uu.");
-    let mut entries = vec![("archive/data.pkl", pickle.as_slice())];
-    entries.extend(data.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
-    Ok(zip(&entries))
-}
-
-fn with_pickle(pickle: &[u8]) -> Vec<u8> {
-    zip(&[("archive/data.pkl", pickle), ("archive/data/0", &[0; 24])])
 }
 
 fn safetensors(names: &[(&str, &[usize])]) -> TestResult<Vec<u8>> {
@@ -151,6 +63,12 @@ fn what_is_no_checkpoint_says_what_it_is() -> TestResult {
     refused(b"", &["is empty"])?;
     refused(b"<!DOCTYPE html><html>", &["a web page", "get it again"])?;
     refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:00", &["Git LFS pointer", "git lfs pull"])?;
+    refused(b"{\"weight_map\": {}}", &["is a JSON file, not weights"])?;
+    refused(b"{\"a1b2\":{\"x\": 1}}", &["is a JSON file, not weights"])?;
+    refused(b"notes on the model\n", &["is a text, not weights"])?;
+    refused(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &["is a picture, not weights"])?;
+    let followed = [&safetensors(&[("x", &[2])])?[..], b"more"].concat();
+    refused(&followed, &["and 4 bytes follow"])?;
     refused(b"GGUF\x03\0\0\0", &["GGUF", "as safetensors"])?;
     refused(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", &["before version 1.6", "save it again"])?;
     let mut tar = vec![0; 512];
@@ -256,10 +174,10 @@ fn a_pickle_with_anything_else_than_tensors_is_an_error_and_nothing_is_run() -> 
     refused(&with_pickle(b"K\x01."), &["no dictionary of tensors"])?;
     refused(&with_pickle(b"\x80\x02}X\xff\xff\xff\xff"), &["ends in the middle"])?;
     // A tuple of tuples of tuples: neither building nor dropping it recurses.
-    let mut deep = b")".to_vec();
-    deep.resize(1 << 20, 0x85);
-    deep.push(b'.');
-    refused(&with_pickle(&deep), &["no dictionary of tensors"])
+    let deep = |count: usize| with_pickle(&[&b")"[..], &vec![0x85; count], b"."].concat());
+    refused(&deep(1 << 14), &["no dictionary of tensors"])?;
+    // More of them would take many times the memory of their bytes.
+    refused(&deep(1 << 20), &["its pickle has 1048578 bytes and builds more than"])
 }
 
 #[test]
@@ -271,7 +189,8 @@ fn tensors_that_do_not_fit_their_values_are_refused() -> TestResult {
         pickle.extend(b"s.");
         with_pickle(&pickle)
     };
-    refused(&one(&[2, 3], &[1, 2]), &["strides [1, 2]", ".contiguous()"])?;
+    refused(&one(&[2, 3], &[3, 2]), &["strides [3, 2]", "only 6 values"])?;
+    refused(&one(&[2, 3], &[1]), &["the strides [1]"])?;
     refused(&one(&[2, 4], &[4, 1]), &["should have 8 values and has 24 bytes"])?;
     refused(&one(&[1 << 31, 1 << 31, 1 << 31], &[1, 1, 1]), &["tensor w"])?;
     let mut compressed = one(&[2, 3], &[3, 1]);

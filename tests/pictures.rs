@@ -1,6 +1,9 @@
 //! Pictures and masks: against Pillow and diffusers, by brute force, and by what must hold for every picture.
 
+mod png_files;
+
 use candle_core::Device;
+use png_files::png_file;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tweedie::images::{
@@ -450,16 +453,65 @@ fn an_animation_holds_every_frame() -> TestResult {
 
 /// A PNG file that states a size and holds no pixels.
 fn header_alone(width: u32, height: u32) -> Vec<u8> {
-    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 6, 0, 0, 0]].concat();
-    for (name, data) in [(b"IHDR", &header[..]), (b"IDAT", &[])] {
-        let mut crc = flate2::Crc::new();
-        crc.update(name);
-        crc.update(data);
-        bytes.extend((data.len() as u32).to_be_bytes());
-        bytes.extend([name, data, &crc.sum().to_be_bytes()[..]].concat());
+    png_file([(b"IHDR", &header[..]), (b"IDAT", &[])])
+}
+
+fn compressed(bytes: &[u8]) -> Result<Vec<u8>, std::io::Error> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, bytes)?;
+    encoder.finish()
+}
+
+/// A palette has three bytes a colour, which not every decoder checks.
+#[test]
+fn a_palette_of_any_length_is_an_error_or_read() -> TestResult {
+    // One pixel of the first colour.
+    let header = [&1u32.to_be_bytes()[..], &1u32.to_be_bytes(), &[8, 3, 0, 0, 0]].concat();
+    let pixels = compressed(&[0, 0])?;
+    for length in 1..=770 {
+        let palette: Vec<u8> = (0..length).map(|i| i as u8 + 7).collect();
+        let file = png_file([(b"IHDR", &header[..]), (b"PLTE", &palette), (b"IDAT", &pixels), (b"IEND", &[])]);
+        let read = Photo::decode(&file, Path::new("x.png"));
+        let text = read_png_text(&file, Path::new("x.png"));
+        match read {
+            Ok(photo) => assert_eq!(photo.to_picture().rgb(), [7, 8, 9], "{length}"),
+            Err(error) => assert!(error.to_string().contains("x.png is not a usable picture: it is "), "{error}"),
+        }
+        assert!(text.is_err() || text.is_ok_and(|chunks| chunks.is_empty()));
+        assert!(length % 3 != 0 || length > 768 || Photo::decode(&file, Path::new("x.png")).is_ok(), "{length}");
     }
-    bytes
+    Ok(())
+}
+
+/// A few bytes that promise as many pixels as are read are no reason to make room for them.
+#[test]
+fn no_more_pixels_are_made_than_a_file_can_hold() -> TestResult {
+    let header = [&16384u32.to_be_bytes()[..], &8192u32.to_be_bytes(), &[16, 6, 0, 0, 0]].concat();
+    let row = compressed(&[0; 1 + 16384 * 8])?;
+    let file = png_file([(b"IHDR", &header[..]), (b"IDAT", &row), (b"IEND", &[])]);
+    let error = Photo::decode(&file, Path::new("x.png")).err().ok_or("it was read")?;
+    assert!(error.to_string().contains("it is truncated: its data end before"), "{error}");
+    // The densest file that there is: nothing but zeros.
+    let header = [&2000u32.to_be_bytes()[..], &2000u32.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+    let file = png_file([(b"IHDR", &header[..]), (b"IDAT", &compressed(&[0; 2001 * 2000])?), (b"IEND", &[])]);
+    assert!(Photo::decode(&file, Path::new("x.png"))?.to_picture().rgb().iter().all(|&sample| sample == 0));
+    Ok(())
+}
+
+/// Text that is stored compressed is read up to a length that no record has.
+#[test]
+fn compressed_text_is_bounded() -> TestResult {
+    let header = [&1u32.to_be_bytes()[..], &1u32.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+    let file = |length: usize| -> Result<Vec<u8>, std::io::Error> {
+        let text = [b"note\0\x01\0\0\0", &compressed(&vec![b'a'; length])?[..]].concat();
+        Ok(png_file([(b"IHDR", &header[..]), (b"iTXt", &text), (b"IDAT", &compressed(&[0, 0])?), (b"IEND", &[])]))
+    };
+    let read = read_png_text(&file(100_000)?, Path::new("x.png"))?;
+    assert_eq!(read, [TextChunk::new("note", "a".repeat(100_000))]);
+    let error = read_png_text(&file(100_000_000)?, Path::new("x.png"));
+    assert!(error.is_err_and(|error| error.to_string().contains("x.png is not a usable PNG file")));
+    Ok(())
 }
 
 #[test]

@@ -308,7 +308,10 @@ fn what_does_not_fit_beside_a_weight_is_named() -> TestResult {
         let file = Arc::new(LoraFile::open(&write_lora(folder.path(), 300, more)?, &SDXL.lora_target(1))?);
         let (loras, source) = (loras(&[(&file, 1.0)])?, random_weights());
         unet(&loras.beside("unet", &source))?;
-        Ok(loras.finish("a test's model").err().ok_or("it was taken")?.to_string())
+        match loras.finish("a test's model") {
+            Ok(warnings) => Ok(warnings.into_iter().next().ok_or("it was taken")?),
+            Err(error) => Ok(error.to_string()),
+        }
     };
     let says = |more: &[(&str, &[usize])], parts: &[&str]| -> TestResult {
         let message = message(more)?;

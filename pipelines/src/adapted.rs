@@ -3,6 +3,7 @@
 use crate::device::NumberFormat;
 use crate::requests::lora::LoraRequest;
 use crate::stages::{Denoise, Encode};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
 use tweedie::checkpoints::ModelFiles;
@@ -40,30 +41,42 @@ pub(crate) fn text_encoder(
     Ok((encoder, files))
 }
 
+/// The embeddings of words that come with LoRAs, the first of each word, but for words that have one of the `given`.
+pub(crate) fn bundled(loras: &Loras, given: &[TextualInversion]) -> Result<Vec<TextualInversion>> {
+    let mut words: BTreeSet<String> = given.iter().map(|embedding| embedding.token().to_owned()).collect();
+    Ok(loras.embeddings()?.into_iter().filter(|embedding| words.insert(embedding.token().into())).collect())
+}
+
+/// The first two stages with LoRAs.
+pub(crate) struct AdaptedStages {
+    pub encode: Arc<Encode>,
+    pub denoise: Arc<Denoise>,
+    /// What of the LoRAs has no effect.
+    pub warnings: Vec<String>,
+}
+
 impl Blueprint {
     /// Both stages with LoRAs beside their weights, the second with the control models of `denoise`. A file that changes the
     /// text encoder not at all leaves `encode` as it is.
-    pub fn stages(
-        &self,
-        loras: &[LoraRequest],
-        encode: Arc<Encode>,
-        denoise: &Denoise,
-    ) -> Result<(Arc<Encode>, Arc<Denoise>)> {
+    pub fn stages(&self, loras: &[LoraRequest], encode: Arc<Encode>, denoise: &Denoise) -> Result<AdaptedStages> {
         let files = loras.iter().map(|lora| (lora.name.as_path(), lora.weight));
         let loras = Loras::open(files, &self.target)?;
         let loader = self.format.loader(&self.files, &self.device);
         let loader = Loader { backend: self.backend, loras: Some(&loras), kept: Some(&self.kept), ..loader };
-        let changes_text = self.target.components.iter().any(|part| !part.is_network && loras.changes(part.folder));
+        let embeddings = [self.embeddings.clone(), bundled(&loras, &self.embeddings)?].concat();
+        let adds_words = embeddings.len() > self.embeddings.len();
+        let changes_text =
+            adds_words || self.target.components.iter().any(|part| !part.is_network && loras.changes(part.folder));
         let encode = match changes_text {
             false => encode,
             true => {
-                let (text_encoder, _) = text_encoder(self.architecture.as_ref(), &loader, &self.embeddings)?;
+                let (text_encoder, _) = text_encoder(self.architecture.as_ref(), &loader, &embeddings)?;
                 Arc::new(Encode::new(text_encoder, self.device.clone()))
             }
         };
         let build = |weights: &Weights<'_>| self.architecture.network(weights, self.format.activations);
         let (network, _) = loader.load(self.network, &[], build)?;
-        loras.finish(&self.family)?;
-        Ok((encode, Arc::new(denoise.with_network(network))))
+        let warnings = loras.finish(&self.family)?;
+        Ok(AdaptedStages { encode, denoise: Arc::new(denoise.with_network(network)), warnings })
     }
 }

@@ -1,6 +1,6 @@
 //! From a model's files to a pipeline.
 
-use crate::adapted::{Blueprint, text_encoder};
+use crate::adapted::{Blueprint, bundled, text_encoder};
 use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
@@ -171,6 +171,8 @@ impl Builder {
         let scheduler = files.config("scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
         let embeddings = self.adapters.read_embeddings()?;
+        let used = self.adapters.used(&embeddings);
+        let embeddings = [embeddings.clone(), bundled(&loras, &embeddings)?].concat();
 
         let (text_encoder, text_files) = text_encoder(architecture.as_ref(), &adaptable, &embeddings)?;
         architecture.check_text(text_encoder.as_ref())?;
@@ -183,7 +185,7 @@ impl Builder {
         let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
         let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
         let (built, network_files) = adaptable.load(network, &[], build)?;
-        loras.finish(&detected.name())?;
+        let warnings = loras.finish(&detected.name())?;
         let facts = ModelFacts {
             network: network_facts,
             latent_space,
@@ -196,6 +198,7 @@ impl Builder {
                 .map(|control| matches!(control, ControlModel::ControlNet(_)))
                 .collect(),
             xl,
+            warnings,
         };
         let parts = ModelParts {
             encode: Encode::new(text_encoder, device.clone()),
@@ -205,7 +208,7 @@ impl Builder {
         };
         let used_vae =
             self.vae.as_ref().map(|vae| UsedAutoencoder { name: vae.name(), file: vae_weights.first().cloned() });
-        let adapters = [self.adapters.used(&embeddings), used_controls].concat();
+        let adapters = [used, used_controls].concat();
         let blueprint = || Blueprint {
             kept,
             files: files.clone(),

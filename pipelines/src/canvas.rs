@@ -170,6 +170,14 @@ impl Canvas {
         self.repaint.as_ref().is_some_and(nothing)
     }
 
+    /// The width and height of the result.
+    pub fn result_size(&self) -> (usize, usize) {
+        match &self.repaint {
+            Some(Repaint { blend: None, .. }) => self.working,
+            _ => (self.photo.width(), self.photo.height()),
+        }
+    }
+
     /// The result, from what the model painted at the working size.
     ///
     /// # Errors

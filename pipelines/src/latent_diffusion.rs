@@ -1,6 +1,6 @@
 //! A latent diffusion model, loaded, and the whole way through it.
 
-use crate::adapted::Blueprint;
+use crate::adapted::{AdaptedStages, Blueprint};
 use crate::adapters::UsedAdapter;
 use crate::builder::Builder;
 use crate::device::NumberFormat;
@@ -151,7 +151,15 @@ impl LatentDiffusion {
             return Ok(seconds);
         }
         let start = Instant::now();
-        let (encode, adapted) = self.stages(settings)?;
+        let (encode, adapted) = match self.adapted_stages(settings)? {
+            Some(AdaptedStages { encode, denoise, warnings }) => {
+                for warning in warnings {
+                    tell(observer, Event::Warning(warning))?;
+                }
+                (encode, Some(denoise))
+            }
+            None => (self.parts.encode.last_use()?, None),
+        };
         let encoded = encode.run(settings)?;
         drop(encode);
         for warning in &encoded.warnings {
@@ -168,18 +176,17 @@ impl LatentDiffusion {
         Ok(seconds)
     }
 
-    /// The first stage of a run, and the second if the request puts LoRAs beside its weights.
-    fn stages(&self, settings: &Settings) -> Result<(Arc<Encode>, Option<Arc<Denoise>>)> {
+    /// The first two stages of a run if the request puts LoRAs beside their weights.
+    fn adapted_stages(&self, settings: &Settings) -> Result<Option<AdaptedStages>> {
         let loras = &settings.request.loras;
         if loras.is_empty() {
-            return Ok((self.parts.encode.last_use()?, None));
+            return Ok(None);
         }
         let Some(blueprint) = &self.blueprint else {
             let fix = "a model that is loaded for one run has its LoRAs merged: give them to the builder, or load it for any use";
             return Err(Error::invalid("the number of the request's LoRAs", loras.len(), fix));
         };
-        let (encode, denoise) = blueprint.stages(loras, self.encode()?, self.denoise()?.as_ref())?;
-        Ok((encode, Some(denoise)))
+        Ok(Some(blueprint.stages(loras, self.encode()?, self.denoise()?.as_ref())?))
     }
 }
 

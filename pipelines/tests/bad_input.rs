@@ -358,3 +358,27 @@ fn memory_that_there_is_not_is_not_asked_for() -> TestResult {
     assert!(many.contains("denoising network") && many.contains("--batch-size of"), "{many}");
     Ok(())
 }
+
+/// Whoever makes a file chooses the names in it, but not what they do to the terminal.
+#[test]
+fn control_characters_of_files_are_shown_and_not_sent() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let model = tweedie.path("model");
+    copy_folder(&golden().join("models/sd15"), &model)?;
+    let plain = |text: &str| text.chars().all(|c| c == '\n' || !c.is_control());
+    let name = "\u{1b}[31mred\u{9b}2J\r\nforged.weight";
+    let header = serde_json::json!({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).to_string();
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    std::fs::write(tweedie.path("x.safetensors"), file)?;
+    for option in ["--lora", "--vae"] {
+        let outcome = tweedie.run(&with(&["--model", "model", option, "x.safetensors", "--output", "x.png"]))?;
+        assert!(outcome.status == 1 && plain(&outcome.stderr), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.trim_end().lines().count(), 1, "{}", outcome.stderr);
+    }
+    let lora = tweedie.run(&with(&["--model", "model", "--lora", "x.safetensors", "--output", "x.png"]))?;
+    lora.fails(1, &["\\u001b[31mred\\u009b2J\\u000d\\u000aforged"])?;
+    edit_json(model.join("model_index.json"), "_class_name", json!("Stable\u{1b}[2J\nforged"))?;
+    let info = tweedie.run(&["model", "info", "model"])?.success()?;
+    assert!(plain(&info.stdout) && info.stdout.contains("Stable\\u001b[2J\\u000aforged"), "{}", info.stdout);
+    Ok(())
+}

@@ -157,6 +157,17 @@ fn a_changed_picture_is_close_or_different() -> TestResult {
     tamper(&path, |_| (), |settings| settings["seed"] = 77.into())?;
     let outcome = verify(&tweedie, "sd15", &[])?;
     assert!(outcome.status == 1 && outcome.stdout.starts_with("different: "), "{}", outcome.stdout);
+    // What settings say beyond the picture is not tried.
+    for (name, value) in [("width", 16384), ("height", 128)] {
+        make(&tweedie, "txt2img", "sd15", &["--steps", "2"])?;
+        tamper(&path, |_| (), |settings| settings[name] = value.into())?;
+        verify(&tweedie, "sd15", &[])?.fails(1, &["has 64x64 pixels", &value.to_string(), "was changed"])?;
+    }
+    make(&tweedie, "txt2img", "sd15", &["--steps", "2"])?;
+    tamper(&path, |_| (), |settings| settings["steps"] = 99_999.into())?;
+    verify(&tweedie, "sd15", &[])?.fails(1, &["steps is 99999", "between 1 and 1000"])?;
+    tamper(&path, |_| (), |settings| settings["scheduler_config"]["num_train_timesteps"] = 100_000.into())?;
+    verify(&tweedie, "sd15", &[])?.fails(1, &["num_train_timesteps", "100000", "trained with 1000"])?;
     make(&tweedie, "txt2img", "sd15", &["--steps", "2"])?;
     tamper(&path, |_| (), |settings| settings["program"] = "tweedie 0.0.1".into())?;
     let outcome = verify(&tweedie, "sd15", &["--dtype", "bf16"])?;

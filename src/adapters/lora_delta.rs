@@ -35,6 +35,8 @@ pub(super) struct Factors {
     pub tensors: BTreeMap<Role, Tensor>,
     /// The change is multiplied by `alpha / rank`; without it, by one.
     pub alpha: Option<f64>,
+    /// Whether IA3 multiplies the columns of a weight, what goes in, instead of its rows, what comes out.
+    pub on_input: bool,
     /// By the root of the rank instead (rsLoRA, Kalajdzievski 2023).
     pub by_root_of_rank: bool,
 }
@@ -68,7 +70,9 @@ impl Factors {
     /// rank; what else there is has no factors that one could multiply by one after the other.
     pub fn change(&self, shape: &[usize]) -> Outcome<Change> {
         let sizes = Sizes::of(shape);
-        if let Some(&role) = [Role::Magnitude, Role::Scale].iter().find(|role| self.tensors.contains_key(role)) {
+        if let Some(&role) =
+            [Role::Magnitude, Role::Scale, Role::Activation].iter().find(|role| self.tensors.contains_key(role))
+        {
             return Err(Failure::OnlyMerged(role));
         }
         if !self.is_low_rank() {
@@ -99,11 +103,19 @@ impl Factors {
     /// brings `base` with this change to its lengths.
     ///
     /// # Shapes
-    /// `base`, `sum`: `[outputs, inputs]` or `[outputs, inputs, kernel, kernel]` of f32; the result is alike.
+    /// `base`, `sum`: `[outputs, inputs]`, `[outputs, inputs, kernel, kernel]` or, of a bias or a norm, `[outputs]`, of f32; the
+    /// result is alike.
     pub fn merge(&self, sum: &Tensor, base: &Tensor, weight: f64) -> Outcome<Tensor> {
         let shape = base.dims();
+        if shape.len() < 2 {
+            return Ok((sum + (self.vector(Role::Difference, base.elem_count())?.reshape(shape)? * weight)?)?);
+        }
         let sizes = Sizes::of(shape);
-        let change = (self.matrix_of_change(sizes)?.reshape(shape)? * weight)?;
+        let change = match self.tensors.contains_key(&Role::Activation) {
+            true => self.of_activation(base, sizes)?,
+            false => self.matrix_of_change(sizes)?.reshape(shape)?,
+        };
+        let change = (change * weight)?;
         let sum = (sum + &change)?;
         match self.lengths(sizes)? {
             Some(lengths) => rescaled(&sum, &(base + change)?, &lengths, sizes),
@@ -184,6 +196,28 @@ impl Factors {
         self.scaled(blocks.reshape((sizes.outputs, columns * width))?, rank)
     }
 
+    /// IA3 (Liu et al. 2022) as LyCORIS has it: every row of the weight, or every column, times a number, is added to it.
+    fn of_activation(&self, base: &Tensor, sizes: Sizes) -> Outcome<Tensor> {
+        let (count, shape) = match self.on_input {
+            true => (sizes.inputs, (1, sizes.inputs, 1)),
+            false => (sizes.outputs, (sizes.outputs, 1, 1)),
+        };
+        let factors = self.vector(Role::Activation, count)?.reshape(shape)?;
+        let matrices = base.reshape((sizes.outputs, sizes.inputs, sizes.places))?;
+        Ok(matrices.broadcast_mul(&factors)?.reshape(base.dims())?)
+    }
+
+    /// A list of `count` numbers.
+    fn vector(&self, role: Role, count: usize) -> Outcome<&Tensor> {
+        let Some(tensor) = self.tensors.get(&role) else {
+            return Err(Failure::Part(role, "is missing".into()));
+        };
+        if tensor.elem_count() != count {
+            return Err(Failure::Part(role, format!("has shape {:?}, needed {count} values", tensor.dims())));
+        }
+        Ok(tensor)
+    }
+
     /// A factor as a matrix, all but its first dimension in one.
     fn matrix(&self, role: Role, rows: Option<usize>, columns: Option<usize>) -> Outcome<Tensor> {
         let Some(tensor) = self.tensors.get(&role) else {
@@ -248,12 +282,8 @@ impl Factors {
     /// DoRA's lengths, `[outputs, 1, 1]` or `[1, inputs, 1]`.
     fn lengths(&self, sizes: Sizes) -> Outcome<Option<Tensor>> {
         let Sizes { outputs, inputs, .. } = sizes;
-        if let Some(lengths) = self.tensors.get(&Role::Magnitude) {
-            if lengths.elem_count() != outputs {
-                let reason = format!("has shape {:?}, needed {outputs} values", lengths.dims());
-                return Err(Failure::Part(Role::Magnitude, reason));
-            }
-            return Ok(Some(lengths.reshape((outputs, 1, 1))?));
+        if self.tensors.contains_key(&Role::Magnitude) {
+            return Ok(Some(self.vector(Role::Magnitude, outputs)?.reshape((outputs, 1, 1))?));
         }
         let Some(lengths) = self.tensors.get(&Role::Scale) else { return Ok(None) };
         match (lengths.dims().first(), lengths.elem_count()) {

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | kohya's scripts, A1111, LyCORIS | `lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight` |
 //! | the same for SDXL | `lora_unet_input_blocks_1_1_proj_in.lora_down.weight` |
+//! | LyCORIS by itself | `lycoris_down_blocks_0_attentions_0_proj_in.lora_down.weight` |
 //! | PEFT | `unet.down_blocks.0.attentions.0.proj_in.lora_A.weight` |
+//! | the same with an adapter's name | `unet.down_blocks.0.attentions.0.proj_in.lora_A.default_0.weight` |
 //! | diffusers | `unet.down_blocks.0.attentions.0.proj_in.lora.down.weight` |
 //! | diffusers before 0.20 | `down_blocks.0...attn1.processor.to_q_lora.down.weight` |
 //!
@@ -29,6 +31,9 @@ pub(super) enum Role {
     Scale,
     /// The change itself.
     Difference,
+    /// IA3's factor of each row, or of each column if the next says so.
+    Activation,
+    OnInput,
     /// LoHa's factors: first or second product, left or right factor.
     HadamardLeft1,
     HadamardRight1,
@@ -47,7 +52,7 @@ pub(super) enum Role {
 }
 
 /// Endings of names, without a final `.weight`.
-const ROLES: [(&str, Role); 27] = [
+const ROLES: [(&str, Role); 28] = [
     (".lora_down", Role::Down),
     (".lora_up", Role::Up),
     (".lora_A", Role::Down),
@@ -63,6 +68,7 @@ const ROLES: [(&str, Role); 27] = [
     (".dora_scale", Role::Scale),
     (".lora_magnitude_vector", Role::Magnitude),
     (".diff", Role::Difference),
+    (".w_norm", Role::Difference),
     (".hada_w1_a", Role::HadamardLeft1),
     (".hada_w1_b", Role::HadamardRight1),
     (".hada_t1", Role::HadamardCore1),
@@ -77,28 +83,52 @@ const ROLES: [(&str, Role); 27] = [
     (".lokr_w2_b", Role::KroneckerRight2),
 ];
 
-/// Which weight of which component a tensor belongs to.
+/// Endings of the names of changes of a bias.
+const OF_BIAS: [&str; 2] = [".diff_b", ".b_norm"];
+
+/// What PEFT puts an adapter's name after.
+const NAMED_BY_PEFT: [&str; 3] = [".lora_A", ".lora_B", ".lora_magnitude_vector"];
+
+/// What LyCORIS and PEFT put before all names of a network that they were given by itself.
+const WRAPPED: [&str; 2] = ["base_model.model.", "lycoris_"];
+
+/// What the names of a module's bias end with; no weight's name has a dot.
+const BIAS: &str = ".bias";
+
+/// Which weight or bias of which component a tensor belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Module {
     /// The component's folder, such as `unet`.
     pub component: String,
-    /// The weight's name in diffusers, without `.weight`, with underscores for dots.
+    /// The tensor's name in diffusers, without `.weight`, with underscores for dots but for that of `.bias`.
     pub name: String,
 }
 
 impl Module {
-    /// The module that a model's tensor belongs to, if it is a weight.
+    /// The module that a model's tensor belongs to, if it is a weight or a bias.
     pub fn of_tensor(component: &str, tensor: &str) -> Option<Self> {
-        let path = tensor.strip_suffix(".weight")?;
-        Some(Self { component: component.into(), name: without_text_model(&path.replace('.', "_")).into() })
+        let (path, bias) = match tensor.strip_suffix(".weight") {
+            Some(path) => (path, ""),
+            None => (tensor.strip_suffix(BIAS)?, BIAS),
+        };
+        let name = format!("{}{bias}", without_text_model(&path.replace('.', "_")));
+        Some(Self { component: component.into(), name })
+    }
+
+    /// Its bias.
+    fn bias(self) -> Self {
+        Self { name: self.name + BIAS, ..self }
     }
 }
 
 /// Takes a tensor's name apart; `None` if its ending is not known.
 pub(super) fn parse(key: &str, target: &LoraTarget) -> Option<(Module, Role)> {
+    if let Some(path) = OF_BIAS.iter().find_map(|ending| key.strip_suffix(ending)) {
+        return Some((module(path, target)?.bias(), Role::Difference));
+    }
     let bare = key.strip_suffix(".weight").unwrap_or(key);
-    // PEFT puts the adapter's name before the last dot.
-    let bare = bare.strip_suffix(".default").unwrap_or(bare);
+    let named = bare.rsplit_once('.').filter(|(path, _)| NAMED_BY_PEFT.iter().any(|factor| path.ends_with(factor)));
+    let bare = named.map_or(bare, |(path, _)| path);
     let ending = |known: &(&str, Role)| bare.strip_suffix(known.0).map(|path| (path, known.1));
     let (path, role) = match bare.strip_suffix(".lokr_t2") {
         Some(path) => (path, Role::KroneckerCore2),
@@ -107,9 +137,19 @@ pub(super) fn parse(key: &str, target: &LoraTarget) -> Option<(Module, Role)> {
     Some((module(path, target)?, role))
 }
 
+/// Takes the name of one of IA3's tensors apart (Liu et al. 2022), as LyCORIS has them: `PATH.weight` with a `PATH.on_input`
+/// beside it, which `has` tells of.
+pub(super) fn parse_ia3(key: &str, has: impl Fn(&str) -> bool, target: &LoraTarget) -> Option<(Module, Role)> {
+    const FLAG: &str = ".on_input";
+    if let Some(path) = key.strip_suffix(FLAG) {
+        return Some((module(path, target)?, Role::OnInput));
+    }
+    let path = key.strip_suffix(".weight").filter(|path| has(&format!("{path}{FLAG}")))?;
+    Some((module(path, target)?, Role::Activation))
+}
+
 fn module(path: &str, target: &LoraTarget) -> Option<Module> {
-    // A PEFT model that was saved by itself.
-    let path = path.strip_prefix("base_model.model.").unwrap_or(path);
+    let path = WRAPPED.iter().find_map(|prefix| path.strip_prefix(prefix)).unwrap_or(path);
     let (component, path) = target.component(path)?;
     let flat = path.replace(".processor", "").replace('.', "_");
     let name = match component.is_network {
@@ -139,18 +179,20 @@ fn current_projection(name: &str) -> String {
 
 /// The kind of adapter that an unknown ending belongs to.
 pub(super) fn unsupported_kind(key: &str) -> Option<&'static str> {
-    const KINDS: [(&str, &str); 9] = [
-        (".diff_b", "a changed bias"),
-        (".bias", "a changed bias"),
-        ("norm", "a changed norm"),
+    const KINDS: [(&str, &str); 8] = [
+        (".lora_A.bias", "a changed bias of PEFT's"),
+        (".lora_B.bias", "a changed bias of PEFT's"),
         (".oft_", "OFT"),
-        (".oft_r", "OFT"),
         (".boft_", "BOFT"),
-        (".on_input", "IA3"),
-        (".ia3_l", "IA3"),
+        (".ia3_l", "PEFT's IA3"),
+        (".vera_", "VeRA"),
         (".set_weight", "a replaced weight"),
+        (".set_bias", "a replaced bias"),
     ];
-    if [".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight"].iter().any(|glora| key.ends_with(glora)) {
+    if [".a1.weight", ".a2.weight", ".b1.weight", ".b2.weight", ".bm1.weight", ".bm2.weight"]
+        .iter()
+        .any(|glora| key.ends_with(glora))
+    {
         return Some("GLoRA");
     }
     KINDS.iter().find(|(mark, _)| key.contains(mark)).map(|(_, kind)| *kind)
@@ -170,6 +212,8 @@ mod tests {
             "lora_unet_input_blocks_2_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
             "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
             "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.default.weight",
+            "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.my ink_2.weight",
+            "lycoris_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
             "base_model.model.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora_A.weight",
             "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.lora.down.weight",
             "unet.down_blocks.0.attentions.1.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
@@ -194,6 +238,9 @@ mod tests {
             ("lora_te_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder"),
             ("lora_te1_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder"),
             ("lora_te2_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder_2"),
+            ("lycoris_text_model_encoder_layers_3_self_attn_q_proj.alpha", "text_encoder"),
+            ("clip_l.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight", "text_encoder"),
+            ("clip_g.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight", "text_encoder_2"),
             ("text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora.up.weight", "text_encoder"),
             (
                 "text_encoder_2.text_model.encoder.layers.3.self_attn.q_proj.lora_linear_layer.up.weight",
@@ -205,7 +252,12 @@ mod tests {
         }
         let bare = Module::of_tensor("text_encoder", "encoder.layers.3.self_attn.q_proj.weight");
         assert_eq!(bare, Module::of_tensor("text_encoder", "text_model.encoder.layers.3.self_attn.q_proj.weight"));
-        assert_eq!(Module::of_tensor("unet", "conv.bias"), None);
+        let bias = |key: &str| parse(key, &SDXL.lora_target(2)).map(|(module, role)| (Some(module), role));
+        let wanted = Module::of_tensor("unet", "down_blocks.0.resnets.0.norm1.bias");
+        assert_eq!(bias("lora_unet_down_blocks_0_resnets_0_norm1.b_norm"), Some((wanted, Role::Difference)));
+        let wanted = Module::of_tensor("text_encoder_2", "text_model.encoder.layers.3.mlp.fc1.bias");
+        assert_eq!(bias("lora_te2_text_model_encoder_layers_3_mlp_fc1.diff_b"), Some((wanted, Role::Difference)));
+        assert_eq!(Module::of_tensor("unet", "conv.scale"), None);
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl LoraTarget {
             let rest = component.prefixes.iter().find_map(|prefix| path.strip_prefix(prefix))?;
             Some((*component, rest))
         };
-        let implied = |component: &&LoraComponent| component.is_network != path.starts_with("text_model.");
+        let implied = |component: &&LoraComponent| component.is_network != path.starts_with("text_model");
         let implied = || self.components.iter().find(implied).map(|component| (*component, path));
         self.components.iter().find_map(stated).or_else(implied)
     }

@@ -2,9 +2,9 @@
 
 use super::lora_file::LoraFile;
 use super::lora_names::Module;
-use super::{AdaptedWeights, LoraTarget, MergedWeights};
+use super::{AdaptedWeights, LoraTarget, MergedWeights, TextualInversion};
 use crate::layers::{Adapter, Computation, WeightSource};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// was merged before it, by a factor that does not know of that.
 ///
 /// All components of a model are built through it, [merged](Self::over) or with the changes [beside](Self::beside) their weights;
-/// then [`Self::finish`] tells whether all of the files was of use.
+/// then [`Self::finish`] tells what of the files was of no use.
 #[derive(Debug, Default)]
 pub struct Loras {
     files: Vec<(Arc<LoraFile>, f64)>,
@@ -67,33 +67,32 @@ impl Loras {
         self.files.iter().any(|(file, _)| file.changes_component(component))
     }
 
-    /// To be called when every component that they change is built: whether each file was of use, and all of it.
+    /// The embeddings of words that were trained with the files and come in them.
     ///
     /// # Errors
-    /// If a tensor did not fit, or belongs to a weight that the model, of this `family`, does not have.
-    pub fn finish(self, family: &str) -> Result<()> {
+    /// If one is of no form that is read.
+    pub fn embeddings(&self) -> Result<Vec<TextualInversion>> {
+        let each = self.files.iter().map(|(file, _)| file.embeddings()).collect::<Result<Vec<_>>>()?;
+        Ok(each.concat())
+    }
+
+    /// To be called when every component that they change is built: warnings of what had no effect on the model, of this `family`,
+    /// one at most for each file.
+    ///
+    /// # Errors
+    /// If a tensor did not fit, or nothing in a file had an effect.
+    pub fn finish(self, family: &str) -> Result<Vec<String>> {
         let UseMade { modules, failure } = self.use_made.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = failure {
             return Err(error);
         }
-        for (file, _) in &self.files {
-            let unused: Vec<_> = file.modules().filter(|(module, _)| !modules.contains(module)).collect();
-            let Some((_, first)) = unused.first() else { continue };
-            let made_for = file.family().map_or(" for another one".into(), |family| format!(" for {family}"));
-            let reason = format!(
-                "{} of its {} weights are not in this model, which is {family}: first {first}; take a LoRA for this model \
-                 (this one is{made_for})",
-                unused.len(),
-                file.modules().len(),
-            );
-            return Err(Error::malformed(ErrorKind::Model, "LoRA file", file.path(), reason));
-        }
-        Ok(())
+        let warnings = self.files.iter().map(|(file, _)| file.unused(&modules, family).transpose());
+        warnings.flatten().collect()
     }
 
     /// The module of a component's tensor if a file changes it.
     pub(super) fn changed(&self, component: &str, name: &str, shape: &[usize]) -> Option<Module> {
-        let module = Module::of_tensor(component, name).filter(|_| shape.len() >= 2)?;
+        let module = Module::of_tensor(component, name).filter(|_| !shape.is_empty())?;
         self.files.iter().any(|(file, _)| file.changes(&module)).then_some(module)
     }
 

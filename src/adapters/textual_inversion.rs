@@ -1,7 +1,7 @@
 //! Textual inversion (Gal et al. 2023): embeddings that were trained from pictures, under a token of their own.
 
 use super::adapter_file;
-use crate::checkpoints::safetensors_bytes;
+use crate::checkpoints::{StoredTensor, TensorFile, safetensors_bytes};
 use crate::files::write_synced;
 use crate::text::TextEncoder;
 use crate::{Error, ErrorKind, Result};
@@ -36,7 +36,7 @@ impl TextualInversion {
         let stored = file.tensors();
         let mut names: Vec<&str> = stored.iter().map(|tensor| tensor.name.as_str()).collect();
         names.sort_unstable();
-        let wrong = |reason: String| Error::malformed(ErrorKind::Model, "embedding", path, reason);
+        let wrong = |reason: String| malformed(path, reason);
         let of_file = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let (own_name, parts) = match names[..] {
             ["clip_g", "clip_l"] => (of_file(), OF_TWO.to_vec()),
@@ -56,21 +56,27 @@ impl TextualInversion {
         if token.trim().is_empty() {
             return Err(wrong(format!("its token is {token:?}; give one after the file, as in FILE:<token>")));
         }
-        let vectors = parts.into_iter().map(|name| {
-            let named = stored.iter().find(|tensor| tensor.name == name);
-            let tensor = named.map(|tensor| file.read(tensor, DType::F32, &Device::Cpu)).transpose()?.flatten();
-            let tensor = tensor.ok_or_else(|| wrong(format!("{name} has values that are not finite")))?;
-            match *tensor.dims() {
-                [width] => Ok(tensor.reshape((1, width))?),
-                [count, _] if count > 0 => Ok(tensor),
-                ref dims => Err(wrong(format!("{name} has shape {dims:?}; a list of vectors is needed"))),
+        let parts: Vec<&StoredTensor> =
+            parts.iter().filter_map(|name| stored.iter().find(|tensor| tensor.name == *name)).collect();
+        Ok(Self { path: path.into(), token, vectors: vectors(&file, &parts)? })
+    }
+
+    /// One that comes in the file of a LoRA, for the token `word`: its tensors by what a file of its own would call them.
+    pub(super) fn bundled(file: &TensorFile, word: &str, parts: &BTreeMap<String, StoredTensor>) -> Result<Self> {
+        let of_two = OF_TWO.map(|name| parts.get(name));
+        let parts: Vec<&StoredTensor> = match (of_two, parts.len()) {
+            ([Some(l), Some(g)], 2) => vec![l, g],
+            (_, 1) => parts.values().collect(),
+            _ => {
+                let names: Vec<&str> = parts.keys().map(String::as_str).collect();
+                let reason = format!(
+                    "its embedding of {word:?} has {}; it has one tensor, or clip_l and clip_g",
+                    names.join(", ")
+                );
+                return Err(malformed(file.path(), reason));
             }
-        });
-        let vectors: Vec<_> = vectors.collect::<Result<_>>()?;
-        if vectors.iter().any(|each| each.dims()[0] != vectors[0].dims()[0]) {
-            return Err(wrong("clip_l and clip_g have different numbers of vectors".into()));
-        }
-        Ok(Self { path: path.into(), token, vectors })
+        };
+        Ok(Self { path: file.path().into(), token: word.into(), vectors: vectors(file, &parts)? })
     }
 
     /// Writes a file as diffusers does, and reads: one tensor under the token's name, or `clip_l` and `clip_g` for two text
@@ -122,4 +128,27 @@ impl TextualInversion {
         }
         encoder.add_token(&self.token, &self.vectors)
     }
+}
+
+fn malformed(path: &Path, reason: String) -> Error {
+    Error::malformed(ErrorKind::Model, "embedding", path, reason)
+}
+
+/// The vectors for each text encoder, as many for each.
+fn vectors(file: &TensorFile, parts: &[&StoredTensor]) -> Result<Vec<Tensor>> {
+    let vectors = parts.iter().map(|stored| {
+        let wrong = |reason: String| malformed(file.path(), format!("{} {reason}", stored.name));
+        let tensor = file.read(stored, DType::F32, &Device::Cpu)?;
+        let tensor = tensor.ok_or_else(|| wrong("has values that are not finite".into()))?;
+        match *tensor.dims() {
+            [width] => Ok(tensor.reshape((1, width))?),
+            [count, _] if count > 0 => Ok(tensor),
+            ref dims => Err(wrong(format!("has shape {dims:?}; a list of vectors is needed"))),
+        }
+    });
+    let vectors: Vec<Tensor> = vectors.collect::<Result<_>>()?;
+    if vectors.iter().any(|each| each.dims()[0] != vectors[0].dims()[0]) {
+        return Err(malformed(file.path(), "clip_l and clip_g have different numbers of vectors".into()));
+    }
+    Ok(vectors)
 }

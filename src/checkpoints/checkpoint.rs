@@ -7,9 +7,11 @@ use super::{
 use crate::layers::{Computation, Dense, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
-use serde_json::Value;
+use safetensors::tensor::Dtype;
+use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Which of a component's files to take, if there are several.
@@ -41,18 +43,32 @@ pub struct Checkpoint {
     device: Device,
     asked: RefCell<BTreeSet<String>>,
     report: RefCell<WeightReport>,
+    stand_ins: RefCell<StandIns>,
 }
 
-/// Elements of the largest tensor that is stood in for; no real one has more.
-const LARGEST_STAND_IN: usize = 1 << 28;
+/// Elements and number of the tensors that are stood in for beside so many as the files have: a configuration that asks for
+/// more is of another model, and what would be built of it need not fit into memory.
+const SPARED_ELEMENTS: usize = 1 << 22;
+const SPARED_TENSORS: usize = 1000;
 
-#[derive(Debug)]
+/// What stands in for tensors that are missing or mis-shaped.
+#[derive(Debug, Default)]
+struct StandIns {
+    tensors: usize,
+    elements: usize,
+    /// How many elements the files have, once it was counted.
+    held: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
 struct Location {
     file: usize,
     stored: StoredTensor,
     part: TensorPart,
     /// Of the part, as the model has it.
     shape: Vec<usize>,
+    /// What the values are multiplied by: a number, or one for each row of the stored tensor; and in which file it is.
+    scale: Option<(usize, StoredTensor)>,
 }
 
 impl Location {
@@ -65,7 +81,7 @@ impl Location {
             (TensorPart::Transposed, [_, _]) => shape.reverse(),
             _ => return None,
         }
-        Some(Self { file, stored, part, shape })
+        Some(Self { file, stored, part, shape, scale: None })
     }
 }
 
@@ -109,7 +125,7 @@ impl Checkpoint {
         Ok(Self {
             files: opened,
             file_names,
-            tensors,
+            tensors: with_scales(tensors),
             names: None,
             unused: Vec::new(),
             dtype,
@@ -118,6 +134,7 @@ impl Checkpoint {
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
+            stand_ins: RefCell::default(),
         })
     }
 
@@ -145,7 +162,7 @@ impl Checkpoint {
         Self {
             files: vec![file.clone()],
             file_names: vec![file_name.into()],
-            tensors,
+            tensors: with_scales(tensors),
             names: Some(names),
             unused,
             dtype,
@@ -154,6 +171,7 @@ impl Checkpoint {
             device: device.clone(),
             asked: RefCell::default(),
             report: RefCell::new(report),
+            stand_ins: RefCell::default(),
         }
     }
 
@@ -175,12 +193,13 @@ impl Checkpoint {
         &self.file_names
     }
 
-    /// What the headers say of every tensor: its name and shape as a model has them, and its stored element type.
+    /// What the headers say of every tensor: its name and shape as a model has them, and its stored element type; of one that is
+    /// multiplied by a scale that of the product.
     pub fn stored(&self) -> impl Iterator<Item = StoredTensor> {
-        self.tensors.iter().map(|(name, Location { stored, shape, .. })| StoredTensor {
+        self.tensors.iter().map(|(name, Location { stored, shape, scale, .. })| StoredTensor {
             name: name.clone(),
             shape: shape.clone(),
-            dtype: stored.dtype,
+            dtype: if scale.is_some() { Dtype::F32 } else { stored.dtype },
         })
     }
 
@@ -210,12 +229,13 @@ impl Checkpoint {
             .filter(|(name, _)| !expected(name))
             .map(|(name, location)| if self.names.is_some() { location.stored.name } else { name })
             .collect();
-        report.unexpected = unexpected.into_iter().collect();
+        // What was not asked for may be what was not built.
+        report.unexpected = unexpected.into_iter().filter(|_| !report.and_more).collect();
         if report.is_empty() { Ok(()) } else { Err(Box::new(report).into()) }
     }
 
     /// Zeros that take no memory.
-    fn stand_in(&self, shape: &[usize]) -> Result<Tensor> {
+    fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
         Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?)
     }
 
@@ -240,7 +260,7 @@ impl Checkpoint {
             return Ok(None);
         }
         let dtype = match float_type(stored.dtype) {
-            Some(half @ (DType::F16 | DType::BF16)) if self.keeps_halves => half,
+            Some(half @ (DType::F16 | DType::BF16)) if self.keeps_halves && location.scale.is_none() => half,
             Some(_) => self.dtype,
             None => {
                 report.wrong_type.push((self.name_in_file(name), format!("{:?}", stored.dtype)));
@@ -248,20 +268,9 @@ impl Checkpoint {
             }
         };
         if self.headers_alone {
-            return Ok(Some(self.stand_in(shape)?));
+            return Ok(Some(self.zeros(shape)?));
         }
-        let file = &self.files[location.file];
-        let tensor = match location.part {
-            TensorPart::Whole => file.read(stored, dtype, &self.device)?,
-            TensorPart::Third(third) => {
-                let rows = location.shape[0];
-                file.read_rows(stored, third * rows..(third + 1) * rows, dtype, &self.device)?
-            }
-            TensorPart::Transposed => {
-                let read = file.read(stored, dtype, &self.device)?;
-                read.map(|tensor| tensor.t()?.contiguous()).transpose()?
-            }
-        };
+        let tensor = self.read_part(location, dtype)?;
         match tensor {
             Some(tensor) => Ok(Some(tensor.reshape(shape)?)),
             None => {
@@ -270,6 +279,74 @@ impl Checkpoint {
             }
         }
     }
+
+    /// The values of a part in an element type, in the order that the model has them.
+    fn read_part(&self, location: &Location, dtype: DType) -> Result<Option<Tensor>> {
+        let Location { file, stored, part, shape, scale } = location;
+        let file = &self.files[*file];
+        let rows = match part {
+            TensorPart::Third(third) => third * shape[0]..(third + 1) * shape[0],
+            TensorPart::Whole | TensorPart::Transposed => 0..stored.shape.first().copied().unwrap_or(1),
+        };
+        let read = match scale {
+            None => file.read_rows(stored, rows, dtype, &self.device)?,
+            Some((of_file, scale)) => {
+                // The product is rounded once.
+                let values = file.read_rows(stored, rows.clone(), DType::F32, &Device::Cpu)?;
+                let scale = self.scale(&self.files[*of_file], scale, stored, rows)?;
+                let product = values.zip(scale).map(|(values, scale)| values.broadcast_mul(&scale)).transpose()?;
+                product.map(|product| product.to_dtype(dtype)?.to_device(&self.device)).transpose()?
+            }
+        };
+        match part {
+            TensorPart::Transposed => Ok(read.map(|tensor| tensor.t()?.contiguous()).transpose()?),
+            _ => Ok(read),
+        }
+    }
+
+    /// What some rows of a stored tensor are multiplied by.
+    fn scale(
+        &self,
+        file: &TensorFile,
+        scale: &StoredTensor,
+        stored: &StoredTensor,
+        rows: Range<usize>,
+    ) -> Result<Option<Tensor>> {
+        let Some(values) = file.read(scale, DType::F32, &Device::Cpu)? else { return Ok(None) };
+        let mut shape = vec![1; stored.shape.len()];
+        let values = values.flatten_all()?;
+        if values.elem_count() == 1 {
+            return Ok(Some(values.reshape(shape)?));
+        }
+        if Some(&values.elem_count()) != stored.shape.first() {
+            let reason = format!(
+                "{} has shape {:?}, and one number is read, or one for each row of {:?}",
+                scale.name, scale.shape, stored.shape
+            );
+            return Err(Error::malformed(ErrorKind::Model, "file of weights", file.path(), reason));
+        }
+        shape[0] = rows.len();
+        Ok(Some(values.narrow(0, rows.start, rows.len())?.reshape(shape)?))
+    }
+
+    /// What stands in for a tensor that does not fit and takes no memory; `finish` turns the note of it into an error. What is built
+    /// of it may take some, so there is an end to it.
+    fn stand_in(&self, shape: &[usize]) -> Result<Tensor> {
+        let elements = |shape: &[usize]| shape.iter().fold(1usize, |n, &d| n.saturating_mul(d));
+        let mut stand_ins = self.stand_ins.borrow_mut();
+        let count = || self.tensors.values().map(|location| elements(&location.shape)).fold(0, usize::saturating_add);
+        let held = *stand_ins.held.get_or_insert_with(count);
+        stand_ins.tensors += 1;
+        stand_ins.elements = stand_ins.elements.saturating_add(elements(shape));
+        if stand_ins.tensors > self.tensors.len() + SPARED_TENSORS
+            || stand_ins.elements > held.saturating_add(SPARED_ELEMENTS)
+        {
+            let mut report = self.report.borrow_mut();
+            report.and_more = true;
+            return Err(Box::new(report.clone()).into());
+        }
+        self.zeros(shape)
+    }
 }
 
 impl WeightSource for Checkpoint {
@@ -277,11 +354,6 @@ impl WeightSource for Checkpoint {
         self.asked.borrow_mut().insert(name.into());
         match self.read(name, shape)? {
             Some(tensor) => Ok(tensor),
-            // What would be built from a stand-in of this size could not be held.
-            None if shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).is_none_or(|n| n > LARGEST_STAND_IN) => {
-                Err(Box::new(self.report.borrow().clone()).into())
-            }
-            // `finish` turns the note of it into an error.
             None => self.stand_in(shape),
         }
     }
@@ -304,6 +376,34 @@ impl WeightSource for Checkpoint {
     }
 }
 
+/// Endings of the names of what a weight of eight bits is multiplied by: those of ComfyUI's files and of others.
+const SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
+
+/// Endings of what stands beside such weights and is no part of a model that computes in more bits.
+const BESIDE_SCALED: [&str; 4] = [".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8"];
+
+/// The tensors of a component, weights of eight bits with their scales; what else stands beside these is left out.
+fn with_scales(mut tensors: BTreeMap<String, Location>) -> BTreeMap<String, Location> {
+    let eight_bits = |location: &Location| matches!(location.stored.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2);
+    if !tensors.values().any(eight_bits) {
+        return tensors;
+    }
+    let stem = |name: &str| SCALES.iter().find_map(|ending| name.strip_suffix(ending)).map(str::to_owned);
+    let scales: Vec<_> =
+        tensors.keys().filter_map(|name| Some((name.clone(), format!("{}.weight", stem(name)?)))).collect();
+    for (name, weight) in scales {
+        if !tensors.get(&weight).is_some_and(eight_bits) {
+            continue;
+        }
+        let scale = tensors.remove(&name).map(|location| (location.file, location.stored));
+        if let Some(weight) = tensors.get_mut(&weight) {
+            weight.scale = scale;
+        }
+    }
+    tensors.retain(|name, _| !BESIDE_SCALED.iter().any(|ending| name.ends_with(ending)));
+    tensors
+}
+
 /// Adds a tensor that there may be; of two with one name the first stays, and the name is noted.
 fn add(tensors: &mut BTreeMap<String, Location>, doubled: &mut Vec<String>, name: String, location: Option<Location>) {
     match location {
@@ -316,25 +416,31 @@ fn add(tensors: &mut BTreeMap<String, Location>, doubled: &mut Vec<String>, name
 }
 
 /// The file with a component's weights, or the index of its parts, among those that exist: safetensors before pickles,
-/// and of those the variant of that precision before the other.
+/// and of those the variant of that precision before the other; weights that are no moving average if there are no others.
 pub fn weight_file(component: &str, precision: Precision, exists: impl Fn(&str) -> bool) -> Option<String> {
     let stem = ComponentKind::of_folder(component).file_stem();
-    let variants = match precision {
+    let averaged = match precision {
         Precision::Full => ["", ".fp16"],
         Precision::Half => [".fp16", ""],
     };
-    let safetensors = variants.iter().flat_map(|variant| {
-        [
-            format!("{component}/{stem}{variant}.safetensors"),
-            format!("{component}/{stem}{variant}.safetensors.index.json"),
-            format!("{component}/{stem}.safetensors.index{variant}.json"),
-        ]
-    });
     // What was saved before there was safetensors.
     let pickled = if stem == "model" { "pytorch_model" } else { stem };
-    let pickles = variants.iter().map(|variant| format!("{component}/{pickled}{variant}.bin"));
-    safetensors.chain(pickles).find(|name| exists(name))
+    let mut names = [&averaged[..], &[NOT_AVERAGED]].into_iter().flat_map(|variants| {
+        [(stem, "safetensors"), (pickled, "bin")].into_iter().flat_map(move |(stem, ending)| {
+            variants.iter().flat_map(move |variant| {
+                [
+                    format!("{component}/{stem}{variant}.{ending}"),
+                    format!("{component}/{stem}{variant}.{ending}.index.json"),
+                    format!("{component}/{stem}.{ending}.index{variant}.json"),
+                ]
+            })
+        })
+    });
+    names.find(|name| exists(name))
 }
+
+/// The variant of files with the weights that were trained, where those beside them are their moving average.
+const NOT_AVERAGED: &str = ".non_ema";
 
 /// The files that hold a component's weights: the one found by [`weight_file`], or those that it names.
 ///
@@ -358,15 +464,20 @@ pub fn weight_files(files: &ModelFiles, component: &str, precision: Precision) -
     }
 }
 
+/// The part of an index that counts.
+#[derive(Deserialize)]
+struct Index {
+    /// The file of each tensor.
+    weight_map: BTreeMap<String, String>,
+}
+
 /// The files that an index names, each once, in order.
 fn shards(files: &ModelFiles, component: &str, index: &str) -> Result<Vec<String>> {
     let malformed =
-        |reason: String| Error::malformed(ErrorKind::Model, "safetensors index", &files.path(index), reason);
-    let value: Value = serde_json::from_str(&files.read_text(index)?).map_err(|e| malformed(e.to_string()))?;
-    let map = value["weight_map"].as_object().ok_or_else(|| malformed("it has no weight_map".into()))?;
+        |reason: String| Error::malformed(ErrorKind::Model, "index of weight files", &files.path(index), reason);
+    let Index { weight_map } = serde_json::from_str(&files.read_text(index)?).map_err(|e| malformed(e.to_string()))?;
     let mut names = BTreeSet::new();
-    for file in map.values() {
-        let file = file.as_str().ok_or_else(|| malformed(format!("{file} is no file name")))?;
+    for file in weight_map.into_values() {
         if file.is_empty() || file.contains(['/', '\\']) || file.starts_with('.') {
             return Err(malformed(format!("`{file}` leads out of the folder")));
         }

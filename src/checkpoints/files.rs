@@ -1,7 +1,7 @@
 //! The files of a model, on disk or compiled in.
 
 use super::{FileLayout, SingleFile};
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, LONGEST};
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -124,13 +124,17 @@ impl ModelFiles {
             .map_err(|e| Error::malformed(ErrorKind::Model, "text file", &self.path(name), e))
     }
 
-    /// A component's configuration file, such as `unet/config.json`.
+    /// A component's configuration file, such as `unet/config.json`, with what the one file of the weights says of itself.
     ///
     /// # Errors
     /// If there is no such file, or it is not one JSON object.
     pub fn config(&self, component: &'static str, file: &str) -> Result<ConfigFields> {
         let name = format!("{component}/{file}");
-        ConfigFields::from_json(component, &self.read_text(&name)?, &self.path(&name))
+        let fields = ConfigFields::from_json(component, &self.read_text(&name)?, &self.path(&name))?;
+        Ok(match self {
+            Self::Single { weights, layout, .. } => layout.config(weights.file(), component, fields),
+            Self::Folder(_) | Self::Embedded { .. } => fields,
+        })
     }
 
     /// `model_index.json`, which names the pipeline and each component's class; null if there is none.
@@ -142,8 +146,12 @@ impl ModelFiles {
         if !self.exists(NAME) {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&self.read_text(NAME)?)
-            .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &self.path(NAME), e))
+        let malformed = |reason: String| Error::malformed(ErrorKind::Model, "JSON file", &self.path(NAME), reason);
+        let text = self.read_text(NAME)?;
+        if text.len() > LONGEST {
+            return Err(malformed(format!("it has {} bytes, and at most {LONGEST} are read", text.len())));
+        }
+        serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))
     }
 
     /// The bytes of an embedded file.

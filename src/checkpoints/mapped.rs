@@ -1,7 +1,8 @@
-//! The bytes of a weight file on disk, or compiled in.
+//! The bytes of a weight file on disk, or in memory.
 #![allow(unsafe_code)]
 
 use super::ModelFiles;
+use super::eight_bit::EightBit;
 use crate::{Error, ErrorKind, Result, kernels};
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::{bf16, f16};
@@ -24,6 +25,8 @@ pub(super) enum Bytes {
     File { file: File, len: usize, path: PathBuf },
     /// Compiled in.
     Embedded(&'static [u8]),
+    /// Put together from others.
+    Gathered(Vec<u8>),
 }
 
 impl Bytes {
@@ -45,6 +48,7 @@ impl Bytes {
         match self {
             Self::File { len, .. } => *len,
             Self::Embedded(bytes) => bytes.len(),
+            Self::Gathered(bytes) => bytes.len(),
         }
     }
 
@@ -60,7 +64,30 @@ impl Bytes {
                 Ok(buffer.into())
             }
             Self::Embedded(bytes) => Ok(bytes[range].into()),
+            Self::Gathered(bytes) => Ok(bytes[range].to_vec().into()),
         }
+    }
+
+    /// The elements of `size` bytes of a tensor whose values do not follow one another, in the order of the indices. The range
+    /// lies within the bytes, and all that shape and strides, which count elements, lead to lies within the range.
+    pub fn gathered(&self, range: Range<usize>, size: usize, shape: &[usize], strides: &[usize]) -> Result<Self> {
+        let bytes = self.part(range)?;
+        let elements: usize = shape.iter().product();
+        let inner = shape.last().copied().unwrap_or(1).max(1);
+        let step = strides.last().copied().unwrap_or(1) * size;
+        let mut gathered = vec![0; elements * size];
+        // Rows along the last dimension, whose numbers tell the indices of the others.
+        gathered.par_chunks_mut(inner * size).enumerate().for_each(|(row, out)| {
+            let (mut rest, mut start) = (row, 0);
+            for (&dimension, &stride) in shape.iter().zip(strides).rev().skip(1) {
+                start += rest % dimension * stride * size;
+                rest /= dimension;
+            }
+            for (i, element) in out.chunks_exact_mut(size).enumerate() {
+                element.copy_from_slice(&bytes[start + i * step..start + i * step + size]);
+            }
+        });
+        Ok(Self::Gathered(gathered))
     }
 
     /// A part of the bytes, in `buffer` unless they are in memory already.
@@ -72,6 +99,7 @@ impl Bytes {
                 Ok(buffer)
             }
             Self::Embedded(bytes) => Ok(&bytes[range]),
+            Self::Gathered(bytes) => Ok(&bytes[range]),
         }
     }
 
@@ -92,12 +120,38 @@ impl Bytes {
                 out.copy_from_slice(&bytes[start..start + out.len()]);
                 Ok(())
             }
+            Self::Gathered(bytes) => {
+                out.copy_from_slice(&bytes[start..start + out.len()]);
+                Ok(())
+            }
         }
     }
 
     /// The tensor that a part holds, in an element type, on a device. `None` if it holds values that are not finite. The
     /// range lies within the bytes and has the shape's length. That a value is too large for f16 is an error.
+    ///
+    /// # Errors
+    /// If the stored type is no float that is read.
     pub fn tensor(
+        &self,
+        range: &Range<usize>,
+        stored: Dtype,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
+        if let Some(table) = EightBit::of(stored) {
+            let values = table.values(&self.part(range.clone())?, shape, dtype)?;
+            return Ok(values.map(|tensor| tensor.to_device(device)).transpose()?);
+        }
+        let stored = float_type(stored).ok_or_else(|| {
+            let fix = "only floats are read; get the model in f32, f16, bf16 or fp8";
+            Error::unusable(ErrorKind::Model, "the type of a weight", format!("{stored:?}"), fix)
+        })?;
+        self.float_tensor(range, stored, shape, dtype, device)
+    }
+
+    fn float_tensor(
         &self,
         range: &Range<usize>,
         stored: DType,
@@ -151,7 +205,7 @@ impl Bytes {
         if stored != DType::F16 && tensor.as_ref().is_some_and(overflows) {
             let what = match self {
                 Self::File { path, .. } => format!("a weight in {}", path.display()),
-                Self::Embedded(_) => "a weight".into(),
+                Self::Embedded(_) | Self::Gathered(_) => "a weight".into(),
             };
             let fix = "f16 ends there; take bf16, which has the range of f32, or f32";
             return Err(Error::invalid(what, format!("beyond {}", f16::MAX), fix));
@@ -262,12 +316,12 @@ fn copy<const N: usize, E>(bytes: &[u8], values: &mut [MaybeUninit<E>], value: i
     }
 }
 
-/// candle's element type for a stored one, if it is a float that weights come in.
+/// The narrowest of candle's element types that has all values of a stored one, if that is a float that weights come in.
 pub(crate) fn float_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F64 => Some(DType::F64),
         Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
+        Dtype::F16 | Dtype::F8_E4M3 | Dtype::F8_E5M2 => Some(DType::F16),
         Dtype::BF16 => Some(DType::BF16),
         _ => None,
     }

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod component;
+mod eight_bit;
 mod files;
 mod mapped;
 mod names;
@@ -10,6 +11,7 @@ mod random;
 mod report;
 mod safetensors_bytes;
 mod safetensors_file;
+mod safetensors_header;
 mod single_file;
 mod tensor_file;
 mod torch_file;

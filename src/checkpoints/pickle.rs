@@ -3,13 +3,26 @@
 //! A pickle is a program for a stack machine that can call any function it names. This reader knows a handful of names,
 //! gives each a fixed meaning of its own, and takes every other name and every other instruction for an error. What a
 //! pickle builds lives in one list of nodes that refer to each other by number: nothing it says can make the reader
-//! recurse, and each instruction adds one node at most, so memory is bounded by the length of the pickle.
+//! recurse. Since a short instruction can copy much, what is built is counted, and may be [a few times](MOST_BUILT) the
+//! pickle's length.
 
 use safetensors::tensor::Dtype;
 use std::collections::HashMap;
 
 /// Bytes of the largest pickle; that of Stable Diffusion XL has a few hundred thousand.
-const LARGEST: usize = 64 << 20;
+pub(super) const LARGEST: usize = 64 << 20;
+
+/// What a pickle builds may take so many times its own length, and [`SPARED`] more; those of weights take five to nine times.
+const MOST_BUILT: usize = 16;
+
+/// Arguments of a call that are looked at.
+const MOST_ARGUMENTS: usize = 7;
+
+/// Bytes that are not counted.
+const SPARED: usize = 1 << 20;
+
+/// PyTorch knows up to 64; those of images have four.
+const MOST_DIMENSIONS: usize = 8;
 
 /// A node's number.
 pub(super) type Id = usize;
@@ -27,15 +40,17 @@ pub(super) enum Node {
     Function(Function),
     /// A container of parameters, with its state once that is known.
     Object(Option<Id>),
-    /// Element type, name of the entry that holds the values, and their number.
-    Storage(Dtype, String, usize),
-    Tensor(PickledTensor),
+    /// Element type, the text that names the entry that holds the values, and their number.
+    Storage(Dtype, Id, usize),
+    Tensor(Box<PickledTensor>),
 }
 
 /// A tensor: a view of a storage. Offset and strides count elements.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PickledTensor {
     pub storage: Id,
+    /// The element type, if it is not the storage's.
+    pub dtype: Option<Dtype>,
     pub offset: usize,
     pub shape: Vec<usize>,
     pub strides: Vec<usize>,
@@ -46,8 +61,14 @@ pub(super) struct PickledTensor {
 pub(super) enum Function {
     OrderedDict,
     RebuildTensor,
+    /// The same with an element type, of tensors whose storage has none.
+    RebuildTyped,
     RebuildParameter,
     StorageClass(Dtype),
+    /// An element type; nothing if tensors of it cannot be read.
+    ElementType(Option<Dtype>),
+    /// PyTorch's shape, a tuple.
+    Size,
     /// PyTorch's dictionary of parameters, which the first textual inversions were saved in.
     ParameterDict,
     /// Known from what trainers leave beside the weights; its results are not looked at.
@@ -59,7 +80,9 @@ impl Function {
         Some(match (module, name) {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_tensor_v3") => Self::RebuildTyped,
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch", "Size") => Self::Size,
             ("torch.nn.modules.container", "ParameterDict") => Self::ParameterDict,
             ("torch", "DoubleStorage") => Self::StorageClass(Dtype::F64),
             ("torch", "FloatStorage") => Self::StorageClass(Dtype::F32),
@@ -71,10 +94,36 @@ impl Function {
             ("torch", "CharStorage") => Self::StorageClass(Dtype::I8),
             ("torch", "ByteStorage") => Self::StorageClass(Dtype::U8),
             ("torch", "BoolStorage") => Self::StorageClass(Dtype::BOOL),
+            // Bytes of any type, which the tensors say.
+            ("torch.storage" | "torch", "UntypedStorage") => Self::StorageClass(Dtype::U8),
+            ("torch", "float64" | "double") => Self::ElementType(Some(Dtype::F64)),
+            ("torch", "float32" | "float") => Self::ElementType(Some(Dtype::F32)),
+            ("torch", "float16" | "half") => Self::ElementType(Some(Dtype::F16)),
+            ("torch", "bfloat16") => Self::ElementType(Some(Dtype::BF16)),
+            ("torch", "float8_e4m3fn") => Self::ElementType(Some(Dtype::F8_E4M3)),
+            ("torch", "float8_e5m2") => Self::ElementType(Some(Dtype::F8_E5M2)),
+            ("torch", "int64" | "long") => Self::ElementType(Some(Dtype::I64)),
+            ("torch", "int32" | "int") => Self::ElementType(Some(Dtype::I32)),
+            ("torch", "int16" | "short") => Self::ElementType(Some(Dtype::I16)),
+            ("torch", "int8") => Self::ElementType(Some(Dtype::I8)),
+            ("torch", "uint8") => Self::ElementType(Some(Dtype::U8)),
+            ("torch", "uint16") => Self::ElementType(Some(Dtype::U16)),
+            ("torch", "uint32") => Self::ElementType(Some(Dtype::U32)),
+            ("torch", "uint64") => Self::ElementType(Some(Dtype::U64)),
+            ("torch", "bool") => Self::ElementType(Some(Dtype::BOOL)),
+            (
+                "torch",
+                "complex32" | "complex64" | "complex128" | "chalf" | "cfloat" | "cdouble" | "float8_e4m3fnuz"
+                | "float8_e5m2fnuz" | "float8_e8m0fnu" | "qint8" | "quint8" | "qint32" | "bits8" | "bits16",
+            ) => Self::ElementType(None),
             ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar")
             | ("numpy", "dtype")
             | ("_codecs", "encode")
-            | ("__builtin__" | "builtins", "set")
+            | ("torch", "device")
+            | ("__builtin__" | "builtins", "set" | "frozenset" | "complex" | "bytearray" | "slice" | "range")
+            | ("collections", "Counter")
+            | ("datetime", "datetime" | "date" | "time" | "timedelta")
+            | ("pathlib", "Path" | "PurePath" | "PosixPath" | "WindowsPath" | "PurePosixPath" | "PureWindowsPath")
             | ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint") => Self::Inert,
             _ => return None,
         })
@@ -89,15 +138,14 @@ pub(super) struct Pickle {
 }
 
 impl Pickle {
-    /// Reads a whole pickle.
+    /// Reads a whole pickle, of [`LARGEST`] bytes at most.
     ///
     /// # Errors
     /// If it is damaged, or holds an instruction or a name that is not one of the few.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.len() > LARGEST {
-            return Err(format!("its pickle has {} bytes; {LARGEST} is the most that is read", bytes.len()));
-        }
-        let mut machine = Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: HashMap::new() };
+        let most = bytes.len() * MOST_BUILT + SPARED;
+        let mut machine =
+            Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: HashMap::new(), contents: 0, most };
         let root = machine.run()?;
         Ok(Self { nodes: machine.nodes, root })
     }
@@ -144,6 +192,10 @@ struct Machine<'a> {
     nodes: Vec<Node>,
     stack: Vec<Item>,
     memo: HashMap<usize, Id>,
+    /// Bytes that nodes hold beside themselves.
+    contents: usize,
+    /// Bytes that all of it may take.
+    most: usize,
 }
 
 type Parsed<T = ()> = Result<T, String>;
@@ -151,6 +203,13 @@ type Parsed<T = ()> = Result<T, String>;
 impl Machine<'_> {
     fn run(&mut self) -> Parsed<Id> {
         loop {
+            if self.built() > self.most {
+                return Err(format!(
+                    "its pickle has {} bytes and builds more than {} of them, which none of weights does; get the file again",
+                    self.bytes.len(),
+                    self.most
+                ));
+            }
             let opcode = self.take(1)?[0];
             match opcode {
                 b'.' => return self.pop(),
@@ -205,6 +264,12 @@ impl Machine<'_> {
         }
     }
 
+    /// Bytes of memory; nodes are never let go of.
+    fn built(&self) -> usize {
+        let each = self.nodes.len() * size_of::<Node>() + self.stack.len() * size_of::<Item>();
+        each + self.memo.len() * size_of::<(usize, Id)>() + self.contents
+    }
+
     fn take(&mut self, count: usize) -> Parsed<&[u8]> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
         let end = end.ok_or("its pickle ends in the middle; the file is damaged, get it again")?;
@@ -221,6 +286,15 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, node: Node) {
+        self.contents += match &node {
+            Node::Text(text) => text.len(),
+            Node::Tuple(items) | Node::List(items) => items.len() * size_of::<Id>(),
+            Node::Dict(pairs) => pairs.len() * size_of::<(Id, Id)>(),
+            Node::Tensor(tensor) => {
+                size_of::<PickledTensor>() + (tensor.shape.len() + tensor.strides.len()) * size_of::<usize>()
+            }
+            _ => 0,
+        };
         self.nodes.push(node);
         self.stack.push(Item::Value(self.nodes.len() - 1));
     }
@@ -289,6 +363,7 @@ impl Machine<'_> {
 
     fn append(&mut self, one: bool) -> Parsed {
         let items = if one { vec![self.pop()?] } else { self.items()? };
+        self.contents += items.len() * size_of::<Id>();
         match self.top()? {
             Node::List(list) => list.extend(items),
             Node::Opaque => {}
@@ -305,6 +380,7 @@ impl Machine<'_> {
             self.items()?
         };
         let new = pairs(&items)?;
+        self.contents += new.len() * size_of::<(Id, Id)>();
         match self.top()? {
             Node::Dict(dict) => dict.extend(new),
             Node::Opaque => {}
@@ -368,17 +444,34 @@ impl Machine<'_> {
         let (Node::Function(function), Node::Tuple(arguments)) = (&self.nodes[function], &self.nodes[arguments]) else {
             return Err("its pickle calls something that is no function; the file is damaged".into());
         };
-        let (function, arguments) = (*function, arguments.clone());
+        // Those that count come first.
+        let (function, arguments) = (*function, arguments[..arguments.len().min(MOST_ARGUMENTS)].to_vec());
         let node = match function {
             Function::OrderedDict => Node::Dict(self.listed_pairs(&arguments)?),
-            Function::RebuildTensor => self.tensor(&arguments)?,
+            Function::RebuildTensor => self.tensor(&arguments, None)?,
+            Function::RebuildTyped => {
+                let dtype = match arguments.get(6).map(|&id| &self.nodes[id]) {
+                    Some(Node::Function(Function::ElementType(dtype))) => *dtype,
+                    _ => return Err("its pickle has a tensor without an element type; the file is damaged".into()),
+                };
+                // Of a type that is not read: the tensor is not there.
+                if dtype.is_some() { self.tensor(&arguments, dtype)? } else { Node::Opaque }
+            }
             Function::RebuildParameter => match arguments.first().map(|&id| &self.nodes[id]) {
                 Some(Node::Tensor(tensor)) => Node::Tensor(tensor.clone()),
                 _ => return Err("its pickle has a parameter without a tensor; the file is damaged".into()),
             },
+            Function::Size => {
+                let list =
+                    arguments.first().copied().ok_or("its pickle has a shape of nothing; the file is damaged")?;
+                self.stack.push(Item::Value(list));
+                return Ok(());
+            }
             Function::ParameterDict => Node::Object(None),
             Function::Inert => Node::Opaque,
-            Function::StorageClass(_) => return Err("its pickle calls a class of storage; the file is damaged".into()),
+            Function::StorageClass(_) | Function::ElementType(_) => {
+                return Err("its pickle calls a class of storage; the file is damaged".into());
+            }
         };
         self.push(node);
         Ok(())
@@ -406,7 +499,7 @@ impl Machine<'_> {
     }
 
     /// `_rebuild_tensor_v2(storage, offset, shape, strides, ...)`.
-    fn tensor(&self, arguments: &[Id]) -> Parsed<Node> {
+    fn tensor(&self, arguments: &[Id], dtype: Option<Dtype>) -> Parsed<Node> {
         let damaged = || "its pickle has a tensor without storage, place, shape and strides".to_owned();
         let &[storage, offset, shape, strides, ..] = arguments else { return Err(damaged()) };
         let size = |id: Id| match self.nodes[id] {
@@ -414,18 +507,17 @@ impl Machine<'_> {
             _ => Err(damaged()),
         };
         let sizes = |id: Id| match &self.nodes[id] {
+            Node::Tuple(items) if items.len() > MOST_DIMENSIONS => {
+                Err(format!("its pickle has a tensor of {} dimensions, and {MOST_DIMENSIONS} are read", items.len()))
+            }
             Node::Tuple(items) => items.iter().map(|&id| size(id)).collect::<Parsed<Vec<_>>>(),
             _ => Err(damaged()),
         };
         if !matches!(self.nodes[storage], Node::Storage(..)) {
             return Err(damaged());
         }
-        Ok(Node::Tensor(PickledTensor {
-            storage,
-            offset: size(offset)?,
-            shape: sizes(shape)?,
-            strides: sizes(strides)?,
-        }))
+        let (offset, shape, strides) = (size(offset)?, sizes(shape)?, sizes(strides)?);
+        Ok(Node::Tensor(Box::new(PickledTensor { storage, dtype, offset, shape, strides })))
     }
 
     /// `("storage", class, key, location, count)`: PyTorch's reference to the values.
@@ -433,9 +525,9 @@ impl Machine<'_> {
         let id = self.pop()?;
         let damaged = || "its pickle refers to values in another way than PyTorch does".to_owned();
         let Node::Tuple(parts) = &self.nodes[id] else { return Err(damaged()) };
-        let nodes: Vec<&Node> = parts.iter().map(|&id| &self.nodes[id]).collect();
-        let [Node::Text(kind), Node::Function(Function::StorageClass(dtype)), Node::Text(key), _, Node::Int(count)] =
-            nodes[..]
+        let &[kind, class, key, _, count] = parts.as_slice() else { return Err(damaged()) };
+        let (Node::Text(kind), Node::Function(Function::StorageClass(dtype)), Node::Text(_), Node::Int(count)) =
+            (&self.nodes[kind], &self.nodes[class], &self.nodes[key], &self.nodes[count])
         else {
             return Err(damaged());
         };
@@ -443,7 +535,7 @@ impl Machine<'_> {
         if kind != "storage" {
             return Err(damaged());
         }
-        let node = Node::Storage(*dtype, key.clone(), count);
+        let node = Node::Storage(*dtype, key, count);
         self.push(node);
         Ok(())
     }

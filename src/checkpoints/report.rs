@@ -24,6 +24,8 @@ pub struct WeightReport {
     pub doubled: Vec<String>,
     /// There, with an element type that weights do not have: name and type.
     pub wrong_type: Vec<(String, String)>,
+    /// Whether more is missing or mis-shaped, which was not looked for since so much is.
+    pub and_more: bool,
 }
 
 impl WeightReport {
@@ -38,8 +40,10 @@ impl WeightReport {
     }
 
     fn advice(&self) -> &'static str {
-        if self.not_finite.len() + self.wrong_type.len() > 0 {
+        if !self.not_finite.is_empty() {
             "the file is damaged or was saved with an overflow; get it again, or its f32 version"
+        } else if !self.wrong_type.is_empty() {
+            "it was quantised in a way that is not read; get its version in f32, f16, bf16 or fp8"
         } else if !self.doubled.is_empty() {
             "it cannot be told which of them is meant; leave one out of the file"
         } else if self.missing.is_empty() && self.mis_shaped.is_empty() {
@@ -64,7 +68,13 @@ impl fmt::Display for WeightReport {
         ];
         let differences: Vec<String> = differences.into_iter().flatten().collect();
         let (component, files) = (&self.component, &self.files);
-        write!(f, "the weights of the {component} in {files} do not fit: {}; {}", differences.join("; "), self.advice())
+        let and_more = if self.and_more { " and more" } else { "" };
+        write!(
+            f,
+            "the weights of the {component} in {files} do not fit: {}{and_more}; {}",
+            differences.join("; "),
+            self.advice()
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! One safetensors file.
 
-use super::ModelFiles;
-use super::mapped::{Bytes, float_type};
+use super::mapped::Bytes;
+use super::{ModelFiles, safetensors_header};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata};
@@ -22,8 +22,19 @@ pub struct StoredTensor {
 /// Bytes of the number that says how long the header is.
 const LENGTH: usize = 8;
 
-/// The format allows no longer header.
-const LONGEST_HEADER: usize = 100_000_000;
+/// The format allows three times as much; some that list the captions that a LoRA was trained on have a few million.
+const LONGEST_HEADER: usize = 32 << 20;
+
+/// The largest models have a few thousand.
+const MOST_TENSORS: usize = 100_000;
+
+/// That a file has no more tensors than any model.
+pub(super) fn check_count(tensors: usize) -> Result<(), String> {
+    if tensors <= MOST_TENSORS {
+        return Ok(());
+    }
+    Err(format!("it has more than {MOST_TENSORS} tensors, and no model that is read has as many"))
+}
 
 /// A safetensors file whose header has been checked.
 #[derive(Debug)]
@@ -56,11 +67,20 @@ impl SafetensorsFile {
         let Some(data) = data.filter(|&data| data <= bytes.len()) else {
             return Err(damaged(&format!("its header cannot have {length} bytes")));
         };
-        let metadata: Metadata = serde_json::from_slice(&bytes.part(LENGTH..data)?)
+        let metadata = safetensors_header::parse(&bytes.part(LENGTH..data)?)
             .map_err(|e| damaged(&format!("its header is damaged: {e}")))?;
         let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
-        if data.checked_add(end) != Some(bytes.len()) {
-            return Err(damaged(&format!("its header describes {end} bytes after byte {data}")));
+        match data.checked_add(end) {
+            Some(end) if end == bytes.len() => {}
+            Some(end) if end < bytes.len() => {
+                let reason = format!(
+                    "it ends at byte {end} by its header, and {} bytes follow, which no program that saves weights writes; get it \
+                     again",
+                    bytes.len() - end
+                );
+                return Err(Error::malformed(ErrorKind::Model, "safetensors file", &path, reason));
+            }
+            _ => return Err(damaged(&format!("its header describes {end} bytes after byte {data}"))),
         }
         Ok(Self { path, bytes, metadata, data })
     }
@@ -93,16 +113,8 @@ impl SafetensorsFile {
         let info = self.metadata.info(name).ok_or_else(|| {
             Error::malformed(ErrorKind::Model, "safetensors file", &self.path, format!("it has no tensor {name}"))
         })?;
-        let stored = float_type(info.dtype).ok_or_else(|| {
-            Error::malformed(
-                ErrorKind::Model,
-                "safetensors file",
-                &self.path,
-                format!("{name} has type {:?}, not a float", info.dtype),
-            )
-        })?;
         let range = self.data + info.data_offsets.0..self.data + info.data_offsets.1;
-        self.bytes.tensor(&range, stored, &info.shape, dtype, device)
+        self.bytes.tensor(&range, info.dtype, &info.shape, dtype, device)
     }
 
     /// Where the values of a tensor are.

@@ -1,6 +1,7 @@
 //! A whole model in one file, in the layout of the code base that trained it, or a part of a model alone.
 
 use super::{Checkpoint, ModelFiles, TensorFile, TensorNames};
+use crate::config::ConfigFields;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::fmt;
@@ -19,6 +20,11 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// are; by default it is taken for a whole model.
     fn is_network_alone(&self, _file: &TensorFile) -> bool {
         false
+    }
+
+    /// A component's configuration, with what the file says otherwise of itself by its tensors; by default nothing.
+    fn config(&self, _file: &TensorFile, _component: &str, fields: ConfigFields) -> ConfigFields {
+        fields
     }
 
     /// The names of a component's tensors in a file that is written.

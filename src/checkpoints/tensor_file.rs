@@ -1,7 +1,9 @@
 //! A file of weights in any of the forms that are read.
 
 use super::mapped::{Bytes, float_type};
+use super::torch_file::Place;
 use super::{ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
+use crate::images::is_picture;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
@@ -25,8 +27,8 @@ impl TensorFile {
     /// If it cannot be opened, is damaged, or has another form; the message names the form where it is known.
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let start = first_bytes(files, name)?;
-        // The length that stands before a safetensors file's header can look like the beginning of anything.
-        if start.get(8) == Some(&b'{') {
+        // The length that stands before a safetensors file's header can look like the beginning of anything, but it is short.
+        if start.get(4..9) == Some(b"\0\0\0\0{") {
             return Ok(Self::Safetensors(SafetensorsFile::open(files, name)?));
         }
         if start.starts_with(b"PK") {
@@ -62,7 +64,7 @@ impl TensorFile {
         }
     }
 
-    /// A tensor of one number, a float or a whole one.
+    /// A tensor of one number, a float or a whole one, or of a truth, which is 0 or 1.
     ///
     /// # Errors
     /// If there is no such tensor, it holds more than one number, or one that is not finite.
@@ -70,25 +72,33 @@ impl TensorFile {
         let wrong = |what: String| {
             Error::malformed(ErrorKind::Model, "file of weights", self.path(), format!("{} {what}", stored.name))
         };
-        let (range, bytes) = self.place(stored)?;
         if stored.shape.iter().product::<usize>() != 1 {
             return Err(wrong(format!("has shape {:?}, and should be one number", stored.shape)));
         }
-        let number = match stored.dtype {
-            Dtype::I64 => DType::I64,
-            Dtype::I32 => DType::I32,
-            other => float_type(other).ok_or_else(|| wrong(format!("has type {other:?}, which is no number")))?,
+        let value = match stored.dtype {
+            Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL => {
+                let (Place { range, .. }, bytes) = self.place(stored)?;
+                let whole = match stored.dtype {
+                    Dtype::I64 => DType::I64,
+                    Dtype::I32 => DType::I32,
+                    _ => DType::U8,
+                };
+                Some(Tensor::from_raw_buffer(&bytes.part(range)?, whole, &[1], &Device::Cpu)?.to_dtype(DType::F64)?)
+            }
+            _ => self.read(stored, DType::F64, &Device::Cpu)?,
         };
-        let value = Tensor::from_raw_buffer(&bytes.part(range)?, number, &[1], &Device::Cpu)?;
-        let value = value.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
+        let value =
+            value.map(|value| value.flatten_all()?.to_vec1::<f64>()).transpose()?.map_or(f64::NAN, |value| value[0]);
         if value.is_finite() { Ok(value) } else { Err(wrong(format!("is {value}, which is not finite"))) }
     }
 
     /// Where the values of a tensor are.
-    fn place(&self, stored: &StoredTensor) -> Result<(Range<usize>, &Bytes)> {
-        let (range, bytes) = match self {
-            Self::Safetensors(file) => (file.range(&stored.name), file.bytes()),
-            Self::Torch(file) => (file.range(&stored.name), file.bytes()),
+    fn place(&self, stored: &StoredTensor) -> Result<(Place, &Bytes)> {
+        let (place, bytes) = match self {
+            Self::Safetensors(file) => {
+                (file.range(&stored.name).map(|range| Place { range, strides: None }), file.bytes())
+            }
+            Self::Torch(file) => (file.place(&stored.name), file.bytes()),
         };
         let missing = || {
             Error::malformed(
@@ -98,7 +108,7 @@ impl TensorFile {
                 format!("it has no tensor {}", stored.name),
             )
         };
-        Ok((range.ok_or_else(missing)?, bytes))
+        Ok((place.ok_or_else(missing)?, bytes))
     }
 
     /// Reads a tensor in an element type, onto a device. `None` if it holds values that are not finite.
@@ -118,17 +128,24 @@ impl TensorFile {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
-        let wrong = |reason: String| Error::malformed(ErrorKind::Model, "file of weights", self.path(), reason);
-        let (range, bytes) = self.place(stored)?;
-        let float = float_type(stored.dtype)
-            .ok_or_else(|| wrong(format!("{} has type {:?}, not a float", stored.name, stored.dtype)))?;
+        if float_type(stored.dtype).is_none() {
+            let reason = format!("{} has type {:?}, not a float that is read", stored.name, stored.dtype);
+            return Err(Error::malformed(ErrorKind::Model, "file of weights", self.path(), reason));
+        }
+        let (Place { range, strides }, bytes) = self.place(stored)?;
         let (mut shape, all) = (stored.shape.clone(), stored.shape.first().copied().unwrap_or(1));
         if let Some(first) = shape.first_mut() {
             *first = rows.len();
         }
+        if let Some(strides) = strides {
+            let size = stored.dtype.bitsize() / 8;
+            let start = range.start + rows.start * strides[0] * size;
+            let gathered = bytes.gathered(start..range.end, size, &shape, &strides)?;
+            return gathered.tensor(&(0..gathered.len()), stored.dtype, &shape, dtype, device);
+        }
         let row = range.len() / all.max(1);
         let part = range.start + rows.start * row..range.start + rows.end * row;
-        bytes.tensor(&part, float, &shape, dtype, device)
+        bytes.tensor(&part, stored.dtype, &shape, dtype, device)
     }
 }
 
@@ -163,6 +180,15 @@ fn foreign_form(start: &[u8]) -> Option<&'static str> {
     }
     if text.starts_with('<') {
         return Some("it is a web page, not a model; the download went wrong, get it again");
+    }
+    if is_picture(start) {
+        return Some("it is a picture, not weights; give a file that ends in .safetensors");
+    }
+    if start.len() >= 8 && start[..8].iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r')) {
+        return Some(match text.starts_with(['{', '[']) {
+            true => "it is a JSON file, not weights; give a file that ends in .safetensors",
+            false => "it is a text, not weights; give a file that ends in .safetensors",
+        });
     }
     // A pickle's first instruction, then the magic number that PyTorch put first before version 1.6.
     if start.first() == Some(&0x80) && start.get(1).is_some_and(|version| *version <= 5) {

@@ -1,9 +1,10 @@
 //! Control models in one file without a configuration: it follows from the tensors, and for what they do not tell, such
 //! as the number of heads, from the UNet that the model was made for.
 
-use super::inferred::{MOST_RESOLUTIONS, Shapes, shapes};
+use super::inferred::{Shapes, shapes};
 use super::original_names;
 use crate::checkpoints::{Checkpoint, ComponentNames, SingleFile, TensorNames};
+use crate::config::MOST_RESOLUTIONS;
 use crate::models::unet::{AddedConditioning, BlockKind};
 use crate::models::{ControlConfig, ControlNetConfig, T2iAdapterConfig, T2iAdapterKind, UNet2DConditionConfig};
 use crate::{Error, ErrorKind, Result};

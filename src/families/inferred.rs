@@ -1,6 +1,7 @@
 //! Configurations that follow from the tensors of a file, of models that come as one file without any.
 
 use crate::checkpoints::{SingleFile, StoredTensor, TensorNames};
+use crate::config::MOST_RESOLUTIONS;
 use crate::models::{AutoencoderConfig, AutoencoderTinyConfig};
 use crate::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -32,9 +33,6 @@ pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 pub(super) fn shapes(tensors: &[StoredTensor]) -> Shapes<'_> {
     tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect()
 }
-
-/// Halvings of the size, one more; no real network has as many.
-pub(super) const MOST_RESOLUTIONS: usize = 16;
 
 /// What numbered layers of a tiny autoencoder's half are: convolutions, with so many blocks before each but the first.
 #[derive(Debug, Default)]

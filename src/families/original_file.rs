@@ -130,7 +130,9 @@ fn spread(file: &TensorFile, name: &str) -> Result<Option<f64>> {
 fn foreign(path: &Path, tensors: &[StoredTensor]) -> Error {
     let holds = |part: &str| tensors.iter().any(|tensor| tensor.name.contains(part));
     let of_vae = |name: &str| {
-        ["first_stage_model.", "decoder.up.", "decoder.up_blocks."].iter().any(|start| name.starts_with(start))
+        ["first_stage_model.", "decoder.up.", "decoder.up_blocks.", "vae.decoder."]
+            .iter()
+            .any(|start| name.starts_with(start))
     };
     let (what, fix) = match FOREIGN.iter().find(|(part, _, _)| holds(part)) {
         Some((_, what, fix)) => (*what, *fix),

@@ -36,6 +36,12 @@ impl UNetForm {
 /// Where the autoencoder is.
 const AUTOENCODER: &str = "first_stage_model.";
 
+/// Where an autoencoder alone can be: with diffusers' names or the original ones.
+const AUTOENCODER_ALONE: [&str; 2] = ["", "vae."];
+
+/// In the UNet, what the strength of guidance is multiplied by: as the other names are, or as diffusers has it.
+const GUIDANCE: [&str; 2] = ["time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"];
+
 /// The layout of a family's files.
 #[derive(Debug)]
 pub(super) struct OriginalLayout {
@@ -101,7 +107,6 @@ impl OriginalLayout {
         })
     }
 
-    /// An autoencoder alone has no prefix, and diffusers' names or the original ones.
     fn autoencoder(file: &TensorFile, configs: &ModelFiles) -> Result<ComponentNames> {
         if let Some(tiny) = TinyLayers::of(&file.tensors()) {
             return Ok(tiny.names().into());
@@ -112,11 +117,11 @@ impl OriginalLayout {
         if has(file, AUTOENCODER) {
             return Ok(ComponentNames { names: original_names::autoencoder(&config, AUTOENCODER), unused });
         }
-        if !has(file, "decoder.") {
+        match AUTOENCODER_ALONE.iter().find(|prefix| has(file, &format!("{prefix}decoder."))) {
+            Some(prefix) => Ok(ComponentNames { names: original_names::autoencoder(&config, prefix), unused }),
             // Without tensors of either kind the prefix that is missing is named.
-            return Ok(TensorNames::plain(AUTOENCODER).into());
+            None => Ok(TensorNames::plain(AUTOENCODER).into()),
         }
-        Ok(ComponentNames { names: original_names::autoencoder(&config, ""), unused })
     }
 
     fn text_encoder(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
@@ -149,6 +154,22 @@ impl FileLayout for OriginalLayout {
     fn is_network_alone(&self, file: &TensorFile) -> bool {
         let others = self.text_encoders.iter().map(|place| place.prefix).chain([AUTOENCODER]);
         UNetForm::of(file).is_some() && !others.into_iter().any(|prefix| has(file, prefix))
+    }
+
+    /// A latent consistency model is known by what takes the strength of guidance, which its configurations, being those of the
+    /// model that it was distilled from, do not have.
+    fn config(&self, file: &TensorFile, component: &str, fields: ConfigFields) -> ConfigFields {
+        let projection = file.tensors().into_iter().find_map(|tensor| {
+            let is_it = GUIDANCE.iter().any(|name| tensor.name.strip_prefix(UNET) == Some(*name));
+            tensor.shape.get(1).copied().filter(|_| is_it)
+        });
+        match (projection, component) {
+            (Some(width), "unet") if fields.lacks("time_cond_proj_dim") => fields.with("time_cond_proj_dim", width),
+            (Some(_), "scheduler") if fields.class_name() == Some("PNDMScheduler") => {
+                fields.with("_class_name", "LCMScheduler")
+            }
+            _ => fields,
+        }
     }
 
     /// Text encoders with the erf GELU are OpenCLIP's, where the family has both.

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::checkpoints::{FileLayout, ModelFiles, TensorFile};
 
 /// What the second text encoder is called in LoRA files.
-const TEXT_ENCODER_2_IN_LORAS: [&str; 2] = ["lora_te2_", "text_encoder_2."];
+const TEXT_ENCODER_2_IN_LORAS: [&str; 3] = ["lora_te2_", "text_encoder_2.", "clip_g."];
 
 /// One of the two.
 #[derive(Debug)]

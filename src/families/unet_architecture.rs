@@ -20,7 +20,7 @@ use crate::{DType, Error, ErrorKind, Result};
 pub(super) const UNET_IN_LORAS: [&str; 4] = ["lora_unet_", "unet.", "model.diffusion_model.", "diffusion_model."];
 
 /// What the first text encoder is called there.
-pub(super) const TEXT_ENCODER_IN_LORAS: [&str; 3] = ["lora_te_", "lora_te1_", "text_encoder."];
+pub(super) const TEXT_ENCODER_IN_LORAS: [&str; 4] = ["lora_te_", "lora_te1_", "text_encoder.", "clip_l."];
 
 /// How a UNet is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

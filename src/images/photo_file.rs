@@ -2,9 +2,11 @@
 //!
 //! PNG, JPEG and WebP, told apart by content; grey, grey and alpha, RGB, RGBA and palette, of up to 16 bits. The size is
 //! checked by the file's header before any memory is spent on pixels. An animated file gives the still picture that it
-//! offers to programs without animation: its first frame, or an APNG's default picture.
+//! offers to programs without animation: its first frame, or an APNG's default picture. Decoders run under a
+//! [guard](crate::files::guarded): whatever they make of damaged bytes, it is an error.
 
 use super::{ColorType, Photo, Samples};
+use crate::files::guarded;
 use crate::{Error, ErrorKind, Result};
 use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
@@ -35,14 +37,7 @@ impl Photo {
     /// If the file is missing, empty, truncated, damaged or of another format; if a side is longer than [`MAX_SIDE`], if
     /// there are more than [`MAX_PIXELS`], or one side is more than [`MAX_ASPECT`] times the other.
     pub fn read(path: &Path) -> Result<Self> {
-        let fail = || Error::io("read", path);
-        let mut file = File::open(path).map_err(fail())?;
-        let mut bytes = Vec::new();
-        // First what tells the format: a large file that is no picture is not read.
-        (&mut file).take(MAGIC_BYTES).read_to_end(&mut bytes).map_err(fail())?;
-        Format::of(&bytes).map_err(|reason| malformed(path, reason))?;
-        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(fail())?;
-        Self::decode(&bytes, path)
+        Self::decode(&picture_bytes(path)?, path)
     }
 
     /// Reads a file that is in memory; `path` is named in messages.
@@ -52,26 +47,43 @@ impl Photo {
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
         let fail = |reason| malformed(path, reason);
         let format = Format::of(bytes).map_err(fail)?;
-        if let Some((width, height)) = format.stated_size(bytes) {
-            check_readable(width, height).map_err(fail)?;
-        }
-        let damaged = |e: image::ImageError| malformed(path, format!("it is truncated or damaged ({e})"));
-        let mut decoder = format.decoder(bytes).map_err(damaged)?;
-        let (width, height) = decoder.dimensions();
-        check_readable(width as usize, height as usize).map_err(fail)?;
-        if !format.is_complete(bytes) {
-            return Err(fail("it is truncated: its data end before the picture does".into()));
-        }
-        // What is said beside the pixels may be damaged without harm.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let icc_profile = decoder.icc_profile().ok().flatten();
-        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-        image.apply_orientation(orientation);
+        let decoded = guarded(|| format.decode(bytes)).map_err(damaged).and_then(|decoded| decoded);
+        let Decoded { image, icc_profile } = decoded.map_err(fail)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         let (color, samples) = samples_of(image).map_err(fail)?;
         let icc_profile = icc_profile.filter(|profile| is_profile_of(profile, color));
         Ok(Self { icc_profile, ..Self::new(width, height, color, samples)? })
     }
+}
+
+/// The bytes of a picture's file, of which no more than those that tell the format are read if it is none.
+///
+/// # Errors
+/// If the file is missing, empty, or of a format that is not read.
+pub fn picture_bytes(path: &Path) -> Result<Vec<u8>> {
+    let fail = || Error::io("read", path);
+    let mut file = File::open(path).map_err(fail())?;
+    let mut bytes = Vec::new();
+    (&mut file).take(MAGIC_BYTES).read_to_end(&mut bytes).map_err(fail())?;
+    Format::of(&bytes).map_err(|reason| malformed(path, reason))?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(fail())?;
+    Ok(bytes)
+}
+
+/// Whether a file that starts so is a picture that is read.
+pub(crate) fn is_picture(start: &[u8]) -> bool {
+    Format::of(start).is_ok()
+}
+
+/// What a decoder gives, turned as its file says.
+struct Decoded {
+    image: DynamicImage,
+    icc_profile: Option<Vec<u8>>,
+}
+
+/// Why a picture is not read whose decoder says so.
+fn damaged(reason: impl std::fmt::Display) -> String {
+    format!("it is truncated or damaged ({reason})")
 }
 
 fn malformed(path: &Path, reason: String) -> Error {
@@ -110,6 +122,47 @@ impl Format {
     fn stated_size(self, bytes: &[u8]) -> Option<(usize, usize)> {
         let side = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
         matches!(self, Self::Png).then(|| Some((side(16)?, side(20)?)))?
+    }
+
+    fn decode(self, bytes: &[u8]) -> Result<Decoded, String> {
+        if let Some((width, height)) = self.stated_size(bytes) {
+            check_readable(width, height)?;
+        }
+        let mut decoder = self.decoder(bytes).map_err(damaged)?;
+        let (width, height) = decoder.dimensions();
+        check_readable(width as usize, height as usize)?;
+        let pixels = u64::from(width) * u64::from(height);
+        if !self.is_complete(bytes) || self.least_bytes(bytes, pixels) > bytes.len() as u64 {
+            return Err("it is truncated: its data end before the picture does".into());
+        }
+        // What is said beside the pixels may be damaged without harm.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let icc_profile = decoder.icc_profile().ok().flatten();
+        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+        image.apply_orientation(orientation);
+        Ok(Decoded { image, icc_profile })
+    }
+
+    /// The fewest bytes in which a file that starts so can hold this many pixels: no memory is spent on more than are there.
+    fn least_bytes(self, bytes: &[u8], pixels: u64) -> u64 {
+        match self {
+            // DEFLATE's shortest code, of two bits for a length and a distance, stands for 258 bytes.
+            Self::Png => {
+                let depth = bytes.get(24).copied().map_or(1, u64::from);
+                let channels = match bytes.get(25) {
+                    Some(2) => 3,
+                    Some(4) => 2,
+                    Some(6) => 4,
+                    _ => 1,
+                };
+                pixels * channels * depth / 8 / 1032
+            }
+            // A bit for each block of 8x8 pixels is the least that a grey picture has, colours have more; twice as many pixels are
+            // let pass.
+            Self::Jpeg => pixels / 1024,
+            // Lossless, one colour takes no bits however often.
+            Self::WebP => 0,
+        }
     }
 
     fn decoder(self, bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {

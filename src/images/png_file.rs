@@ -1,9 +1,13 @@
 //! PNG with text chunks.
 
 use super::{ColorType, Photo, Picture, Samples};
+use crate::files::guarded;
 use crate::{Error, ErrorKind, Result};
 use std::borrow::Cow;
 use std::path::Path;
+
+/// Bytes of all text of a file that is stored compressed; what this program writes is not.
+const LONGEST_COMPRESSED_TEXT: usize = 16 << 20;
 
 /// A keyword and its text, stored in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,19 +85,28 @@ fn encode(info: png::Info, samples: &[u8], chunks: &[TextChunk]) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// The text chunks of a PNG file.
+/// The text chunks of a PNG file: `tEXt` and `iTXt`.
 ///
 /// # Errors
-/// If the bytes are no PNG file; `path` is named in the message.
+/// If the bytes are no PNG file, or its compressed text is longer than any that is read; `path` is named in the message.
 pub fn read_png_text(bytes: &[u8], path: &Path) -> Result<Vec<TextChunk>> {
-    let fail = |e: png::DecodingError| Error::malformed(ErrorKind::File, "PNG file", path, e);
-    let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().map_err(fail)?;
-    reader.finish().map_err(fail)?;
+    let read = guarded(|| text_chunks(bytes)).and_then(|chunks| chunks.map_err(|error| error.to_string()));
+    read.map_err(|reason| Error::malformed(ErrorKind::File, "PNG file", path, reason))
+}
+
+fn text_chunks(bytes: &[u8]) -> Result<Vec<TextChunk>, png::DecodingError> {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info()?;
+    reader.finish()?;
     let info = reader.info();
     let mut chunks: Vec<_> =
         info.uncompressed_latin1_text.iter().map(|chunk| TextChunk::new(&chunk.keyword, &chunk.text)).collect();
+    let mut room = LONGEST_COMPRESSED_TEXT;
     for chunk in &info.utf8_text {
-        chunks.push(TextChunk::new(&chunk.keyword, chunk.get_text().map_err(fail)?));
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(room)?;
+        let text = chunk.get_text()?;
+        room = room.saturating_sub(text.len());
+        chunks.push(TextChunk::new(&chunk.keyword, text));
     }
     Ok(chunks)
 }

@@ -4,7 +4,7 @@
 use super::unet::blocks::BlockContext;
 use super::unet::encoder::{Additions, Encoder};
 use super::unet::{ControlResiduals, UNet2DConditionConfig};
-use crate::config::{ConfigFields, Flaw, are_widths};
+use crate::config::{ConfigFields, Flaw, MOST_RESOLUTIONS, are_widths};
 use crate::denoising::Call;
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, ErrorKind, Result};
@@ -50,7 +50,7 @@ impl ControlNetConfig {
         if !(1..=64).contains(&self.conditioning_channels) {
             return Err(("conditioning_channels", "it must be 1 to 64".into()));
         }
-        if !(1..=16).contains(&self.embedding_channels.len()) || !are_widths(&self.embedding_channels) {
+        if !(1..=MOST_RESOLUTIONS).contains(&self.embedding_channels.len()) || !are_widths(&self.embedding_channels) {
             let expected = "it must be the channels of 1 to 16 resolutions, none of them 0";
             return Err(("conditioning_embedding_out_channels", expected.into()));
         }

@@ -2,7 +2,7 @@
 //! which are added to the UNet's at each resolution in every step.
 
 use super::unet::UNet2DConditionConfig;
-use crate::config::{ConfigFields, Flaw, are_widths};
+use crate::config::{ConfigFields, Flaw, MOST_RESOLUTIONS, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -67,7 +67,7 @@ impl T2iAdapterConfig {
         // The light one computes in a quarter of them.
         let least = if self.kind == T2iAdapterKind::Light { 4 } else { 1 };
         let too_few = self.channels.iter().any(|&channels| channels < least);
-        if !(1..=16).contains(&self.channels.len()) || too_few || !are_widths(&self.channels) {
+        if !(1..=MOST_RESOLUTIONS).contains(&self.channels.len()) || too_few || !are_widths(&self.channels) {
             return Err(("channels", format!("it must be those of 1 to 16 resolutions, each {least} or more")));
         }
         if !(1..=64).contains(&self.downscale_factor) {

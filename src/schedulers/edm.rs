@@ -7,6 +7,9 @@ use crate::config::ConfigFields;
 use crate::denoising::{Parameterization, PredictionType};
 use crate::{Error, NoiseLevel, Result};
 
+/// More than any run takes; other schedulers end at the timesteps of training.
+const MOST_STEPS: usize = 10_000;
+
 pub(super) const ENTRY_EULER: SchedulerEntry = SchedulerEntry {
     name: "edm-euler",
     label: "EDM Euler",
@@ -100,8 +103,8 @@ impl<S: Solver + Clone + 'static> Scheduler for Edm<S> {
     }
 
     fn levels(&self, steps: usize) -> Result<Levels> {
-        if steps == 0 {
-            return Err(Error::invalid("the number of steps", steps, "take at least 1"));
+        if !(1..=MOST_STEPS).contains(&steps) {
+            return Err(Error::invalid("the number of steps", steps, format!("take 1 to {MOST_STEPS}")));
         }
         let clock = Clock::LogSigma { scale: 0.25 };
         let level = |sigma: f64| NoiseLevel { timestep: clock.timestep(sigma), alpha: self.sigma_data, sigma };

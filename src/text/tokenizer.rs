@@ -5,6 +5,7 @@ use super::known_words::{KnownWords, UnknownWord};
 use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource, WORDS as KNOWN_WORDS};
 use super::tokenizer_json;
 use crate::checkpoints::ModelFiles;
+use crate::config::LONGEST;
 use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -295,8 +296,13 @@ impl TokenizerSettings {
             if !files.has(name) {
                 return Ok(Value::Null);
             }
-            serde_json::from_str(&files.text(name)?)
-                .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &files.place().join(name), e))
+            let malformed =
+                |reason: String| Error::malformed(ErrorKind::Model, "JSON file", &files.place().join(name), reason);
+            let text = files.text(name)?;
+            if text.len() > LONGEST {
+                return Err(malformed(format!("it has {} bytes, and at most {LONGEST} are read", text.len())));
+            }
+            serde_json::from_str(&text).map_err(|e| malformed(e.to_string()))
         };
         Ok(Self { config: json("tokenizer_config.json")?, map: json("special_tokens_map.json")? })
     }

@@ -155,7 +155,7 @@ fn list(hub: &Hub, json: bool) -> anyhow::Result<()> {
             BinaryBytes(model.bytes).to_string()
         ));
     }
-    print::result(&lines.join("\n"))
+    print::lines(lines)
 }
 
 fn row_json(hub: &Hub, model: &CachedModel) -> serde_json::Value {

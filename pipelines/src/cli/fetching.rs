@@ -50,7 +50,7 @@ mod of_hub {
                         if shown != name {
                             shown = name.to_owned();
                             bar.reset();
-                            bar.set_message(name.to_owned());
+                            bar.set_message(print::escaped(name));
                             bar.set_length(total);
                             // What an earlier try fetched says nothing of speed.
                             bar.set_position(done);

@@ -56,7 +56,9 @@ fn asked(signal: i32) {
         std::process::exit(status_of(signal).into());
     }
     let again = if signal == SIGINT { "; press Ctrl-C again to stop at once" } else { "" };
-    print::remark(&format!("\nstopping after this step{again}"));
+    // Below the terminal's own ^C.
+    print::remark("");
+    print::remark(&format!("stopping after this step{again}"));
 }
 
 #[cfg(unix)]

@@ -92,7 +92,7 @@ impl ModelCommand {
             ));
         }
         lines.push(format!("{:16} {:24} {:>14}", "total", "", grouped(total)));
-        print::result(&lines.join("\n"))
+        print::lines(lines)
     }
 }
 

@@ -7,12 +7,12 @@ use super::output::Output;
 use super::progress::Progress;
 use super::source::Source;
 use super::{ModelArguments, inputs, print};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tweedie::images::{Mask, Photo};
+use tweedie::images::{Mask, Photo, picture_bytes};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
     Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Purpose, Record, Settings,
@@ -61,6 +61,8 @@ pub struct Verify {
 
 /// What the picture was made from.
 struct Inputs {
+    /// Width and height of the picture itself.
+    picture: (usize, usize),
     image: Option<Photo>,
     mask: Option<Mask>,
     adapters: Adapters,
@@ -94,7 +96,7 @@ impl Verify {
         let read: Vec<&Path> = read.map(PathBuf::as_path).chain(self.adapters.control_paths()).collect();
         output.iter().try_for_each(|output| output.spare(&read))?;
 
-        let bytes = std::fs::read(&self.picture).with_context(|| format!("cannot read {}", self.picture.display()))?;
+        let bytes = picture_bytes(&self.picture)?;
         let recipe = Recipe::read(&bytes, &self.picture)?;
         let given = Photo::decode(&bytes, &self.picture)?;
         if self.model.dtype == DTypeChoice::Auto {
@@ -102,7 +104,7 @@ impl Verify {
         }
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
         let source = self.model.source(&fetching);
-        let inputs = self.inputs(&recipe, &source)?;
+        let inputs = self.inputs(&recipe, &given, &source)?;
         let model = self.find(&recipe, &source)?;
         let (model, settings) = self.prepare(&recipe, model, inputs, &source)?;
 
@@ -128,7 +130,7 @@ impl Verify {
     }
 
     /// The files that it was made from, if they are those.
-    fn inputs(&self, recipe: &Recipe, source: &Source<'_>) -> anyhow::Result<Inputs> {
+    fn inputs(&self, recipe: &Recipe, given: &Photo, source: &Source<'_>) -> anyhow::Result<Inputs> {
         let needs_image = recipe.kind() != "txt2img";
         for (role, path) in [("image", &self.image), ("mask", &self.mask)] {
             let option = format!("--{role}");
@@ -154,6 +156,7 @@ impl Verify {
         let (mut adapters, mut controls) = (self.adapters.adapters(source)?, self.adapters.control_images()?);
         let loras = recipe.apply_adapters(&mut adapters, &mut controls)?;
         Ok(Inputs {
+            picture: (given.width(), given.height()),
             adapters,
             controls,
             loras,
@@ -210,14 +213,14 @@ impl Verify {
         inputs: Inputs,
         source: &Source<'_>,
     ) -> anyhow::Result<(LatentDiffusion, Settings)> {
-        let Inputs { image, mask, adapters, controls, loras } = inputs;
+        let Inputs { picture, image, mask, adapters, controls, loras } = inputs;
         let builder = Prepared { arguments: &self.model, model, adapters, beside: !loras.is_empty() };
         match (recipe.kind(), image) {
             ("img2img", Some(image)) => {
                 let model = builder.build(TaskKind::ImageToImage, source)?;
                 let mut request = recipe.image_request(image)?;
                 (request.text.controls, request.text.loras) = (controls, loras);
-                let settings = recipe.settle(&mut |size| {
+                let settings = recipe.settle(picture, &mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
                     model.settle(&request)
                 })?;
@@ -227,7 +230,7 @@ impl Verify {
                 let model = builder.build(TaskKind::Inpaint, source)?;
                 let mut request = recipe.inpaint_request(image, mask)?;
                 (request.text.controls, request.text.loras) = (controls, loras);
-                let settings = recipe.settle(&mut |size| {
+                let settings = recipe.settle(picture, &mut |size| {
                     (request.text.width, request.text.height) = size.unzip();
                     model.settle(&request)
                 })?;
@@ -236,7 +239,7 @@ impl Verify {
             _ => {
                 let model = builder.build(TaskKind::TextToImage, source)?;
                 let request = TextToImageRequest { controls, loras, ..recipe.text_request()? };
-                let settings = recipe.settle(&mut |_| model.settle(&request))?;
+                let settings = recipe.settle(picture, &mut |_| model.settle(&request))?;
                 Ok((model, settings))
             }
         }
@@ -294,8 +297,8 @@ impl Verify {
             let result = json!({"result": name, "max_difference": max, "psnr": psnr, "why": differences});
             print::result(&serde_json::to_string_pretty(&result)?)?;
         } else {
-            let lines: Vec<_> = [format!("{name}: {figure}")].into_iter().chain(differences).collect();
-            print::result(&lines.join("\n  "))?;
+            let differences = differences.into_iter().map(|difference| format!("  {difference}"));
+            print::lines([format!("{name}: {figure}")].into_iter().chain(differences))?;
         }
         Ok(if verdict == Verdict::Different { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }

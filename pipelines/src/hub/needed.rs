@@ -178,10 +178,7 @@ impl Search<'_> {
 
     fn index(&mut self) -> Result<Value> {
         (self.get)(INDEX)?;
-        let files = ModelFiles::Folder(self.snapshot.folder());
-        let path = files.path(INDEX);
-        serde_json::from_str(&files.read_text(INDEX)?)
-            .map_err(|e| Error::malformed(ErrorKind::Model, "JSON file", &path, e))
+        ModelFiles::Folder(self.snapshot.folder()).index()
     }
 
     fn must(&mut self, name: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::settings::Settings;
 use crate::task::Task;
 use crate::used_weights::UsedWeights;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use tweedie::Result;
 use tweedie::images::TextChunk;
 
@@ -161,7 +162,7 @@ impl Record {
         text += &format!(
             "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
             s.steps,
-            s.scheduler.label(),
+            quoted(&s.scheduler.label()),
             s.guidance_scale,
             s.width,
             s.height
@@ -217,7 +218,26 @@ impl Record {
     }
 }
 
-/// A value of A1111's text, in quotes if it has in it what parts values.
-fn quoted(value: &str) -> String {
-    if value.contains([',', ':', '\n']) { Value::from(value).to_string() } else { value.into() }
+/// A value of A1111's text, in which commas, colons and ends of lines separate values: with one of them it is written as JSON, as
+/// that program does.
+fn quoted(value: &str) -> Cow<'_, str> {
+    if value.contains([',', ':', '\n']) { Value::from(value).to_string().into() } else { value.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_look_like_separators_are_quoted() -> Result<(), serde_json::Error> {
+        assert_eq!(quoted("DPM++ 2M SDE Karras"), "DPM++ 2M SDE Karras");
+        for value in ["ink, v2", "a: b", "two\nlines", "\"quoted\", ñ", "C:\\models"] {
+            let written = quoted(value).into_owned();
+            assert!(written.starts_with('"') && !written.contains('\n'), "{written}");
+            assert_eq!(serde_json::from_str::<String>(&written)?, value);
+        }
+        // As Python's `json.dumps(value, ensure_ascii=False)` has it.
+        assert_eq!(quoted("a, ñ \"b\""), r#""a, ñ \"b\"""#);
+        Ok(())
+    }
 }

@@ -46,6 +46,8 @@ pub(crate) struct ModelFacts {
     /// For each control model, whether it can lead without a prompt.
     pub guessing_controls: Vec<bool>,
     pub xl: Option<XlFacts>,
+    /// What the user should know of what it was loaded with.
+    pub warnings: Vec<String>,
 }
 
 impl ModelFacts {
@@ -104,6 +106,11 @@ impl Settings {
     /// If a field of its configuration has an unusable value.
     pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
         self.scheduler.entry.build(&self.scheduler_config)
+    }
+
+    /// The width and height of the pictures that are made.
+    pub fn picture_size(&self) -> (usize, usize) {
+        self.task.canvas().map_or((self.width, self.height), Canvas::result_size)
     }
 
     /// The step that the run starts with: as diffusers' pipelines do, `strength` of the steps are done.
@@ -243,7 +250,7 @@ impl TextToImageRequest {
             height,
             controls,
             xl,
-            warnings: [task.warnings(), warnings].concat(),
+            warnings: [facts.warnings.clone(), task.warnings(), warnings].concat(),
             task,
         };
         // Whether the steps can be made shows when the levels are.

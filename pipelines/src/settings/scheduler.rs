@@ -1,13 +1,28 @@
 //! The scheduler of a request.
 
 use crate::requests::text_to_image::TextToImageRequest;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::schedulers::{self, SchedulerChoice};
 use tweedie::{Error, Result};
 
+/// Timesteps of training where a scheduler's file says nothing, in all of diffusers' schedulers.
+const USUAL_TIMESTEPS: u64 = 1000;
+
 /// Fields that come with a request and that only some schedulers read.
 const REQUEST_FIELDS: [&str; 2] = ["eta", "use_clipped_model_output"];
+
+/// That a request, such as that of a picture's record, does not say of the model what only its training could: how many timesteps
+/// it has, which is also the most steps that can be made.
+fn check_training(requested: &Map<String, Value>, file: &ConfigFields) -> Result<()> {
+    const TIMESTEPS: &str = "num_train_timesteps";
+    let Some(timesteps) = requested.get(TIMESTEPS) else { return Ok(()) };
+    let own = file.fields().get(TIMESTEPS).cloned().unwrap_or_else(|| Value::from(USUAL_TIMESTEPS));
+    if *timesteps == own {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("`{TIMESTEPS}`"), timesteps, format!("the model was trained with {own}; leave it away")))
+}
 
 impl TextToImageRequest {
     /// The scheduler that is meant, its fields, and what the user should know of them.
@@ -20,6 +35,7 @@ impl TextToImageRequest {
         let mut config = choice.configure(file);
         let fields = self.scheduler_fields();
         let mut warnings = Vec::new();
+        check_training(&fields, file)?;
         if self.scheduler.is_none() {
             // As diffusers' pipelines treat the scheduler files of old models.
             for (name, value) in [("steps_offset", Value::from(1)), ("clip_sample", Value::from(false))] {

@@ -10,6 +10,7 @@ use crate::requests::lora::LoraRequest;
 use crate::requests::options::{Options, WrongOption, shortened};
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::settings::Settings;
+use crate::task::TaskKind;
 use crate::verify::faults;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -239,25 +240,49 @@ impl Recipe {
 
     /// Settles its request for a model: `settle` does it with the width and height that it is given, or with none. The
     /// record has the size that the model worked at and not whether it was asked for, so an input's own way to a size is
-    /// tried first.
+    /// tried first. `picture` is the width and height of the picture, which its settings must lead to: what they say beyond
+    /// that is not believed.
     ///
     /// # Errors
-    /// If the request cannot be carried out, or the picture leads to another size.
-    pub fn settle(&self, settle: &mut dyn FnMut(Option<(usize, usize)>) -> Result<Settings>) -> Result<Settings> {
+    /// If the request cannot be carried out, the input leads to another size, or the settings do not lead to the picture's.
+    pub fn settle(
+        &self,
+        picture: (usize, usize),
+        settle: &mut dyn FnMut(Option<(usize, usize)>) -> Result<Settings>,
+    ) -> Result<Settings> {
         let TextToImageRequest { width, height, .. } = self.text_options()?;
         let (Some(width), Some(height)) = (width, height) else {
             return Err(self.wrong("width", "width and height must be whole numbers"));
         };
         let size = (width, height);
+        let from_text = self.kind() == TaskKind::TextToImage.name();
+        if from_text && size != picture {
+            return Err(self.wrong_size(size, picture));
+        }
         let settled = match settle(None) {
             Ok(settings) if (settings.width, settings.height) == size => settings,
-            _ => settle(Some(size))?,
+            // What was asked for is what was made.
+            _ if size == picture => settle(Some(size))?,
+            Ok(settings) => return Err(self.wrong_size((settings.width, settings.height), picture)),
+            Err(error) => return Err(error),
         };
         if (settled.width, settled.height) != size {
             let fix = format!("this model and this input make {}x{} of it", settled.width, settled.height);
             return Err(self.wrong("width", fix));
         }
+        if settled.picture_size() != picture {
+            return Err(self.wrong_size(settled.picture_size(), picture));
+        }
         self.repeated(settled)
+    }
+
+    fn wrong_size(&self, (width, height): (usize, usize), picture: (usize, usize)) -> Error {
+        let reason = format!(
+            "it has {}x{} pixels, width and height, and its settings make {width}x{height}: one of the two was changed after it \
+             was made",
+            picture.0, picture.1
+        );
+        Error::malformed(ErrorKind::File, "picture to verify", &self.path, reason)
     }
 
     /// The options that all commands share.

@@ -12,6 +12,7 @@ use crate::text::TokenizerFiles;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use output::Form;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
         for component in &components {
             let at = staged.join(component.part.folder);
             std::fs::create_dir_all(&at).map_err(Error::io("create", &at))?;
-            copy(files, staged, &format!("{}/config.json", component.part.folder))?;
+            copy_config(files, staged, component.part.folder, "config.json")?;
             let stem = component.part.kind.file_stem();
             let tensors = component.tensors.iter();
             let tensors: Vec<_> = tensors
@@ -46,7 +47,10 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
             })?;
         }
         for name in output::SETTINGS.into_iter().filter(|name| files.exists(name)) {
-            copy(files, staged, name)?;
+            match name.split_once('/') {
+                Some((component, file)) => copy_config(files, staged, component, file)?,
+                None => copy(files, staged, name)?,
+            }
         }
         let mut tokenizers = Families::built_in().components().into_iter().filter_map(|component| component.tokenizer);
         tokenizers.try_for_each(|tokenizer| copy_tokenizer(files, staged, tokenizer))?;
@@ -202,6 +206,18 @@ impl Converted {
 
 fn copy(files: &ModelFiles, folder: &Path, name: &str) -> Result<()> {
     write(folder, name, &files.read(name)?)
+}
+
+/// A component's configuration; where the one file of the weights says otherwise of itself, with that.
+fn copy_config(files: &ModelFiles, folder: &Path, component: &'static str, name: &str) -> Result<()> {
+    if let ModelFiles::Single { configs, .. } = files {
+        let fields = files.config(component, name)?;
+        if fields.fields() != configs.config(component, name)?.fields() {
+            let text = format!("{:#}\n", Value::Object(fields.fields().clone()));
+            return write(folder, &format!("{component}/{name}"), text.as_bytes());
+        }
+    }
+    copy(files, folder, &format!("{component}/{name}"))
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::LatentSpace;
 use crate::Result;
-use crate::config::{ConfigFields, DIFFUSERS_VERSION, are_widths};
+use crate::config::{ConfigFields, DIFFUSERS_VERSION, MOST_RESOLUTIONS, are_widths};
 use serde_json::{Map, Value, json};
 
 /// The configuration of an [`super::AutoencoderKl`], in diffusers' terms.
@@ -64,7 +64,7 @@ impl AutoencoderConfig {
         if !are_widths([&config.in_channels, &config.out_channels, &config.latent_channels]) {
             return Err(fields.wrong("latent_channels", "neither it nor in_channels and out_channels can be 0"));
         }
-        if config.layers_per_block > 100 || config.block_out_channels.len() > 16 {
+        if config.layers_per_block > 100 || config.block_out_channels.len() > MOST_RESOLUTIONS {
             return Err(fields.wrong("layers_per_block", "at most 100 layers at each of at most 16 resolutions"));
         }
         let blocks = config.block_out_channels.len();

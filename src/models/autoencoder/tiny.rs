@@ -2,7 +2,7 @@
 //! alone, distilled from Stable Diffusion's autoencoder, some twenty times as fast.
 
 use super::{Autoencoder, AutoencoderConfig, DiagonalGaussian, Halves, LatentSpace, Watch, tell};
-use crate::config::{ConfigFields, Flaw, are_widths};
+use crate::config::{ConfigFields, Flaw, MOST_RESOLUTIONS, are_widths};
 use crate::layers::{Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -98,7 +98,7 @@ impl AutoencoderTinyConfig {
             ("num_encoder_blocks", &self.encoder_blocks),
             ("num_decoder_blocks", &self.decoder_blocks),
         ] {
-            if list.len() != resolutions || resolutions > 16 {
+            if list.len() != resolutions || resolutions > MOST_RESOLUTIONS {
                 let expected = format!("it must have one entry for each of the encoder's {resolutions}, 16 at most");
                 return Err((name, expected));
             }

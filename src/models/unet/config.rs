@@ -1,7 +1,7 @@
 //! `unet/config.json`.
 
 use crate::Result;
-use crate::config::{ConfigFields, Flaw, are_widths};
+use crate::config::{ConfigFields, Flaw, MOST_RESOLUTIONS, are_widths};
 use serde_json::json;
 
 /// Which kind of block stands at a resolution.
@@ -201,6 +201,9 @@ impl UNet2DConditionConfig {
         }
         if self.block_out_channels.is_empty() || !are_widths(&self.block_out_channels) {
             return Err(("block_out_channels", "none of them can be 0".into()));
+        }
+        if self.block_out_channels.len() > MOST_RESOLUTIONS {
+            return Err(("block_out_channels", format!("it has those of {MOST_RESOLUTIONS} resolutions at most")));
         }
         if !are_widths(&self.cross_attention_dim) {
             return Err(("cross_attention_dim", "it cannot be 0".into()));

@@ -1,6 +1,6 @@
 //! `unet/config.json` of a network in pixel space.
 
-use crate::config::ConfigFields;
+use crate::config::{ConfigFields, MOST_RESOLUTIONS};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -89,9 +89,8 @@ pub struct UNet2DConfig {
     pub null_class: Option<usize>,
 }
 
-/// Layers at one resolution, and resolutions.
+/// Layers at one resolution.
 const MOST_LAYERS: usize = 100;
-const MOST_RESOLUTIONS: usize = 16;
 
 const DOWN: [(&str, BlockKind); 2] = [("DownBlock2D", BlockKind::Plain), ("AttnDownBlock2D", BlockKind::Attention)];
 const UP: [(&str, BlockKind); 2] = [("UpBlock2D", BlockKind::Plain), ("AttnUpBlock2D", BlockKind::Attention)];

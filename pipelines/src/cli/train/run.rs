@@ -110,8 +110,7 @@ impl RunArguments {
         if self.json {
             return print::result(&as_json(&self.output, &outcome, model, start).to_string());
         }
-        let lines = [vec![model.path.display().to_string()], model.evaluation.lines()].concat();
-        print::result(&lines.join("\n"))
+        print::lines([vec![model.path.display().to_string()], model.evaluation.lines()].concat())
     }
 }
 
