@@ -122,7 +122,9 @@ fn what_is_said_twice_and_not_alike_is_told() -> TestResult {
     let strange = Case { width: 768, metadata: &[("modelspec.prediction_type", "flow")], ..Case::default() };
     let settings = Some("parameterization: eps");
     let beside = Case { width: 768, marks: &["v_pred"], settings, ..Case::default() };
-    let cases: [(Case, &str, &[&str]); 3] = [
+    let guessed = Case { width: 1024, metadata: &[("modelspec.prediction_type", "flow")], ..Case::default() };
+    let cases: [(Case, &str, &[&str]); 4] = [
+        (guessed, "v_prediction", &["\"flow\" in modelspec.prediction_type", "v_prediction is taken"]),
         (
             both,
             "v_prediction",

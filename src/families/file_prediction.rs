@@ -123,11 +123,15 @@ pub(super) fn marks(fields: &Map<String, Value>) -> Vec<(&'static str, Option<f6
     [(V, None)].into_iter().chain(zero).collect()
 }
 
-/// What a file says: the settings that somebody put beside it go before marks, and those before metadata.
+/// What a file says: the settings that somebody put beside it go before marks, and those before metadata. Where nothing does,
+/// `guess` may say what is likely.
 ///
 /// # Errors
-/// If its levels of noise cannot be used.
-pub(super) fn said_by(file: &TensorFile) -> Result<PredictionOfFile> {
+/// If its levels of noise cannot be used, or as `guess`.
+pub(super) fn said_by(
+    file: &TensorFile,
+    guess: &dyn Fn() -> Result<Option<FilePrediction>>,
+) -> Result<PredictionOfFile> {
     let mut said = Said::default();
     let (settings, name) = settings_beside(file.path());
     for word in settings_words(&settings) {
@@ -160,7 +164,8 @@ pub(super) fn said_by(file: &TensorFile) -> Result<PredictionOfFile> {
         Some("stable-diffusion-v2-512") => said.claims.push((FilePrediction::Epsilon, ARCHITECTURE.into())),
         _ => {}
     }
-    Ok(said.settle(find(ZERO_TERMINAL_SNR).is_some()))
+    let guessed = if said.claims.is_empty() { guess()? } else { None };
+    Ok(said.settle(guessed, find(ZERO_TERMINAL_SNR).is_some()))
 }
 
 /// All that a file says, the weightiest first.
@@ -180,13 +185,14 @@ impl Said {
         }
     }
 
-    fn settle(self, zero_terminal_snr: bool) -> PredictionOfFile {
+    fn settle(self, guessed: Option<FilePrediction>, zero_terminal_snr: bool) -> PredictionOfFile {
         let (kind, said_in) = self.claims.first().cloned().unzip();
-        let kind = kind.unwrap_or_default();
+        let kind = kind.or(guessed).unwrap_or_default();
         // Who says v need not know in what preconditioning.
         let of_edm =
             self.claims.iter().map(|(claim, _)| *claim).find(|claim| matches!(claim, FilePrediction::EdmV { .. }));
         let kind = of_edm.filter(|_| kind.is_v()).unwrap_or(kind);
+        let is_guessed = guessed.is_some();
         let agrees = self.claims.iter().all(|(other, _)| other.is_v() == kind.is_v());
         let conflict = (!agrees || !self.unknown.is_empty()).then(|| {
             let claims = self.claims.iter().map(|(claim, place)| format!("{} in {place}", claim.name()));
@@ -199,7 +205,7 @@ impl Said {
             )
         });
         let zero_terminal_snr = kind == FilePrediction::V && zero_terminal_snr;
-        PredictionOfFile { kind, zero_terminal_snr, said_in, is_guessed: false, conflict }
+        PredictionOfFile { kind, zero_terminal_snr, said_in, is_guessed, conflict }
     }
 }
 
@@ -271,7 +277,7 @@ mod tests {
         let said = |words: &[(&str, &str)]| {
             let mut said = Said::default();
             words.iter().for_each(|(place, word)| said.word(place, word));
-            said.settle(true)
+            said.settle(None, true)
         };
         let alone = said(&[("here", "v"), ("there", "V-prediction")]);
         assert_eq!((alone.kind, alone.conflict, alone.zero_terminal_snr), (FilePrediction::V, None, true));

@@ -1,6 +1,6 @@
 //! What the tensors of a file tell that holds a whole model in the layout of Stable Diffusion's code.
 
-use super::{FilePrediction, PredictionOfFile, Variant, file_prediction};
+use super::{FilePrediction, Variant, file_prediction};
 use crate::checkpoints::{StoredTensor, TensorFile, float_type};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
@@ -78,17 +78,14 @@ pub(super) fn recognise(file: &TensorFile, size: UNetSize, unsaid: Unsaid) -> Re
         return Err(Error::unusable(ErrorKind::Model, what, inputs, fix));
     }
     let inpainting = inputs == 9;
-    let said = file_prediction::said_by(file)?;
     let of_2_base = matches!(file, TensorFile::Torch(file) if file.global_step() == Some(STEPS_OF_2_BASE));
-    let guesses = said.said_in.is_none() && unsaid == Unsaid::Guessed && !inpainting && !of_2_base;
-    let prediction = match guesses {
-        false => said,
-        true => {
-            let is_v = spread(file, TELLING)?.is_none_or(|spread| spread > LEAST_OF_V);
-            let kind = if is_v { FilePrediction::V } else { FilePrediction::Epsilon };
-            PredictionOfFile { kind, is_guessed: true, ..said }
+    let prediction = file_prediction::said_by(file, &|| {
+        if unsaid != Unsaid::Guessed || inpainting || of_2_base {
+            return Ok(None);
         }
-    };
+        let is_v = spread(file, TELLING)?.is_none_or(|spread| spread > LEAST_OF_V);
+        Ok(Some(if is_v { FilePrediction::V } else { FilePrediction::Epsilon }))
+    })?;
     Ok(Some(Variant { inpainting, prediction, description: None }))
 }
 
