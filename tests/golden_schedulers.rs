@@ -156,3 +156,33 @@ fn golden_scheduler_tables_and_runs() -> TestResult {
     run_all(&cases, run);
     Ok(())
 }
+
+/// The state after a run of ten steps on the network that is a formula, with the run's levels.
+fn drawn(scheduler: &dyn Scheduler) -> TestResult<(Levels, Vec<f64>)> {
+    let network = FakeModel { learned: false, seen: RefCell::default(), timesteps: RefCell::default() };
+    let conditioning = Conditioning::default();
+    let denoiser = Denoiser::new(&network, &conditioning, scheduler.parameterization());
+    let (levels, mut noise) = (scheduler.levels(10)?, TorchNoise::shared(1));
+    let start = (noise.normal(&[1, 2, 4, 4])?.to_dtype(DType::F64)? * levels.init_noise_sigma())?;
+    let run = Run::new(&levels, &denoiser, &mut noise);
+    let end = sample(scheduler.solver().as_mut(), start, 0, run, &mut |_| ControlFlow::Continue(()))?;
+    Ok((levels, end.flatten_all()?.to_vec1()?))
+}
+
+/// A scheduler of which nothing is said is one of which all of diffusers' defaults are, with what its pipelines add.
+#[test]
+fn golden_defaults_of_every_class() -> TestResult {
+    let path = cases::roots()[0].join("scheduler_defaults.json");
+    let defaults: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    for entry in SCHEDULERS {
+        let Some(fields) = defaults["classes"][entry.class_name].as_object() else {
+            return Err(format!("{} has no recorded defaults", entry.class_name).into());
+        };
+        let by_class = by_class_name(entry.class_name)?;
+        let nothing = ConfigFields::from_fields("scheduler", serde_json::Map::new());
+        let said = ConfigFields::from_fields("scheduler", fields.clone());
+        let unsaid = drawn(by_class.build(&by_class.with_pipeline_defaults(nothing))?.as_ref())?;
+        ensure(unsaid == drawn(by_class.build(&said)?.as_ref())?, || format!("{}: other defaults", entry.class_name))?;
+    }
+    Ok(())
+}

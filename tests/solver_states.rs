@@ -100,8 +100,8 @@ fn every_state_goes_through_the_constraint() -> Result<()> {
 #[test]
 fn evaluations_and_noise_are_as_listed() -> Result<()> {
     for entry in SCHEDULERS {
-        let scheduler = by_name(entry.name)?.build(&file(json!({"skip_prk_steps": true})))?;
-        let outcome = outcome(scheduler.as_ref(), 8)?;
+        let config = entry.with_pipeline_defaults(file(json!({"skip_prk_steps": true})));
+        let outcome = outcome(by_name(entry.name)?.build(&config)?.as_ref(), 8)?;
         // A step to zero noise has one evaluation, and PNDM's start has one more.
         let expected = if entry.evaluations == 2 { 15 } else { 8 + usize::from(entry.name == "pndm") };
         assert_eq!(outcome.evaluations, expected, "{}", entry.name);

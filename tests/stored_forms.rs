@@ -288,7 +288,12 @@ fn a_model_of_eight_bits_is_converted_to_wider_ones() -> TestResult {
     std::fs::write(&path, safetensors::serialize(views.collect::<TestResult<Vec<_>>>()?, None)?)?;
     let layout = SD1.file_layout().ok_or("no layout")?;
     let configs = ModelFiles::folder(&golden("sd15"))?;
-    let files = ModelFiles::Single { configs: configs.into(), weights: SingleFile::open(&path)?, layout };
+    let files = ModelFiles::Single {
+        configs: configs.into(),
+        weights: SingleFile::open(&path)?,
+        layout,
+        scheduler: Default::default(),
+    };
     let output = folder.path().join("model");
     convert_to_folder(&files, &output, None, Existing::Stays)?;
     let again = folder.path().join("again.safetensors");
@@ -355,7 +360,12 @@ fn a_latent_consistency_model_is_known_by_its_one_file() -> TestResult {
         std::fs::write(&path, safetensors::serialize(&tensors, None)?)?;
         let layout: &dyn FileLayout = SD1.file_layout().ok_or("no layout")?;
         let weights = SingleFile::open(&path)?;
-        let files = ModelFiles::Single { configs: ModelFiles::folder(&configs)?.into(), weights, layout };
+        let files = ModelFiles::Single {
+            configs: ModelFiles::folder(&configs)?.into(),
+            weights,
+            layout,
+            scheduler: Default::default(),
+        };
         assert!(SD1.architecture(&files)?.network_facts().takes_guidance);
         assert_eq!(files.config("scheduler", "scheduler_config.json")?.class_name(), Some("LCMScheduler"));
         build(Model::File { path, config: Some(configs.clone()) })?;
@@ -371,8 +381,12 @@ fn a_latent_consistency_model_is_known_by_its_one_file() -> TestResult {
     let path = folder.path().join("plain.safetensors");
     std::fs::write(&path, safetensors::serialize(&tensors, None)?)?;
     let layout: &dyn FileLayout = SD1.file_layout().ok_or("no layout")?;
-    let files =
-        ModelFiles::Single { configs: ModelFiles::folder(&configs)?.into(), weights: SingleFile::open(&path)?, layout };
+    let files = ModelFiles::Single {
+        configs: ModelFiles::folder(&configs)?.into(),
+        weights: SingleFile::open(&path)?,
+        layout,
+        scheduler: Default::default(),
+    };
     assert!(!SD1.architecture(&files)?.network_facts().takes_guidance);
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::{LatentDiffusion, ModelParts};
 use crate::model::{Defaults, Model, component_alone, component_parameters};
+use crate::records::record::UsedAutoencoder;
 use crate::settings::ModelFacts;
 use crate::stages::{Decode, Denoise, Encode};
 use crate::task::{TaskKind, Usage, check_task};
@@ -190,7 +191,7 @@ impl Builder {
             latent_space,
             usual: architecture.usual_settings(),
             scheduler,
-            guessed_prediction: self.model.guessed_prediction(&files, families),
+            prediction_doubt: self.model.prediction_doubt(&files, families),
             defaults,
             text_layers: text_encoder.skippable_layers(),
             guessing_controls: (controls.iter())
@@ -205,6 +206,8 @@ impl Builder {
             decode: Decode::new(vae),
             preview,
         };
+        let used_vae =
+            self.vae.as_ref().map(|vae| UsedAutoencoder { name: vae.name(), file: vae_weights.first().cloned() });
         let adapters = [used, used_controls].concat();
         let blueprint = || Blueprint {
             kept,
@@ -227,7 +230,7 @@ impl Builder {
                 .into_iter()
                 .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
                 .collect(),
-            vae_name: self.vae.as_ref().map(Model::name),
+            vae: used_vae,
             model_name: self.model.name(),
             format,
             device,
@@ -257,7 +260,20 @@ impl OtherAutoencoder {
                 };
                 let weights = SingleFile::open(path)?;
                 let layout = families.file_layout(&configs);
-                Ok(Self { files: ModelFiles::Single { configs: Arc::new(configs), weights, layout }, folder: in_model })
+                if layout.is_network_alone(weights.file()) {
+                    let fix =
+                        "it has no autoencoder; give it with `model`, and the folder of a whole model with `config`";
+                    return Err(Error::unusable(
+                        ErrorKind::Model,
+                        "the autoencoder",
+                        format!("{}, a UNet", path.display()),
+                        fix,
+                    ));
+                }
+                // An autoencoder has no scheduler to say something of.
+                let files =
+                    ModelFiles::Single { configs: Arc::new(configs), weights, layout, scheduler: Default::default() };
+                Ok(Self { files, folder: in_model })
             }
             Model::Folder(path) | Model::Cached { folder: path, .. }
                 if !path.join(&in_model).is_dir() && path.join("config.json").is_file() =>

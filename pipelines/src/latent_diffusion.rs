@@ -5,7 +5,8 @@ use crate::adapters::UsedAdapter;
 use crate::builder::Builder;
 use crate::device::NumberFormat;
 use crate::event::{Event, Observer};
-use crate::records::record::Record;
+use crate::memory;
+use crate::records::record::{Record, UsedAutoencoder};
 use crate::requests::request::Request;
 use crate::settings::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
@@ -43,8 +44,8 @@ pub struct LatentDiffusion {
     pub(crate) blueprint: Option<Blueprint>,
     pub(crate) adapters: Vec<UsedAdapter>,
     pub(crate) weights: Vec<WeightFile>,
-    /// What its autoencoder is called, if it is another model's.
-    pub(crate) vae_name: Option<String>,
+    /// Its autoencoder, if it is another model's.
+    pub(crate) vae: Option<UsedAutoencoder>,
     pub(crate) model_name: String,
     pub(crate) format: NumberFormat,
     pub(crate) device: Device,
@@ -105,7 +106,7 @@ impl LatentDiffusion {
     pub fn record(&self, settings: &Settings) -> Record {
         let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
         Record::new(settings, weights.with_adapters(&[self.adapters.clone(), settings.adapters()].concat()))
-            .with_vae(self.vae_name.clone())
+            .with_vae(self.vae.clone())
     }
 
     /// The device that it is loaded on.
@@ -167,6 +168,7 @@ impl LatentDiffusion {
         let reference = reference(&settings.task, self.decode().vae(), &self.facts.network, &self.device)?;
         seconds.encode = start.elapsed().as_secs_f64();
         let denoise = adapted.map_or_else(|| self.parts.denoise.last_use(), Ok)?;
+        check_memory(settings, &encoded, &denoise, self.decode())?;
         let (preview, device) = (self.parts.preview.as_ref(), &self.device);
         let (encoded, reference, seconds_of) = (&encoded, &reference, &mut seconds);
         let batches = Batches { settings, encoded, reference, preview, device, seconds: seconds_of };
@@ -244,6 +246,35 @@ impl<T> Kept<T> {
     fn used_up() -> Error {
         Error::invalid("the model", "used up by its one run", "load it with Usage::Any for several")
     }
+}
+
+/// Whether there is memory for the states of the networks, as far as that is known before.
+fn check_memory(settings: &Settings, encoded: &Encoded, denoise: &Denoise, decode: &Decode) -> Result<()> {
+    let Some(available) = memory::available().filter(|_| denoise.device().is_cpu()) else { return Ok(()) };
+    let factor = decode.latent_space().factor;
+    let (height, width) = (settings.height / factor, settings.width / factor);
+    let branches = 1 + usize::from(encoded.negative.is_some());
+    let of_one = denoise.network().least_memory(branches, height, width);
+    let images = settings.request.batch_size.min(settings.request.num_images);
+    let refused = |what: &str, needed: u64, fits: String| {
+        let (needed, available) = (memory::in_words(needed), memory::in_words(available));
+        let fix = format!("{available} are free here; {fits}");
+        Err(Error::invalid(format!("the memory that the {what} needs"), format!("{needed} or more"), fix))
+    };
+    let smaller = |needed: u64| {
+        let side = |side: usize| (side as f64 * (available as f64 / needed as f64).sqrt()) as usize / 64 * 64;
+        let (width, height) = (side(settings.width).max(64), side(settings.height).max(64));
+        format!("take a smaller `width` and `height`, of {width}x{height} at most")
+    };
+    let batch = of_one.saturating_mul(images as u64);
+    if of_one > available {
+        return refused("denoising network", of_one, smaller(of_one));
+    }
+    if batch > available {
+        return refused("denoising network", batch, format!("take a `batch_size` of {} at most", available / of_one));
+    }
+    let decoded = decode.vae().least_memory(height, width);
+    if decoded > available { refused("decoder", decoded, smaller(decoded)) } else { Ok(()) }
 }
 
 /// Where there is nothing to paint, every picture is the one that was given.

@@ -27,6 +27,7 @@ mod http;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod latent_diffusion;
+mod memory;
 mod model;
 mod native_size;
 mod pixel;
@@ -51,7 +52,7 @@ pub use evaluation::{
 };
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
-pub use model::{ComponentInfo, Defaults, Model, ModelInfo, Purpose};
+pub use model::{ComponentInfo, Defaults, Model, ModelInfo, PredictionDoubt, Purpose};
 pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,

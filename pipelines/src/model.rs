@@ -1,6 +1,6 @@
 //! Which model: where its files are and what they say of it.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
@@ -67,12 +67,15 @@ impl Model {
             Self::Folder(path) | Self::Cached { folder: path, .. } => ModelFiles::folder(path),
             Self::File { path, config } => {
                 let weights = SingleFile::open(path)?;
-                let configs = match config {
-                    Some(folder) => ModelFiles::folder(folder)?,
-                    None => built_in(&families.detect_file(weights.file())?)?,
+                let (configs, scheduler) = match config {
+                    Some(folder) => (ModelFiles::folder(folder)?, Map::new()),
+                    None => {
+                        let detected = families.detect_file(weights.file())?;
+                        (built_in(&detected)?, detected.variant.prediction.scheduler_fields())
+                    }
                 };
                 let layout = families.file_layout(&configs);
-                Ok(ModelFiles::Single { configs: Arc::new(configs), weights, layout })
+                Ok(ModelFiles::Single { configs: Arc::new(configs), weights, layout, scheduler })
             }
             #[cfg(feature = "embedded-model")]
             Self::Embedded => Ok(ModelFiles::Embedded { name: "emoji-ldm", files: tweedie_weights::EMOJI_LDM }),
@@ -83,13 +86,23 @@ impl Model {
         }
     }
 
-    /// What the network is taken to predict where the one file, opened as `files`, does not say: "v_prediction" or "epsilon".
-    /// Configurations that were given say it.
-    pub(crate) fn guessed_prediction(&self, files: &ModelFiles, families: &Families) -> Option<&'static str> {
-        let (Self::File { config: None, .. }, ModelFiles::Single { weights, .. }) = (self, files) else { return None };
-        let variant = families.detect_file(weights.file()).ok()?.variant;
-        let name = if variant.v_prediction { "v_prediction" } else { "epsilon" };
-        variant.prediction_is_guessed.then_some(name)
+    /// Why the network of the one file, opened as `files`, perhaps predicts something else than it is taken to: the file does
+    /// not say it, or says different things, or configurations that were given say something else.
+    pub(crate) fn prediction_doubt(&self, files: &ModelFiles, families: &Families) -> Option<PredictionDoubt> {
+        let (Self::File { config, .. }, ModelFiles::Single { weights, .. }) = (self, files) else { return None };
+        let prediction = families.detect_file(weights.file()).ok()?.variant.prediction;
+        let said = prediction.kind.name();
+        if config.is_some() {
+            let fields = files.config("scheduler", "scheduler_config.json").ok()?;
+            let taken = prediction_type(&fields);
+            let place = prediction.said_in.filter(|_| said != taken)?;
+            return Some(PredictionDoubt::Conflict(format!(
+                "the model's file says that its network predicts {said} ({place}), its configurations {taken}; the latter is \
+                 taken, and `prediction_type` overrides it"
+            )));
+        }
+        let guessed = prediction.is_guessed.then_some(PredictionDoubt::Guessed(said));
+        prediction.conflict.map(PredictionDoubt::Conflict).or(guessed)
     }
 
     /// What pictures' settings call it.
@@ -106,6 +119,20 @@ impl Model {
             }
         }
     }
+}
+
+/// Why it is not certain what a file's network predicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PredictionDoubt {
+    /// The file does not say it, and models of its family differ: it is taken to be this, "v_prediction" or "epsilon".
+    Guessed(&'static str),
+    /// Different things are said, as this says.
+    Conflict(String),
+}
+
+/// What a scheduler's file says that the network predicts, or diffusers' default where it leaves it out.
+fn prediction_type(scheduler: &ConfigFields) -> &str {
+    scheduler.fields().get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon")
 }
 
 /// What something is opened for, by which the files of a hub's repository are chosen.
@@ -143,10 +170,6 @@ fn built_in(detected: &Detected) -> Result<ModelFiles> {
         Some("sd2-v") => ("the built-in Stable Diffusion 2.x that predicts v", sd::TWO_V),
         Some("sd2-inpainting") => ("the built-in Stable Diffusion 2.x, inpainting", sd::TWO_INPAINTING),
         Some("sdxl") => ("the built-in Stable Diffusion XL", sd::XL),
-        Some("sdxl-v") => ("the built-in Stable Diffusion XL that predicts v", sd::XL_V),
-        Some("sdxl-v-zero-snr") => {
-            ("the built-in Stable Diffusion XL that predicts v from noise alone", sd::XL_V_ZERO_SNR)
-        }
         Some("sdxl-inpainting") => ("the built-in Stable Diffusion XL, inpainting", sd::XL_INPAINTING),
         Some("sdxl-refiner") => ("the built-in refiner of Stable Diffusion XL", sd::XL_REFINER),
         _ => {
@@ -233,8 +256,8 @@ pub struct ModelInfo {
     pub scheduler: Option<String>,
     /// What the network predicts, as the scheduler's file has it.
     pub prediction: Option<String>,
-    /// Whether that is a guess, since the model's one file does not say.
-    pub prediction_is_guessed: bool,
+    /// Why that is not certain, if it is not.
+    pub prediction_doubt: Option<PredictionDoubt>,
     /// Native size of pictures, width and height.
     pub size: Option<(usize, usize)>,
     /// The components that hold weights.
@@ -306,12 +329,8 @@ impl ModelInfo {
             name: model.name(),
             family: families.detect(&files).map_or_else(|_| "unknown".into(), |detected| detected.name()),
             pipeline: index["_class_name"].as_str().map(str::to_owned),
-            // diffusers' default where the file leaves it out.
-            prediction: scheduler.as_ref().map(|fields| {
-                let stated = fields.fields().get("prediction_type").and_then(Value::as_str);
-                stated.unwrap_or("epsilon").to_owned()
-            }),
-            prediction_is_guessed: model.guessed_prediction(&files, &families).is_some(),
+            prediction: scheduler.as_ref().map(|fields| prediction_type(fields).to_owned()),
+            prediction_doubt: model.prediction_doubt(&files, &families),
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,

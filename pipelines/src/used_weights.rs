@@ -1,6 +1,6 @@
 //! Which weights made a picture.
 
-use crate::adapters::UsedAdapter;
+use crate::adapters::{AdapterSums, UsedAdapter};
 use crate::device::NumberFormat;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ struct Hashes {
     /// By the weight files' names in the model's folder.
     weights: Map<String, Value>,
     /// In the adapters' order.
-    adapters: Vec<String>,
+    adapters: Vec<AdapterSums>,
 }
 
 /// One file of weights.
@@ -81,11 +81,18 @@ impl UsedWeights {
         for (i, adapter) in self.adapters.iter().enumerate() {
             let mut fields = adapter.fields.clone();
             if let Ok(hashes) = self.all_hashes() {
-                fields.insert("sha256".into(), hashes.adapters[i].clone().into());
+                fields.insert("sha256".into(), hashes.adapters[i].sha256.clone().into());
             }
             lists.entry(adapter.list).or_default().push(fields.into());
         }
         lists
+    }
+
+    /// The adapters of a list as A1111's web UI names them, with what it knows them by.
+    pub fn known_by(&self, list: &str) -> Vec<(String, String)> {
+        let Ok(hashes) = self.all_hashes() else { return Vec::new() };
+        let of_list = self.adapters.iter().zip(&hashes.adapters).filter(|(adapter, _)| adapter.list == list);
+        of_list.map(|(adapter, sums)| (adapter.name(), sums.short.clone())).collect()
     }
 
     fn all_hashes(&self) -> Result<&Hashes, &str> {
@@ -94,7 +101,7 @@ impl UsedWeights {
             let each = each.map(|WeightFile { files, name }| Ok((name.clone(), files.sha256(name)?.into())));
             each.collect()
         };
-        let adapters = || self.adapters.iter().map(UsedAdapter::sha256).collect::<Result<_>>();
+        let adapters = || self.adapters.iter().map(UsedAdapter::sums).collect::<Result<_>>();
         let hash = || Ok::<_, Error>(Hashes { weights: weights()?, adapters: adapters()? });
         self.hashes.get_or_init(|| hash().map_err(|e| e.to_string())).as_ref().map_err(String::as_str)
     }

@@ -331,6 +331,34 @@ fn an_interrupt_stops_cleanly() -> TestResult {
     Ok(())
 }
 
+/// What the machine cannot hold is refused before it is begun, with what it can hold.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_there_is_not_is_not_asked_for() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let model = golden().join("models/sd15");
+    let model = model.to_string_lossy();
+    let draw = |limit_kib: u32, more: &[&str]| -> TestResult<String> {
+        let limited = format!("ulimit -v {limit_kib}; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+        let base = ["txt2img", "--model", &*model, "--prompt", "x", "--steps", "1", "--output", "x.png", "--force"];
+        let output = std::process::Command::new("bash")
+            .args(["-c", &limited, "bash"])
+            .args(base)
+            .args(more)
+            .current_dir(tweedie.folder.path())
+            .output()?;
+        let message = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        Ok(message)
+    };
+    let wide = draw(1_500_000, &["--width", "8192", "--height", "8192"])?;
+    assert!(wide.contains("memory that the") && wide.contains("--width") && wide.contains("GB are free"), "{wide}");
+    let many = ["--num-images", "100000", "--batch-size", "100000", "--width", "64", "--height", "64"];
+    let many = draw(1_500_000, &many)?;
+    assert!(many.contains("denoising network") && many.contains("--batch-size of"), "{many}");
+    Ok(())
+}
+
 /// Whoever makes a file chooses the names in it, but not what they do to the terminal.
 #[test]
 fn control_characters_of_files_are_shown_and_not_sent() -> TestResult {

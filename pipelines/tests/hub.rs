@@ -7,6 +7,7 @@ mod tweedie;
 use ::tweedie::checkpoints::Precision;
 use serde_json::json;
 use server::{Answer, Request, Server};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -25,6 +26,12 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What Git calls contents.
+fn git_sum(bytes: &[u8]) -> String {
+    let sum = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The files below a folder by their paths in it.
@@ -77,7 +84,7 @@ fn hub_answer(files: &Files, request: &Request) -> Answer {
             .with("X-Linked-ETag", format!("\"{sum}\""))
             .with("X-Linked-Size", bytes.len().to_string())
     } else {
-        Answer::part(bytes, request).with("ETag", format!("W/\"{}\"", &sum[..40]))
+        Answer::part(bytes, request).with("ETag", format!("W/\"{}\"", git_sum(bytes)))
     };
     answer.with("X-Repo-Commit", COMMIT)
 }
@@ -286,6 +293,97 @@ fn what_is_not_what_was_promised_is_refused() -> TestResult {
     Ok(())
 }
 
+/// A file of the cache that is not what it is called is fetched anew when the model is, large or small; and so is one of which
+/// an earlier try left something else of the same length.
+#[test]
+fn what_is_damaged_in_the_cache_is_fetched_again() -> TestResult {
+    let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
+    let hub = cache.hub(&server.base);
+    fetch(&hub, WHOLE)?;
+    let names = [UNET, "unet/config.json", "tokenizer/merges.txt"];
+    let whole = small_model()?;
+    for name in names {
+        let path = cache.model().join("snapshots").join(COMMIT).join(name);
+        let mut bytes = std::fs::read(&path)?;
+        bytes[9] ^= 1;
+        std::fs::write(&path, bytes)?;
+        let before = server.requests().len();
+        fetch(&hub, WHOLE)?;
+        assert!(std::fs::read(&path)? == whole[name], "{name}");
+        let asked = server.requests()[before..].iter().filter(|request| request.path.starts_with("/some/")).count();
+        assert!((1..=2).contains(&asked), "only {name} is asked for, not {asked} files");
+    }
+    hub.remove(&some_model()?)?;
+    std::fs::create_dir_all(cache.model().join("blobs"))?;
+    let name = "unet/config.json";
+    let partial = cache.model().join("blobs").join(format!("{}.incomplete", git_sum(&whole[name])));
+    std::fs::write(&partial, vec![b' '; whole[name].len()])?;
+    assert!(fetch(&hub, WHOLE).is_err_and(|message| message.contains(name) && message.contains("run it again")));
+    fetch(&hub, WHOLE)?;
+    assert!(std::fs::read(cache.model().join("snapshots").join(COMMIT).join(name))? == whole[name]);
+    Ok(())
+}
+
+/// Several programs that fetch one model at the same time all get it.
+#[test]
+fn three_fetches_at_once_all_succeed() -> TestResult {
+    for _ in 0..5 {
+        let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
+        let hub = cache.hub(&server.base);
+        let fetched: Vec<_> = std::thread::scope(|scope| {
+            let fetches: Vec<_> = (0..3).map(|_| scope.spawn(|| fetch(&hub, WHOLE).map(|_| ()))).collect();
+            let ended = |fetch: std::thread::ScopedJoinHandle<'_, _>| match fetch.join() {
+                Ok(fetched) => fetched,
+                Err(_) => Err("it panicked".to_owned()),
+            };
+            fetches.into_iter().map(ended).collect()
+        });
+        assert_eq!(fetched, vec![Ok(()); 3]);
+        assert!(files_of(&cache.model().join("snapshots").join(COMMIT))?.len() > 10);
+    }
+    Ok(())
+}
+
+/// On a disk that is full in the middle of it, nothing passes for whole, and the next try goes on.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_a_fetch_nothing_that_came() -> TestResult {
+    let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
+    let limited = format!("trap '' XFSZ; ulimit -f 40; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+    let output = std::process::Command::new("bash")
+        .args(["-c", &limited, "bash", "model", "fetch", "some/model", "--quiet"])
+        .envs([("HF_HOME", cache.0.path().as_os_str()), ("HF_ENDPOINT", server.base.as_ref())])
+        .output()?;
+    let message = String::from_utf8(output.stderr)?;
+    assert!(output.status.code() == Some(1) && message.contains("cannot write"), "{message}");
+    assert!(cache.hub(NOBODY).cached(&some_model()?, WHOLE).is_none());
+    let part = cache.incomplete();
+    assert!(part.len() == 1 && part[0].1 > 0, "{part:?}");
+    fetch(&cache.hub(&server.base), WHOLE)?;
+    let fetched = files_of(&cache.model().join("snapshots").join(COMMIT))?;
+    assert!(fetched[UNET] == small_model()?[UNET] && cache.incomplete().is_empty());
+    Ok(())
+}
+
+/// What cannot be held is not begun.
+#[test]
+fn a_file_for_which_there_is_no_room_is_refused() -> TestResult {
+    let large = |request: &Request| {
+        let is_large = request.path.ends_with(UNET);
+        is_large.then(|| {
+            let sum = sha_of(UNET).unwrap_or_default();
+            Answer::elsewhere(format!("/large/{sum}"))
+                .with("X-Linked-ETag", format!("\"{sum}\""))
+                .with("X-Linked-Size", "4000000000000000")
+                .with("X-Repo-Commit", COMMIT)
+        })
+    };
+    if cfg!(any(target_os = "linux", target_os = "macos")) {
+        fails(large, &[UNET, "4000000000000000 bytes", "make room", "HF_HOME"])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn every_refusal_says_what_to_do() -> TestResult {
     let list = |status| move |request: &Request| request.path.starts_with("/api").then(|| Answer::status(status));
@@ -369,6 +467,18 @@ fn redirects_are_followed_and_the_token_stays_at_home() -> TestResult {
     assert_eq!(sent(&server), server.requests().len());
     assert!(!other.requests().is_empty());
     assert_eq!(sent(&other), 0);
+
+    // The list of files too is asked for without it where the hub sends on to: another port of the same host.
+    let files = small_model()?;
+    let other = Server::start(move |request| hub_answer(&files, request))?;
+    let list = other.base.clone();
+    let elsewhere = move |request: &Request| {
+        request.path.starts_with("/api/").then(|| Answer::elsewhere(format!("{list}{}", request.path)))
+    };
+    let (cache, server) = (Cache::new()?, hub_with(small_model()?, elsewhere)?);
+    fetch(&Hub { token: Some("secret".into()), ..cache.hub(&server.base) }, WHOLE)?;
+    assert_eq!((other.requests().len(), sent(&other)), (1, 0));
+    assert_eq!(sent(&server), server.requests().len());
 
     let circle = |request: &Request| request.path.starts_with("/large/").then(|| Answer::elsewhere(&*request.path));
     fails(circle, &["redirects", "HF_ENDPOINT"])?;

@@ -182,6 +182,39 @@ fn an_autoencoder_from_any_form() -> TestResult {
     tweedie.run(&[&REQUEST[..], &["--vae=nowhere"]].concat())?.fails(1, &["nowhere", "no such folder"])
 }
 
+/// A UNet alone on top of a model, in diffusers' names and in the original ones after any prefix. The model's own is gone, so
+/// the picture is right only if the file's is used.
+#[test]
+fn a_network_alone_on_a_model() -> TestResult {
+    let tweedie = model()?;
+    tweedie.run(&["model", "convert", "model", "whole.safetensors"])?.success()?;
+    let own = tweedie.path("model/unet").join(UNET);
+    std::fs::rename(&own, tweedie.path("diffusers.safetensors"))?;
+    let bytes = std::fs::read(tweedie.path("whole.safetensors"))?;
+    let tensors = safetensors::SafeTensors::deserialize(&bytes)?;
+    for (name, prefix) in [("whole", "model.diffusion_model."), ("part", "diffusion_model."), ("bare", "")] {
+        let alone = tensors.iter().filter_map(|(name, view)| {
+            Some((format!("{prefix}{}", name.strip_prefix("model.diffusion_model.")?), view))
+        });
+        std::fs::write(tweedie.path(&format!("{name}-unet.safetensors")), safetensors::serialize(alone, None)?)?;
+    }
+    for file in ["diffusers", "whole-unet", "part-unet", "bare-unet"] {
+        run_with(&tweedie, &[&format!("--model={file}.safetensors"), "--config=model"])
+            .map_err(|e| format!("{file}: {e}"))?;
+    }
+    let mut arguments = REQUEST.to_vec();
+    arguments[1] = "--model=diffusers.safetensors";
+    tweedie.run(&arguments)?.fails(1, &["UNet of a diffusers folder alone", "--config"])?;
+    arguments.extend(["--config=model", "--json"]);
+    let settings = tweedie.run(&arguments)?.success()?.json()?["settings"].clone();
+    let files: Vec<_> = settings["weights_sha256"].as_object().ok_or("no hashes")?.keys().cloned().collect();
+    assert_eq!(files, ["text_encoder/model.safetensors", "diffusers.safetensors", &format!("vae/{UNET}")]);
+    // It is no autoencoder, whose place the model's own would take.
+    arguments.push("--vae=bare-unet.safetensors");
+    tweedie.run(&arguments)?.fails(1, &["bare-unet.safetensors, a UNet", "no autoencoder"])?;
+    Ok(())
+}
+
 /// An option says what the scheduler's file says wrongly.
 #[test]
 fn what_the_network_predicts_can_be_said() -> TestResult {

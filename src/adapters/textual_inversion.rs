@@ -26,7 +26,7 @@ pub struct TextualInversion {
 impl TextualInversion {
     /// Reads a file, safetensors or a pickle of PyTorch's, of which nothing is run: one tensor under the token's name, as
     /// diffusers writes it; one called `emb_params`, or `*` in a dictionary called `string_to_param`, as the original
-    /// code and A1111's web UI do; or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the one that
+    /// code and A1111's web UI do, also flattened to `string_to_param.*`; or `clip_l` and `clip_g` for the two encoders of SDXL. Without a `token` it is the one that
     /// the file's metadata name, the tensor's name if that is one, or else the file's, as that program has it.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl TextualInversion {
             ["clip_g", "clip_l"] => (of_file(), OF_TWO.to_vec()),
             // diffusers' training script called them so at first.
             ["text_encoders_0", "text_encoders_1"] => (of_file(), names.clone()),
-            [name @ ("emb_params" | "*")] => (of_file(), vec![name]),
+            [name @ ("emb_params" | "*" | "string_to_param" | "string_to_param.*")] => (of_file(), vec![name]),
             [name] => (name.into(), vec![name]),
             _ => {
                 let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");

@@ -97,8 +97,14 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        if let ModelFiles::Single { configs, weights, layout } = files {
-            return weights.component(component, configs, *layout, dtype, device);
+        if let ModelFiles::Single { configs, weights, layout, .. } = files {
+            let elsewhere = layout.is_network_alone(weights.file())
+                && ComponentKind::of_folder(component) != ComponentKind::Network
+                && weight_file(component, precision, |name| configs.exists(name)).is_some();
+            return match elsewhere {
+                true => Self::open(configs, component, precision, dtype, device),
+                false => weights.component(component, configs, *layout, dtype, device),
+            };
         }
         let file_names = weight_files(files, component, precision)?;
         let open = |name: &String| TensorFile::open(files, name).map(Arc::new);

@@ -3,15 +3,19 @@
 use super::{FileLayout, SingleFile};
 use crate::config::{ConfigFields, LONGEST};
 use crate::{Error, ErrorKind, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of the largest file that is read whole: configurations and vocabularies.
 const LARGEST_TEXT: u64 = 64 << 20;
+
+/// The scheduler's configuration, in its folder and in the layout.
+const SCHEDULER_FILE: &str = "scheduler_config.json";
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
 fn missing(path: &Path) -> Error {
     let fix = "a model in diffusers layout has it; the folder is another, or its download is not complete";
@@ -32,12 +36,14 @@ pub enum ModelFiles {
     },
     /// The weights in one file.
     Single {
-        /// Configurations and tokenizer.
+        /// Configurations and tokenizer, and the weights of other components if the file holds a denoising network alone.
         configs: Arc<ModelFiles>,
-        /// The weights of all components.
+        /// The weights of all other components.
         weights: SingleFile,
         /// What it calls them.
         layout: &'static dyn FileLayout,
+        /// Fields of the scheduler's configuration that the weights' file says, in place of those in `configs`.
+        scheduler: Map<String, Value>,
     },
 }
 
@@ -98,6 +104,11 @@ impl ModelFiles {
                     ));
                 }
                 Ok(Cow::Owned(std::fs::read(&path).map_err(Error::io("read", &path))?))
+            }
+            Self::Single { configs, scheduler, .. } if name == SCHEDULER && !scheduler.is_empty() => {
+                let mut fields = configs.config("scheduler", SCHEDULER_FILE)?.fields().clone();
+                fields.extend(scheduler.clone());
+                Ok(Cow::Owned(Value::Object(fields).to_string().into_bytes()))
             }
             Self::Single { configs, .. } => configs.read(name),
             Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| missing(&self.path(name))),
@@ -170,6 +181,24 @@ impl ModelFiles {
 pub fn file_sha256(path: &Path) -> Result<String> {
     let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
     sha256(file).map_err(Error::io("read", path))
+}
+
+/// The SHA-256 of a safetensors file without its header, in hexadecimal, by which LoRAs are known whatever their metadata say
+/// (`sshs_model_hash` of kohya's programs); of any other file that of the whole.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn tensors_sha256(path: &Path) -> Result<String> {
+    if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) {
+        return file_sha256(path);
+    }
+    let after_header = |mut file: std::fs::File| {
+        let mut length = [0; 8];
+        file.read_exact(&mut length)?;
+        file.seek(SeekFrom::Start(u64::from_le_bytes(length).saturating_add(8)))?;
+        sha256(file)
+    };
+    std::fs::File::open(path).and_then(after_header).map_err(Error::io("read", path))
 }
 
 /// The SHA-256 of all that a reader gives, in hexadecimal.

@@ -20,7 +20,7 @@ mod zip_file;
 
 pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use component::ComponentKind;
-pub use files::{ModelFiles, file_sha256, sha256};
+pub use files::{ModelFiles, file_sha256, sha256, tensors_sha256};
 pub(crate) use mapped::float_type;
 pub use names::{TensorNames, TensorPart};
 pub use random::RandomWeights;

@@ -16,6 +16,12 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// If the component's configuration cannot be used.
     fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames>;
 
+    /// Whether the file holds a denoising network and nothing else, so that the rest of the model is where its configurations
+    /// are; by default it is taken for a whole model.
+    fn is_network_alone(&self, _file: &TensorFile) -> bool {
+        false
+    }
+
     /// A component's configuration, with what the file says otherwise of itself by its tensors; by default nothing.
     fn config(&self, _file: &TensorFile, _component: &str, fields: ConfigFields) -> ConfigFields {
         fields
@@ -27,11 +33,12 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// If files of this layout have no such component, or its configuration cannot be used.
     fn names_to_write(&self, component: &'static str, configs: &ModelFiles) -> Result<TensorNames>;
 
-    /// Names of empty tensors by which a file that is written says what it has no configuration to say with.
+    /// Tensors by which a file that is written says what it has no configuration to say with: their names, and the number in
+    /// each that is not empty.
     ///
     /// # Errors
     /// If a configuration cannot be used.
-    fn marks(&self, _configs: &ModelFiles) -> Result<Vec<&'static str>> {
+    fn marks(&self, _configs: &ModelFiles) -> Result<Vec<(&'static str, Option<f64>)>> {
         Ok(Vec::new())
     }
 
@@ -119,7 +126,8 @@ impl SingleFile {
         let prefix = &found.names.prefix;
         if !self.file.tensors().iter().any(|tensor| tensor.name.starts_with(prefix)) {
             let fix = format!(
-                "it has no tensors under {prefix}; it is a part of a model, or of another family than the configurations say"
+                "it has no tensors under {prefix}; it is a part of a model, or of another family than the configurations say. \
+                 With a UNet alone goes the folder of a whole model as `config`"
             );
             return Err(Error::unusable(
                 ErrorKind::Model,

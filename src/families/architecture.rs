@@ -98,6 +98,12 @@ pub trait DenoisingNetwork: Network + fmt::Debug + Send + Sync {
     /// What is known of it.
     fn facts(&self) -> NetworkFacts;
 
+    /// Bytes that a call holds at once at the very least, beside the weights, for `rows` latents of this size; 0 if that is not
+    /// known.
+    fn least_memory(&self, _rows: usize, _height: usize, _width: usize) -> u64 {
+        0
+    }
+
     /// The network under the control of pictures, for one run; by default it takes none, as all but UNets do.
     ///
     /// # Errors

@@ -5,10 +5,12 @@ use crate::checkpoints::ComponentKind;
 use crate::conditioning::Conditioning;
 use crate::models::{ClipTextConfig, ClipTextModel, ClipTextOutput};
 use crate::text::{
-    KnownWords, Prompt, TextEncoder, TextNetwork, Tokenizer, UnknownWord, WeightedChunk, weighted_chunks,
+    KnownWords, Piece, Prompt, TextEncoder, TextNetwork, Tokenizer, UnknownWord, WeightedChunk, parse_weights,
+    weighted_chunks,
 };
 use crate::{Device, Error, Result};
 use candle_core::Tensor;
+use std::collections::BTreeSet;
 
 /// Which states of its text encoders a model's network sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(super) struct ClipEncoders {
     encoders: Vec<ClipEncoder>,
     states: ClipStates,
     device: Device,
+    /// Tokens that were added.
+    added: Vec<String>,
 }
 
 /// A text encoder and the tokenizer that it was trained with.
@@ -48,7 +52,7 @@ impl ClipEncoders {
             encoders.push(ClipEncoder { tokenizer, model });
             names.extend(files);
         }
-        Ok((Self { encoders, states, device: loader.device.clone() }, names))
+        Ok((Self { encoders, states, device: loader.device.clone(), added: Vec::new() }, names))
     }
 
     /// The chunks of a text for each encoder; the second encoder reads the second text.
@@ -122,7 +126,22 @@ impl TextEncoder for ClipEncoders {
             let ids = encoder.tokenizer.add_token(token, vectors.dims()[0])?;
             encoder.model.add_embeddings(ids[0], vectors)?;
         }
+        self.added.push(token.into());
         Ok(())
+    }
+
+    fn unused_tokens(&self, prompts: &[Prompt<'_>], weighted: bool) -> Result<Vec<String>> {
+        let mut read = BTreeSet::new();
+        for (encoder, text) in prompts.iter().flat_map(|prompt| self.encoders.iter().zip(prompt.texts)) {
+            let pieces = if weighted { parse_weights(text) } else { vec![Piece::Text(text.into(), 1.0)] };
+            for piece in pieces {
+                let Piece::Text(text, _) = piece else { continue };
+                let ids = encoder.tokenizer.encode_text(&text)?;
+                let has = |token: &&String| encoder.tokenizer.token_id(token).is_some_and(|id| ids.contains(&id));
+                read.extend(self.added.iter().filter(has));
+            }
+        }
+        Ok(self.added.iter().filter(|token| !read.contains(token)).cloned().collect())
     }
 
     /// The last encoder's projection.

@@ -23,6 +23,7 @@ mod clip_encoders;
 mod control_file;
 mod control_model;
 mod convert;
+mod file_prediction;
 mod inferred;
 mod loader;
 mod original_file;
@@ -43,6 +44,7 @@ pub use architecture::{
 };
 pub use clip_encoders::text_network;
 pub use convert::{convert_to_file, convert_to_folder};
+pub use file_prediction::{FilePrediction, PredictionOfFile};
 pub use loader::{KeptWeights, Loader};
 pub use picture_classifier::{ClassifierFacts, PictureClassifier, load_classifier};
 pub use pixel::PIXEL;
@@ -161,16 +163,12 @@ impl Component {
 }
 
 /// What is known of a model beside its family.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Variant {
     /// Whether the network is shown the mask and the masked picture.
     pub inpainting: bool,
-    /// Whether its weights say that it predicts v instead of the noise. Of a folder its scheduler's file says it.
-    pub v_prediction: bool,
-    /// Whether that is a guess, since the file does not say.
-    pub prediction_is_guessed: bool,
-    /// Whether its weights say that it was trained with zero terminal signal.
-    pub zero_terminal_snr: bool,
+    /// What its one file says of what it predicts. Of a folder its scheduler's file says it.
+    pub prediction: PredictionOfFile,
     /// What messages call it, if not by the family's name.
     pub description: Option<String>,
 }

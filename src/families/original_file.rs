@@ -1,14 +1,10 @@
 //! What the tensors of a file tell that holds a whole model in the layout of Stable Diffusion's code.
 
-use super::Variant;
+use super::{FilePrediction, PredictionOfFile, Variant, file_prediction};
 use crate::checkpoints::{StoredTensor, TensorFile, float_type};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::path::Path;
-
-/// Tensors without values by which files of Stable Diffusion XL say that their network predicts v, and that it was trained
-/// with zero terminal signal.
-pub(super) const MARKS: [&str; 2] = ["v_pred", "ztsnr"];
 
 /// The step at which the model of 2.x that predicts the noise was saved; the same architecture as the one that
 /// predicts v.
@@ -43,7 +39,11 @@ const FOREIGN: [(&str, &str, &str); 18] = [
     ),
     ("controlnet_cond_embedding.", "a ControlNet", "give it with `control`, and a model with `model`"),
     ("emb_params", "an embedding", "give it with `embedding`, and a model with `model`"),
-    ("down_blocks.", "the UNet of a diffusers folder alone", "give the folder that its folder lies in"),
+    (
+        "down_blocks.",
+        "the UNet of a diffusers folder alone",
+        "give the folder that its folder lies in, or that of the rest of its model with `config`",
+    ),
     ("text_model.", "a text encoder alone", "give a file or a folder with the whole model"),
 ];
 
@@ -56,20 +56,20 @@ pub(super) struct UNetSize {
     pub text: usize,
 }
 
-/// How a file says what its network predicts.
+/// What models of a family predict whose file does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PredictionMark {
-    /// By an empty tensor, in models of XL that predict v, and in those of 1.x that somebody has trained to.
-    Named,
-    /// Not at all, in models of 2.x: by the step at which it was saved, or by how far values spread.
+pub(super) enum Unsaid {
+    /// The noise.
+    Epsilon,
+    /// The noise or v, in 2.x: the step at which it was saved tells it, or how far values spread.
     Guessed,
 }
 
 /// What is known of a file whose UNet has this size; nothing if it has another.
 ///
 /// # Errors
-/// If it is of this size and takes what no model does.
-pub(super) fn recognise(file: &TensorFile, size: UNetSize, mark: PredictionMark) -> Result<Option<Variant>> {
+/// If it is of this size and takes what no model does, or says what cannot be.
+pub(super) fn recognise(file: &TensorFile, size: UNetSize, unsaid: Unsaid) -> Result<Option<Variant>> {
     let tensors = file.tensors();
     let Some((_, inputs)) = unet_size(&tensors).filter(|(of_file, _)| *of_file == size) else { return Ok(None) };
     if !matches!(inputs, 4 | 9) {
@@ -77,19 +77,19 @@ pub(super) fn recognise(file: &TensorFile, size: UNetSize, mark: PredictionMark)
         let fix = "models that draw take 4, inpainting models 9; give the folder of its configurations with `config`";
         return Err(Error::unusable(ErrorKind::Model, what, inputs, fix));
     }
-    let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
     let inpainting = inputs == 9;
+    let said = file_prediction::said_by(file)?;
     let of_2_base = matches!(file, TensorFile::Torch(file) if file.global_step() == Some(STEPS_OF_2_BASE));
-    let prediction_is_guessed = mark == PredictionMark::Guessed && !inpainting && !of_2_base;
-    let v_prediction = match mark {
-        PredictionMark::Guessed if prediction_is_guessed => {
-            spread(file, TELLING)?.is_none_or(|spread| spread > LEAST_OF_V)
+    let guesses = said.said_in.is_none() && unsaid == Unsaid::Guessed && !inpainting && !of_2_base;
+    let prediction = match guesses {
+        false => said,
+        true => {
+            let is_v = spread(file, TELLING)?.is_none_or(|spread| spread > LEAST_OF_V);
+            let kind = if is_v { FilePrediction::V } else { FilePrediction::Epsilon };
+            PredictionOfFile { kind, is_guessed: true, ..said }
         }
-        PredictionMark::Guessed => false,
-        PredictionMark::Named => has(MARKS[0]),
     };
-    let zero_terminal_snr = v_prediction && has(MARKS[1]);
-    Ok(Some(Variant { inpainting, v_prediction, prediction_is_guessed, zero_terminal_snr, description: None }))
+    Ok(Some(Variant { inpainting, prediction, description: None }))
 }
 
 /// The UNet's size and the channels that it takes; nothing of a file that holds something else.

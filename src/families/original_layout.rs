@@ -1,17 +1,37 @@
 //! Where files in the layout of Stable Diffusion's code have the components.
 
 use super::inferred::TinyLayers;
-use super::original_file::MARKS;
-use super::{Families, original_names};
+use super::{Families, file_prediction, original_names};
 use crate::checkpoints::{ComponentKind, ComponentNames, FileLayout, ModelFiles, TensorFile, TensorNames};
 use crate::config::ConfigFields;
 use crate::layers::Activation;
 use crate::models::{AutoencoderConfig, ClipTextConfig, UNet2DConditionConfig};
 use crate::{Error, ErrorKind, Result};
-use serde_json::Value;
 
 /// Where the UNet is; its moving average, if the file has one, lies under `model_ema.` and is left alone.
 const UNET: &str = "model.diffusion_model.";
+
+/// What stands before a UNet's names where it is alone.
+const UNET_ALONE: [&str; 2] = ["diffusion_model.", ""];
+
+/// How a file calls the tensors of its UNet.
+enum UNetForm {
+    /// By the original names, after this.
+    Original(&'static str),
+    /// As diffusers does.
+    Diffusers,
+}
+
+impl UNetForm {
+    /// By the tensors of the last layer, which ControlNets lack.
+    fn of(file: &TensorFile) -> Option<Self> {
+        let tensors = file.tensors();
+        let is = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+        let prefix = [UNET].into_iter().chain(UNET_ALONE).find(|prefix| is(&format!("{prefix}out.2.weight")));
+        let diffusers = is("conv_out.weight") && is("time_embedding.linear_1.weight");
+        prefix.map(Self::Original).or(diffusers.then_some(Self::Diffusers))
+    }
+}
 
 /// Where the autoencoder is.
 const AUTOENCODER: &str = "first_stage_model.";
@@ -27,8 +47,6 @@ const GUIDANCE: [&str; 2] = ["time_embed.cond_proj.weight", "time_embedding.cond
 pub(super) struct OriginalLayout {
     /// Where each text encoder can be, one of several for each.
     pub text_encoders: &'static [TextPlace],
-    /// Whether empty tensors say what the network predicts.
-    pub marks_prediction: bool,
 }
 
 /// Where a text encoder is.
@@ -78,6 +96,17 @@ impl OriginalLayout {
         self.text_encoders.iter().filter(move |place| place.component == component)
     }
 
+    /// A UNet alone has the original names after some prefix, or diffusers' names.
+    fn network(file: &TensorFile, configs: &ModelFiles) -> Result<ComponentNames> {
+        let config = UNet2DConditionConfig::from_fields(&configs.config("unet", "config.json")?)?;
+        Ok(match UNetForm::of(file) {
+            Some(UNetForm::Diffusers) => TensorNames::plain("").into(),
+            Some(UNetForm::Original(prefix)) => original_names::unet(&config, prefix).into(),
+            // The prefix that is missing is named.
+            None => original_names::unet(&config, UNET).into(),
+        })
+    }
+
     fn autoencoder(file: &TensorFile, configs: &ModelFiles) -> Result<ComponentNames> {
         if let Some(tiny) = TinyLayers::of(&file.tensors()) {
             return Ok(tiny.names().into());
@@ -116,13 +145,15 @@ impl OriginalLayout {
 impl FileLayout for OriginalLayout {
     fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
         match ComponentKind::of_folder(component) {
-            ComponentKind::Network => {
-                let config = UNet2DConditionConfig::from_fields(&configs.config("unet", "config.json")?)?;
-                Ok(original_names::unet(&config, UNET).into())
-            }
+            ComponentKind::Network => Self::network(file, configs),
             ComponentKind::Autoencoder => Self::autoencoder(file, configs),
             ComponentKind::TextEncoder => self.text_encoder(file, component, configs),
         }
+    }
+
+    fn is_network_alone(&self, file: &TensorFile) -> bool {
+        let others = self.text_encoders.iter().map(|place| place.prefix).chain([AUTOENCODER]);
+        UNetForm::of(file).is_some() && !others.into_iter().any(|prefix| has(file, prefix))
     }
 
     /// A latent consistency model is known by what takes the strength of guidance, which its configurations, being those of the
@@ -166,18 +197,11 @@ impl FileLayout for OriginalLayout {
         }
     }
 
-    fn marks(&self, configs: &ModelFiles) -> Result<Vec<&'static str>> {
-        if !self.marks_prediction || !configs.exists("scheduler/scheduler_config.json") {
+    fn marks(&self, configs: &ModelFiles) -> Result<Vec<(&'static str, Option<f64>)>> {
+        if !configs.exists("scheduler/scheduler_config.json") {
             return Ok(Vec::new());
         }
-        let fields = configs.config("scheduler", "scheduler_config.json")?;
-        let field = |name: &str| fields.fields().get(name).cloned().unwrap_or(Value::Null);
-        let count = match (field("prediction_type") == "v_prediction", field("rescale_betas_zero_snr") == true) {
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => 2,
-        };
-        Ok(MARKS[..count].to_vec())
+        Ok(file_prediction::marks(configs.config("scheduler", "scheduler_config.json")?.fields()))
     }
 
     fn describe(&self, file: &TensorFile) -> Option<String> {

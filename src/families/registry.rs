@@ -1,6 +1,6 @@
 //! The list of families, and the one way to find a model's.
 
-use super::{Component, Family, PIXEL, SD1, SD2, SDXL, SDXL_REFINER, Variant, original_file};
+use super::{Component, Family, FilePrediction, PIXEL, SD1, SD2, SDXL, SDXL_REFINER, Variant, original_file};
 use crate::checkpoints::{ComponentKind, FileLayout, ModelFiles, TensorFile};
 use crate::{Error, ErrorKind, Result};
 
@@ -134,10 +134,14 @@ pub struct Detected {
 impl Detected {
     /// What messages call it.
     pub fn name(&self) -> String {
-        let Variant { inpainting, v_prediction, ref description, .. } = self.variant;
+        let Variant { inpainting, prediction, description } = &self.variant;
         let family = description.as_deref().unwrap_or(self.family.name());
-        let inpainting = if inpainting { ", inpainting" } else { "" };
-        let prediction = if v_prediction { ", predicts v" } else { "" };
+        let inpainting = if *inpainting { ", inpainting" } else { "" };
+        let prediction = match prediction.kind {
+            FilePrediction::Epsilon => "",
+            FilePrediction::V => ", predicts v",
+            FilePrediction::EdmV { .. } => ", predicts v as EDM does",
+        };
         format!("{family}{inpainting}{prediction}")
     }
 

@@ -1,6 +1,6 @@
 //! Stable Diffusion 1.x (Rombach et al. 2022), and latent diffusion models that are built like it.
 
-use super::original_file::{self, PredictionMark, UNetSize};
+use super::original_file::{self, UNetSize, Unsaid};
 use super::original_layout::{OriginalLayout, TextPlace};
 use super::unet_architecture::{Build, TEXT_ENCODER_IN_LORAS, UNET_IN_LORAS, recognise};
 use super::{Architecture, Component, Family, UNetArchitecture, Variant};
@@ -29,7 +29,7 @@ pub(super) const TEXT_ENCODER: [TextPlace; 2] = [
     TextPlace::open_clip("text_encoder", "cond_stage_model.model."),
 ];
 
-pub(super) static LAYOUT: OriginalLayout = OriginalLayout { text_encoders: &TEXT_ENCODER, marks_prediction: false };
+pub(super) static LAYOUT: OriginalLayout = OriginalLayout { text_encoders: &TEXT_ENCODER };
 
 impl Family for StableDiffusion1 {
     fn id(&self) -> &'static str {
@@ -49,7 +49,7 @@ impl Family for StableDiffusion1 {
     }
 
     fn recognise_file(&self, file: &TensorFile) -> Result<Option<Variant>> {
-        original_file::recognise(file, SIZE, PredictionMark::Named)
+        original_file::recognise(file, SIZE, Unsaid::Epsilon)
     }
 
     fn file_layout(&self) -> Option<&'static dyn FileLayout> {
@@ -57,11 +57,7 @@ impl Family for StableDiffusion1 {
     }
 
     fn built_in(&self, variant: &Variant) -> Option<&'static str> {
-        match (variant.inpainting, variant.v_prediction) {
-            (false, false) => Some("sd1"),
-            (true, false) => Some("sd1-inpainting"),
-            (_, true) => None,
-        }
+        Some(if variant.inpainting { "sd1-inpainting" } else { "sd1" })
     }
 
     fn text_width(&self) -> Option<usize> {

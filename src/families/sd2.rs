@@ -2,7 +2,7 @@
 //! models that predict v; and latent diffusion models that are built like it.
 
 use super::clip_encoders::ClipStates;
-use super::original_file::{self, PredictionMark, UNetSize};
+use super::original_file::{self, UNetSize, Unsaid};
 use super::original_layout::OriginalLayout;
 use super::unet_architecture::{Build, TEXT_ENCODER_IN_LORAS, UNET_IN_LORAS, recognise};
 use super::{Architecture, Component, Family, UNetArchitecture, Variant};
@@ -24,7 +24,7 @@ const COMPONENTS: [Component; 3] = [
     Component::autoencoder("vae"),
 ];
 
-static LAYOUT: OriginalLayout = OriginalLayout { text_encoders: &super::sd1::TEXT_ENCODER, marks_prediction: false };
+static LAYOUT: OriginalLayout = OriginalLayout { text_encoders: &super::sd1::TEXT_ENCODER };
 
 impl Family for StableDiffusion2 {
     fn id(&self) -> &'static str {
@@ -44,7 +44,7 @@ impl Family for StableDiffusion2 {
     }
 
     fn recognise_file(&self, file: &TensorFile) -> Result<Option<Variant>> {
-        original_file::recognise(file, SIZE, PredictionMark::Guessed)
+        original_file::recognise(file, SIZE, Unsaid::Guessed)
     }
 
     fn file_layout(&self) -> Option<&'static dyn FileLayout> {
@@ -52,12 +52,11 @@ impl Family for StableDiffusion2 {
     }
 
     fn built_in(&self, variant: &Variant) -> Option<&'static str> {
-        match (variant.inpainting, variant.v_prediction) {
-            (false, false) => Some("sd2"),
-            (false, true) => Some("sd2-v"),
-            (true, false) => Some("sd2-inpainting"),
-            (true, true) => None,
-        }
+        Some(match (variant.inpainting, variant.prediction.kind.is_v()) {
+            (true, _) => "sd2-inpainting",
+            (false, false) => "sd2",
+            (false, true) => "sd2-v",
+        })
     }
 
     fn text_width(&self) -> Option<usize> {

@@ -2,7 +2,7 @@
 //! the second alone, the second one's pooled text, and sizes.
 
 use super::clip_encoders::ClipStates;
-use super::original_file::{self, PredictionMark, UNetSize};
+use super::original_file::{self, UNetSize, Unsaid};
 use super::original_layout::{OriginalLayout, TextPlace};
 use super::unet_architecture::{Build, TEXT_ENCODER_IN_LORAS, UNET_IN_LORAS, recognise};
 use super::{Architecture, Component, Family, UNetArchitecture, Variant};
@@ -41,15 +41,8 @@ pub static SDXL: StableDiffusionXl = StableDiffusionXl {
             TextPlace::clip("text_encoder", "conditioner.embedders.0.transformer."),
             TextPlace::projecting("text_encoder_2", "conditioner.embedders.1.model."),
         ],
-        marks_prediction: true,
     },
-    built_in: |variant| match (variant.inpainting, variant.v_prediction, variant.zero_terminal_snr) {
-        (false, false, _) => Some("sdxl"),
-        (true, false, _) => Some("sdxl-inpainting"),
-        (false, true, false) => Some("sdxl-v"),
-        (false, true, true) => Some("sdxl-v-zero-snr"),
-        (true, true, _) => None,
-    },
+    built_in: |variant| Some(if variant.inpainting { "sdxl-inpainting" } else { "sdxl" }),
 };
 
 /// The refiner of Stable Diffusion XL.
@@ -65,9 +58,8 @@ pub static SDXL_REFINER: StableDiffusionXl = StableDiffusionXl {
     ],
     layout: &OriginalLayout {
         text_encoders: &[TextPlace::projecting("text_encoder_2", "conditioner.embedders.0.model.")],
-        marks_prediction: true,
     },
-    built_in: |variant| (!variant.inpainting && !variant.v_prediction).then_some("sdxl-refiner"),
+    built_in: |variant| (!variant.inpainting).then_some("sdxl-refiner"),
 };
 
 impl Family for StableDiffusionXl {
@@ -88,7 +80,7 @@ impl Family for StableDiffusionXl {
     }
 
     fn recognise_file(&self, file: &TensorFile) -> Result<Option<Variant>> {
-        original_file::recognise(file, self.size, PredictionMark::Named)
+        original_file::recognise(file, self.size, Unsaid::Epsilon)
     }
 
     fn file_layout(&self) -> Option<&'static dyn FileLayout> {

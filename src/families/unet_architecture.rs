@@ -194,6 +194,12 @@ impl DenoisingNetwork for UNet2DConditionModel {
         facts(self.config())
     }
 
+    /// In the middle block all skip connections are there.
+    fn least_memory(&self, rows: usize, height: usize, width: usize) -> u64 {
+        let values = (rows as u64).saturating_mul(self.config().skip_values(height, width));
+        values.saturating_mul(self.dtype().size_in_bytes() as u64)
+    }
+
     fn controlled<'a>(&'a self, controls: Vec<Control<'a>>) -> Result<ControlledUNet<'a>> {
         Ok(ControlledUNet::new(self, controls))
     }

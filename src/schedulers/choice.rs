@@ -1,5 +1,6 @@
 //! Scheduler names of the command line, and what they set.
 
+use super::spelling::{by_spelling, nearest};
 use super::{SCHEDULERS, Scheduler, SchedulerEntry};
 use crate::config::ConfigFields;
 use crate::{Error, ErrorKind, Result};
@@ -137,18 +138,23 @@ fn names() -> String {
 }
 
 /// The scheduler with a name of the command line, which may end in `-karras` and the like where its sigmas
-/// can be respaced.
+/// can be respaced; or with the name that another program has for it, such as "DPM++ 2M Karras", "euler_ancestral" or
+/// "DDIMScheduler".
 ///
 /// # Errors
-/// If there is none; the message lists all, or the endings that the scheduler has.
+/// If there is none; the message names the nearest and lists all, or the endings that the scheduler has.
 pub fn by_name(name: &str) -> Result<SchedulerChoice> {
     if let Some(entry) = SCHEDULERS.iter().find(|entry| entry.name == name) {
         return Ok(SchedulerChoice { entry, suffix: None });
     }
+    if let Some(choice) = by_spelling(name) {
+        return Ok(choice);
+    }
     // The longest scheduler's name that the given one starts with: dpm++2m-sde, not dpm++2m.
     let ending = |entry: &'static SchedulerEntry| Some((entry, name.strip_prefix(entry.name)?.strip_prefix('-')?));
     let Some((entry, ending)) = SCHEDULERS.iter().filter_map(ending).min_by_key(|(_, ending)| ending.len()) else {
-        let fix = format!("choose one of {}", names());
+        let nearest = nearest(name).map(|nearest| format!("did you mean {nearest}? "));
+        let fix = format!("{}choose one of {}", nearest.unwrap_or_default(), names());
         return Err(Error::invalid("the scheduler", format!("`{name}`"), fix));
     };
     let suffix = entry.suffixes.iter().find(|suffix| suffix.name == ending);

@@ -40,6 +40,9 @@ pub(super) const ENTRY_HEUN: SchedulerEntry = SchedulerEntry {
     ..ENTRY_EULER
 };
 
+/// The least and the most noise where a file does not say them.
+pub(crate) const USUAL_SIGMAS: (f64, f64) = (0.002, 80.0);
+
 /// A run over the sigmas of equation 5, for a network inside EDM's preconditioning (table 1).
 ///
 /// Data has the standard deviation `sigma_data`, so with `alpha = sigma_data` the clean sample of a level has
@@ -71,8 +74,8 @@ impl<S> Edm<S> {
         };
         Ok(Self {
             parameterization: Parameterization::new(prediction_type),
-            sigma_min: positive("sigma_min", 0.002)?,
-            sigma_max: positive("sigma_max", 80.0)?,
+            sigma_min: positive("sigma_min", USUAL_SIGMAS.0)?,
+            sigma_max: positive("sigma_max", USUAL_SIGMAS.1)?,
             sigma_data: positive("sigma_data", 0.5)?,
             rho: positive("rho", 7.0)?,
             exponential: config.choice("sigma_schedule", &[("karras", false), ("exponential", true)], false)?,

@@ -41,6 +41,7 @@ mod sample;
 mod sigma_space;
 mod sigma_table;
 mod spacing;
+mod spelling;
 mod tcd;
 mod unipc;
 
@@ -58,6 +59,7 @@ pub use dpm_singlestep::{DpmSinglestepSolver, SinglestepOptions};
 pub use dpm2::Dpm2Solver;
 pub use dpm2_ancestral::Dpm2AncestralSolver;
 pub use edm::Edm;
+pub(crate) use edm::USUAL_SIGMAS;
 pub use euler::EulerSolver;
 pub use euler_ancestral::EulerAncestralSolver;
 pub use exponential_integrator::{AlgorithmType, SolverType};
@@ -180,6 +182,16 @@ impl SchedulerEntry {
     /// If a field that it has holds an unusable value.
     pub fn build(&self, config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
         (self.build)(config)
+    }
+
+    /// The fields with what diffusers' pipelines add where a request says nothing: an `eta` of 0, whatever the class has by
+    /// default, if it takes one.
+    #[must_use]
+    pub fn with_pipeline_defaults(&self, config: ConfigFields) -> ConfigFields {
+        match self.request_fields.contains(&"eta") && !config.fields().contains_key("eta") {
+            true => config.with("eta", 0.0),
+            false => config,
+        }
     }
 }
 

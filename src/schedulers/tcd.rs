@@ -13,7 +13,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
     class_name: "TCDScheduler",
     order: 1,
     evaluations: 1,
-    stochastic: Stochastic::Yes,
+    stochastic: Stochastic::Optional,
     reference: "Zheng et al. 2024, algorithm 4, arXiv:2402.19159",
     suffixes: &[],
     request_fields: &["eta"],

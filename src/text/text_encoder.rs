@@ -74,6 +74,15 @@ pub trait TextEncoder: fmt::Debug + Send + Sync {
     /// If a tokenizer knows the token already.
     fn add_token(&mut self, token: &str, vectors: &[Tensor]) -> Result<()>;
 
+    /// The tokens that were added and are in none of the texts, so that they have no effect on them; by default there are none.
+    ///
+    /// # Errors
+    /// If a text cannot be tokenized.
+    fn unused_tokens(&self, prompts: &[Prompt<'_>], weighted: bool) -> Result<Vec<String>> {
+        let _ = (prompts, weighted);
+        Ok(Vec::new())
+    }
+
     /// The width of the pooled text; 0 if there is none.
     fn pooled_width(&self) -> usize {
         0

@@ -1,7 +1,9 @@
 //! CLIP's byte-pair tokenizer (Radford et al. 2021), with the padding of each model family.
 
+use super::byte_pairs::{self, END_OF_WORD, MergeList, Vocabulary, merge_lines};
 use super::known_words::{KnownWords, UnknownWord};
 use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource, WORDS as KNOWN_WORDS};
+use super::tokenizer_json;
 use crate::checkpoints::ModelFiles;
 use crate::config::LONGEST;
 use crate::{Error, ErrorKind, Result};
@@ -16,7 +18,8 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 /// How CLIP cuts text into words before merging bytes.
-const WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+pub(super) const WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 pub(super) const START: &str = "<|startoftext|>";
 pub(super) const END: &str = "<|endoftext|>";
@@ -56,7 +59,7 @@ impl Tokenizer {
     /// `special_tokens_map.json` say how long sequences are and how they are padded.
     ///
     /// # Errors
-    /// If the files are not there or are not a tokenizer's.
+    /// If the files are not there or are not a tokenizer's, or `tokenizer.json` asks for what CLIP's tokenizers do not do.
     pub fn from_files(files: &ModelFiles, folder: &str) -> Result<Self> {
         Self::from_source(&InModel { files, folder })
     }
@@ -74,18 +77,14 @@ impl Tokenizer {
         let settings = TokenizerSettings::read(files)?;
         let inner = if files.has("vocab.json") && files.has("merges.txt") {
             let (vocab, merges) = (files.text("vocab.json")?, files.text("merges.txt")?);
-            let vocab = serde_json::from_str(&vocab).map_err(|e| fail(e.to_string()))?;
+            let Vocabulary(vocab) = serde_json::from_str(&vocab).map_err(|e| fail(format!("vocab.json: {e}")))?;
             byte_pair_encoding(vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
         } else if files.has("merges.txt.gz") {
             let merges = unpacked_merges(&files.bytes("merges.txt.gz")?).map_err(|e| fail(e.to_string()))?;
             let vocab = (0..).zip(clip_vocabulary(&merges)).map(|(id, token)| (token, id)).collect();
             byte_pair_encoding(vocab, &merges, settings.special_tokens()).map_err(|e| fail(e.to_string()))?
         } else if files.has("tokenizer.json") {
-            let bytes = files.bytes("tokenizer.json")?;
-            let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| fail(e.to_string()))?;
-            inner.with_padding(None);
-            inner.with_truncation(None).map_err(|e| fail(e.to_string()))?;
-            inner
+            tokenizer_json::read(&files.bytes("tokenizer.json")?).map_err(fail)?
         } else {
             return Err(fail("there is neither vocab.json with merges.txt nor tokenizer.json".into()));
         };
@@ -166,6 +165,14 @@ impl Tokenizer {
         Ok(self.tokenize(text)?.0)
     }
 
+    /// The same by tokens of the vocabulary and added ones: an added one that stands for several vectors has as many ids.
+    ///
+    /// # Errors
+    /// If the text cannot be tokenized.
+    pub fn encode_words(&self, text: &str) -> Result<Vec<Vec<u32>>> {
+        Ok(self.words(text)?.into_iter().map(|(ids, _)| ids).collect())
+    }
+
     /// The id of a token of the vocabulary.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -206,17 +213,23 @@ impl Tokenizer {
 
     /// The ids of the text alone, and where in it each token starts, in bytes.
     fn tokenize(&self, prompt: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        for (all, start) in self.words(prompt)? {
+            starts.extend(all.iter().map(|_| start));
+            ids.extend(all);
+        }
+        Ok((ids, starts))
+    }
+
+    /// For each token of the text what it stands for, and where it starts, in bytes.
+    fn words(&self, prompt: &str) -> Result<Vec<(Vec<u32>, usize)>> {
         let encoding = self
             .inner
             .encode(prompt, false)
             .map_err(|e| Error::invalid("the prompt", format!("{prompt:?}"), format!("it cannot be tokenized: {e}")))?;
-        let (mut ids, mut starts) = (Vec::new(), Vec::new());
-        for (id, &(start, _)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
-            let all = self.learned.get(id).map_or(std::slice::from_ref(id), Vec::as_slice);
-            ids.extend_from_slice(all);
-            starts.extend(all.iter().map(|_| start));
-        }
-        Ok((ids, starts))
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let all = |id: &u32| self.learned.get(id).cloned().unwrap_or_else(|| vec![*id]);
+        Ok(tokens.map(|(id, &(start, _))| (all(id), start)).collect())
     }
 }
 
@@ -226,13 +239,12 @@ pub(super) fn byte_pair_encoding(
     merges: &str,
     special: Vec<AddedToken>,
 ) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let pairs = merge_lines(merges).map(|line| {
-        let (left, right) = line.split_once(' ').ok_or_else(|| format!("merges.txt: `{line}` is not a pair"))?;
-        Ok((left.to_owned(), right.to_owned()))
-    });
+    let MergeList(merges) = MergeList::of_lines(merges)?;
+    let added = |token: &str| [START, END].contains(&token) || special.iter().any(|special| special.content == token);
+    byte_pairs::check(&vocab, &merges, &added)?;
     let model = BPE::builder()
-        .vocab_and_merges(vocab, pairs.collect::<Result<_, String>>()?)
-        .end_of_word_suffix("</w>".into())
+        .vocab_and_merges(vocab, merges)
+        .end_of_word_suffix(END_OF_WORD.into())
         .unk_token(END.into())
         .build()?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
@@ -243,10 +255,6 @@ pub(super) fn byte_pair_encoding(
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
     tokenizer.add_special_tokens(special)?;
     Ok(tokenizer)
-}
-
-fn merge_lines(merges: &str) -> impl Iterator<Item = &str> {
-    merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty())
 }
 
 /// The text of a compressed list of merges.
@@ -270,7 +278,7 @@ pub fn clip_vocabulary(merges: &str) -> Vec<String> {
     let printing = (0..256u32).filter(prints);
     let others = (256u32..).take(256 - printing.clone().count());
     let bytes: Vec<String> = printing.chain(others).filter_map(char::from_u32).map(String::from).collect();
-    let ends = bytes.iter().map(|byte| format!("{byte}</w>"));
+    let ends = bytes.iter().map(|byte| format!("{byte}{END_OF_WORD}"));
     let merged = merge_lines(merges).map(|line| line.replacen(' ', "", 1));
     let special = [START, END].map(String::from);
     bytes.iter().cloned().chain(ends).chain(merged).chain(special).collect()

@@ -5,6 +5,7 @@
 //! itself, and the network sees all of them.
 
 use super::Tokenizer;
+use super::foreign_syntax::words;
 use crate::Result;
 use candle_core::{DType, Tensor};
 
@@ -68,15 +69,24 @@ pub fn weighted_chunks(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<Weight
             chunks.push(std::mem::take(&mut current));
             continue;
         };
-        for id in tokenizer.encode_text(&text)? {
+        for ids in tokenizer.encode_words(&text)? {
             if current.len() == room {
                 let last_comma = current.iter().rposition(|&(id, _)| Some(id) == comma);
-                let cut =
-                    last_comma.map(|at| at + 1).filter(|&at| Some(id) != comma && room + 1 - at <= COMMA_BACKTRACK);
+                let is_comma = comma.is_some_and(|comma| ids == [comma]);
+                let cut = last_comma.map(|at| at + 1).filter(|&at| !is_comma && room + 1 - at <= COMMA_BACKTRACK);
                 let rest = current.split_off(cut.unwrap_or(room));
                 chunks.push(std::mem::replace(&mut current, rest));
             }
-            current.push((id, weight));
+            // A learned word of several vectors stays whole where one chunk has room for it.
+            if current.len() + ids.len() > room && ids.len() <= room {
+                chunks.push(std::mem::take(&mut current));
+            }
+            for id in ids {
+                if current.len() == room {
+                    chunks.push(std::mem::take(&mut current));
+                }
+                current.push((id, weight));
+            }
         }
     }
     if !current.is_empty() || chunks.is_empty() {
@@ -142,20 +152,12 @@ fn explicit_weight(text: &str) -> Option<(f64, usize)> {
 /// Adds text of weight one, split at the word `BREAK`.
 fn add_text(pieces: &mut Vec<Piece>, text: &str) {
     let mut rest = text;
-    while let Some(at) = find_break(rest) {
+    while let Some(&(at, _)) = words(rest, "BREAK").first() {
         pieces.push(Piece::Text(rest[..at].trim_end().into(), 1.0));
         pieces.push(Piece::Break);
         rest = rest[at + "BREAK".len()..].trim_start();
     }
     pieces.push(Piece::Text(rest.into(), 1.0));
-}
-
-fn find_break(text: &str) -> Option<usize> {
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices("BREAK").map(|(at, _)| at).find(|&at| {
-        let after = &text[at + "BREAK".len()..];
-        !text[..at].chars().next_back().is_some_and(word) && !after.chars().next().is_some_and(word)
-    })
 }
 
 fn multiply(pieces: &mut [Piece], factor: f64) {

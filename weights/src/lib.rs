@@ -104,10 +104,6 @@ pub mod stable_diffusion {
     pub const TWO_INPAINTING: Files = two!("index-inpainting", "unet-2-inpainting", "scheduler");
     /// XL.
     pub const XL: Files = xl!("index-xl", "unet-xl", "scheduler-xl");
-    /// XL that predicts v.
-    pub const XL_V: Files = xl!("index-xl", "unet-xl", "scheduler-xl-v");
-    /// XL that predicts v and was trained with zero terminal signal.
-    pub const XL_V_ZERO_SNR: Files = xl!("index-xl", "unet-xl", "scheduler-xl-v-zero-snr");
     /// XL, inpainting.
     pub const XL_INPAINTING: Files = xl!("index-xl-inpainting", "unet-xl-inpainting", "scheduler-xl");
     /// The refiner of XL, which has the second text encoder alone.

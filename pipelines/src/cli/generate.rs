@@ -8,7 +8,7 @@ use super::output::{NewFolder, Output};
 use super::progress::Progress;
 use super::{ModelArguments, memory, print, schedulers};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,10 @@ use tweedie_pipelines::{
 pub struct Generate {
     #[command(flatten)]
     pub request: Given<TextToImageRequest>,
+
+    /// Width and height together, in the place of --width and --height
+    #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["width", "height"])]
+    size: Option<(u32, u32)>,
 
     #[command(flatten)]
     pub model: ModelArguments,
@@ -70,11 +74,20 @@ pub struct Plan {
 }
 
 impl Generate {
+    /// The request's options, as JSON.
+    fn fields(&self) -> Map<String, Value> {
+        let mut fields = self.request.fields();
+        if let Some((width, height)) = self.size {
+            fields.extend([("width".to_owned(), width.into()), ("height".to_owned(), height.into())]);
+        }
+        fields
+    }
+
     /// What is wanted, with the pictures of the control models.
     pub fn text_request(&self) -> anyhow::Result<TextToImageRequest> {
         let mut request =
             TextToImageRequest { controls: self.adapters.control_images()?, ..TextToImageRequest::default() };
-        request.read(self.request.fields())?;
+        request.read(self.fields())?;
         Ok(request)
     }
 
@@ -82,7 +95,7 @@ impl Generate {
     pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
         let interrupt = Interrupt::listen()?;
         let mut request = TextToImageRequest::default();
-        request.read(self.request.fields())?;
+        request.read(self.fields())?;
         let TextToImageRequest { prompt, seed, num_images, .. } = request;
         let output = Output::plan(self.output.as_deref(), &prompt, seed, num_images, self.force)?;
         let plot = self.plot_schedule.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
@@ -140,6 +153,13 @@ impl Generate {
         }
         Ok(())
     }
+}
+
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text
+        .split_once(['x', 'X', '*'])
+        .and_then(|(width, height)| Some((width.trim().parse().ok()?, height.trim().parse().ok()?)));
+    sides.ok_or_else(|| "give width and height with an x between, such as 512x768".into())
 }
 
 /// A run that is under way.

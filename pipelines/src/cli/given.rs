@@ -35,7 +35,12 @@ impl<R: Options> Given<R> {
 
 impl<R: Options> Args for Given<R> {
     fn augment_args(command: Command) -> Command {
-        on_the_command_line::<R>().fold(command, |command, option| command.arg(argument(&option)))
+        let command = on_the_command_line::<R>().fold(command, |command, option| command.arg(argument(&option)));
+        if !on_the_command_line::<R>().any(|option| option.name == PROMPT) {
+            return command;
+        }
+        let alone = Arg::new(ALONE).value_name("PROMPT").help("The prompt, in the place of --prompt");
+        command.arg(alone.conflicts_with(PROMPT).value_parser(|text: &str| OptionKind::Text.parse(text)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -54,6 +59,23 @@ impl<R: Options> FromArgMatches for Given<R> {
     }
 }
 
+/// What else options are called: by one letter, as in stable-diffusion.cpp, and in other programs.
+const OTHER_NAMES: [(&str, Option<char>, &[&str]); 8] = [
+    (PROMPT, Some('p'), &[]),
+    ("negative_prompt", Some('n'), &[]),
+    ("width", Some('W'), &[]),
+    ("height", Some('H'), &[]),
+    ("seed", Some('s'), &[]),
+    ("guidance_scale", None, &["cfg-scale", "cfg"]),
+    ("scheduler", None, &["sampling-method", "sampler"]),
+    ("num_images", None, &["batch-count"]),
+];
+
+/// The option that may also stand alone, without its name.
+const PROMPT: &str = "prompt";
+/// How it is called then.
+const ALONE: &str = "prompt alone";
+
 /// Options that text can give.
 fn on_the_command_line<R: Options>() -> impl Iterator<Item = OptionInfo> {
     R::options().into_iter().filter(|option| option.kind != OptionKind::Json)
@@ -64,10 +86,17 @@ fn argument(option: &OptionInfo) -> Arg {
     let argument = Arg::new(option.name)
         .long(dashed(option.name))
         .help(help(option))
-        .required(option.required)
+        .required(option.required && option.name != PROMPT)
         .help_heading(option.heading)
         .allow_hyphen_values(kind == OptionKind::Text)
-        .allow_negative_numbers(kind == OptionKind::Number);
+        .allow_negative_numbers(!matches!(kind, OptionKind::Text | OptionKind::Flag(_)));
+    let (short, long) =
+        OTHER_NAMES.iter().find(|names| names.0 == option.name).map_or((None, &[][..]), |names| (names.1, names.2));
+    let argument = short.into_iter().fold(argument, Arg::short).visible_aliases(long);
+    let argument = match (option.name, option.required) {
+        (PROMPT, true) => argument.required_unless_present(ALONE),
+        _ => argument,
+    };
     let argument = match kind {
         OptionKind::Flag(_) => argument.action(ArgAction::SetTrue),
         OptionKind::Choice(names) => {
@@ -84,6 +113,10 @@ fn value(option: &OptionInfo, matches: &ArgMatches) -> Option<Value> {
     match option.kind {
         OptionKind::Flag(_) => matches.get_flag(option.name).then(|| option.kind.parse("").ok())?,
         kind if kind.is_list() => Some(matches.get_many::<Value>(option.name)?.cloned().collect()),
+        _ if option.name == PROMPT => {
+            let alone = || matches.try_get_one::<Value>(ALONE).ok().flatten();
+            matches.get_one::<Value>(option.name).or_else(alone).cloned()
+        }
         _ => matches.get_one::<Value>(option.name).cloned(),
     }
 }
@@ -127,11 +160,73 @@ mod tests {
     }
 
     #[test]
+    fn names_of_other_programs_mean_the_same() -> Result<(), clap::Error> {
+        let want = given::<TextToImageRequest>(&[
+            "--prompt",
+            "a",
+            "--negative-prompt",
+            "b",
+            "--width",
+            "64",
+            "--height",
+            "32",
+            "--seed",
+            "3",
+            "--guidance-scale",
+            "2",
+            "--scheduler",
+            "Euler a",
+            "--num-images",
+            "2",
+        ])?;
+        let short =
+            ["-n", "b", "-W", "64", "-H", "32", "-s", "3", "--sampling-method", "Euler a", "--batch-count", "2"];
+        for prompt in [&["-p", "a"][..], &["a"]] {
+            for guidance in ["--cfg-scale", "--cfg"] {
+                assert_eq!(given::<TextToImageRequest>(&[prompt, &short, &[guidance, "2"]].concat())?, want);
+            }
+        }
+        assert!(given::<TextToImageRequest>(&["a", "--prompt", "b"]).is_err());
+        Ok(())
+    }
+
+    #[test]
     fn options_exclude_each_other_and_must_be_given() {
         assert!(given::<TextToImageRequest>(&[]).is_err());
         assert!(given::<TextToImageRequest>(&["--prompt", "x", "--sigmas", "1,0", "--timesteps", "1"]).is_err());
         assert!(given::<InpaintRequest>(&["--blend", "1", "--no-composite"]).is_err());
         assert!(given::<PixelRequest>(&["--classes", "1,x"]).is_err());
         assert!(given::<ImageToImageRequest>(&["--strength", "-1"]).is_ok());
+    }
+
+    /// A number that cannot be is answered as a value, and not as an option that there is none of.
+    #[test]
+    fn negative_numbers_are_values() {
+        for (option, value) in [
+            ("--steps", "-5"),
+            ("--width", "-64"),
+            ("--num-images", "-1"),
+            ("--sigmas", "-1"),
+            ("--crop-top-left", "-1,2"),
+        ] {
+            let message = given::<TextToImageRequest>(&["--prompt", "x", option, value]).err().map(|e| e.to_string());
+            let message = message.unwrap_or_default();
+            assert!(
+                option == "--sigmas" || message.contains(&format!("invalid value '{value}' for '{option}")),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_seed_can_be_drawn() -> Result<(), clap::Error> {
+        let seeds = ["random", "-1", "random", "-1"]
+            .map(|seed| given::<TextToImageRequest>(&["--prompt", "x", "--seed", seed]));
+        let seeds =
+            seeds.into_iter().map(|given| Ok(given?["seed"].as_u64())).collect::<Result<Vec<_>, clap::Error>>()?;
+        assert!(seeds.iter().all(|seed| seed.is_some_and(|seed| u32::try_from(seed).is_ok())), "{seeds:?}");
+        assert!(seeds.iter().any(|seed| *seed != seeds[0]), "{seeds:?}");
+        assert!(given::<TextToImageRequest>(&["--prompt", "x", "--seed", "-2"]).is_err());
+        Ok(())
     }
 }

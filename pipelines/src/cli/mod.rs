@@ -105,11 +105,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 struct ModelArguments {
     /// A folder in diffusers layout, one checkpoint file (.safetensors, .ckpt), or owner/name[/FILE][@revision] on the
     /// hub [default: the embedded model]
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, short, value_name = "MODEL")]
     model: Option<PathBuf>,
 
-    /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes [default: those
-    /// of the family that the file belongs to]
+    /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes, and all other
+    /// weights if the file holds a UNet alone [default: those of the family that the file belongs to]
     #[arg(long, value_name = "DIR", requires = "model")]
     config: Option<PathBuf>,
 

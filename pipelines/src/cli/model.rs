@@ -1,5 +1,6 @@
 //! `tweedie model`.
 
+use super::flags::in_text;
 use super::print;
 use clap::{Subcommand, builder::PossibleValuesParser};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use tweedie::DType;
 use tweedie::checkpoints::ModelFiles;
 use tweedie::families::{convert_to_file, convert_to_folder};
 use tweedie::files::Existing;
-use tweedie_pipelines::{Model, ModelInfo};
+use tweedie_pipelines::{Model, ModelInfo, PredictionDoubt};
 
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
@@ -62,16 +63,19 @@ impl ModelCommand {
         };
         let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-        let guessed = match info.prediction_is_guessed {
-            true => " (a guess, as the file does not say; --prediction-type overrides it)",
-            false => "",
+        let doubt = match info.prediction_doubt {
+            Some(PredictionDoubt::Guessed(_)) => {
+                " (a guess, as the file does not say; --prediction-type overrides it)".to_owned()
+            }
+            Some(PredictionDoubt::Conflict(conflict)) => format!(" ({})", in_text(&conflict)),
+            None => String::new(),
         };
         let mut lines = vec![
             format!("model       {}", info.name),
             format!("family      {}", info.family),
             format!("pipeline    {}", or_dash(info.pipeline)),
             format!("scheduler   {}", or_dash(info.scheduler)),
-            format!("predicts    {}{guessed}", or_dash(info.prediction)),
+            format!("predicts    {}{doubt}", or_dash(info.prediction)),
             format!("size        {}", or_dash(info.size.map(|(width, height)| format!("{width}x{height}")))),
             String::new(),
             format!("{:16} {:24} {:>14}  {:10} files", "component", "class", "parameters", "types"),

@@ -12,7 +12,8 @@ use tweedie::{Error, Result};
 pub(super) enum Sum<'a> {
     /// SHA-256, of large files.
     Sha256(&'a str),
-    /// The name of a blob in Git, of small ones: SHA-1 of `blob`, the length and the contents.
+    /// The name of a blob in Git, of small ones: SHA-1 of `blob`, the length and the contents; of some mirrors SHA-1 of the
+    /// contents alone.
     Git(&'a str),
 }
 
@@ -31,38 +32,40 @@ impl<'a> Sum<'a> {
     pub fn is_of(self, path: &Path) -> Result<bool> {
         Ok(match self {
             Self::Sha256(sum) => file_sha256(path)?.eq_ignore_ascii_case(sum),
-            Self::Git(sum) => git_blob(path)?.eq_ignore_ascii_case(sum),
+            Self::Git(sum) => sha1(path)?.iter().any(|found| found.eq_ignore_ascii_case(sum)),
         })
     }
 }
 
-fn git_blob(path: &Path) -> Result<String> {
+/// Of a file as Git has it, and of its contents.
+fn sha1(path: &Path) -> Result<[String; 2]> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
-    let mut hasher = Sha1::new();
-    hasher.update(format!("blob {length}\0"));
+    let mut hashers = [Sha1::new_with_prefix(format!("blob {length}\0")), Sha1::new()];
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer).map_err(Error::io("read", path))? {
             0 => break,
-            count => hasher.update(&buffer[..count]),
+            count => hashers.iter_mut().for_each(|hasher| hasher.update(&buffer[..count])),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hashers.map(|hasher| hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The names that Git itself gives an empty file and one with a line.
+    /// The names that Git itself gives an empty file and one with a line; the second's plain SHA-1.
     #[test]
     fn small_files_have_the_names_that_git_gives_them() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("file");
-        for (text, name) in
-            [("", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"), ("hello\n", "ce013625030ba8dba906f756967f9e9ca394464a")]
-        {
+        for (text, name) in [
+            ("", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),
+            ("hello\n", "ce013625030ba8dba906f756967f9e9ca394464a"),
+            ("hello\n", "f572d396fae9206628714fb2ce00f72e94f2258f"),
+        ] {
             std::fs::write(&path, text)?;
             assert_eq!(Sum::of_etag(name), Some(Sum::Git(name)));
             assert!(Sum::Git(name).is_of(&path)?, "{text:?}");

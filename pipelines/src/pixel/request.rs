@@ -34,7 +34,7 @@ options! {
                 option(OptionKind::Count, "N").default("the model's, else 50").always_recorded();
             /// The sampler, such as ddpm, ddim or dpm++2m; `tweedie schedulers` lists all.
             scheduler: Option<String> = None => option(OptionKind::Name, "NAME").default("the model's").always_recorded();
-            /// Fresh noise in DDIM's steps, 0 to 1.
+            /// Fresh noise in the steps of DDIM and TCD, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
             /// How strongly to follow the class; 1 turns guidance off.
             guidance_scale: Option<f64> = None =>
@@ -45,8 +45,9 @@ options! {
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
-            /// The first image's seed; image i uses seed + i.
-            seed: u64 = 0 => option(OptionKind::Count, "N").always_recorded();
+            /// The first image's seed; image i uses seed + i. `random` or -1 draws one, which is told. It is the same by default, so
+            /// that a command makes the same picture again.
+            seed: u64 = 0 => option(OptionKind::Seed, "N").always_recorded();
             /// How many pictures at a time; changes speed and memory, not the pictures.
             batch_size: usize = 16 => option(OptionKind::Count, "N");
         }
@@ -297,6 +298,7 @@ impl PixelRequest {
             }
             config = config.with_requested(name, value.clone());
         }
+        config = choice.entry.with_pipeline_defaults(config);
         if facts.classifier.is_some_and(|classifier| !classifier.noisy) {
             warnings
                 .push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());

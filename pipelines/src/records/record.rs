@@ -1,5 +1,6 @@
 //! The record of a run.
 
+use crate::adapters::{EMBEDDINGS, LORAS, has_word};
 use crate::records::provenance::{InputRecord, Provenance, RECORD_FORM};
 use crate::requests::options::Options;
 use crate::requests::values::write;
@@ -19,8 +20,17 @@ use tweedie::images::TextChunk;
 pub struct Record {
     settings: Settings,
     weights: UsedWeights,
-    vae_name: Option<String>,
+    vae: Option<UsedAutoencoder>,
     inputs: Vec<Input>,
+}
+
+/// An autoencoder in place of a model's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UsedAutoencoder {
+    /// What pictures' settings call it.
+    pub name: String,
+    /// The first of its files, by its name among the weights.
+    pub file: Option<String>,
 }
 
 /// A file that pictures are made from.
@@ -48,12 +58,12 @@ impl Input {
 
 impl Record {
     pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
-        Self { settings: settings.clone(), weights, vae_name: None, inputs: Vec::new() }
+        Self { settings: settings.clone(), weights, vae: None, inputs: Vec::new() }
     }
 
     /// Names another autoencoder than the model's.
-    pub(crate) fn with_vae(mut self, name: Option<String>) -> Self {
-        self.vae_name = name;
+    pub(crate) fn with_vae(mut self, vae: Option<UsedAutoencoder>) -> Self {
+        self.vae = vae;
         self
     }
 
@@ -107,9 +117,9 @@ impl Record {
             dtype: self.weights.dtype.into(),
             model: self.weights.model_name.clone(),
             weights_sha256: self.hash_weights().cloned().unwrap_or_default(),
-            vae: self.vae_name.clone(),
-            loras: list("loras"),
-            embeddings: list("embeddings"),
+            vae: self.vae.as_ref().map(|vae| vae.name.clone()),
+            loras: list(LORAS),
+            embeddings: list(EMBEDDINGS),
             controls: self.controls(list("controls")),
             image: input("image"),
             mask: input("mask"),
@@ -157,15 +167,18 @@ impl Record {
             s.width,
             s.height
         );
-        let unet = self.hash_weights().ok().and_then(|hashes| {
-            // A file with all weights is known by its own hash.
-            let unet = hashes.iter().find(|(name, _)| name.starts_with("unet/") || !name.contains('/'))?;
-            unet.1.as_str().and_then(|hash| hash.get(..10)).map(str::to_owned)
-        });
-        if let Some(hash) = unet {
+        // A file with all weights is known by its own hash.
+        if let Some(hash) = self.short_hash(&|name| name.starts_with("unet/") || !name.contains('/')) {
             text += &format!(", Model hash: {hash}");
         }
         text += &format!(", Model: {}", quoted(&self.weights.model_name));
+        if let Some(UsedAutoencoder { name, file }) = &self.vae {
+            if let Some(hash) = self.short_hash(&|name| file.as_ref().is_some_and(|file| file == name)) {
+                text += &format!(", VAE hash: {hash}");
+            }
+            let name = file.as_ref().filter(|file| !file.contains('/')).unwrap_or(name);
+            text += &format!(", VAE: {}", quoted(name));
+        }
         if s.task.canvas().is_some() {
             text += &format!(", Denoising strength: {}", s.task.strength());
         }
@@ -176,7 +189,32 @@ impl Record {
         if let Some(eta) = s.scheduler_config.fields().get("eta").and_then(Value::as_f64).filter(|&eta| eta > 0.0) {
             text += &format!(", Eta: {eta}");
         }
+        for (what, list) in [("Lora hashes", LORAS), ("TI hashes", EMBEDDINGS)] {
+            let networks =
+                self.weights.known_by(list).into_iter().filter(|(name, _)| list == LORAS || self.reads(name));
+            let networks: Vec<String> =
+                networks.map(|(name, hash)| format!("{}: {hash}", name.replace([':', ','], ""))).collect();
+            if !networks.is_empty() {
+                text += &format!(", {what}: {}", quoted(&networks.join(", ")));
+            }
+        }
         text + ", Version: " + PROGRAM
+    }
+
+    /// The digits by which A1111's web UI knows the first file of weights whose name fits.
+    fn short_hash(&self, fits: &dyn Fn(&str) -> bool) -> Option<String> {
+        let (_, hash) = self.hash_weights().ok()?.iter().find(|(name, _)| fits(name))?;
+        hash.as_str().and_then(|hash| hash.get(..10)).map(str::to_owned)
+    }
+
+    /// Whether a prompt has the word of an embedding.
+    fn reads(&self, word: &str) -> bool {
+        let request = &self.settings.request;
+        let xl = self.settings.xl.as_ref();
+        let negatives = [request.negative_prompt.as_deref(), xl.map(|xl| xl.negative_prompt_2.as_str())];
+        let negatives = negatives.into_iter().filter(|_| self.settings.guided());
+        let prompts = [Some(request.prompt.as_str()), xl.map(|xl| xl.prompt_2.as_str())];
+        prompts.into_iter().chain(negatives).flatten().any(|prompt| has_word(prompt, word))
     }
 }
 

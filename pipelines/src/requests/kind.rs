@@ -14,6 +14,8 @@ pub enum OptionKind {
     Choice(&'static [&'static str]),
     /// A whole number from 0 on.
     Count,
+    /// A whole number from 0 on; for `random` and -1 one is drawn, of 32 bits as other programs take.
+    Seed,
     /// A number.
     Number,
     /// Whole numbers with commas between.
@@ -59,13 +61,17 @@ impl OptionKind {
         fn whole<T: std::str::FromStr<Err = std::num::ParseIntError> + Into<Value>>(
             text: &str,
         ) -> Result<Value, String> {
-            text.parse::<T>().map(Into::into).map_err(|e| e.to_string())
+            text.parse::<T>().map(Into::into).map_err(|e| match text.parse::<i128>() {
+                Ok(number) if number < 0 => "give a whole number from 0 on".into(),
+                _ => e.to_string(),
+            })
         }
         match self {
             Self::Text | Self::Name => Ok(text.into()),
             Self::Choice(names) if names.contains(&text) => Ok(text.into()),
             Self::Choice(names) => Err(format!("it is none of {}", names.join(", "))),
-            Self::Count => whole::<u64>(text),
+            Self::Seed if text == "random" || text == "-1" => Ok(drawn_seed().into()),
+            Self::Count | Self::Seed => whole::<u64>(text),
             Self::Counts => whole::<u32>(text),
             Self::Number | Self::Numbers => {
                 text.parse::<f64>().map(|number| number.to_json()).map_err(|e| e.to_string())
@@ -85,6 +91,12 @@ impl OptionKind {
             Self::Json => serde_json::from_str(text).map_err(|e| e.to_string()),
         }
     }
+}
+
+/// From what the standard library draws its hashers' keys from.
+fn drawn_seed() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::time::Instant::now()) as u32
 }
 
 fn pair<T: std::str::FromStr + OptionValue>(text: &str, separator: char) -> Option<Value> {

@@ -75,14 +75,15 @@ options! {
             timesteps: Option<Vec<f64>> = None => option(OptionKind::Numbers, "T,T,...").excluded_by("sigmas");
             /// The noise levels sigma / alpha at which steps start, noisiest first, and the end, in place of `steps`.
             sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...");
-            /// Fresh noise in DDIM's steps, 0 to 1.
+            /// Fresh noise in the steps of DDIM and TCD, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
             /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
-            /// The first image's seed; image i uses seed + i.
-            seed: u64 = 0 => option(OptionKind::Count, "N").always_recorded();
+            /// The first image's seed; image i uses seed + i. `random` or -1 draws one, which is told. It is the same by default, so
+            /// that a command makes the same picture again.
+            seed: u64 = 0 => option(OptionKind::Seed, "N").always_recorded();
             /// Width in pixels.
             width: Option<usize> = None => option(OptionKind::Count, "W").default("the model's").always_recorded();
             /// Height in pixels.

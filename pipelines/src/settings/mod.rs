@@ -1,14 +1,15 @@
 //! A request settled: checked against a model, with every default filled in. This is the only check.
 
 mod control;
+mod guidance;
 mod inpaint;
 mod scheduler;
 
 pub use control::ControlSettings;
 
-use crate::adapters::UsedAdapter;
+use crate::adapters::{LORAS, UsedAdapter};
 use crate::canvas::Canvas;
-use crate::model::Defaults;
+use crate::model::{Defaults, PredictionDoubt};
 use crate::native_size::{NativeSize, check_side};
 use crate::requests::image_to_image::ImageToImageRequest;
 use crate::requests::inpaint::InpaintRequest;
@@ -37,8 +38,8 @@ pub(crate) struct ModelFacts {
     /// Where neither request nor model say them.
     pub usual: UsualSettings,
     pub scheduler: ConfigFields,
-    /// What the network is taken to predict where nothing says it.
-    pub guessed_prediction: Option<&'static str>,
+    /// Why it is not certain what the network predicts, if it is not.
+    pub prediction_doubt: Option<PredictionDoubt>,
     pub defaults: Defaults,
     /// So many layers `clip_skip` can skip.
     pub text_layers: usize,
@@ -137,7 +138,7 @@ impl Settings {
     /// What its pictures say of LoRAs that act in this request alone.
     pub(crate) fn adapters(&self) -> Vec<UsedAdapter> {
         let used = |LoraRequest { name, weight }: &LoraRequest| {
-            UsedAdapter::new("loras", name, json!({"weight": weight.to_json(), "applied": "beside"}))
+            UsedAdapter::new(LORAS, name, json!({"weight": weight.to_json(), "applied": "beside"}))
         };
         self.request.loras.iter().map(used).collect()
     }
@@ -233,11 +234,11 @@ impl TextToImageRequest {
             let warning = "guess mode (`control_guess`) has no effect, as no control model is a ControlNet";
             warnings.push(warning.into());
         }
-        warnings.extend(self.guessed_prediction(facts.guessed_prediction));
+        warnings.extend(self.prediction_doubt(facts.prediction_doubt.as_ref()));
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
         let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual.steps);
-        let settings = Settings {
+        let mut settings = Settings {
             request: TextToImageRequest { controls: Vec::new(), ..self.clone() },
             steps,
             guidance_scale,
@@ -253,7 +254,9 @@ impl TextToImageRequest {
             task,
         };
         // Whether the steps can be made shows when the levels are.
-        settings.build_scheduler()?.levels(settings.steps)?;
+        let levels = settings.build_scheduler()?.levels(settings.steps)?;
+        let of_guidance = settings.guidance_warnings(&levels);
+        settings.warnings.extend(of_guidance);
         if settings.start() == settings.steps && settings.task.unchanged().is_none() {
             let fix = format!(
                 "of {steps} steps that leaves none; take {:.2} or more, or more steps",
@@ -264,9 +267,12 @@ impl TextToImageRequest {
         Ok(settings)
     }
 
-    /// What the user should know of a prediction type that is a guess and was not overridden.
-    fn guessed_prediction(&self, guessed: Option<&str>) -> Option<String> {
-        let guessed = guessed.filter(|_| !self.scheduler_fields().contains_key("prediction_type"))?;
+    /// What the user should know of a prediction type that is not certain and was not overridden.
+    fn prediction_doubt(&self, doubt: Option<&PredictionDoubt>) -> Option<String> {
+        let guessed = match doubt.filter(|_| !self.scheduler_fields().contains_key("prediction_type"))? {
+            PredictionDoubt::Conflict(conflict) => return Some(conflict.clone()),
+            PredictionDoubt::Guessed(guessed) => *guessed,
+        };
         let other = match guessed {
             "epsilon" => "v_prediction, with `width` 768 `height` 768",
             _ => "epsilon, with `width` 512 `height` 512",

@@ -58,12 +58,24 @@ impl TextToImageRequest {
                 config = config.with(rule, false);
             }
         }
+        let is_edm = |class: &str| class.starts_with("EDM");
+        let continuous = config.fields().get("timestep_type") == Some(&Value::from("continuous"));
+        let told_alike =
+            is_edm(choice.entry.class_name) || choice.entry.class_name == "EulerDiscreteScheduler" && continuous;
+        if file.class_name().is_some_and(is_edm) && !told_alike {
+            warnings.push(format!(
+                "the model was trained on EDM's levels of noise, and the scheduler {} tells it others; take `scheduler` edm-euler \
+                 or edm-heun",
+                choice.name()
+            ));
+        }
         for (name, value) in &fields {
             if REQUEST_FIELDS.contains(&name.as_str()) && !choice.entry.request_fields.contains(&name.as_str()) {
                 warnings.push(format!("{name} has no effect with the scheduler {}", choice.name()));
             }
             config = config.with_requested(name, value.clone());
         }
+        config = choice.entry.with_pipeline_defaults(config);
         if let Some(eta) = fields.get("eta")
             && !eta.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta))
         {

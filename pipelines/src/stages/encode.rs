@@ -1,11 +1,12 @@
 //! Prompt to conditioning.
 
+use crate::adapters::has_word;
 use crate::requests::text_to_image::PromptSyntax;
 use crate::settings::Settings;
 use crate::xl::Sizes;
 use candle_core::Tensor;
 use tweedie::conditioning::Conditioning;
-use tweedie::text::{Prompt, TextEncoder};
+use tweedie::text::{ForeignSyntax, Prompt, TextEncoder};
 use tweedie::{Device, Error, ErrorKind, Result};
 
 /// The text encoder.
@@ -59,6 +60,15 @@ impl Encode {
         let zero_negative = xl.is_some_and(|xl| xl.zero_negative);
         let prompts = if settings.guided() && !zero_negative { vec![positive, negative] } else { vec![positive] };
         let weighted = settings.request.prompt_syntax == PromptSyntax::Weighted;
+        warn_of_foreign_syntax(&prompts, weighted, &mut warnings);
+        for token in self.text_encoder.unused_tokens(&prompts, weighted)? {
+            let unread = !settings.guided() && has_word(negative_prompt, &token);
+            let why = if unread { " that has an effect, as there is no guidance" } else { "" };
+            warnings.push(format!(
+                "the embedding {token:?} has no effect: the word is in no prompt{why}; put it where it is meant, or give the \
+                 `embedding` another word"
+            ));
+        }
         let mut each = self.text_encoder.encode(&prompts, weighted, &mut warnings)?.into_iter();
         let (Some(mut positive), negative) = (each.next(), each.next()) else {
             return Err(Error::unusable(ErrorKind::Model, "the conditioning of the text encoder", "empty", NOTHING));
@@ -83,6 +93,25 @@ impl Encode {
     fn time_ids(&self, sizes: &Sizes) -> Result<Tensor> {
         let ids = sizes.time_ids();
         Ok(Tensor::from_slice(&ids, (1, ids.len()), &self.device)?)
+    }
+}
+
+/// Names what A1111's web UI would act on and is read as words: tags of networks in any prompt, the rest in those that are
+/// otherwise read as it reads them.
+fn warn_of_foreign_syntax(prompts: &[Prompt<'_>], weighted: bool, warnings: &mut Vec<String>) {
+    for (prompt, text) in prompts.iter().flat_map(|prompt| prompt.texts.map(|text| (prompt, text))) {
+        let ForeignSyntax { networks, schedules } = ForeignSyntax::of(text);
+        let of_loras = if networks.is_empty() { "" } else { "; LoRAs are given with `lora`" };
+        let found: Vec<String> = networks.into_iter().chain(schedules.into_iter().filter(|_| weighted)).collect();
+        let warning = format!(
+            "the {} has {}, which A1111's web UI acts on and which are plain words here{of_loras}",
+            prompt.what,
+            found.join(", ")
+        );
+        // Both text encoders mostly read the same.
+        if !found.is_empty() && !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
     }
 }
 

@@ -93,17 +93,25 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>, ex
         sources.push((i, parts));
     }
     let dtype = components[0].tensors[0].dtype;
-    outputs.extend(layout.marks(files)?.into_iter().map(|name| Planned { name: name.into(), shape: vec![0], dtype }));
+    let marks = layout.marks(files)?;
+    outputs.extend(marks.iter().map(|&(name, number)| match number {
+        Some(_) => Planned { name: name.into(), shape: Vec::new(), dtype: DType::F32 },
+        None => Planned { name: name.into(), shape: vec![0], dtype },
+    }));
     let placed = write_file(path, existing, |staged| {
         write_safetensors(staged, &outputs, |i| match sources.get(i) {
             Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
-            None => Ok(Tensor::zeros(outputs[i].shape.as_slice(), DType::F32, &Device::Cpu)?),
+            None => {
+                let number = marks[i - sources.len()].1.unwrap_or_default();
+                Ok(Tensor::full(number as f32, outputs[i].shape.as_slice(), &Device::Cpu)?)
+            }
         })?;
         let configs = match files {
             ModelFiles::Single { configs, .. } => configs.clone(),
             files => Arc::new(files.clone()),
         };
-        completeness::check(&ModelFiles::Single { configs, weights: SingleFile::open(staged)?, layout })
+        let (weights, scheduler) = (SingleFile::open(staged)?, Default::default());
+        completeness::check(&ModelFiles::Single { configs, weights, layout, scheduler })
     })?;
     if placed { Ok(()) } else { Err(taken(path)) }
 }

@@ -36,7 +36,7 @@ pub(super) fn check(files: &ModelFiles, output: &Path, form: Form, existing: Exi
     }
     let foreign = match form {
         Form::Folder if there.is_dir() => foreign_entry(output)?,
-        Form::File if there.is_file() => (!is_model(output)).then(|| "it is no model".into()),
+        Form::File if there.is_file() => (!is_model(files, output)).then(|| "it is no model".into()),
         Form::Folder => Some("it is there, and no folder".into()),
         Form::File => Some("it is there, and no file".into()),
     };
@@ -81,9 +81,19 @@ fn places(files: &ModelFiles) -> Vec<PathBuf> {
     }
 }
 
-/// Whether a file is a whole model.
-fn is_model(path: &Path) -> bool {
-    SingleFile::open(path).is_ok_and(|file| Families::built_in().detect_file(file.file()).is_ok())
+/// Whether a file is a whole model: of a known family, or with the components that these files are of.
+fn is_model(files: &ModelFiles, path: &Path) -> bool {
+    let (families, Ok(file)) = (Families::built_in(), SingleFile::open(path)) else { return false };
+    if families.detect_file(file.file()).is_ok() {
+        return true;
+    }
+    let (layout, tensors) = (families.file_layout(files), file.file().tensors());
+    let mut parts =
+        families.components().into_iter().filter(|part| files.exists(&format!("{}/config.json", part.folder)));
+    parts.all(|part| {
+        let found = layout.component(file.file(), part.folder, files);
+        found.is_ok_and(|found| tensors.iter().any(|tensor| tensor.name.starts_with(&found.names.prefix)))
+    })
 }
 
 /// Something in a folder that is no part of a model as it is written here, in words; and so if there is no model in it.

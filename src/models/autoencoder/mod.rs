@@ -43,6 +43,11 @@ pub trait Autoencoder: fmt::Debug + Send + Sync {
     /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
     fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor>;
 
+    /// Bytes that decoding latents of this size holds at once at the very least, beside the weights; 0 if that is not known.
+    fn least_memory(&self, _height: usize, _width: usize) -> u64 {
+        0
+    }
+
     /// The same, with nobody watching.
     ///
     /// # Errors
@@ -164,6 +169,15 @@ impl AutoencoderKl {
 impl Autoencoder for AutoencoderKl {
     fn latent_space(&self) -> LatentSpace {
         self.config.latent_space()
+    }
+
+    /// At the highest resolution a residual block has what comes from below beside what it makes of it.
+    fn least_memory(&self, height: usize, width: usize) -> u64 {
+        let channels = &self.config.block_out_channels;
+        let beside = channels[0] + channels.get(1).unwrap_or(&channels[0]);
+        let factor = self.config.latent_space().factor as u64;
+        let pixels = (height as u64 * factor).saturating_mul(width as u64 * factor);
+        pixels.saturating_mul((beside * self.dtype.size_in_bytes()) as u64)
     }
 
     fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {

@@ -141,6 +141,23 @@ impl UNet2DConditionConfig {
         self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
     }
 
+    /// How many values the skip connections hold together, for one row of this height and width.
+    pub(crate) fn skip_values(&self, mut height: usize, mut width: usize) -> u64 {
+        let values = |channels: usize, height: usize, width: usize| channels as u64 * height as u64 * width as u64;
+        let channels = &self.block_out_channels;
+        let mut sum = values(channels[0], height, width);
+        for (i, (&channels_here, &layers)) in channels.iter().zip(&self.layers_per_block).enumerate() {
+            sum += layers as u64 * values(channels_here, height, width);
+            if i + 1 < channels.len() {
+                // Padding on one side alone makes one less of an odd number.
+                let half = |side: usize| (side + self.downsample_padding.min(1)) / 2;
+                (height, width) = (half(height), half(width));
+                sum += values(channels_here, height, width);
+            }
+        }
+        sum
+    }
+
     /// Whether block `i` on the way up looks at the text.
     pub(crate) fn attends_up(&self, i: usize) -> bool {
         self.up_blocks[i] == BlockKind::CrossAttention
@@ -292,5 +309,23 @@ fn odd(fields: &ConfigFields, name: &str) -> Result<usize> {
     match fields.usize(name, 3)? {
         size if size % 2 == 1 && size <= 31 => Ok(size),
         _ => Err(fields.wrong(name, "it must be an odd number, 31 at most")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stable Diffusion 1.5 at 512x512 has twelve of them: 3 of 320x64x64, 320x32x32, 2 of 640x32x32, 640x16x16, 2 of 1280x16x16 and 3 of
+    /// 1280x8x8.
+    #[test]
+    fn skip_connections_are_counted() -> Result<()> {
+        let fields =
+            ConfigFields::from_json("unet", "{\"cross_attention_dim\": 768}", std::path::Path::new("config.json"))?;
+        let config = UNet2DConditionConfig::from_fields(&fields)?;
+        let values = 320 * (3 * 4096 + 1024) + 640 * (2 * 1024 + 256) + 1280 * (2 * 256 + 3 * 64);
+        assert_eq!(config.skip_values(64, 64), values);
+        assert!(config.skip_values(65, 64) > values);
+        Ok(())
     }
 }

@@ -84,6 +84,10 @@ impl Encoder {
         })
     }
 
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// The embedding of the timesteps, with those of guidance and of the added conditioning: `[batch, time_embed_dim]`. `text`
     /// is that of [`Self::text`].
     pub fn embed_time(

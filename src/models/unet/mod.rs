@@ -71,6 +71,11 @@ impl UNet2DConditionModel {
         &self.config
     }
 
+    /// The element type of activations.
+    pub fn dtype(&self) -> DType {
+        self.encoder.dtype()
+    }
+
     /// [`Network::forward`] with what control models add to the states.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What `model convert` leaves alone, refuses and survives.
+//! What the program writes: whose files give way to it and whose do not, and what a kill, a full disk or another process leaves.
 
 mod tweedie;
 
@@ -276,13 +276,48 @@ fn pictures_made_at_once_all_stay() -> TestResult {
     Ok(())
 }
 
+/// With no room for a picture, or killed before it is whole, there is none, and what was there stays.
+#[cfg(unix)]
+#[test]
+fn a_picture_is_whole_or_not_there() -> TestResult {
+    let tweedie = with_model()?;
+    let draw = ["txt2img", "--model", "box/work/m", "--prompt", "x", "--steps", "2", "--width", "64", "--height", "64"];
+    let draw = [&draw[..], &["--quiet", "--output", "x.png"]].concat();
+    let limited = format!("trap '' XFSZ; ulimit -f 1; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+    for force in [&[][..], &["--force"]] {
+        let mut command = Command::new("bash");
+        command.args(["-c", &limited, "bash"]).args(&draw).args(force).current_dir(tweedie.folder.path());
+        let ended = command.output()?;
+        let message = String::from_utf8(ended.stderr)?;
+        assert!(ended.status.code() == Some(1) && message.contains("cannot write"), "{message}");
+        match force {
+            [] => assert_eq!(tweedie.files()?, ["box"]),
+            _ => assert_eq!(std::fs::read(tweedie.path("x.png"))?, b"precious"),
+        }
+        std::fs::write(tweedie.path("x.png"), "precious")?;
+    }
+    let mut delay = Duration::from_millis(1);
+    loop {
+        let mut child = spawn(&tweedie, &[&draw[..], &["--force"]].concat())?;
+        std::thread::sleep(delay);
+        child.kill()?;
+        let ended = child.wait()?.success();
+        let picture = std::fs::read(tweedie.path("x.png"))?;
+        assert!(picture == b"precious" || image::load_from_memory(&picture).is_ok());
+        if ended {
+            return Ok(());
+        }
+        delay = delay.mul_f64(1.4);
+    }
+}
+
 /// No option replaces what is there without being told to, and no two name one file.
 #[test]
 fn every_option_that_writes_spares_what_is_there() -> TestResult {
     let tweedie = with_model()?;
     std::fs::write(tweedie.path("a.png"), "precious")?;
     let bench = ["bench", "--model", "box/work/m", "--size", "64", "--runs", "1", "--breakdown", "a.png"];
-    let sample = ["sample", "--steps", "2", "--output", "b.png"];
+    let sample = ["sample", "mnist", "--steps", "2", "--output", "b.png"];
     let draw = ["txt2img", "--model", "box/work/m", "--prompt", "x", "--steps", "1", "--width", "32", "--height", "32"];
     let with = |base: &[&'static str], more: &[&'static str]| [base, more].concat();
     for arguments in [

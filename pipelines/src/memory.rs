@@ -1,0 +1,91 @@
+//! How much memory there is, before it is asked for.
+
+use std::path::Path;
+
+/// The bytes that this process can still have: of what is free on the machine, in its control groups and below its own limit,
+/// the least. Nothing where the system does not say.
+pub(crate) fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let free = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib * 1024);
+    let used = read("/proc/self/status").and_then(|status| field(&status, "VmSize:")).map_or(0, |kib| kib * 1024);
+    let limit = read("/proc/self/limits").and_then(|limits| field(&limits, "Max address space"));
+    let below_limit = limit.map(|limit| limit.saturating_sub(used));
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    [free, below_limit, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten().min()
+}
+
+/// The number after a name at the beginning of a line; nothing if something else is there.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+/// What is left in the control group of a process and in all that it is in. `groups` is `/proc/self/cgroup`.
+fn in_groups(groups: &str, root: &Path) -> Option<u64> {
+    let number = |path: &Path, name: &str| std::fs::read_to_string(path.join(name)).ok()?.trim().parse::<u64>().ok();
+    let left = |folder: &Path, limit: &str, used: &str, cached: &str| {
+        let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        // Files that can be read again give way.
+        let used = number(folder, used)?.saturating_sub(field(&stat, cached).unwrap_or(0));
+        Some(number(folder, limit)?.saturating_sub(used))
+    };
+    let mut least: Option<u64> = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let path = path.trim_start_matches('/');
+        let (root, limit, used, cached) = match controllers {
+            "" => (root.to_path_buf(), "memory.max", "memory.current", "inactive_file "),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            }
+            _ => continue,
+        };
+        // In a container the path is one of the outside: then the root is the group.
+        for folder in root.join(path).ancestors().take_while(|folder| folder.starts_with(&root)) {
+            least = least.into_iter().chain(left(folder, limit, used, cached)).min();
+        }
+    }
+    least
+}
+
+/// Bytes as text.
+pub(crate) fn in_words(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_as_linux_writes_them() {
+        assert_eq!(field("MemTotal:  9 kB\nMemAvailable:   1234 kB\n", "MemAvailable:"), Some(1234));
+        let limits = "Max address space         8192000000           unlimited            bytes\n";
+        assert_eq!(field(limits, "Max address space"), Some(8_192_000_000));
+        assert_eq!(field("Max address space         unlimited            unlimited\n", "Max address space"), None);
+    }
+
+    #[test]
+    fn the_narrowest_group_counts() -> anyhow::Result<()> {
+        let root = tempfile::tempdir()?;
+        let write = |path: &str, text: &str| -> std::io::Result<()> {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            std::fs::write(path, text)
+        };
+        write("a/memory.max", "1000\n")?;
+        write("a/memory.current", "700\n")?;
+        write("a/memory.stat", "anon 5\ninactive_file 100\n")?;
+        write("a/b/memory.max", "max\n")?;
+        write("a/b/memory.current", "600\n")?;
+        assert_eq!(in_groups("0::/a/b\n", root.path()), Some(400));
+        write("a/b/memory.max", "650\n")?;
+        assert_eq!(in_groups("0::/a/b\n", root.path()), Some(50));
+        assert_eq!(in_groups("0::/elsewhere\n", root.path()), None);
+        write("memory/memory.limit_in_bytes", "90")?;
+        write("memory/memory.usage_in_bytes", "30")?;
+        assert_eq!(in_groups("3:cpu,memory:/docker/x\n1:pids:/\n", root.path()), Some(60));
+        Ok(())
+    }
+}
