@@ -12,8 +12,9 @@ pub const DIFFUSERS_VERSION: &str = "0.42.1";
 /// No size or count of a real model is larger.
 const LARGEST: usize = 1_000_000;
 
-/// Bytes of the longest configuration; those with the names of all classes have some hundred thousand.
-pub(crate) const LONGEST: usize = 8 << 20;
+/// Bytes of the longest configuration, a list of small values in which takes a hundred times as much; those with the names of many
+/// classes have some hundred thousand.
+pub(crate) const LONGEST: usize = 4 << 20;
 
 /// The size is halved between two, and no real network does so as often.
 pub(crate) const MOST_RESOLUTIONS: usize = 16;

@@ -325,7 +325,7 @@ fn an_interrupt_stops_cleanly() -> TestResult {
     let status = child.wait()?;
     let mut stderr = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().ok_or("no stderr")?, &mut stderr)?;
-    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert_eq!(status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("stopped; 0 of 1 pictures were saved"), "{stderr}");
     assert_eq!(tweedie.files()?, Vec::<String>::new());
     Ok(())

@@ -81,7 +81,7 @@ impl Function {
             ("collections", "OrderedDict") => Self::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
             ("torch._utils", "_rebuild_tensor_v3") => Self::RebuildTyped,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Self::RebuildParameter,
             ("torch", "Size") => Self::Size,
             ("torch.nn.modules.container", "ParameterDict") => Self::ParameterDict,
             ("torch", "DoubleStorage") => Self::StorageClass(Dtype::F64),

@@ -160,8 +160,12 @@ impl Format {
             // A bit for each block of 8x8 pixels is the least that a grey picture has, colours have more; twice as many pixels are
             // let pass.
             Self::Jpeg => pixels / 1024,
-            // Lossless, one colour takes no bits however often.
-            Self::WebP => 0,
+            // Lossy, the choice of a prediction for each 16x16 pixels takes a bit at least, and twice as many pixels are let pass;
+            // lossless, one colour takes no bits however often.
+            Self::WebP => match bytes.get(12..16) {
+                Some(b"VP8 ") => pixels / 4096,
+                _ => 0,
+            },
         }
     }
 

@@ -263,8 +263,7 @@ impl Recipe {
             Ok(settings) if (settings.width, settings.height) == size => settings,
             // What was asked for is what was made.
             _ if size == picture => settle(Some(size))?,
-            Ok(settings) => return Err(self.wrong_size((settings.width, settings.height), picture)),
-            Err(error) => return Err(error),
+            settled => settled?,
         };
         if (settled.width, settled.height) != size {
             let fix = format!("this model and this input make {}x{} of it", settled.width, settled.height);
