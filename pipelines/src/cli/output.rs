@@ -2,7 +2,7 @@
 
 use anyhow::{Context, anyhow, bail};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use tweedie::files::{Existing, folder_of, write_file, write_synced};
 
@@ -45,20 +45,20 @@ impl Output {
 
     /// Makes sure that no two of a run's options name the same file.
     pub fn apart(outputs: &[&Self]) -> anyhow::Result<()> {
-        let mut places = Vec::new();
+        let (mut places, mut folders) = (HashSet::new(), HashMap::new());
         for path in outputs.iter().flat_map(|output| &output.paths) {
-            let place = folder_of(path).canonicalize().map(|folder| folder.join(path.file_name().unwrap_or_default()));
-            let place = place.unwrap_or_else(|_| path.clone());
-            if places.contains(&place) {
+            let folder = folder_of(path);
+            let real = folders.entry(folder).or_insert_with(|| folder.canonicalize().unwrap_or_else(|_| folder.into()));
+            if !places.insert(real.join(path.file_name().unwrap_or_default())) {
                 bail!("two options name the output {}; give each another one", path.display());
             }
-            places.push(place);
         }
         Ok(())
     }
 
     /// Whether every file can be made, so that nothing is computed in vain.
     fn check(&self) -> anyhow::Result<()> {
+        let mut tried = HashSet::new();
         for path in &self.paths {
             let folder = folder_of(path);
             if !folder.is_dir() {
@@ -81,7 +81,9 @@ impl Output {
                 }
                 _ => {}
             }
-            if let Err(error) = tempfile::tempfile_in(folder) {
+            if tried.insert(folder)
+                && let Err(error) = tempfile::tempfile_in(folder)
+            {
                 bail!("the output folder {} cannot be written to: {}", folder.display(), error.kind());
             }
         }
