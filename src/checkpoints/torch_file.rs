@@ -180,9 +180,9 @@ fn values(tensor: &PickledTensor, dtype: Dtype, storage: &Range<usize>) -> Resul
     if elements == 0 || contiguous(&tensor.shape, &tensor.strides) {
         return Ok(Place { range: start..start + elements * size, strides: None });
     }
-    let steps =
+    let mut steps =
         tensor.shape.iter().zip(&tensor.strides).map(|(&dimension, &stride)| (dimension - 1).checked_mul(stride));
-    let last = steps.fold(Some(tensor.offset), |sum, step| sum?.checked_add(step?)).filter(|&last| last < count);
+    let last = steps.try_fold(tensor.offset, |sum, step| sum.checked_add(step?)).filter(|&last| last < count);
     let last = last.ok_or_else(|| {
         format!(
             "of shape {:?} has the strides {:?} and only {count} values; get the file again",
