@@ -215,7 +215,7 @@ impl UNet2DConditionConfig {
             return Err(("time_cond_proj_dim", "it must be 4 or more".into()));
         }
         let width = self.cross_attention_dim[0];
-        if self.text_pooling_heads.is_some_and(|heads| heads == 0 || width % heads != 0) {
+        if self.text_pooling_heads.is_some_and(|heads| heads == 0 || !width.is_multiple_of(heads)) {
             let expected = format!("it must divide cross_attention_dim, which is {width}");
             return Err(("addition_embed_type_num_heads", expected));
         }
