@@ -293,7 +293,12 @@ fn words_come_with_a_lora() -> TestResult {
         let model = builder.adapters(Adapters { loras, embeddings, ..Adapters::default() }).build()?;
         let request =
             TextToImageRequest { steps: Some(2), seed: 3, prompt: "a photo of my word".into(), ..Default::default() };
-        Ok(model.generate(&request)?.pictures.remove(0))
+        let mut generated = model.generate(&request)?;
+        assert!(generated.warnings.is_empty(), "{:?}", generated.warnings);
+        let other = model.generate(&TextToImageRequest { prompt: "a photo".into(), ..request })?;
+        // Nobody asked for a word that came with a LoRA.
+        assert_eq!(other.warnings.len(), word.iter().count(), "{:?}", other.warnings);
+        Ok(generated.pictures.remove(0))
     };
     let kohya = golden("models/lora/kohya.safetensors");
     let word = folder.path().join("my word.safetensors");

@@ -71,7 +71,7 @@ impl Blueprint {
             false => encode,
             true => {
                 let (text_encoder, _) = text_encoder(self.architecture.as_ref(), &loader, &embeddings)?;
-                Arc::new(Encode::new(text_encoder, self.device.clone()))
+                Arc::new(Encode::new(text_encoder, self.device.clone()).offering(&embeddings))
             }
         };
         let build = |weights: &Weights<'_>| self.architecture.network(weights, self.format.activations);

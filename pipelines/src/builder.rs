@@ -201,7 +201,7 @@ impl Builder {
             warnings,
         };
         let parts = ModelParts {
-            encode: Encode::new(text_encoder, device.clone()),
+            encode: Encode::new(text_encoder, device.clone()).offering(&embeddings),
             denoise: Denoise::new(built, device.clone()).with_controls(controls),
             decode: Decode::new(vae),
             preview,

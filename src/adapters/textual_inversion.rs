@@ -21,6 +21,7 @@ pub struct TextualInversion {
     token: String,
     /// For each text encoder `[vectors, width]` of f32.
     vectors: Vec<Tensor>,
+    bundled: bool,
 }
 
 impl TextualInversion {
@@ -58,7 +59,7 @@ impl TextualInversion {
         }
         let parts: Vec<&StoredTensor> =
             parts.iter().filter_map(|name| stored.iter().find(|tensor| tensor.name == *name)).collect();
-        Ok(Self { path: path.into(), token, vectors: vectors(&file, &parts)? })
+        Ok(Self { path: path.into(), token, vectors: vectors(&file, &parts)?, bundled: false })
     }
 
     /// One that comes in the file of a LoRA, for the token `word`: its tensors by what a file of its own would call them.
@@ -76,7 +77,7 @@ impl TextualInversion {
                 return Err(malformed(file.path(), reason));
             }
         };
-        Ok(Self { path: file.path().into(), token: word.into(), vectors: vectors(file, &parts)? })
+        Ok(Self { path: file.path().into(), token: word.into(), vectors: vectors(file, &parts)?, bundled: true })
     }
 
     /// Writes a file as diffusers does, and reads: one tensor under the token's name, or `clip_l` and `clip_g` for two text
@@ -104,6 +105,11 @@ impl TextualInversion {
     /// What stands for it in prompts.
     pub fn token(&self) -> &str {
         &self.token
+    }
+
+    /// Whether it came in the file of a LoRA, so that nobody need have asked for its word.
+    pub fn is_bundled(&self) -> bool {
+        self.bundled
     }
 
     /// How many text encoders it was made for.

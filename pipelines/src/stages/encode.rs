@@ -5,6 +5,8 @@ use crate::requests::text_to_image::PromptSyntax;
 use crate::settings::Settings;
 use crate::xl::Sizes;
 use candle_core::Tensor;
+use std::collections::BTreeSet;
+use tweedie::adapters::TextualInversion;
 use tweedie::conditioning::Conditioning;
 use tweedie::text::{ForeignSyntax, Prompt, TextEncoder};
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -14,6 +16,8 @@ use tweedie::{Device, Error, ErrorKind, Result};
 pub struct Encode {
     text_encoder: Box<dyn TextEncoder>,
     device: Device,
+    /// Words that nobody asked for, which may be in no prompt.
+    offered: BTreeSet<String>,
 }
 
 /// The conditioning of one image.
@@ -30,7 +34,14 @@ pub struct Encoded {
 impl Encode {
     /// From its text encoder.
     pub fn new(text_encoder: Box<dyn TextEncoder>, device: Device) -> Self {
-        Self { text_encoder, device }
+        Self { text_encoder, device, offered: BTreeSet::new() }
+    }
+
+    /// The same, which says nothing of those of these embeddings that came with LoRAs and are in no prompt.
+    #[must_use]
+    pub fn offering(self, embeddings: &[TextualInversion]) -> Self {
+        let bundled = embeddings.iter().filter(|embedding| embedding.is_bundled());
+        Self { offered: bundled.map(|embedding| embedding.token().to_owned()).collect(), ..self }
     }
 
     /// The text encoder.
@@ -61,7 +72,8 @@ impl Encode {
         let prompts = if settings.guided() && !zero_negative { vec![positive, negative] } else { vec![positive] };
         let weighted = settings.request.prompt_syntax == PromptSyntax::Weighted;
         warn_of_foreign_syntax(&prompts, weighted, &mut warnings);
-        for token in self.text_encoder.unused_tokens(&prompts, weighted)? {
+        let unused = self.text_encoder.unused_tokens(&prompts, weighted)?;
+        for token in unused.into_iter().filter(|token| !self.offered.contains(token)) {
             let unread = !settings.guided() && has_word(negative_prompt, &token);
             let why = if unread { " that has an effect, as there is no guidance" } else { "" };
             warnings.push(format!(
