@@ -88,8 +88,17 @@ fn argument(option: &OptionInfo) -> Arg {
         .help(help(option))
         .required(option.required && option.name != PROMPT)
         .help_heading(option.heading)
-        .allow_hyphen_values(kind == OptionKind::Text)
-        .allow_negative_numbers(!matches!(kind, OptionKind::Text | OptionKind::Flag(_)));
+        .allow_hyphen_values(matches!(
+            kind,
+            OptionKind::Text
+                | OptionKind::Counts
+                | OptionKind::Numbers
+                | OptionKind::Interval
+                | OptionKind::Size
+                | OptionKind::Corner
+                | OptionKind::Margins
+        ))
+        .allow_negative_numbers(matches!(kind, OptionKind::Count | OptionKind::Seed | OptionKind::Number));
     let (short, long) =
         OTHER_NAMES.iter().find(|names| names.0 == option.name).map_or((None, &[][..]), |names| (names.1, names.2));
     let argument = short.into_iter().fold(argument, Arg::short).visible_aliases(long);
