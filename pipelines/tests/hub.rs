@@ -780,3 +780,37 @@ fn a_download_can_be_stopped() -> TestResult {
     fetch(&cache.hub(&server.base), WHOLE)?;
     Ok(())
 }
+
+/// Every short name means its repository, here a server that has a small model under each; what it is, under which licence and how
+/// large is said before anything is fetched.
+#[test]
+fn well_known_models_have_short_names() -> TestResult {
+    let files = small_model()?;
+    let server = Server::start(move |request| {
+        let mut request = request.clone();
+        for known in tweedie_pipelines::hub::known_models().values() {
+            request.path = request.path.replace(&known.repository, "some/model");
+        }
+        hub_answer(&files, &request)
+    })?;
+    let tweedie = Tweedie::new()?;
+    for (name, known) in tweedie_pipelines::hub::known_models() {
+        let cache = Cache::new()?;
+        let part = if known.what.contains("--vae") { "vae" } else { "model" };
+        let fetched = cache.run(&tweedie, &server.base, &["model", "fetch", name, "--part", part])?.success()?;
+        assert!(fetched.stdout.contains(&known.repository.replace('/', "--")), "{}", fetched.stdout);
+        let told = &fetched.stderr;
+        assert!(told.contains(&known.licence) && told.contains(" GB are fetched"), "{name}: {told}");
+    }
+    let cache = Cache::new()?;
+    let drawn = cache.run(&tweedie, &server.base, &txt2img(&["--model", "sd15"]))?.success()?;
+    assert_eq!(drawn.stderr, "", "--quiet");
+    let again = cache.run(&tweedie, NOBODY, &txt2img(&["--model", "sd15", "--force"]))?.success()?;
+    assert_eq!(again.stderr, "");
+    cache.run(&tweedie, NOBODY, &["model", "info", "sd15"])?.success()?;
+    let slip = cache.run(&tweedie, NOBODY, &txt2img(&["--model", "sd-15", "--force"]))?;
+    slip.fails(1, &["did you mean sd15?", "sdxl-turbo", "owner/name"])?;
+    let list = cache.run(&tweedie, NOBODY, &["model", "known"])?.success()?.stdout;
+    assert!(list.contains("sd15") && list.contains("OpenRAIL") && list.contains("not checked"), "{list}");
+    Ok(())
+}

@@ -3,18 +3,21 @@
 use super::fetching::{Fetching, hub};
 use super::interrupt::Interrupt;
 use super::print;
+use super::source::hub_name;
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 use serde_json::json;
 use std::path::Path;
-use tweedie_pipelines::hub::{CachedModel, Hub, HubName, Wanted};
+use tweedie_pipelines::hub::{CachedModel, Hub, HubName, KnownModel, Wanted, known_models};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, Purpose};
 
 #[derive(Debug, Subcommand)]
 pub enum CachedCommand {
     /// Fetch a model from the hub, or what has changed of it, into the cache that it shares with Python.
     Fetch(Fetch),
+    /// List the well-known models that have short names, with licences and sizes.
+    Known,
     /// List the hub's models in that cache.
     List {
         /// Print one JSON array
@@ -31,8 +34,9 @@ pub enum CachedCommand {
 
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// Its name, a file of weights if that alone is wanted, and the revision if that is not main
-    #[arg(value_name = "OWNER/NAME[/FILE][@REVISION]")]
+    /// Its name, a file of weights if that alone is wanted, and the revision if that is not main; or a short name, which
+    /// `tweedie model known` lists
+    #[arg(value_name = "OWNER/NAME[/FILE][@REVISION]", value_parser = with_short_names)]
     model: HubName,
 
     /// The number format that it will run in: f16 takes the smaller files of half precision, if there are any
@@ -90,6 +94,7 @@ impl CachedCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
             Self::Fetch(fetch) => fetch.run(),
+            Self::Known => print::result(&known()),
             Self::List { json } => list(&hub(true)?, *json),
             Self::Remove { model } => {
                 let bytes = hub(true)?.remove(model)?;
@@ -97,6 +102,22 @@ impl CachedCommand {
             }
         }
     }
+}
+
+fn with_short_names(text: &str) -> Result<HubName, String> {
+    known_models().get(text).and_then(KnownModel::name).map_or_else(|| text.parse(), Ok)
+}
+
+/// A line for each model with a short name.
+fn known() -> String {
+    let mut lines =
+        vec![format!("{:14} {:50} {:>8} {:>8}  {:24} what", "name", "on the hub", "GB, f32", "GB, f16", "licence")];
+    for (name, KnownModel { repository, what, licence, full, half, checked }) in known_models() {
+        let unchecked = if *checked { "" } else { " (not checked)" };
+        lines.push(format!("{name:14} {repository:50} {full:>8} {half:>8}  {licence:24} {what}{unchecked}"));
+    }
+    lines.push("\nnot checked: nobody has fetched it with this program yet.".into());
+    lines.join("\n")
 }
 
 fn without_revision(text: &str) -> Result<HubName, String> {
@@ -111,9 +132,7 @@ fn without_revision(text: &str) -> Result<HubName, String> {
 
 /// The model that a path means which is not there: one in the cache.
 pub fn in_cache(path: &Path) -> anyhow::Result<Option<Model>> {
-    let Some(name) = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse::<HubName>().ok()) else {
-        return Ok(None);
-    };
+    let Some(name) = hub_name(path)? else { return Ok(None) };
     let wanted = Wanted::new(Purpose::Model, DTypeChoice::Auto, &tweedie::Device::Cpu);
     match hub(true)?.cached(&name, wanted) {
         Some(model) => Ok(Some(model)),
@@ -128,7 +147,9 @@ impl Fetch {
         let purpose = if self.vae { Purpose::Autoencoder } else { self.part.into() };
         let wanted = Wanted::new(purpose, self.dtype, &self.device.open()?);
         let fetching = Fetching { interrupt: &interrupt, quiet: self.quiet };
-        match fetching.fetch(&hub(false)?, &self.model, wanted)? {
+        let hub = hub(false)?;
+        fetching.tell_of(&hub, &self.model, wanted);
+        match fetching.fetch(&hub, &self.model, wanted)? {
             Model::Cached { folder: path, .. } | Model::File { path, .. } => print::result(&path.display().to_string()),
             _ => Ok(()),
         }

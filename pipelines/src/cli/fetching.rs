@@ -18,7 +18,7 @@ mod of_hub {
     use super::Fetching;
     use crate::cli::print;
     use indicatif::{ProgressBar, ProgressStyle};
-    use tweedie_pipelines::hub::{Hub, HubEvent, HubName, HubObserver, Wanted};
+    use tweedie_pipelines::hub::{Hub, HubEvent, HubName, HubObserver, KnownModel, Wanted, known_models};
     use tweedie_pipelines::{Model, Result};
 
     /// The hub as the environment says, and offline also if asked for.
@@ -31,6 +31,18 @@ mod of_hub {
         /// A model from the cache, or fetched.
         pub fn open(&self, hub: &Hub, name: &HubName, wanted: Wanted) -> Result<Model> {
             self.shown(|observer| hub.open(name, wanted, observer))
+        }
+
+        /// Says what is known of a model that is about to be fetched.
+        pub fn tell_of(&self, hub: &Hub, name: &HubName, wanted: Wanted) {
+            let known = known_models().values().find(|known| known.repository == name.id());
+            let Some(known) = known.filter(|_| !self.quiet && !hub.offline && hub.cached(name, wanted).is_none())
+            else {
+                return;
+            };
+            let KnownModel { repository, what, licence, full, half, .. } = known;
+            let size = if full == half { format!("{full}") } else { format!("{half} to {full}") };
+            print::remark(&format!("{repository} is {what}; its licence is {licence}; about {size} GB are fetched"));
         }
 
         /// A model as the hub has it now.

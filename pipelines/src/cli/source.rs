@@ -2,10 +2,31 @@
 
 use super::fetching::Fetching;
 #[cfg(feature = "hub")]
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "hub")]
+use tweedie_pipelines::hub::{HubName, is_short_name, known_models, nearest_name};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, Purpose};
+
+/// What the hub calls something that is not here: by its name there, or by a short one. Nothing if it can only be a path.
+#[cfg(feature = "hub")]
+pub fn hub_name(path: &Path) -> anyhow::Result<Option<HubName>> {
+    let Some(text) = path.to_str().filter(|_| !path.exists()) else { return Ok(None) };
+    if let Some(known) = known_models().get(text) {
+        return Ok(known.name());
+    }
+    if !is_short_name(text) {
+        return Ok(text.parse().ok());
+    }
+    let nearest = nearest_name(text).map_or(String::new(), |name| format!("did you mean {name}? "));
+    let names: Vec<_> = known_models().keys().map(String::as_str).collect();
+    bail!(
+        "the model is {text}; there is no such file or folder, and no model is known by that name: {nearest}known are {}; others are \
+         called owner/name",
+        names.join(", ")
+    )
+}
 
 /// The option that keeps a run from the network.
 #[derive(Debug, Args)]
@@ -46,10 +67,11 @@ impl Source<'_> {
     #[cfg(feature = "hub")]
     pub fn open(&self, path: &Path, config: Option<PathBuf>, purpose: Purpose) -> anyhow::Result<Model> {
         use tweedie_pipelines::hub;
-        let name = path.to_str().filter(|_| !path.exists()).and_then(|text| text.parse().ok());
-        let Some(name) = name else { return Ok(Model::at(path.into(), config)?) };
+        let Some(name) = hub_name(path)? else { return Ok(Model::at(path.into(), config)?) };
         let wanted = hub::Wanted::new(purpose, self.dtype, &self.device.open()?);
-        let model = self.fetching.open(&super::fetching::hub(self.offline)?, &name, wanted);
+        let hub = super::fetching::hub(self.offline)?;
+        self.fetching.tell_of(&hub, &name, wanted);
+        let model = self.fetching.open(&hub, &name, wanted);
         match model.with_context(|| format!("nothing here is called {name}, so it is looked for on the hub"))? {
             Model::File { path, .. } => Ok(Model::at(path, config)?),
             Model::Cached { folder, .. } if config.is_some() => Ok(Model::at(folder, config)?),

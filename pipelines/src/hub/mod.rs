@@ -18,12 +18,14 @@
 
 mod cache;
 mod client;
+mod known;
 mod name;
 mod needed;
 mod sum;
 mod transfer;
 
 pub use cache::CachedModel;
+pub use known::{KnownModel, is_short_name, known_models, nearest_name};
 pub use name::HubName;
 pub use needed::Wanted;
 
