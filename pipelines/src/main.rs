@@ -10,8 +10,9 @@ use tweedie::kernels::{RecyclingAllocator, make_pool};
 static ALLOCATOR: RecyclingAllocator = RecyclingAllocator;
 
 fn main() -> ExitCode {
-    make_pool();
-    let status = cli::run(cli::Arguments::parse()).unwrap_or_else(|error| {
+    let arguments = cli::Arguments::parse();
+    make_pool(arguments.threads());
+    let status = cli::run(arguments).unwrap_or_else(|error| {
         cli::show_error(&error);
         ExitCode::FAILURE
     });

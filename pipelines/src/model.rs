@@ -35,14 +35,14 @@ pub enum Model {
 }
 
 impl Model {
-    /// A folder or a file, whichever is there. A folder has its own configurations.
+    /// A folder or a file, whichever is there. A folder has its own configurations; that of a training run stands for its model.
     ///
     /// # Errors
-    /// If configurations are given for a folder.
+    /// If configurations are given for a folder, or it is that of a run that is not finished.
     pub fn at(path: PathBuf, config: Option<PathBuf>) -> Result<Self> {
         match config {
             config if path.is_file() => Ok(Self::File { path, config }),
-            None => Ok(path.into()),
+            None => Ok(of_run(path)?.into()),
             Some(config) => {
                 let fix = "it goes with a single file; a folder's configurations are its own";
                 Err(Error::invalid("`config`", config.display(), format!("{} is no file, and {fix}", path.display())))
@@ -262,6 +262,8 @@ pub struct ModelInfo {
     pub size: Option<(usize, usize)>,
     /// The components that hold weights.
     pub components: Vec<ComponentInfo>,
+    /// The words of the captions that it was trained on, if they are few.
+    pub words: Vec<String>,
 }
 
 /// How many values a component's tensors have.
@@ -334,8 +336,31 @@ impl ModelInfo {
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,
+            words: known_words(&files)?,
         })
     }
+}
+
+/// The folder itself, or of a training run's that of its model.
+fn of_run(path: PathBuf) -> Result<PathBuf> {
+    let (is_run, model) =
+        (path.join("metrics.jsonl").is_file() && !path.join("model_index.json").exists(), path.join("model"));
+    match is_run {
+        false => Ok(path),
+        true if model.is_dir() => Ok(model),
+        true => {
+            let fix =
+                "it is a training run that has not finished; go on with it with `resume`, after which it has a model";
+            Err(Error::unusable(ErrorKind::Model, "the model", path.display(), fix))
+        }
+    }
+}
+
+/// The words that a model's tokenizer lists.
+fn known_words(files: &ModelFiles) -> Result<Vec<String>> {
+    let list = "tokenizer/words.txt";
+    let text = if files.exists(list) { files.read_text(list)? } else { String::new() };
+    Ok(text.lines().map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect())
 }
 
 /// A folder that holds one component alone, as a component of the folder around it; `what` it is for messages.

@@ -210,3 +210,44 @@ fn listed_timesteps_are_the_rule_that_chose_them() -> TestResult {
     assert_eq!(pixels(&tweedie.path("plot.png"))?.0, 960);
     Ok(())
 }
+
+/// What scripts ask for is JSON that says the same as the table.
+#[test]
+fn models_and_schedulers_are_listed_as_json() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let info = tweedie.run(&["model", "info", "--json"])?.success()?.json()?;
+    let table = tweedie.run(&["model", "info"])?.success()?.stdout;
+    let components = info["components"].as_array().ok_or("no components")?;
+    let total: u64 = components.iter().filter_map(|component| component["parameters"].as_u64()).sum();
+    let digits: String = table
+        .lines()
+        .filter(|line| line.starts_with("total"))
+        .flat_map(str::chars)
+        .filter(char::is_ascii_digit)
+        .collect();
+    assert_eq!(digits, total.to_string());
+    let schedulers = tweedie.run(&["schedulers", "--json"])?.success()?.json()?;
+    let table = tweedie.run(&["schedulers"])?.success()?.stdout;
+    for entry in schedulers.as_array().ok_or("no list")? {
+        let (name, class) = (entry["name"].as_str().unwrap_or("-"), entry["class_name"].as_str().unwrap_or("-"));
+        assert!(table.lines().any(|line| line.starts_with(name) && line.contains(class)), "{name} {class}");
+    }
+    Ok(())
+}
+
+/// The picture does not depend on how many threads make it.
+#[test]
+fn threads_can_be_given() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    for threads in ["1", "2", "3"] {
+        let name = format!("{threads}.png");
+        let draw = ["txt2img", "a fox", "--steps", "2", "--quiet", "--threads", threads, "--output", &name];
+        tweedie.run(&draw)?.success()?;
+        assert!(std::fs::read(tweedie.path(&name))? == std::fs::read(tweedie.path("1.png"))?, "{threads}");
+    }
+    tweedie.run(&["txt2img", "a fox", "--threads", "0"])?.fails(2, &["--threads"])?;
+    let version = tweedie.run(&["--version"])?.success()?.stdout;
+    assert!(version.contains("features") && version.contains("instruction sets"), "{version}");
+    assert_eq!(tweedie.run(&["-V"])?.success()?.stdout.lines().count(), 1);
+    Ok(())
+}

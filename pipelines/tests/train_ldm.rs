@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tweedie::kills::{killed_until_it_ends, steps};
-use tweedie::{TestResult, Tweedie, read_json};
+use tweedie::{TestResult, Tweedie, pixels, read_json};
 
 /// The side of the pictures.
 const SIDE: usize = 16;
@@ -136,6 +136,18 @@ fn what_is_trained_draws_and_is_gone_on_from() -> TestResult {
     let stderr = tweedie.run(&unknown)?.success()?.stderr;
     assert!(stderr.contains(r#""lefft" (perhaps left), "xyzzy""#), "{stderr}");
     assert!(std::fs::read_to_string(model.join("tokenizer/words.txt"))?.lines().any(|word| word == "bright"));
+
+    // The run stands for its model, of which is told what it knows; one that has none yet says so.
+    let again = ["txt2img", "--model", "run", "--prompt", "bright at the left", "--output", "c.png", "--quiet"];
+    tweedie.run(&again)?.success()?;
+    assert_eq!(pixels(&tweedie.path("c.png"))?, pixels(&tweedie.path("a.png"))?);
+    let info = tweedie.run(&["model", "info", "run"])?.success()?.stdout;
+    assert!(info.lines().any(|line| line.starts_with("knows ")) && info.contains("bright"), "{info}");
+    std::fs::create_dir(tweedie.path("begun"))?;
+    for file in ["config.json", "metrics.jsonl"] {
+        std::fs::copy(tweedie.path("run").join(file), tweedie.path("begun").join(file))?;
+    }
+    tweedie.run(&["model", "info", "begun"])?.fails(1, &["begun", "has not finished", "--resume"])?;
 
     // From it, with its own tokenizer, schedule and autoencoder; and with its text encoder, which stays as it is.
     let from = ["--from", "run/model", "--steps", "3", "--train-text-encoder"];

@@ -45,7 +45,7 @@ impl PackedWeight {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_products(weight: &Tensor, products: MatmulPrecision) -> Result<Self> {
-        make_pool();
+        make_pool(None);
         let shape = weight.dims().to_vec();
         if !matches!(shape.len(), 2 | 4) {
             candle_core::bail!("pack: a weight has two dimensions or four, not those of {shape:?}");

@@ -89,7 +89,7 @@ impl<T: TrainingTask> Trainer<T> {
         {
             return Err(Error::invalid("the name of two sets of parameters", set.name(), "give each its own"));
         }
-        make_pool();
+        make_pool(None);
         RecyclingAllocator::keep_most_used();
         Ok(Self { task, sets, options, step: 0 })
     }

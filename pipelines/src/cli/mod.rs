@@ -14,6 +14,7 @@ mod img2img;
 mod inpaint;
 mod inputs;
 mod interrupt;
+mod manual;
 mod memory;
 mod model;
 mod output;
@@ -27,19 +28,59 @@ mod txt2img;
 mod verify;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use fetching::Fetching;
 pub use interrupt::status as status_if_stopped;
 use source::{OfflineOption, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tweedie::kernels::{InstructionSet, processor};
 use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Purpose, TaskKind, Usage};
 
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
-#[command(name = "tweedie", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "tweedie", version, long_version = about_program(), max_term_width = 100, arg_required_else_help = true)]
 pub struct Arguments {
+    /// Threads to compute with [default: RAYON_NUM_THREADS, or as many as there are cores]; no picture depends on it
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
+    threads: Option<u16>,
+
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// Threads to compute with, if they were given.
+    pub fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+}
+
+/// The version, what was compiled in, and what of the processor is used.
+fn about_program() -> String {
+    let features = [
+        ("built-in-families", cfg!(feature = "built-in-families")),
+        ("download", cfg!(feature = "download")),
+        ("embedded-mnist", cfg!(feature = "embedded-mnist")),
+        ("embedded-model", cfg!(feature = "embedded-model")),
+        ("hub", cfg!(feature = "hub")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("cudnn", cfg!(feature = "cudnn")),
+        ("flash-attn", cfg!(feature = "flash-attn")),
+        ("metal", cfg!(feature = "metal")),
+        ("accelerate", cfg!(feature = "accelerate")),
+    ];
+    let features: Vec<_> = features.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    let sets = InstructionSet::ALL.into_iter().filter(|set| *set <= InstructionSet::of_machine());
+    let sets: Vec<_> = sets.map(InstructionSet::name).collect();
+    let used = InstructionSet::from_environment().map_or_else(|error| error.to_string(), |set| set.name().to_owned());
+    format!(
+        "{}\nfeatures          {}\ninstruction sets  {}; used: {used}\nprocessor         {}",
+        env!("CARGO_PKG_VERSION"),
+        features.join(", "),
+        sets.join(", "),
+        processor()
+    )
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,9 +105,25 @@ enum Command {
     /// Make a picture again from the settings in its file, and compare.
     Verify(Box<verify::Verify>),
     /// List the schedulers with their order, cost and references.
-    Schedulers,
+    Schedulers {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// Time the parts of a model on this machine.
     Bench(bench::BenchArguments),
+    /// Print a script that completes commands and options in a shell.
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page of the program, or of one of its commands.
+    Man {
+        /// The command, such as `txt2img` or `train mnist`
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
 }
 
 /// Shows why the program failed: the error and its causes, without those that are quoted already.
@@ -94,7 +151,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Eval(command) => command.run(),
         Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
-        Command::Schedulers => print::result(&schedulers::list()),
+        Command::Schedulers { json: false } => print::result(&schedulers::list()),
+        Command::Schedulers { json: true } => print::result(&serde_json::to_string_pretty(&schedulers::as_json())?),
+        Command::Completions { shell } => print::result(&manual::completions(shell)?),
+        Command::Man { command } => print::result(&manual::page(&command)?),
         Command::Bench(command) => command.run(),
     };
     done.map(|()| ExitCode::SUCCESS)

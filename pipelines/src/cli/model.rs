@@ -3,6 +3,7 @@
 use super::flags::in_text;
 use super::print;
 use clap::{Subcommand, builder::PossibleValuesParser};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::DType;
 use tweedie::checkpoints::ModelFiles;
@@ -21,6 +22,10 @@ pub enum ModelCommand {
         /// With a checkpoint file: the folder of its configurations
         #[arg(long, value_name = "DIR", requires = "model")]
         config: Option<PathBuf>,
+
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Write a model in another form: to a name that ends in .safetensors as one file, else as a folder in diffusers layout.
     Convert {
@@ -52,8 +57,8 @@ pub enum ModelCommand {
 
 impl ModelCommand {
     pub fn run(&self) -> anyhow::Result<()> {
-        let (model, config) = match self {
-            Self::Info { model, config } => (model, config),
+        let (model, config, json) = match self {
+            Self::Info { model, config, json } => (model, config, *json),
             Self::Convert { model, output, config, dtype, force } => {
                 let files = model_at(Some(model), config.as_ref())?.files()?;
                 return convert(&files, output, dtype.as_deref(), *force);
@@ -62,6 +67,9 @@ impl ModelCommand {
             Self::Cached(command) => return command.run(),
         };
         let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
+        if json {
+            return print::result(&serde_json::to_string_pretty(&as_json(&info))?);
+        }
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let doubt = match info.prediction_doubt {
             Some(PredictionDoubt::Guessed(_)) => {
@@ -92,8 +100,54 @@ impl ModelCommand {
             ));
         }
         lines.push(format!("{:16} {:24} {:>14}", "total", "", grouped(total)));
+        if !info.words.is_empty() {
+            lines.extend([String::new(), format!("knows {} words, and no others:", info.words.len())]);
+            lines.extend(wrapped(&info.words));
+        }
         print::lines(lines)
     }
+}
+
+/// Words side by side in lines.
+fn wrapped(words: &[String]) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in words {
+        if lines.last().is_some_and(|line| !line.is_empty() && line.len() + word.len() >= WIDTH) {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            *line += if line.is_empty() { "" } else { " " };
+            *line += word;
+        }
+    }
+    lines
+}
+
+/// Letters of a line of words.
+const WIDTH: usize = 100;
+
+fn as_json(info: &ModelInfo) -> Value {
+    let components = info.components.iter().map(|component| {
+        json!({
+            "name": component.name,
+            "class_name": component.class_name,
+            "parameters": component.parameters,
+            "dtypes": component.dtypes,
+            "files": component.files,
+        })
+    });
+    json!({
+        "model": info.name,
+        "family": info.family,
+        "pipeline": info.pipeline,
+        "scheduler": info.scheduler,
+        "prediction": info.prediction,
+        "prediction_is_guessed": matches!(info.prediction_doubt, Some(PredictionDoubt::Guessed(_))),
+        "width": info.size.map(|(width, _)| width),
+        "height": info.size.map(|(_, height)| height),
+        "components": components.collect::<Vec<_>>(),
+        "words": info.words,
+    })
 }
 
 fn convert(files: &ModelFiles, output: &Path, dtype: Option<&str>, force: bool) -> anyhow::Result<()> {
