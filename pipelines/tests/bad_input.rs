@@ -140,7 +140,7 @@ fn devices_that_are_not_there() -> TestResult {
 
 #[test]
 fn missing_models_and_files() -> TestResult {
-    refused(&["--model", "nowhere"], &["nowhere", "no such folder"])?;
+    refused(&["--model", "nowhere"], &["nowhere", "no such file or folder", "sdxl-turbo"])?;
     refused_model(
         |m| Ok(std::fs::remove_file(m.join("unet/config.json"))?),
         &["unet/config.json", "is missing", "diffusers layout"],

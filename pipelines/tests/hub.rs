@@ -789,7 +789,7 @@ fn well_known_models_have_short_names() -> TestResult {
     let server = Server::start(move |request| {
         let mut request = request.clone();
         for known in tweedie_pipelines::hub::known_models().values() {
-            request.path = request.path.replace(&known.repository, "some/model");
+            request.path = request.path.replace(&format!("/{}/", known.repository), "/some/model/");
         }
         hub_answer(&files, &request)
     })?;

@@ -244,7 +244,7 @@ fn what_cannot_be_done_is_one_clear_error() -> TestResult {
     sample(&["--checkpoint", &plain, "--classes", "3"])?
         .fails(1, &["list of classes is 3", "trained without classes"])?;
     sample(&["--checkpoint", &latent])?.fails(1, &["the model is sd15", "txt2img"])?;
-    sample(&["--checkpoint", "nowhere"])?.fails(1, &["nowhere", "no such folder"])?;
+    sample(&["--checkpoint", "nowhere"])?.fails(1, &["nowhere", "no such file or folder"])?;
     std::fs::create_dir(t.path("empty"))?;
     sample(&["--checkpoint", "empty"])?.fails(1, &["the checkpoint is empty", "unet/config.json", "finished"])?;
     sample(&["--checkpoint", &class, "--guidance-scale", "3"])?.fails(1, &["guidance scale is 3", "no null class"])?;

@@ -179,7 +179,7 @@ fn an_autoencoder_from_any_form() -> TestResult {
     let json = tweedie.run(&arguments)?.success()?.json()?;
     assert_eq!(json["settings"]["vae"], "alone");
     assert!(json["settings"]["weights_sha256"]["alone.safetensors"].is_string());
-    tweedie.run(&[&REQUEST[..], &["--vae=nowhere"]].concat())?.fails(1, &["nowhere", "no such folder"])
+    tweedie.run(&[&REQUEST[..], &["--vae=nowhere"]].concat())?.fails(1, &["nowhere", "no such file or folder"])
 }
 
 /// A UNet alone on top of a model, in diffusers' names and in the original ones after any prefix. The model's own is gone, so
