@@ -186,28 +186,11 @@ fn the_file_has_diffusers_form() -> TestResult {
         assert_eq!(TextualInversion::read(&path, Some("<other>"))?.token(), "<other>");
         let files = ModelFiles::folder(&model_folder(name))?;
         let architecture = tweedie::families::Families::built_in().detect(&files)?.family.architecture(&files)?;
-        let (mut encoder, _) = architecture.text_encoder(&loader(&files))?;
+        let (mut encoder, _) = architecture.text_encoder(&Loader::new(&files, &Device::Cpu))?;
         embedding.add_to(encoder.as_mut())?;
         assert!(encoder.token_ids(TOKEN)?.iter().all(|ids| ids.len() == 2));
     }
     Ok(())
-}
-
-fn loader(files: &ModelFiles) -> Loader<'_> {
-    Loader {
-        files,
-        device: &Device::Cpu,
-        weights: DType::F32,
-        keeps_halves: false,
-        activations: DType::F32,
-        backend: None,
-        products: None,
-        headers_alone: false,
-        source: None,
-        loras: None,
-        adapters: None,
-        kept: None,
-    }
 }
 
 #[test]

@@ -375,20 +375,7 @@ fn a_component_is_built_again_from_weights_that_were_kept_or_are_no_files() -> T
     let folder = tempfile::tempdir()?;
     write_model(folder.path(), 7)?;
     let (files, kept) = (ModelFiles::folder(folder.path())?, KeptWeights::default());
-    let loader = Loader {
-        files: &files,
-        device: &Device::Cpu,
-        weights: DType::F32,
-        keeps_halves: false,
-        activations: DType::F32,
-        backend: None,
-        products: None,
-        headers_alone: false,
-        source: None,
-        loras: None,
-        adapters: None,
-        kept: Some(&kept),
-    };
+    let loader = Loader { kept: Some(&kept), ..Loader::new(&files, &Device::Cpu) };
     let architecture = TOY.architecture(&files)?;
     let build = || loader.load("mixer", &[], |weights| architecture.network(weights, DType::F32));
     let (first, names) = build()?;

@@ -296,20 +296,7 @@ impl NumberFormat {
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
         let Self { weights, keeps_halves, products, activations } = self;
         let products = Some(products);
-        Loader {
-            files,
-            device,
-            weights,
-            keeps_halves,
-            activations,
-            backend: None,
-            products,
-            headers_alone: false,
-            source: None,
-            loras: None,
-            adapters: None,
-            kept: None,
-        }
+        Loader { weights, keeps_halves, activations, products, ..Loader::new(files, device) }
     }
 }
 

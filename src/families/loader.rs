@@ -57,6 +57,26 @@ pub struct Loader<'a> {
     pub kept: Option<&'a KeptWeights>,
 }
 
+impl<'a> Loader<'a> {
+    /// Of files alone, with nothing on top: all in f32, computed as the device does it.
+    pub fn new(files: &'a ModelFiles, device: &'a Device) -> Self {
+        Self {
+            files,
+            device,
+            weights: DType::F32,
+            keeps_halves: false,
+            activations: DType::F32,
+            backend: None,
+            products: None,
+            headers_alone: false,
+            source: None,
+            loras: None,
+            adapters: None,
+            kept: None,
+        }
+    }
+}
+
 impl Loader<'_> {
     /// The same, all in f32.
     #[must_use]

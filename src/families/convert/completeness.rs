@@ -11,20 +11,7 @@ use crate::{DType, Device, Result};
 /// Those of loading the model, but for values that are not finite.
 pub(super) fn check(files: &ModelFiles) -> Result<()> {
     let detected = Families::built_in().detect(files)?;
-    let loader = Loader {
-        files,
-        device: &Device::Cpu,
-        weights: DType::F32,
-        keeps_halves: false,
-        activations: DType::F32,
-        backend: None,
-        products: None,
-        headers_alone: true,
-        source: None,
-        loras: None,
-        adapters: None,
-        kept: None,
-    };
+    let loader = Loader { headers_alone: true, ..Loader::new(files, &Device::Cpu) };
     let parts = detected.family.components();
     let there = |folder: &str| files.exists(&format!("{folder}/config.json"));
     if let Some(architecture) = detected.family.pixel_architecture(files)? {

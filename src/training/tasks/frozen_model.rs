@@ -242,18 +242,11 @@ impl FrozenModel {
 
 fn loader(files: &ModelFiles, held: HeldWeights) -> Loader<'_> {
     Loader {
-        files,
-        device: &Device::Cpu,
         weights: held.dtype,
         keeps_halves: held.keeps_halves,
-        activations: DType::F32,
         backend: Some(held.backend),
         products: Some(held.products),
-        headers_alone: false,
-        source: None,
-        loras: None,
-        adapters: None,
-        kept: None,
+        ..Loader::new(files, &Device::Cpu)
     }
 }
 
