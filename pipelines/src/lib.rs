@@ -27,7 +27,7 @@ mod http;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod latent_diffusion;
-mod memory;
+pub mod memory;
 mod model;
 mod native_size;
 mod pixel;

@@ -1,17 +1,25 @@
-//! How much memory there is, before it is asked for.
+//! How much memory there is, before it is asked for, and how much it was.
 
 use std::path::Path;
 
+/// What Linux says of this process.
+const STATUS: &str = "/proc/self/status";
+
 /// The bytes that this process can still have: of what is free on the machine, in its control groups and below its own limit,
 /// the least. Nothing where the system does not say.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let free = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib * 1024);
-    let used = read("/proc/self/status").and_then(|status| field(&status, "VmSize:")).map_or(0, |kib| kib * 1024);
+    let used = read(STATUS).and_then(|status| field(&status, "VmSize:")).map_or(0, |kib| kib * 1024);
     let limit = read("/proc/self/limits").and_then(|limits| field(&limits, "Max address space"));
     let below_limit = limit.map(|limit| limit.saturating_sub(used));
     let groups = read("/proc/self/cgroup").unwrap_or_default();
     [free, below_limit, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten().min()
+}
+
+/// The most memory that the process has had resident, in MiB, where the system tells it.
+pub fn peak_mb() -> Option<u64> {
+    field(&std::fs::read_to_string(STATUS).ok()?, "VmHWM:").map(|kib| kib / 1024)
 }
 
 /// The number after a name at the beginning of a line; nothing if something else is there.

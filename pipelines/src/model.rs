@@ -7,6 +7,7 @@ use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, SingleFile};
 use tweedie::config::ConfigFields;
 use tweedie::families::{Detected, Families};
 use tweedie::models::{EitherAutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
+use tweedie::text::KnownWords;
 use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A model as a user names it.
@@ -327,6 +328,7 @@ impl ModelInfo {
         let scheduler = "scheduler/scheduler_config.json";
         let scheduler =
             files.exists(scheduler).then(|| files.config("scheduler", "scheduler_config.json")).transpose()?;
+        let words = KnownWords::of_model(&files, "tokenizer")?;
         Ok(Self {
             name: model.name(),
             family: families.detect(&files).map_or_else(|_| "unknown".into(), |detected| detected.name()),
@@ -336,31 +338,26 @@ impl ModelInfo {
             scheduler: scheduler.and_then(|fields| fields.class_name().map(str::to_owned)),
             size,
             components,
-            words: known_words(&files)?,
+            words: words.iter().flat_map(KnownWords::iter).map(str::to_owned).collect(),
         })
     }
 }
 
 /// The folder itself, or of a training run's that of its model.
 fn of_run(path: PathBuf) -> Result<PathBuf> {
-    let (is_run, model) =
-        (path.join("metrics.jsonl").is_file() && !path.join("model_index.json").exists(), path.join("model"));
-    match is_run {
-        false => Ok(path),
-        true if model.is_dir() => Ok(model),
-        true => {
-            let fix =
-                "it is a training run that has not finished; go on with it with `resume`, after which it has a model";
-            Err(Error::unusable(ErrorKind::Model, "the model", path.display(), fix))
-        }
+    let is_run = path.join("metrics.jsonl").is_file() && !path.join("model_index.json").exists();
+    let folder = folder_of_model(&path, |_| !is_run);
+    if is_run && folder == path {
+        let fix = "it is a training run that has not finished; go on with it with `resume`, after which it has a model";
+        return Err(Error::unusable(ErrorKind::Model, "the model", path.display(), fix));
     }
+    Ok(folder)
 }
 
-/// The words that a model's tokenizer lists.
-fn known_words(files: &ModelFiles) -> Result<Vec<String>> {
-    let list = "tokenizer/words.txt";
-    let text = if files.exists(list) { files.read_text(list)? } else { String::new() };
-    Ok(text.lines().map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect())
+/// Where the model is that a folder stands for: there, or if it is none, in `model/` as a training run leaves it.
+pub(crate) fn folder_of_model(path: &Path, is_model: impl FnOnce(&Path) -> bool) -> PathBuf {
+    let finished = path.join("model");
+    if !is_model(path) && finished.is_dir() { finished } else { path.to_path_buf() }
 }
 
 /// A folder that holds one component alone, as a component of the folder around it; `what` it is for messages.

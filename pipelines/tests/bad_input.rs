@@ -339,14 +339,8 @@ fn memory_that_there_is_not_is_not_asked_for() -> TestResult {
     let model = golden().join("models/sd15");
     let model = model.to_string_lossy();
     let draw = |limit_kib: u32, more: &[&str]| -> TestResult<String> {
-        let limited = format!("ulimit -v {limit_kib}; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
         let base = ["txt2img", "--model", &*model, "--prompt", "x", "--steps", "1", "--output", "x.png", "--force"];
-        let output = std::process::Command::new("bash")
-            .args(["-c", &limited, "bash"])
-            .args(base)
-            .args(more)
-            .current_dir(tweedie.folder.path())
-            .output()?;
+        let output = tweedie.after(&format!("ulimit -v {limit_kib}"), &[&base[..], more].concat()).output()?;
         let message = String::from_utf8(output.stderr)?;
         assert_eq!(output.status.code(), Some(1), "{message}");
         Ok(message)

@@ -349,9 +349,8 @@ fn three_fetches_at_once_all_succeed() -> TestResult {
 #[test]
 fn a_full_disk_costs_a_fetch_nothing_that_came() -> TestResult {
     let (cache, server) = (Cache::new()?, hub_with(small_model()?, |_| None)?);
-    let limited = format!("trap '' XFSZ; ulimit -f 40; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
-    let output = std::process::Command::new("bash")
-        .args(["-c", &limited, "bash", "model", "fetch", "some/model", "--quiet"])
+    let output = Tweedie::new()?
+        .with_small_files(40, &["model", "fetch", "some/model", "--quiet"])
         .envs([("HF_HOME", cache.0.path().as_os_str()), ("HF_ENDPOINT", server.base.as_ref())])
         .output()?;
     let message = String::from_utf8(output.stderr)?;

@@ -4,7 +4,7 @@ mod tweedie;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 use tweedie::{TestResult, Tweedie, copy_folder, golden};
 
@@ -174,12 +174,6 @@ fn what_could_not_be_loaded_is_not_converted() -> TestResult {
     Ok(())
 }
 
-fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
-    command.args(arguments).current_dir(tweedie.folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
-    Ok(command.spawn()?)
-}
-
 /// One has the name, whole; the other is told.
 #[test]
 fn of_two_at_once_one_wins_whole() -> TestResult {
@@ -190,7 +184,7 @@ fn of_two_at_once_one_wins_whole() -> TestResult {
         for ending in ["", ".safetensors"] {
             let output = format!("out-{round}{ending}");
             let arguments = ["model", "convert", "box/work/m", output.as_str()];
-            let both = [spawn(&tweedie, &arguments)?, spawn(&tweedie, &arguments)?];
+            let both = [tweedie.spawn(&arguments)?, tweedie.spawn(&arguments)?];
             let ended = both.map(Child::wait_with_output);
             let mut codes = Vec::new();
             for ended in ended {
@@ -224,7 +218,7 @@ fn a_killed_conversion_leaves_one_model_whole() -> TestResult {
     let (old, new) = (contents(&tweedie.path("old"))?, contents(&tweedie.path("new"))?);
     let (mut kills, mut delay) = (0, Duration::from_millis(1));
     loop {
-        let mut child = spawn(&tweedie, &force)?;
+        let mut child = tweedie.spawn(&force)?;
         std::thread::sleep(delay);
         child.kill()?;
         let ended = child.wait()?.success();
@@ -249,11 +243,8 @@ fn a_full_disk_leaves_what_was_there() -> TestResult {
     }
     let before = contents(tweedie.folder.path())?;
     for output in ["out", "out.safetensors", "new", "new.safetensors"] {
-        let limited = format!("trap '' XFSZ; ulimit -f 16; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
         let arguments = ["model", "convert", "box/work/m", output, "--force"];
-        let mut command = Command::new("bash");
-        command.args(["-c", &limited, "bash"]).args(arguments).current_dir(tweedie.folder.path());
-        let ended = command.output()?;
+        let ended = tweedie.with_small_files(16, &arguments).output()?;
         let message = String::from_utf8(ended.stderr)?;
         assert!(ended.status.code() == Some(1) && message.contains("cannot write"), "{message}");
         assert!(contents(tweedie.folder.path())? == before, "{output}");
@@ -267,7 +258,7 @@ fn pictures_made_at_once_all_stay() -> TestResult {
     let tweedie = with_model()?;
     let arguments =
         ["txt2img", "--model", "box/work/m", "--prompt", "race", "--steps", "1", "--width", "32", "--height", "32"];
-    let runs = (0..4).map(|_| spawn(&tweedie, &arguments)).collect::<TestResult<Vec<_>>>()?;
+    let runs = (0..4).map(|_| tweedie.spawn(&arguments)).collect::<TestResult<Vec<_>>>()?;
     for run in runs {
         let ended = run.wait_with_output()?;
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
@@ -283,11 +274,8 @@ fn a_picture_is_whole_or_not_there() -> TestResult {
     let tweedie = with_model()?;
     let draw = ["txt2img", "--model", "box/work/m", "--prompt", "x", "--steps", "2", "--width", "64", "--height", "64"];
     let draw = [&draw[..], &["--quiet", "--output", "x.png"]].concat();
-    let limited = format!("trap '' XFSZ; ulimit -f 1; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
     for force in [&[][..], &["--force"]] {
-        let mut command = Command::new("bash");
-        command.args(["-c", &limited, "bash"]).args(&draw).args(force).current_dir(tweedie.folder.path());
-        let ended = command.output()?;
+        let ended = tweedie.with_small_files(1, &[&draw[..], force].concat()).output()?;
         let message = String::from_utf8(ended.stderr)?;
         assert!(ended.status.code() == Some(1) && message.contains("cannot write"), "{message}");
         match force {
@@ -298,7 +286,7 @@ fn a_picture_is_whole_or_not_there() -> TestResult {
     }
     let mut delay = Duration::from_millis(1);
     loop {
-        let mut child = spawn(&tweedie, &[&draw[..], &["--force"]].concat())?;
+        let mut child = tweedie.spawn(&[&draw[..], &["--force"]].concat())?;
         std::thread::sleep(delay);
         child.kill()?;
         let ended = child.wait()?.success();

@@ -48,12 +48,6 @@ fn with_data() -> TestResult<Tweedie> {
     Ok(tweedie)
 }
 
-fn spawn(tweedie: &Tweedie, arguments: &[&str]) -> TestResult<Child> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
-    command.args(arguments).current_dir(tweedie.folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
-    Ok(command.spawn()?)
-}
-
 /// The model's bytes, the last checkpoint's manifest, and each step with its loss and gradient norm.
 type Bits = (Vec<u8>, String, Vec<(u64, String)>);
 
@@ -77,7 +71,7 @@ fn newest_step(run: &Path) -> u64 {
 
 /// Runs until `delay` is over and kills with SIGKILL; whether the process was done before.
 fn run_and_kill(tweedie: &Tweedie, arguments: &[&str], delay: Duration) -> TestResult<bool> {
-    let mut child = spawn(tweedie, arguments)?;
+    let mut child = tweedie.spawn(arguments)?;
     let start = Instant::now();
     while start.elapsed() < delay {
         if let Some(status) = child.try_wait()? {
@@ -147,7 +141,7 @@ fn a_signal_saves_and_stops() -> TestResult {
     let tweedie = with_data()?;
     let options = ["--resume", "--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"];
     for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
-        let mut child = spawn(&tweedie, &arguments("run", &options))?;
+        let mut child = tweedie.spawn(&arguments("run", &options))?;
         wait_for_a_step(&tweedie.path("run"), &mut child)?;
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status()?.success());
         let output = child.wait_with_output()?;
@@ -167,10 +161,7 @@ fn a_signal_saves_and_stops() -> TestResult {
 fn a_run_that_is_told_to_outlive_its_terminal_does() -> TestResult {
     let tweedie = with_data()?;
     let options = ["--steps", "100000", "--checkpoint-every", "100000", "--sample-every", "100000"];
-    let ignoring = format!("trap '' HUP; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
-    let mut command = Command::new("bash");
-    command.args(["-c", &ignoring, "bash"]).args(arguments("run", &options));
-    let mut child = command.current_dir(tweedie.folder.path()).stderr(Stdio::null()).spawn()?;
+    let mut child = tweedie.after("trap '' HUP", &arguments("run", &options)).stderr(Stdio::null()).spawn()?;
     wait_for_a_step(&tweedie.path("run"), &mut child)?;
     assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status()?.success());
     wait_for_a_step(&tweedie.path("run"), &mut child)?;
@@ -246,7 +237,7 @@ fn a_full_disk_loses_nothing_that_was_saved() -> TestResult {
         all
     };
     // As far as a checkpoint, then killed.
-    let mut child = spawn(&tweedie, &all("10"))?;
+    let mut child = tweedie.spawn(&all("10"))?;
     while newest_step(&tweedie.path("run")) < 10 {
         assert!(child.try_wait()?.is_none(), "it ended before its first checkpoint");
         std::thread::sleep(Duration::from_millis(2));
@@ -258,12 +249,7 @@ fn a_full_disk_loses_nothing_that_was_saved() -> TestResult {
     // The kill itself may have come in the middle of a checkpoint.
     let left = half_written(&tweedie)?;
     if before < STEPS {
-        let limited = format!("trap '' XFSZ; ulimit -f 16; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
-        let output = Command::new("bash")
-            .args(["-c", &limited, "bash"])
-            .args(all("5"))
-            .current_dir(tweedie.folder.path())
-            .output()?;
+        let output = tweedie.with_small_files(16, &all("5")).output()?;
         let message = String::from_utf8(output.stderr)?;
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains("cannot write") && message.contains("run/checkpoints/"), "{message}");

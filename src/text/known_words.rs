@@ -1,5 +1,8 @@
 //! The words of the captions that a model was trained on: of any other it knows nothing.
 
+use super::tokenizer_files::{InModel, TokenizerSource, WORDS};
+use crate::Result;
+use crate::checkpoints::ModelFiles;
 use std::collections::BTreeSet;
 
 /// Words that are offered in the place of an unknown one, at most.
@@ -23,6 +26,19 @@ impl KnownWords {
     /// Those of texts.
     pub fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         Self(texts.flat_map(words).collect())
+    }
+
+    /// Those that a model's tokenizer in this folder lists; nothing if it lists none.
+    ///
+    /// # Errors
+    /// If the list cannot be read.
+    pub fn of_model(files: &ModelFiles, folder: &str) -> Result<Option<Self>> {
+        Self::read(&InModel { files, folder })
+    }
+
+    pub(super) fn read(files: &dyn TokenizerSource) -> Result<Option<Self>> {
+        let list = files.has(WORDS).then(|| files.text(WORDS)).transpose()?;
+        Ok(list.map(|list| Self::of(list.lines())))
     }
 
     /// Adds those of a text.

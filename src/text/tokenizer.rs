@@ -2,7 +2,7 @@
 
 use super::byte_pairs::{self, END_OF_WORD, MergeList, Vocabulary, merge_lines};
 use super::known_words::{KnownWords, UnknownWord};
-use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource, WORDS as KNOWN_WORDS};
+use super::tokenizer_files::{InModel, TokenizerFiles, TokenizerSource};
 use super::tokenizer_json;
 use crate::checkpoints::ModelFiles;
 use crate::config::LONGEST;
@@ -91,17 +91,13 @@ impl Tokenizer {
 
         let id =
             |token: &str| inner.token_to_id(token).ok_or_else(|| fail(format!("`{token}` is not in the vocabulary")));
-        let known_words = match files.has(KNOWN_WORDS) {
-            true => Some(KnownWords::of(files.text(KNOWN_WORDS)?.lines())),
-            false => None,
-        };
         Ok(Self {
             start: id(START)?,
             end: id(END)?,
             pad: id(&settings.token("pad_token", END).0)?,
             max_length: settings.max_length(),
             learned: HashMap::new(),
-            known_words,
+            known_words: KnownWords::read(files)?,
             inner,
         })
     }

@@ -3,8 +3,8 @@
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
+use super::print;
 use super::source::{OfflineOption, Source};
-use super::{memory, print};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
@@ -84,7 +84,7 @@ impl BenchArguments {
             Some(Preset::Sd15) => self.time(BenchModel::Sd15)?,
             None => self.time(self.model()?)?,
         };
-        results.insert("peak_rss_mb".into(), memory::peak_mb().map_or(Value::Null, Value::from));
+        results.insert("peak_rss_mb".into(), tweedie_pipelines::memory::peak_mb().map_or(Value::Null, Value::from));
         if let Some(output) = output {
             output.write(0, &encode_png(&breakdown(&results)?, &[])?)?;
         }

@@ -6,7 +6,7 @@ use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::Progress;
-use super::{ModelArguments, memory, print, schedulers};
+use super::{ModelArguments, print, schedulers};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -293,6 +293,6 @@ fn summary(settings: &Settings, record: &Record, output: &Output, seconds: Secon
             "decode": seconds.decode,
             "total": total,
         },
-        "peak_memory_mb": memory::peak_mb(),
+        "peak_memory_mb": tweedie_pipelines::memory::peak_mb(),
     })
 }

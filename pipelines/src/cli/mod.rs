@@ -15,7 +15,6 @@ mod inpaint;
 mod inputs;
 mod interrupt;
 mod manual;
-mod memory;
 mod model;
 mod output;
 mod print;

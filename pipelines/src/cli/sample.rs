@@ -4,9 +4,9 @@ use super::fetching::Fetching;
 use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::Output;
+use super::print;
 use super::progress::Progress;
 use super::source::{OfflineOption, Source};
-use super::{memory, print};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
@@ -272,6 +272,6 @@ fn summary(
         "classes": images.filter_map(|i| settings.class_of(i)).collect::<Vec<_>>(),
         "settings": record.json(None),
         "seconds": { "load": seconds.load, "denoise": seconds.denoise, "total": total },
-        "peak_memory_mb": memory::peak_mb(),
+        "peak_memory_mb": tweedie_pipelines::memory::peak_mb(),
     })
 }

@@ -2,7 +2,7 @@
 
 use super::PixelPipeline;
 use crate::device::{DTypeChoice, DeviceChoice};
-use crate::model::{Defaults, component_parameters};
+use crate::model::{Defaults, component_parameters, folder_of_model};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles};
@@ -69,13 +69,8 @@ impl PixelModel {
 
 /// The model in a folder, or in `model/` of a training run's folder.
 fn inside(path: &Path, component: &str) -> Result<ModelFiles> {
-    let files = ModelFiles::folder(path)?;
-    let has = |files: &ModelFiles| files.exists(&format!("{component}/config.json"));
-    let finished = path.join("model");
-    if !has(&files) && finished.is_dir() {
-        return ModelFiles::folder(&finished);
-    }
-    Ok(files)
+    let has = |folder: &Path| folder.join(component).join("config.json").is_file();
+    ModelFiles::folder(&folder_of_model(path, has))
 }
 
 /// Says with which model, where and in which number format a pipeline in pixel space runs.

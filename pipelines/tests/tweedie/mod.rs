@@ -6,7 +6,7 @@ pub mod kills;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 pub type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -58,6 +58,26 @@ impl Tweedie {
             stdout: String::from_utf8(stdout)?,
             stderr: String::from_utf8(stderr)?,
         })
+    }
+
+    /// Starts it, and what it says can be read when it has ended.
+    pub fn spawn(&self, arguments: &[&str]) -> TestResult<Child> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tweedie"));
+        command.args(arguments).current_dir(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Ok(command.spawn()?)
+    }
+
+    /// The program after a line of bash in the same process, such as `ulimit -f 16`.
+    pub fn after(&self, line: &str, arguments: &[&str]) -> Command {
+        let script = format!("{line}; exec '{}' \"$@\"", env!("CARGO_BIN_EXE_tweedie"));
+        let mut command = Command::new("bash");
+        command.args(["-c", &script, "bash"]).args(arguments).current_dir(self.folder.path());
+        command
+    }
+
+    /// The same with files of so many KiB at most, which stands for a full disk: writing more fails.
+    pub fn with_small_files(&self, kib: u32, arguments: &[&str]) -> Command {
+        self.after(&format!("trap '' XFSZ; ulimit -f {kib}"), arguments)
     }
 
     /// The names of the files in the folder.

@@ -6,7 +6,7 @@ use crate::cli::fetching::Fetching;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::NewFolder;
 use crate::cli::progress::Progress;
-use crate::cli::{ModelArguments, memory, print};
+use crate::cli::{ModelArguments, print};
 use anyhow::bail;
 use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
@@ -109,7 +109,7 @@ impl PromptsArguments {
         }
         fields["files"] = json!(files);
         fields["seconds"] = start.elapsed().as_secs_f64().into();
-        fields["peak_rss_mb"] = memory::peak_mb().into();
+        fields["peak_rss_mb"] = tweedie_pipelines::memory::peak_mb().into();
         print::result(&match (self.json, judge) {
             (true, _) => fields.to_string(),
             (false, Some(_)) => table::as_text(&scores, accuracy.as_ref()),

@@ -3,7 +3,7 @@
 use super::progress::TrainProgress;
 use crate::cli::data::DataArguments;
 use crate::cli::interrupt::Interrupt;
-use crate::cli::{memory, print};
+use crate::cli::print;
 use anyhow::bail;
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -126,6 +126,6 @@ fn as_json<E: Account>(run: &Path, outcome: &TrainOutcome<E>, model: &FinishedMo
         fields[name] = value;
     }
     fields["seconds"] = start.elapsed().as_secs_f64().into();
-    fields["peak_rss_mb"] = memory::peak_mb().into();
+    fields["peak_rss_mb"] = tweedie_pipelines::memory::peak_mb().into();
     fields
 }
