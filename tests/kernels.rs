@@ -331,6 +331,13 @@ fn gradients_of_norms_are_their_definitions() -> TestResult {
                 &|x, w, b| group_norm(x, w, b, groups, 1e-5, activation),
                 &|x, w, b| group_norm_definition(x, w, b, groups, 1e-5, activation),
             )?;
+            let [x, ..] = arguments.clone();
+            check_gradients(
+                &format!("adaptive group norm {pixels} {channels} {groups} {activation:?}"),
+                [x, random(2, &[3, channels])?, random(3, &[3, channels])?],
+                &|x, w, b| group_norm(x, w, b, groups, 1e-5, activation),
+                &|x, w, b| group_norm_definition(x, w, b, groups, 1e-5, activation),
+            )?;
         }
         let what = format!("layer norm {pixels} {channels}");
         check_gradients(&what, arguments, &|x, w, b| layer_norm(x, w, b, 1e-5), &|x, w, b| {

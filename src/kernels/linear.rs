@@ -10,6 +10,7 @@ use super::right_factor::{Factor, Packed};
 use super::rows::Rows;
 use super::simd::multiversion;
 use super::tile::Run;
+use super::weight_layout::pack_shaped;
 use super::{Kernel, Needed, Product, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -114,7 +115,11 @@ impl Kernel<3> for Linear {
     ) -> [Vec<T>; 3] {
         let (outputs, inputs) = (shape[0], shape[1]);
         let products = self.0.of_matrix(outputs, inputs);
-        let grad_x = || input_gradient(|out, input| weight[out * inputs + input], grad, outputs, inputs, products);
+        let grad_x = || {
+            let transposed = Packed::wide(&pack_shaped(weight, shape)).transposed(inputs, outputs);
+            let factor = Factor::of_panels(transposed, outputs, inputs, products);
+            multiply(grad, 1, factor.packed(), Addend::none(inputs), outputs)
+        };
         [
             if needed[0] { grad_x() } else { Vec::new() },
             if needed[1] { weight_gradient(x, inputs, grad, outputs) } else { Vec::new() },
@@ -191,17 +196,6 @@ pub(super) fn packed_gradients<T: Product>(weight: &PackedWeight, grad: &[T], ne
         if needed[0] { grad_x() } else { Vec::new() },
         if needed[1] { sum_rows(grad, outputs, outputs) } else { Vec::new() },
     ]
-}
-
-/// `grad W`, with `weight(out, input)`.
-fn input_gradient<T: Product>(
-    weight: impl Fn(usize, usize) -> T + Sync,
-    grad: &[T],
-    outputs: usize,
-    inputs: usize,
-    products: MatmulPrecision,
-) -> Vec<T> {
-    multiply(grad, 1, Factor::new(outputs, inputs, products, weight).packed(), Addend::none(inputs), outputs)
 }
 
 /// Rows of `depth` values times packed weights, plus a bias, which may differ from image to image, and perhaps a residual.

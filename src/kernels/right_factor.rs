@@ -112,6 +112,17 @@ impl<T: Real> Factor<T> {
         }
     }
 
+    /// Of panels that are laid out already.
+    pub fn of_panels(panels: Vec<T>, depth: usize, columns: usize, products: MatmulPrecision) -> Self {
+        match products {
+            MatmulPrecision::Full => Self::Panels(panels),
+            MatmulPrecision::Bf16 => {
+                let at = |k, column| panels[packed_at(depth, k, column)].rounded();
+                Self::Pairs(pack_pairs(depth, columns, at))
+            }
+        }
+    }
+
     /// Of a weight `[out, in]` or `[out, in, kernel, kernel]`.
     pub fn of_weight(weight: &[T], shape: &[usize], products: MatmulPrecision) -> Self {
         match products {

@@ -108,23 +108,12 @@ impl FeatureMap {
     /// # Errors
     /// If the dimensions do not fit.
     pub fn add_per_channel(&self, values: &Tensor) -> Result<Self> {
-        self.map(|x| Ok(x.broadcast_add(&self.per_channel(values)?)?))
-    }
-
-    /// Multiplies every pixel by a value per image and channel, `[batch, channels]`.
-    ///
-    /// # Errors
-    /// If the dimensions do not fit.
-    pub fn scale_per_channel(&self, values: &Tensor) -> Result<Self> {
-        self.map(|x| Ok(x.broadcast_mul(&self.per_channel(values)?)?))
-    }
-
-    fn per_channel(&self, values: &Tensor) -> Result<Tensor> {
         let (batch, channels) = values.dims2()?;
-        Ok(match self.backend {
+        let values = match self.backend {
             Backend::Kernels => values.reshape((batch, 1, 1, channels))?,
             Backend::Candle => values.reshape((batch, channels, 1, 1))?,
-        })
+        };
+        self.map(|x| Ok(x.broadcast_add(&values)?))
     }
 
     /// An activation function of every value.

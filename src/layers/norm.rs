@@ -42,11 +42,27 @@ impl GroupNorm {
     /// # Errors
     /// If the channels do not fit.
     pub fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+        self.apply(x, &self.weight, &self.bias)
+    }
+
+    /// The adaptive form (Dhariwal and Nichol 2021, section 3.1): what the norm gives times `1 + scale` plus `shift`, each
+    /// `[batch, channels]`, then the activation. It costs no more than the plain one, as both go into weight and bias.
+    ///
+    /// # Errors
+    /// If the channels or the batch do not fit.
+    pub fn forward_adapted(&self, x: &FeatureMap, scale: &Tensor, shift: &Tensor) -> Result<FeatureMap> {
+        let (factor, shift) = ((widest(scale)? + 1.0)?, widest(shift)?);
+        let weight = factor.broadcast_mul(&self.weight.to_dtype(factor.dtype())?)?;
+        let bias = factor.broadcast_mul(&self.bias.to_dtype(factor.dtype())?)?.add(&shift)?;
+        self.apply(x, &weight, &bias)
+    }
+
+    fn apply(&self, x: &FeatureMap, weight: &Tensor, bias: &Tensor) -> Result<FeatureMap> {
         let dtype = x.dtype();
         let (_, _, height, width) = x.dims();
         let norm = |x: &Tensor, norm: fn(&_, &_, &_, _, _, _) -> candle_core::Result<Tensor>| -> Result<Tensor> {
             let x = widest(x)?;
-            let (weight, bias) = (self.weight.to_dtype(x.dtype())?, self.bias.to_dtype(x.dtype())?);
+            let (weight, bias) = (weight.to_dtype(x.dtype())?, bias.to_dtype(x.dtype())?);
             Ok(norm(&x, &weight, &bias, self.groups, self.epsilon, self.activation)?.to_dtype(dtype)?)
         };
         match self.backend {

@@ -38,12 +38,11 @@ impl ResnetBlock {
         let time_outputs = if time_scale_shift { 2 * outputs } else { outputs };
         let time_emb_proj = time_width.map(|width| Linear::new(&weights.at("time_emb_proj"), width, time_outputs));
         let shortcut = (inputs != outputs).then(|| Conv2d::new(&weights.at("conv_shortcut"), inputs, outputs, 1));
-        let norm2 = GroupNorm::new(&weights.at("norm2"), groups, outputs, epsilon)?;
         Ok(Self {
             norm1: GroupNorm::new(&weights.at("norm1"), groups, inputs, epsilon)?.with_silu(),
             conv1: Conv2d::new(&weights.at("conv1"), inputs, outputs, 3)?,
             time_emb_proj: time_emb_proj.transpose()?,
-            norm2: if time_scale_shift { norm2 } else { norm2.with_silu() },
+            norm2: GroupNorm::new(&weights.at("norm2"), groups, outputs, epsilon)?.with_silu(),
             conv2: Conv2d::new(&weights.at("conv2"), outputs, outputs, 3)?,
             conv_shortcut: shortcut.transpose()?,
             time_scale_shift,
@@ -81,14 +80,12 @@ impl ResnetBlock {
             _ => self.conv1.forward(&normed)?,
         };
         drop(normed);
-        let normed = self.norm2.forward(&h)?;
         match &time {
             Some(time) if self.time_scale_shift => {
                 let parts = time.chunk(2, 1)?;
-                let scaled = normed.scale_per_channel(&(&parts[0] + 1.0)?)?;
-                scaled.add_per_channel(&parts[1])?.activate(Activation::Silu)
+                self.norm2.forward_adapted(&h, &parts[0], &parts[1])
             }
-            _ => Ok(normed),
+            _ => self.norm2.forward(&h),
         }
     }
 }

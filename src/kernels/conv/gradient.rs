@@ -4,10 +4,9 @@
 //! every patch is added to the pixels that it came from.
 
 use super::super::addend::Start;
-use super::super::bf16::MatmulPrecision;
 use super::super::output::Output;
 use super::super::product::{add_outer_products, add_product};
-use super::super::right_factor::{Factor, Packed};
+use super::super::right_factor::Packed;
 use super::super::rows::Rows;
 use super::super::tile::Run;
 use super::super::{Product, Real, linear, zeros};
@@ -23,20 +22,6 @@ impl Grid {
         let turned =
             ConvGeometry { kernel, stride, pad_before: kernel - 1 - pad_before, pad_after: kernel - 1 - pad_after };
         Some(Self::new(turned, self.out_height, self.out_width, outputs))
-    }
-
-    /// The kernel of [`Self::turned`], of values `weight(out, position in the patch)`.
-    pub fn turned_factor<T: Product>(
-        &self,
-        weight: impl Fn(usize, usize) -> T + Sync,
-        outputs: usize,
-        products: MatmulPrecision,
-    ) -> Factor<T> {
-        let (taps, channels) = (self.taps(), self.channels);
-        Factor::new(taps * outputs, channels, products, |k, channel| {
-            let (tap, out) = (k / outputs, k % outputs);
-            weight(out, (taps - 1 - tap) * channels + channel)
-        })
     }
 
     /// The gradient with respect to the image as patches that are added to the pixels that they came from. `weight` has the

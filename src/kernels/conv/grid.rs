@@ -36,12 +36,6 @@ impl Grid {
         self.taps() * self.channels
     }
 
-    /// Where in a weight `[out, in, kernel, kernel]` the value for an output channel and a position in the patch is.
-    pub fn weight_at(&self, out: usize, k: usize) -> usize {
-        let (tap, channel) = (k / self.channels, k % self.channels);
-        (out * self.channels + channel) * self.taps() + tap
-    }
-
     /// Pixels of a kernel.
     pub fn taps(&self) -> usize {
         self.geometry.kernel * self.geometry.kernel

@@ -14,11 +14,12 @@ pub use geometry::ConvGeometry;
 use super::addend::Addend;
 use super::bf16::MatmulPrecision;
 use super::packed_weight::PackedWeight;
-use super::panels::pack;
 use super::right_factor::{Factor, Packed};
-use super::{Kernel, Needed, Product, apply, apply_2, linear, zeros};
+use super::weight_layout::pack_shaped;
+use super::{Kernel, Needed, Product, Real, apply, apply_2, linear, zeros};
 use candle_core::{Result, Tensor};
 use grid::Grid;
+use rayon::prelude::*;
 
 /// A convolution.
 ///
@@ -134,22 +135,20 @@ impl Kernel<3> for Conv2d {
         needed: Needed<3>,
     ) -> [Vec<T>; 3] {
         let (grid, batch, outputs) = (Grid::of(self.0, x_shape), x_shape[0], shape[0]);
-        let at = |out, k| weight[grid.weight_at(out, k)];
-        let grad_x = || match grid.turned(outputs) {
-            Some(turned) => {
-                let products = self.1.of_matrix(outputs, shape[1]);
-                let factor = grid.turned_factor(at, outputs, products);
-                turned.convolve(grad, batch, factor.packed(), Addend::none(shape[1]))
+        let grad_x = || {
+            let panels = pack_shaped(weight, shape);
+            let weight = Packed::wide(&panels);
+            match grid.turned(outputs) {
+                Some(turned) => {
+                    let (products, depth) = (self.1.of_matrix(outputs, shape[1]), grid.taps() * outputs);
+                    let turned_weight = weight.turned(grid.taps(), grid.channels, outputs);
+                    let factor = Factor::of_panels(turned_weight, depth, grid.channels, products);
+                    turned.convolve(grad, batch, factor.packed(), Addend::none(grid.channels))
+                }
+                None => grid.folded_gradient(batch, &weight.transposed(grid.patch_len(), outputs), outputs, grad),
             }
-            None => grid.folded_gradient(batch, &pack(outputs, grid.patch_len(), at), outputs, grad),
         };
-        let grad_weight = || {
-            let mut gradient = zeros::<T>(weight.len());
-            for (i, value) in grid.weight_gradient(batch, x, outputs, grad).into_iter().enumerate() {
-                gradient[grid.weight_at(i / grid.patch_len(), i % grid.patch_len())] = value;
-            }
-            gradient
-        };
+        let grad_weight = || taps_last(grid.weight_gradient(batch, x, outputs, grad), grid.taps(), grid.channels);
         [
             if needed[0] { grad_x() } else { Vec::new() },
             if needed[1] { grad_weight() } else { Vec::new() },
@@ -188,6 +187,21 @@ impl Kernel<2> for PackedConv2d {
     ) -> [Vec<T>; 2] {
         self.gradients(x_shape, bias.len(), grad, needed)
     }
+}
+
+/// `[out][tap][in]` as weights lie, `[out][in][tap]`.
+fn taps_last<T: Real>(values: Vec<T>, taps: usize, channels: usize) -> Vec<T> {
+    if taps == 1 {
+        return values;
+    }
+    let mut turned = zeros::<T>(values.len());
+    let outputs = turned.par_chunks_exact_mut(taps * channels).zip(values.par_chunks_exact(taps * channels));
+    outputs.for_each(|(turned, values)| {
+        for (tap, values) in values.chunks_exact(channels).enumerate() {
+            turned[tap..].iter_mut().step_by(taps).zip(values).for_each(|(to, &value)| *to = value);
+        }
+    });
+    turned
 }
 
 /// With a residual.

@@ -22,11 +22,12 @@ pub enum Activation {
 /// Rows that one task sums; fixed, so that sums do not depend on the number of threads.
 const ROWS_PER_TASK: usize = 256;
 
-/// Group normalisation over `[batch, ..., channels]` (Wu and He 2018), then the activation.
+/// Group normalisation over `[batch, ..., channels]` (Wu and He 2018), then the activation. With a weight and a bias for each
+/// image it is the adaptive one of Dhariwal and Nichol (2021, section 3.1).
 ///
 /// # Shapes
-/// `x`: `[batch, ..., channels]`, `channels` a multiple of `groups`; `weight` and `bias`: `[channels]`;
-/// the result is as `x`.
+/// `x`: `[batch, ..., channels]`, `channels` a multiple of `groups`; `weight` and `bias`: `[channels]` or `[batch, channels]`,
+/// both alike; the result is as `x`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the element type is neither f32 nor f64.
@@ -60,7 +61,12 @@ pub fn group_norm_definition(
     let centred = x.broadcast_sub(&x.mean_keepdim((1, 3))?)?;
     let variance = centred.sqr()?.mean_keepdim((1, 3))?;
     let normed = centred.broadcast_div(&(variance + epsilon)?.sqrt()?)?.reshape(shape)?;
-    let y = normed.broadcast_mul(weight)?.broadcast_add(bias)?;
+    // One value for each channel, or for each image and channel.
+    let beside = |values: &Tensor| match values.rank() {
+        1 => Ok(values.clone()),
+        _ => values.reshape([&[batch][..], &vec![1; shape.rank() - 2], &[channels]].concat()),
+    };
+    let y = normed.broadcast_mul(&beside(weight)?)?.broadcast_add(&beside(bias)?)?;
     match activation {
         Activation::None => Ok(y),
         Activation::Silu => y.silu(),
@@ -78,17 +84,20 @@ impl Kernel<3> for GroupNorm {
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
         let channels = *x.last()?;
-        let fits = x.len() >= 2 && channels.is_multiple_of(self.groups) && weight == [channels] && bias == [channels];
-        fits.then(|| x.to_vec())
+        let alike = weight == bias && (weight == [channels] || weight == [x[0], channels]);
+        (x.len() >= 2 && channels.is_multiple_of(self.groups) && alike).then(|| x.to_vec())
     }
 
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {
+        let channels = shape[shape.len() - 1];
         let image_len = (x.len() / shape[0].max(1)).max(1);
-        let task_len = ROWS_PER_TASK * weight.len();
+        let task_len = ROWS_PER_TASK * channels;
         let silu = self.activation == Activation::Silu;
         let write = |at: Range<usize>, y: &mut [MaybeUninit<T>]| {
+            let image = at.start / image_len;
             let x = &x[at];
-            let affine = self.statistics(x, weight.len()).affine(weight, bias);
+            let (weight, bias) = (of_image(weight, image, channels), of_image(bias, image, channels));
+            let affine = self.statistics(x, channels).affine(weight, bias);
             let tasks = y.par_chunks_mut(task_len).zip(x.par_chunks(task_len));
             tasks.for_each(|(y, x)| scale_rows(x, &affine.scale, &affine.shift, silu, y));
         };
@@ -104,12 +113,16 @@ impl Kernel<3> for GroupNorm {
         grad: &[T],
         _: Needed<3>,
     ) -> [Vec<T>; 3] {
+        let channels = shape[shape.len() - 1];
         let image_len = (x.len() / shape[0].max(1)).max(1);
-        let task_len = ROWS_PER_TASK * weight.len();
+        let task_len = ROWS_PER_TASK * channels;
         let images: Vec<_> = x
             .par_chunks_exact(image_len)
             .zip(grad.par_chunks_exact(image_len))
-            .map(|(x, grad)| self.image_gradient(x, weight, bias, grad))
+            .enumerate()
+            .map(|(i, (x, grad))| {
+                self.image_gradient(x, of_image(weight, i, channels), of_image(bias, i, channels), grad)
+            })
             .collect();
         let write = |at: Range<usize>, grad_x: &mut [MaybeUninit<T>]| {
             let image = &images[at.start / image_len];
@@ -119,12 +132,19 @@ impl Kernel<3> for GroupNorm {
         // SAFETY: a part is an image, all of which is set.
         let grad_x = unsafe { written(x.len(), image_len, write) };
         let (mut grad_weight, mut grad_bias) = (vec![0.0; weight.len()], vec![0.0; weight.len()]);
-        for image in &images {
-            grad_weight.iter_mut().zip(&image.sums.products).for_each(|(sum, value)| *sum += value);
-            grad_bias.iter_mut().zip(&image.sums.plain).for_each(|(sum, value)| *sum += value);
+        for (i, image) in images.iter().enumerate() {
+            // All images add to one row, or each to its own.
+            let row = if weight.len() == channels { 0 } else { i * channels };
+            grad_weight[row..].iter_mut().zip(&image.sums.products).for_each(|(sum, value)| *sum += value);
+            grad_bias[row..].iter_mut().zip(&image.sums.plain).for_each(|(sum, value)| *sum += value);
         }
         [grad_x, from_f64(&grad_weight), from_f64(&grad_bias)]
     }
+}
+
+/// The values of an image, of which there is a row for all or one for each.
+fn of_image<T>(values: &[T], image: usize, channels: usize) -> &[T] {
+    if values.len() == channels { values } else { &values[image * channels..][..channels] }
 }
 
 /// Mean and inverse standard deviation of the group that each channel is in.
