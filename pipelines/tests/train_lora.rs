@@ -59,18 +59,18 @@ fn one_caption_is_that_of_all_pictures() -> TestResult {
 fn what_does_not_fit_is_named() -> TestResult {
     let tweedie = with_data("sks")?;
     let with = |more: &[&str]| tweedie.run(&arguments("run", &[&["--steps", "2"], more].concat()));
-    with(&["--alpha", "0"])?.fails(1, &["--alpha", "above 0"])?;
-    with(&["--snr-gamma", "-1"])?.fails(1, &["--snr-gamma"])?;
-    with(&["--caption", " "])?.fails(1, &["caption", "empty"])?;
+    with(&["--alpha", "0"])?.fails(2, &["--alpha", "above 0"])?;
+    with(&["--snr-gamma", "-1"])?.fails(2, &["--snr-gamma"])?;
+    with(&["--caption", " "])?.fails(2, &["caption", "empty"])?;
     with(&["--model", "absent"])?.fails(1, &["absent"])?;
     let odd = ["train", "lora", "--data", "data", "--output", "run", "--quiet", "--resize", "30"];
-    tweedie.run(&odd)?.fails(1, &["a side of the pictures is 30", "multiple of 4", "--resize"])?;
+    tweedie.run(&odd)?.fails(2, &["a side of the pictures is 30", "multiple of 4", "--resize"])?;
     std::fs::write(tweedie.path("data/3.png"), "a letter")?;
     with(&[])?.fails(1, &["3.png", "no picture format"])?;
     write_picture(&tweedie.path("data/3.png"), 3)?;
     assert!(!tweedie.path("run").exists(), "nothing is made");
     // A run goes on with what it was started with.
     with(&["--checkpoint-every", "1"])?.success()?;
-    with(&["--resume", "--seed", "4"])?.fails(1, &["--seed is 4", "the run has 0"])?;
+    with(&["--resume", "--seed", "4"])?.fails(2, &["--seed is 4", "the run has 0"])?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Making the pictures of a request and saving them: what txt2img, img2img and inpaint share.
 
 use super::adapter_options::AdapterOptions;
+use super::failure::{Stopped, wrong_usage};
 use super::fetching::Fetching;
 use super::given::Given;
 use super::interrupt::Interrupt;
@@ -13,20 +14,22 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tweedie::images::{Picture, encode_animation, encode_png};
+use tweedie::images::{Photo, Picture, TextChunk, encode_animation, encode_png};
 use tweedie_pipelines::{
-    Error, Event, Input, LatentDiffusion, Options, Previews, Purpose, Record, Seconds, Settings, TaskKind,
-    TextToImageRequest,
+    Error, Event, Input, LatentDiffusion, Options, Previews, Purpose, Record, ReusedSettings, Seconds, Settings,
+    TaskKind, TextToImageRequest,
 };
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
 pub struct Generate {
     #[command(flatten)]
     pub request: Given<TextToImageRequest>,
 
     /// Width and height together, in the place of --width and --height
     #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["width", "height"])]
+    #[arg(help_heading = "Size and number")]
     size: Option<(u32, u32)>,
 
     #[command(flatten)]
@@ -36,21 +39,26 @@ pub struct Generate {
     pub adapters: AdapterOptions,
 
     /// Also draw the schedule and the chosen steps into this PNG file
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(long, value_name = "FILE.png", hide_short_help = true)]
     plot_schedule: Option<PathBuf>,
 
     /// Save a cheap preview of each step, and an animated one of all, as PNG files in this new folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     save_steps: Option<PathBuf>,
 
     /// Draw the previews by this autoencoder, such as TAESD, in every form that --vae takes; each is then written as
     /// soon as its step is done [default: a fit of the steps' latents to the finished picture]
-    #[arg(long, value_name = "MODEL", requires = "save_steps")]
+    #[arg(long, value_name = "MODEL", requires = "save_steps", hide_short_help = true)]
     preview_vae: Option<PathBuf>,
 
-    /// The PNG file; several get -0, -1, ... before the extension [default: from prompt and seed]
+    /// The picture's file, which ends in .png, .webp or .jpg; several get -0, -1, ... before the extension; - is standard
+    /// output [default: a PNG file, named from prompt and seed]
     #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
+
+    /// Put all pictures into one file, side by side
+    #[arg(long, conflicts_with = "save_steps")]
+    grid: bool,
 
     /// Replace existing files
     #[arg(long)]
@@ -60,7 +68,7 @@ pub struct Generate {
     #[arg(long)]
     json: bool,
 
-    /// Show no progress
+    /// Show no progress, only the files' names
     #[arg(long, short)]
     quiet: bool,
 }
@@ -68,9 +76,18 @@ pub struct Generate {
 /// Where everything goes that a run writes, known and checked before anything is computed.
 pub struct Plan {
     interrupt: Interrupt,
+    /// What another picture says.
+    like: Option<ReusedSettings>,
     output: Output,
     plot: Option<Output>,
     steps: Option<NewFolder>,
+}
+
+impl Plan {
+    /// That the pictures of a task that keeps a photo's depth and transparency can be saved.
+    pub fn check_format(&self, photo: &Photo) -> anyhow::Result<()> {
+        Ok(self.output.format().check(photo)?)
+    }
 }
 
 impl Generate {
@@ -83,21 +100,41 @@ impl Generate {
         fields
     }
 
-    /// What is wanted, with the pictures of the control models.
-    pub fn text_request(&self) -> anyhow::Result<TextToImageRequest> {
+    /// What is wanted of a model, with the pictures of the control models.
+    pub fn text_request(&self, plan: &Plan, model: &LatentDiffusion) -> anyhow::Result<TextToImageRequest> {
         let mut request =
             TextToImageRequest { controls: self.adapters.control_images()?, ..TextToImageRequest::default() };
+        let like = plan.like.clone().map(|like| {
+            let own = like.model.as_deref() == Some(model.model_name());
+            // Another scheduler has another configuration.
+            let own = own && !self.fields().contains_key("scheduler");
+            if own { like.options } else { like.for_another_model() }
+        });
+        request.read(only::<TextToImageRequest>(like.unwrap_or_default()))?;
         request.read(self.fields())?;
         Ok(request)
+    }
+
+    /// What is wanted of a task besides, that `given` does not say.
+    pub fn task_fields<R: Options>(&self, plan: &Plan, given: &Given<R>) -> Map<String, Value> {
+        let like = plan.like.as_ref().map(|like| only::<R>(like.options.clone())).unwrap_or_default();
+        let of_text = TextToImageRequest::keys();
+        like.into_iter().filter(|(key, _)| !of_text.contains(&key.as_str())).chain(given.fields()).collect()
     }
 
     /// Plans the files that will be written. None of `inputs` is among them, even with `--force`.
     pub fn plan(&self, inputs: &[&Path]) -> anyhow::Result<Plan> {
         let interrupt = Interrupt::listen()?;
+        let like = self.request.like().map(ReusedSettings::read).transpose()?;
         let mut request = TextToImageRequest::default();
+        request.read(only::<TextToImageRequest>(like.as_ref().map(|like| like.options.clone()).unwrap_or_default()))?;
         request.read(self.fields())?;
         let TextToImageRequest { prompt, seed, num_images, .. } = request;
-        let output = Output::plan(self.output.as_deref(), &prompt, seed, num_images, self.force)?;
+        let files = if self.grid { 1 } else { num_images };
+        let output = Output::plan(self.output.as_deref(), &prompt, seed, files, self.force)?;
+        if output.is_stdout() && self.json {
+            wrong_usage!("--json and --output - both write to standard output; leave one away");
+        }
         let plot = self.plot_schedule.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
         Output::apart(&plot.iter().chain([&output]).collect::<Vec<_>>())?;
         for output in plot.iter().chain([&output]) {
@@ -105,7 +142,7 @@ impl Generate {
             output.spare(&self.adapters.control_paths().collect::<Vec<_>>())?;
         }
         let steps = self.save_steps.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
-        Ok(Plan { interrupt, output, plot, steps })
+        Ok(Plan { interrupt, like, output, plot, steps })
     }
 
     /// The model that the options ask for, for one run of a task, with what is put on top of its model; that is fetched first if need be.
@@ -116,6 +153,21 @@ impl Generate {
         let preview = preview.map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
         let builder = self.model.builder(task, &source)?.preview_vae(preview);
         Ok(builder.adapters(self.adapters.adapters(&source)?).build()?)
+    }
+
+    /// Says what of another picture's settings is not taken.
+    fn tell_of_like(&self, plan: &Plan, model: &LatentDiffusion) {
+        let Some(like) = &plan.like else { return };
+        if let Some(other) = like.model.as_ref().filter(|name| *name != model.model_name()) {
+            print::warning(&format!(
+                "the settings are those of a picture of {other}, and the model is {}: the picture will be another one; give that \
+                 model with `model`",
+                model.model_name()
+            ));
+        }
+        if !like.unused.is_empty() {
+            print::warning(&format!("of that picture's settings these are not taken: {}", like.unused.join(", ")));
+        }
     }
 
     /// Makes the pictures and writes what was planned.
@@ -134,6 +186,7 @@ impl Generate {
                 print::remark(&format!("saved {}", path.display()));
             }
         }
+        self.tell_of_like(&plan, model);
         let start = Instant::now();
         let mut work = Work {
             settings,
@@ -142,17 +195,28 @@ impl Generate {
             progress: Progress::new(self.quiet),
             previews: Previews::default(),
             shown: BTreeMap::new(),
+            grid: self.grid.then(Vec::new),
             saved: 0,
             failure: None,
         };
         let seconds = work.run(model)?;
+        work.save_grid()?;
         let total = seconds.load + start.elapsed().as_secs_f64();
+        if self.quiet && !self.json && !plan.output.is_stdout() {
+            print::lines(plan.output.paths().iter().map(|path| path.display().to_string()))?;
+        }
         if self.json {
             let summary = summary(settings, &record, &plan.output, seconds, total);
             print::result(&serde_json::to_string_pretty(&summary)?)?;
         }
         Ok(())
     }
+}
+
+/// Of some options, those of a request.
+fn only<R: Options>(options: Map<String, Value>) -> Map<String, Value> {
+    let keys = R::keys();
+    options.into_iter().filter(|(key, _)| keys.contains(&key.as_str())).collect()
 }
 
 fn size(text: &str) -> Result<(u32, u32), String> {
@@ -171,6 +235,8 @@ struct Work<'a> {
     previews: Previews,
     /// Of pictures that are not finished, what was drawn and written by an autoencoder for previews.
     shown: BTreeMap<usize, Vec<Picture>>,
+    /// The pictures that go into one file.
+    grid: Option<Vec<Picture>>,
     saved: usize,
     failure: Option<anyhow::Error>,
 }
@@ -194,7 +260,9 @@ impl Work<'_> {
             (Some(error), _) => Err(error),
             (None, Err(Error::Cancelled)) if self.saved == settings.request.num_images => Ok(Seconds::default()),
             (None, Err(Error::Cancelled)) => {
-                anyhow::bail!("stopped; {} of {} pictures were saved", self.saved, settings.request.num_images)
+                let of = settings.request.num_images;
+                let saved = if self.grid.is_some() { 0 } else { self.saved };
+                Err(Stopped(format!("stopped; {saved} of {of} pictures were saved")).into())
             }
             (None, result) => Ok(result?),
         }
@@ -233,10 +301,18 @@ impl Work<'_> {
 
     fn save(&mut self, event: &Event<'_>) -> anyhow::Result<()> {
         let Event::Picture { index, seed, picture, decoded } = event else { return Ok(()) };
+        if let Some(grid) = &mut self.grid {
+            grid.push(picture.to_picture());
+            self.saved += 1;
+            return Ok(());
+        }
         self.record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
-        let path = self.plan.output.write(*index, &picture.encode_png(&self.record.chunks(*seed))?)?;
+        let output = &self.plan.output;
+        let path = output.write(*index, &picture.encode(output.format(), &self.record.chunks(*seed))?)?;
         self.saved += 1;
-        self.progress.line(&format!("saved {} (seed {seed})", path.display()));
+        if !output.is_stdout() {
+            self.progress.line(&format!("saved {} (seed {seed})", path.display()));
+        }
         let (Some(folder), Some((latents, decoded))) = (&self.plan.steps, decoded) else { return Ok(()) };
 
         let prefix = self.prefix(*index);
@@ -259,6 +335,25 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Writes the file with all pictures, if that was asked for.
+    fn save_grid(&mut self) -> anyhow::Result<()> {
+        let Some(pictures) = self.grid.take() else { return Ok(()) };
+        self.record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
+        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+        let grid = Photo::from(&Picture::grid(&pictures, columns, GRID_GAP)?);
+        // Its settings make the first picture, and no picture that looks like it.
+        let texts = self
+            .record
+            .chunks(self.settings.request.seed)
+            .into_iter()
+            .filter(|text| text.keyword == TextChunk::PARAMETERS);
+        let path = self.plan.output.write(0, &grid.encode(self.plan.output.format(), &texts.collect::<Vec<_>>())?)?;
+        if !self.plan.output.is_stdout() {
+            self.progress.line(&format!("saved {} ({} pictures)", path.display(), pictures.len()));
+        }
+        Ok(())
+    }
+
     /// Writes a preview while the picture is being made.
     fn preview(&mut self, index: usize, done: usize, picture: &Picture) -> anyhow::Result<()> {
         let Some(folder) = &self.plan.steps else { return Ok(()) };
@@ -272,6 +367,9 @@ impl Work<'_> {
         if self.settings.request.num_images > 1 { format!("{index}-") } else { String::new() }
     }
 }
+
+/// Pixels between the pictures of a grid.
+const GRID_GAP: usize = 2;
 
 /// How long a step is shown in the animation.
 const FRAME_MILLISECONDS: u16 = 120;

@@ -14,7 +14,7 @@ impl Txt2img {
     pub fn run(&self) -> anyhow::Result<()> {
         let plan = self.generate.plan(&[])?;
         let model = self.generate.build(TaskKind::TextToImage, &plan)?;
-        let settings = model.settle(&self.generate.text_request()?)?;
+        let settings = model.settle(&self.generate.text_request(&plan, &model)?)?;
         self.generate.run(plan, &model, &settings, Vec::new())
     }
 }

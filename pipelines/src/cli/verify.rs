@@ -1,6 +1,7 @@
 //! `tweedie verify`.
 
 use super::adapter_options::AdapterOptions;
+use super::failure::wrong_usage;
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
@@ -12,7 +13,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tweedie::images::{Mask, Photo, picture_bytes};
+use tweedie::images::{Mask, Photo, PictureFormat, picture_bytes};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
     Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Purpose, Record, Settings,
@@ -121,6 +122,11 @@ impl Verify {
             bail!("not all files that the picture was made with are those: {other}");
         }
         let again = self.render(&model, &settings, &interrupt)?;
+        let again = match PictureFormat::of_bytes(&bytes) {
+            // What that format loses, it loses again.
+            Some(format @ PictureFormat::Jpeg) => Photo::decode(&again.encode(format, &[])?, &self.picture)?,
+            _ => again,
+        };
         if let Some(output) = &output {
             output.write(0, &again.encode_png(&[])?)?;
         }
@@ -149,7 +155,9 @@ impl Verify {
                 (None, None) if needs_image && role == "image" => {
                     bail!("the picture was made from another, which its settings do not name; give it with {option}")
                 }
-                (None, Some(_)) if !needs_image => bail!("{option} is given, and the picture was made from text alone"),
+                (None, Some(_)) if !needs_image => {
+                    wrong_usage!("{option} is given, and the picture was made from text alone")
+                }
                 (None, _) => {}
             }
         }
@@ -169,7 +177,9 @@ impl Verify {
     fn find(&self, recipe: &Recipe, source: &Source<'_>) -> anyhow::Result<Model> {
         match (recipe.vae_name(), &self.model.vae) {
             (Some(name), None) => bail!("the picture was made with another autoencoder, {name:?}; give it with --vae"),
-            (None, Some(vae)) => bail!("--vae is {}, and the picture was made with its model's own", vae.display()),
+            (None, Some(vae)) => {
+                wrong_usage!("--vae is {}, and the picture was made with its model's own", vae.display())
+            }
             _ => {}
         }
         let weights = recipe.weights()?;

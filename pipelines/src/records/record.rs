@@ -148,8 +148,8 @@ impl Record {
     /// [`Self::json`].
     pub fn chunks(&self, seed: u64) -> Vec<TextChunk> {
         vec![
-            TextChunk::new("parameters", self.parameters(seed)),
-            TextChunk::new("tweedie", self.json(seed).to_string()),
+            TextChunk::new(TextChunk::PARAMETERS, self.parameters(seed)),
+            TextChunk::new(TextChunk::SETTINGS, self.json(seed).to_string()),
         ]
     }
 

@@ -58,7 +58,7 @@ pub type PictureTokens = Vec<Vec<Vec<u32>>>;
 pub fn read_captioned(folder: &Path) -> Result<CaptionedPictures> {
     if !folder.is_dir() {
         let fix = "there is no such folder; give one with pictures and a metadata.jsonl, or with a .txt file beside each picture";
-        return Err(Error::invalid("the data folder", folder.display(), fix));
+        return Err(Error::missing("the data folder", folder.display(), fix));
     }
     let folder = &training_part(folder);
     let metadata = folder.join(METADATA);
@@ -117,7 +117,7 @@ fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
     if let Some(text) = texts.iter().find(|text| !beside.contains(*text)) {
         let fix =
             "put its picture beside it, under the same name with the ending png, jpg, jpeg or webp, or take it away";
-        return Err(Error::invalid(format!("the picture of the captions {}", text.display()), "missing", fix));
+        return Err(Error::missing(format!("the picture of the captions {}", text.display()), "missing", fix));
     }
     let pictures = paths.into_iter().map(|path| {
         let captions = captions_beside(&path)?;
@@ -136,7 +136,7 @@ fn captions_beside(picture: &Path) -> Result<Vec<String>> {
     let fail = |reason: String| Err(Error::malformed(ErrorKind::File, "file of captions", &path, reason));
     if !path.is_file() {
         let fix = format!("write it into {}, a caption a line, or all captions into a {METADATA}", path.display());
-        return Err(Error::invalid(format!("the caption of {}", picture.display()), "missing", fix));
+        return Err(Error::missing(format!("the caption of {}", picture.display()), "missing", fix));
     }
     let size = path.metadata().map_err(Error::io("read", &path))?.len();
     if size > LARGEST_CAPTIONS {
@@ -163,7 +163,7 @@ pub fn with_captions(folder: &Path, captions: &[String]) -> Result<CaptionedPict
     }
     if !folder.is_dir() {
         let fix = "there is no such folder; give one with pictures";
-        return Err(Error::invalid("the data folder", folder.display(), fix));
+        return Err(Error::missing("the data folder", folder.display(), fix));
     }
     let folder = &training_part(folder);
     let mut paths = Vec::new();
@@ -261,7 +261,7 @@ impl CaptionedPictures {
         let of = |i: usize| format!("{}x{} in {}", sizes[i].1, sizes[i].0, self.pictures[i].path.display());
         let fix = "all pictures of a set have one size; make them so, or give `resize`, which cuts out each one's centre and \
                    resamples it to N by N";
-        Err(Error::invalid("the pictures' size", format!("{} and {}", of(0), of(other)), fix))
+        Err(Error::unusable(ErrorKind::File, "the pictures' size", format!("{} and {}", of(0), of(other)), fix))
     }
 
     /// A picture at a height and width: the largest part of its middle that has their proportions, resampled (Lanczos) if
