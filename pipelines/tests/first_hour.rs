@@ -120,13 +120,20 @@ fn pictures_go_where_and_in_the_form_that_is_asked_for() -> TestResult {
     let first = Picture::read(&tweedie.path("grid.png"))?;
     assert_eq!(first.rgb()[..64 * 3], exact.2[..64 * 3]);
 
+    // Four times as large, and verified as such.
+    run(&["--scale", "4", "--output", "large.png"])?.success()?;
+    assert_eq!(pixels(&tweedie.path("large.png")).map(|(width, height, _)| (width, height))?, (256, 256));
+    let verified = tweedie.run(&["verify", "large.png", "--model", &model, "--quiet"])?.success()?;
+    assert!(verified.stdout.starts_with("identical"), "{}", verified.stdout);
+    run(&["--scale", "1", "--output", "larger.png"])?.fails(2, &["--scale", "2..=16"])?;
+
     let mut command = tweedie.after("true", &[&base[..], &["--output", "-"]].concat());
     let piped = command.output()?;
     assert!(piped.status.success() && piped.stderr.is_empty());
     assert_eq!(Photo::decode(&piped.stdout, Path::new("-"))?.to_picture().rgb(), exact.2);
     run(&["--output", "-", "--json"])?.fails(2, &["--json", "--output -"])?;
     run(&["--output", "-", "--num-images", "2"])?.fails(2, &["--output -", "--grid"])?;
-    assert_eq!(tweedie.files()?, ["a.JPG", "a.png", "a.webp", "grid.png"]);
+    assert_eq!(tweedie.files()?, ["a.JPG", "a.png", "a.webp", "grid.png", "large.png"]);
     Ok(())
 }
 
@@ -225,4 +232,44 @@ fn short_help_has_what_matters_in_groups() -> TestResult {
     let whole = tweedie.run(&["--help"])?.success()?.stdout;
     assert!(whole.contains("HF_TOKEN") && whole.contains("TWEEDIE_ISA") && whole.contains("tweedie.toml"));
     Ok(())
+}
+
+#[test]
+fn a_file_of_prompts_is_drawn_by_one_model_and_goes_on_where_it_stopped() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let model = model();
+    let lines = "a fox\n\n{\"prompt\": \"an owl\", \"seed\": 5, \"steps\": 3}\n  a bear  \n";
+    std::fs::write(tweedie.path("list.txt"), lines)?;
+    let base = ["txt2img", "--prompts", "list.txt", "--model", &model, "--steps", "2"];
+    let run = |more: &[&str]| tweedie.run(&[&base[..], more].concat());
+    let names = ["0001-a-fox.png", "0002-an-owl.png", "0003-a-bear.png"].map(|name| tweedie.path("list").join(name));
+    run(&[])?.success()?;
+    tweedie
+        .run(&["txt2img", "an owl", "--model", &model, "--seed", "5", "--steps", "3", "--output", "owl.png"])?
+        .success()?;
+    assert!(pixels(&names[1])? == pixels(&tweedie.path("owl.png"))?, "as by itself");
+
+    // What is there stays, what is missing comes.
+    let stamps = || names.each_ref().map(|name| name.metadata().and_then(|file| file.modified()).ok());
+    std::fs::remove_file(&names[2])?;
+    let before = stamps();
+    let again = run(&["--json"])?.success()?;
+    assert!(again.stderr.contains("2 of 3 were there already"), "{}", again.stderr);
+    assert_eq!(again.stdout.lines().count(), 1, "a line a picture that was made: {}", again.stdout);
+    assert!(again.json()?["files"][0].as_str().is_some_and(|file| file.ends_with("0003-a-bear.png")));
+    assert!(stamps()[..2] == before[..2] && names[2].is_file());
+
+    run(&["--seed", "1"])?.fails(1, &["0001-a-fox.png", "otherwise", "--force"])?;
+    run(&["--seed", "1", "--force", "--output", "list"])?.success()?;
+    assert!(stamps()[0] != before[0]);
+    for (lines, parts) in [
+        ("{\"seed\": 3}", ["line 1", "no prompt"]),
+        ("a fox\n{\"prompt\": 3", ["line 2", "no JSON"]),
+        ("a fox\n{\"prompt\": \"x\", \"stepz\": 3}", ["line 2", "stepz"]),
+        ("\n", ["list.txt", "no prompts"]),
+    ] {
+        std::fs::write(tweedie.path("list.txt"), lines)?;
+        run(&["--output", "new"])?.fails(2, &parts)?;
+    }
+    run(&["--save-steps", "previews"])?.fails(2, &["--save-steps", "--prompts"])
 }

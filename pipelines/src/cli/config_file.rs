@@ -1,7 +1,8 @@
 //! Options from files: `tweedie.toml` where the program is started, then the user's own `config.toml`. What the command line
 //! gives goes before both, the first of the files before the second, and both before what a model's `defaults.json` says.
 //!
-//! A file has options under their long names without dashes, for all commands that have them, or for one in a table of its name:
+//! A file has options under their long names without dashes, for all commands that make pictures, or for one in a table of its
+//! name; where to compute holds for every command. So the steps of a picture are not those of a training run.
 //!
 //! ```toml
 //! device = "cpu"
@@ -27,7 +28,13 @@ const PROJECT_FILE: &str = "tweedie.toml";
 /// Options that belong to one run: a file that is forgotten must not replace, destroy or repeat anything.
 const OF_ONE_RUN: [&str; 6] = ["force", "help", "like", "output", "resume", "version"];
 
-/// Options of one run that another picture may say.
+/// The commands for which options stand outside of tables.
+const DRAWING: [&str; 4] = ["img2img", "inpaint", "sample", "txt2img"];
+
+/// Options that do so for all others too.
+const OF_ALL: [&str; 5] = ["device", "dtype", "offline", "quiet", "threads"];
+
+/// A picture that says what another file would.
 const LIKE: &str = "like";
 
 /// What the command line and the files say. Help and errors of the command line end the program, as clap does.
@@ -147,10 +154,14 @@ impl<'a> Chosen<'a> {
         if OF_ONE_RUN.contains(&key) {
             return Err("belongs to one run, on the command line".into());
         }
+        let for_all = table.is_empty();
         let Some(argument) = argument_of(self.command, key) else {
-            let known = if table.is_empty() { somewhere(self.root, key) } else { false };
+            let known = for_all && somewhere(self.root, key);
             return if known { Ok(None) } else { Err("is no option of these commands".into()) };
         };
+        if for_all && !DRAWING.contains(&self.path[0].as_str()) && !OF_ALL.contains(&key) {
+            return Ok(None);
+        }
         // Either of the two may be the one that says so.
         let excludes = |one: &Arg, other: &Arg| {
             self.command.get_arg_conflicts_with(one).iter().any(|found| found.get_id() == other.get_id())
@@ -158,7 +169,7 @@ impl<'a> Chosen<'a> {
         let excluded = |other: &Arg| {
             self.is_given(other.get_id().as_str()) && (excludes(other, argument) || excludes(argument, other))
         };
-        let taken_by_picture = self.is_given(LIKE) && !["device", "dtype", "model", "quiet"].contains(&key);
+        let taken_by_picture = self.is_given(LIKE) && key != "model" && !OF_ALL.contains(&key);
         if self.is_given(argument.get_id().as_str()) || self.command.get_arguments().any(excluded) || taken_by_picture {
             return Ok(None);
         }
@@ -243,7 +254,7 @@ mod tests {
         assert_eq!(some, ["--quiet"], "--size is width and height");
         assert_eq!(
             added(file, &["train", "mnist", "--data", "x", "--output", "y"])?,
-            ["--learning-rate=0.001", "--quiet", "--steps=5"]
+            ["--learning-rate=0.001", "--quiet"]
         );
         assert_eq!(added(file, &["txt2img", "--like", "a.png"])?, ["--quiet"]);
         Ok(())

@@ -13,6 +13,7 @@ use tweedie_pipelines::{OptionInfo, OptionKind, Options};
 pub struct Given<R> {
     fields: Map<String, Value>,
     like: Option<PathBuf>,
+    prompts: Option<PathBuf>,
     of: PhantomData<R>,
 }
 
@@ -26,6 +27,11 @@ impl<R> Given<R> {
     pub fn like(&self) -> Option<&Path> {
         self.like.as_deref()
     }
+
+    /// The file with a prompt a line.
+    pub fn prompts(&self) -> Option<&Path> {
+        self.prompts.as_deref()
+    }
 }
 
 impl<R: Options> Given<R> {
@@ -36,8 +42,8 @@ impl<R: Options> Given<R> {
                 option.put(value, &mut fields);
             }
         }
-        let like = matches.try_get_one::<PathBuf>(LIKE).ok().flatten().cloned();
-        Self { fields, like, of: PhantomData }
+        let path = |name: &str| matches.try_get_one::<PathBuf>(name).ok().flatten().cloned();
+        Self { fields, like: path(LIKE), prompts: path(PROMPTS), of: PhantomData }
     }
 }
 
@@ -51,8 +57,14 @@ impl<R: Options> Args for Given<R> {
         let like = Arg::new(LIKE).long(LIKE).value_name("PICTURE").value_parser(value_parser!(PathBuf)).help(
             "Take all settings that are not given from this picture, which this program or one like A1111's web UI has made",
         );
-        let alone = alone.conflicts_with(PROMPT).value_parser(|text: &str| OptionKind::Text.parse(text));
-        command.arg(alone).arg(like.help_heading("Prompt"))
+        let alone =
+            alone.help_heading("Prompt").conflicts_with(PROMPT).value_parser(|text: &str| OptionKind::Text.parse(text));
+        let prompts = Arg::new(PROMPTS).long(PROMPTS).value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+            "Make the pictures of each line of this file, a prompt or a JSON object with options of a request, in the folder --output; \
+             those that are there already are left",
+        );
+        let prompts = prompts.help_heading("Prompt").conflicts_with_all([PROMPT, ALONE]);
+        command.arg(alone).arg(like.help_heading("Prompt")).arg(prompts)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -88,6 +100,9 @@ const PROMPT: &str = "prompt";
 /// How it is called then.
 const ALONE: &str = "prompt alone";
 
+/// A file of prompts.
+const PROMPTS: &str = "prompts";
+
 /// A picture that has the prompt and all else.
 const LIKE: &str = "like";
 
@@ -102,7 +117,6 @@ fn argument(option: &OptionInfo) -> Arg {
         .long(dashed(option.name))
         .help(help(option))
         .required(option.required && option.name != PROMPT)
-        .help_heading(option.heading)
         .hide_short_help(option.rare)
         .allow_hyphen_values(matches!(
             kind,
@@ -115,11 +129,12 @@ fn argument(option: &OptionInfo) -> Arg {
                 | OptionKind::Margins
         ))
         .allow_negative_numbers(matches!(kind, OptionKind::Count | OptionKind::Seed | OptionKind::Number));
+    let argument = option.heading.into_iter().fold(argument, Arg::help_heading);
     let (short, long) =
         OTHER_NAMES.iter().find(|names| names.0 == option.name).map_or((None, &[][..]), |names| (names.1, names.2));
     let argument = short.into_iter().fold(argument, Arg::short).visible_aliases(long);
     let argument = match (option.name, option.required) {
-        (PROMPT, true) => argument.required_unless_present_any([ALONE, LIKE]),
+        (PROMPT, true) => argument.required_unless_present_any([ALONE, LIKE, PROMPTS]),
         _ => argument,
     };
     let argument = match kind {

@@ -37,9 +37,10 @@ impl InpaintArguments {
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
         let model = self.generate.build(TaskKind::Inpaint, &plan)?;
-        let mut request = InpaintRequest::of(image, mask, self.generate.text_request(&plan, &model)?);
-        request.read(self.generate.task_fields(&plan, &self.options))?;
-        let settings = model.settle(&request)?;
-        self.generate.run(plan, &model, &settings, inputs)
+        self.generate.run(&plan, &model, &inputs, |text| {
+            let mut request = InpaintRequest::of(image.clone(), mask.clone(), text);
+            request.read(self.generate.task_fields(&plan, &self.options))?;
+            Ok(model.settle(&request)?)
+        })
     }
 }

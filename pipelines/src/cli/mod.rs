@@ -6,6 +6,7 @@ mod bench;
 mod cached;
 mod config_file;
 mod data;
+mod drawing;
 mod eval;
 mod failure;
 mod fetching;
@@ -22,6 +23,7 @@ mod model;
 mod output;
 mod print;
 mod progress;
+mod prompts_file;
 mod sample;
 mod schedulers;
 mod source;
@@ -83,7 +85,7 @@ Environment:
 
 Files:
   tweedie.toml, ~/.config/tweedie/config.toml
-                      options by their long names, for all commands or in a table of a command's name, such as
+                      options by their long names, for all commands that make pictures or in a table for one, such as
                       `steps = 20` under `[txt2img]`; the command line goes before both";
 
 /// The heading of options that few need.
@@ -119,7 +121,7 @@ fn about_program() -> String {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make pictures from a text.
-    #[command(after_help = examples(&[r#"tweedie txt2img "a fox on a blue background""#, r#"tweedie txt2img -p "a castle at sunset" -m sd15 --steps 25 --scheduler dpm++2m-karras -o castle.png"#]))]
+    #[command(after_help = examples(&[r#"tweedie txt2img "a fox on a blue background""#, r#"tweedie txt2img -p "a castle at sunset" -m sd15 --steps 25 --scheduler unipc -o castle.png"#]))]
     Txt2img(Box<txt2img::Txt2img>),
     /// Make pictures from a text and a picture.
     #[command(after_help = examples(&[r#"tweedie img2img --image sketch.png --strength 0.6 "a castle, oil painting" -m sd15"#, "tweedie img2img --image photo.jpg --like castle.png"]))]

@@ -47,6 +47,16 @@ impl Output {
         Ok(output)
     }
 
+    /// Files in a folder, which is made for them unless it is there: the number of a prompt, then its words. They may be there
+    /// already.
+    pub fn in_folder(folder: &Path, number: usize, prompt: &str, count: usize, force: bool) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| anyhow!("cannot create the folder {}: {}", folder.display(), error.kind()))?;
+        let path = folder.join(format!("{number:04}-{}.png", slug(prompt)));
+        let paths = numbered(&path, count)?;
+        Ok(Self { paths, format: PictureFormat::Png, to_stdout: false, force, moved: RefCell::default() })
+    }
+
     /// One PNG file, of another option than `--output`.
     pub fn one(path: &Path, force: bool) -> anyhow::Result<Self> {
         let output = Self::plan(Some(path), "", 0, 1, force)?;

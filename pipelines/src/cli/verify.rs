@@ -110,6 +110,7 @@ impl Verify {
         let (model, settings) = self.prepare(&recipe, model, inputs, &source)?;
 
         let record = self.adapters.control_inputs()?.into_iter().fold(model.record(&settings), Record::with_input);
+        let record = record.with_scale(recipe.scale());
         let weights = record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
         if let Some(other) = recipe.other_weights(weights)? {
             bail!(
@@ -117,11 +118,12 @@ impl Verify {
             );
         }
         // As a file has it: numbers through text.
-        let record: Value = serde_json::from_str(&record.json(settings.request.seed).to_string())?;
-        if let Some(other) = recipe.other_adapters(&record) {
+        let json: Value = serde_json::from_str(&record.json(settings.request.seed).to_string())?;
+        if let Some(other) = recipe.other_adapters(&json) {
             bail!("not all files that the picture was made with are those: {other}");
         }
         let again = self.render(&model, &settings, &interrupt)?;
+        let again = record.scaled(&again)?.into_owned();
         let again = match PictureFormat::of_bytes(&bytes) {
             // What that format loses, it loses again.
             Some(format @ PictureFormat::Jpeg) => Photo::decode(&again.encode(format, &[])?, &self.picture)?,
@@ -132,7 +134,7 @@ impl Verify {
         }
         let comparison = Comparison::of(&given, &again);
         let faults = if comparison.verdict() == Verdict::Identical { Vec::new() } else { recipe.faults(&settings)? };
-        self.report(&comparison, [faults, recipe.differences(&record)].concat())
+        self.report(&comparison, [faults, recipe.differences(&json)].concat())
     }
 
     /// The files that it was made from, if they are those.
@@ -164,7 +166,10 @@ impl Verify {
         let (mut adapters, mut controls) = (self.adapters.adapters(source)?, self.adapters.control_images()?);
         let loras = recipe.apply_adapters(&mut adapters, &mut controls)?;
         Ok(Inputs {
-            picture: (given.width(), given.height()),
+            picture: {
+                let scale = recipe.scale().unwrap_or(1) as usize;
+                (given.width() / scale, given.height() / scale)
+            },
             adapters,
             controls,
             loras,

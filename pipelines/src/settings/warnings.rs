@@ -42,7 +42,7 @@ impl Settings {
         let (wide, high) = (share(self.width, native.width), share(self.height, native.height));
         let size = (wide * high).sqrt();
         let (how, what) = if size > MUCH_LARGER || wide.max(high) > MUCH_LONGER {
-            let what = "enlarge it, or draw over the enlarged one by img2img with a `strength` of 0.3 to 0.5";
+            let what = "enlarge it (`scale`), or draw over the enlarged one by img2img with a `strength` of 0.3 to 0.5";
             ("draws things twice or in pieces", what)
         } else if size < MUCH_SMALLER {
             ("has too little room, and draws stains", "make it smaller")

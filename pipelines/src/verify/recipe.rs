@@ -125,6 +125,11 @@ impl Recipe {
         }
     }
 
+    /// How many times it was enlarged when it was saved.
+    pub fn scale(&self) -> Option<u32> {
+        self.provenance.scale.filter(|&scale| scale > 1)
+    }
+
     /// The number format of the weights.
     ///
     /// # Errors
