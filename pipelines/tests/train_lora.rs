@@ -55,6 +55,32 @@ fn one_caption_is_that_of_all_pictures() -> TestResult {
     Ok(())
 }
 
+/// DreamBooth's prior preservation: the class is drawn more as the bare model draws it than without its pictures.
+#[test]
+fn pictures_of_the_class_keep_what_the_model_draws_of_it() -> TestResult {
+    let tweedie = with_data("sks")?;
+    std::fs::create_dir(tweedie.path("class"))?;
+    for seed in ["1", "2", "3"] {
+        let output = format!("class/{seed}.png");
+        tweedie.run(&["txt2img", "a fox", "--steps", "8", "--seed", seed, "--output", &output])?.success()?;
+    }
+    let options = ["--steps", "40", "--learning-rate", "3e-3", "--batch-size", "2", "--caption", "a sks fox"];
+    tweedie.run(&arguments("alone", &options))?.success()?;
+    let kept = ["--class-data", "class", "--class-caption", "a fox"];
+    tweedie.run(&arguments("kept", &[&options[..], &kept].concat()))?.success()?;
+    assert_eq!(read_json(&tweedie.path("kept/config.json"))?["data"]["images"], 8);
+    draw(&tweedie, "a fox", "4", "bare.png", &[])?;
+    let far = ["alone", "kept"].map(|run| -> TestResult<f64> {
+        let (file, picture) = (format!("{run}/{FILE}"), format!("{run}.png"));
+        draw(&tweedie, "a fox", "4", &picture, &["--lora", &file])?;
+        difference(&tweedie.path("bare.png"), &tweedie.path(&picture))
+    });
+    let [alone, kept] = far;
+    let (alone, kept) = (alone?, kept?);
+    assert!(kept < 0.8 * alone, "{kept} with pictures of the class, {alone} without");
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_named() -> TestResult {
     let tweedie = with_data("sks")?;

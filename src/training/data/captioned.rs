@@ -19,6 +19,8 @@ const LARGEST_CAPTIONS: u64 = 1 << 20;
 pub struct CaptionedPictures {
     pictures: Vec<CaptionedPicture>,
     source: CaptionSource,
+    /// The number of the first picture of a class that is to be kept, if there are such.
+    class: Option<usize>,
 }
 
 /// Where captions come from.
@@ -103,7 +105,7 @@ fn from_list(folder: &Path, metadata: &Path) -> Result<CaptionedPictures> {
         }
         pictures.push(CaptionedPicture { path, captions, line: Some(line) });
     }
-    Ok(CaptionedPictures { pictures, source: CaptionSource::List(metadata.to_path_buf()) })
+    Ok(CaptionedPictures { pictures, source: CaptionSource::List(metadata.to_path_buf()), class: None })
 }
 
 fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
@@ -123,7 +125,7 @@ fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
         let captions = captions_beside(&path)?;
         Ok(CaptionedPicture { path, captions, line: None })
     });
-    Ok(CaptionedPictures { pictures: pictures.collect::<Result<_>>()?, source: CaptionSource::Beside })
+    Ok(CaptionedPictures { pictures: pictures.collect::<Result<_>>()?, source: CaptionSource::Beside, class: None })
 }
 
 fn is_text(path: &Path) -> bool {
@@ -172,7 +174,7 @@ pub fn with_captions(folder: &Path, captions: &[String]) -> Result<CaptionedPict
         return Err(no_picture(folder, &[]));
     }
     let pictures = paths.into_iter().map(|path| CaptionedPicture { path, captions: captions.to_vec(), line: None });
-    Ok(CaptionedPictures { pictures: pictures.collect(), source: CaptionSource::Given })
+    Ok(CaptionedPictures { pictures: pictures.collect(), source: CaptionSource::Given, class: None })
 }
 
 /// The largest part of a picture's middle that has the proportions of a height and width, resampled (Lanczos) if it is not of that
@@ -194,6 +196,21 @@ impl CaptionedPictures {
     #[allow(clippy::len_without_is_empty)] // a set has at least one picture
     pub fn len(&self) -> usize {
         self.pictures.len()
+    }
+
+    /// These, and others of the class that they are of, which a model is to keep drawing as it does: the prior preservation of
+    /// DreamBooth (Ruiz et al. 2023, section 3.2). [`LatentBatches`](super::LatentBatches) have as many of the ones as of the others.
+    #[must_use]
+    pub fn with_class(mut self, others: Self) -> Self {
+        self.class = Some(self.len());
+        // Their lines are those of another list.
+        self.pictures.extend(others.pictures.into_iter().map(|picture| CaptionedPicture { line: None, ..picture }));
+        self
+    }
+
+    /// The number of the first picture of a class that is to be kept, if there are such.
+    pub fn class(&self) -> Option<usize> {
+        self.class
     }
 
     /// The pictures.
