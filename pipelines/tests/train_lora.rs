@@ -64,7 +64,7 @@ fn pictures_of_the_class_keep_what_the_model_draws_of_it() -> TestResult {
         let output = format!("class/{seed}.png");
         tweedie.run(&["txt2img", "a fox", "--steps", "8", "--seed", seed, "--output", &output])?.success()?;
     }
-    let options = ["--steps", "40", "--learning-rate", "3e-3", "--batch-size", "2", "--caption", "a sks fox"];
+    let options = ["--steps", "80", "--learning-rate", "1e-3", "--batch-size", "2", "--caption", "a sks fox"];
     tweedie.run(&arguments("alone", &options))?.success()?;
     let kept = ["--class-data", "class", "--class-caption", "a fox"];
     tweedie.run(&arguments("kept", &[&options[..], &kept].concat()))?.success()?;

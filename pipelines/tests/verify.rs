@@ -219,24 +219,24 @@ fn what_cannot_be_verified_is_named() -> TestResult {
     image::RgbImage::new(8, 8).save(&path)?;
     verify(&tweedie, "sd15", &[])?.fails(1, &["no settings of Tweedie"])?;
 
-    let cases: [(&str, Value, &[&str]); 12] = [
-        ("kind", "sample".into(), &["kind", "txt2img"]),
-        ("wish", "x".into(), &["wish", "cannot repeat"]),
-        ("steps", (-1).into(), &["steps", "whole number"]),
-        ("steps", 0.into(), &["steps"]),
-        ("width", 1_000_000_000_000_u64.into(), &["width"]),
-        ("seed", "x".into(), &["seed", "whole number"]),
-        ("scheduler", "wish".into(), &["wish"]),
-        ("scheduler_config", Value::Null, &["scheduler_config"]),
-        ("dtype", "f8".into(), &["dtype", "f32"]),
-        ("weights_sha256", serde_json::json!({}), &["weights_sha256"]),
-        ("weights_sha256", serde_json::json!({"unet/../../x": "00"}), &["no unet/../../x in common"]),
-        ("prompt", Value::Null, &["prompt"]),
+    let cases: [(i32, &str, Value, &[&str]); 12] = [
+        (1, "kind", "sample".into(), &["kind", "txt2img"]),
+        (1, "wish", "x".into(), &["wish", "cannot repeat"]),
+        (1, "steps", (-1).into(), &["steps", "whole number"]),
+        (2, "steps", 0.into(), &["steps"]),
+        (1, "width", 1_000_000_000_000_u64.into(), &["width"]),
+        (1, "seed", "x".into(), &["seed", "whole number"]),
+        (2, "scheduler", "wish".into(), &["wish"]),
+        (1, "scheduler_config", Value::Null, &["scheduler_config"]),
+        (1, "dtype", "f8".into(), &["dtype", "f32"]),
+        (1, "weights_sha256", serde_json::json!({}), &["weights_sha256"]),
+        (1, "weights_sha256", serde_json::json!({"unet/../../x": "00"}), &["no unet/../../x in common"]),
+        (1, "prompt", Value::Null, &["prompt"]),
     ];
-    for (field, value, parts) in cases {
+    for (status, field, value, parts) in cases {
         make(&tweedie, "txt2img", "sd15", &["--steps", "1"])?;
         tamper(&path, |_| (), |settings| settings[field] = value.clone())?;
-        verify(&tweedie, "sd15", &[])?.fails(2, parts).map_err(|e| format!("{field}: {e}"))?;
+        verify(&tweedie, "sd15", &[])?.fails(status, parts).map_err(|e| format!("{field}: {e}"))?;
     }
     Ok(())
 }

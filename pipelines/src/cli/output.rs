@@ -22,6 +22,8 @@ pub struct Output {
     format: PictureFormat,
     /// Whether the one picture goes to standard output.
     to_stdout: bool,
+    /// Whether the folder around it is made where it is missing.
+    makes_folder: bool,
     force: bool,
     /// Where files are whose names were taken by others in the meantime.
     moved: RefCell<BTreeMap<usize, PathBuf>>,
@@ -40,21 +42,26 @@ impl Output {
             Some(path) => (numbered(path, count)?, PictureFormat::of_path(path)?),
             None => (unused_names(&format!("{}-{seed}", slug(prompt)), count)?, PictureFormat::Png),
         };
-        let output = Self { paths, format, to_stdout, force, moved: RefCell::default() };
+        let output = Self { paths, to_stdout, ..Self::of_format(format, force) };
         if !to_stdout {
             output.check()?;
         }
         Ok(output)
     }
 
-    /// Files in a folder, which is made for them unless it is there: the number of a prompt, then its words. They may be there
-    /// already.
+    /// Files in a folder, which is made with the first of them unless it is there: the number of a prompt, then its words. They
+    /// may be there already.
     pub fn in_folder(folder: &Path, number: usize, prompt: &str, count: usize, force: bool) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| anyhow!("cannot create the folder {}: {}", folder.display(), error.kind()))?;
-        let path = folder.join(format!("{number:04}-{}.png", slug(prompt)));
-        let paths = numbered(&path, count)?;
-        Ok(Self { paths, format: PictureFormat::Png, to_stdout: false, force, moved: RefCell::default() })
+        if folder.exists() && !folder.is_dir() {
+            bail!("{} is there and is no folder; choose another --output for the pictures", folder.display());
+        }
+        let paths = numbered(&folder.join(format!("{number:04}-{}.png", slug(prompt))), count)?;
+        Ok(Self { paths, makes_folder: true, ..Self::of_format(PictureFormat::Png, force) })
+    }
+
+    /// No file yet.
+    fn of_format(format: PictureFormat, force: bool) -> Self {
+        Self { paths: Vec::new(), format, to_stdout: false, makes_folder: false, force, moved: RefCell::default() }
     }
 
     /// One PNG file, of another option than `--output`.
@@ -148,6 +155,9 @@ impl Output {
         if self.to_stdout {
             return print::bytes(bytes).map(|()| path.clone());
         }
+        if self.makes_folder {
+            make_folder(folder_of(path))?;
+        }
         if write(path, bytes, self.force)? {
             return Ok(path.clone());
         }
@@ -196,14 +206,18 @@ impl NewFolder {
 
     /// Writes a file in it whole or not at all; the first one makes the folder.
     pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        std::fs::create_dir_all(&self.path)
-            .map_err(|error| anyhow!("cannot create the folder {}: {}", self.path.display(), error.kind()))?;
+        make_folder(&self.path)?;
         let path = self.path.join(name);
         if !write(&path, bytes, self.force)? {
             bail!("{} is there by now; choose a new folder, or --force to write into it", path.display());
         }
         Ok(())
     }
+}
+
+fn make_folder(path: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(path)
+        .map_err(|error| anyhow!("cannot create the folder {}: {}", path.display(), error.kind()))
 }
 
 /// Whether a file was written, which it is not if its name is taken.

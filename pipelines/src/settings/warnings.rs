@@ -156,8 +156,10 @@ impl InpaintRequest {
     }
 }
 
-/// How much of a mask is neither nearly black nor nearly white.
+/// How much of a mask is neither nearly black nor nearly white; nothing of one that has the same grey all over.
 fn share_of_grey(mask: &Mask) -> f64 {
-    let grey = mask.values().iter().filter(|value| (32..224).contains(*value)).count();
-    grey as f64 / mask.values().len().max(1) as f64
+    let values = mask.values();
+    let grey = values.iter().filter(|value| (32..224).contains(*value)).count();
+    let even = values.iter().all(|value| value == &values[0]);
+    if even { 0.0 } else { grey as f64 / values.len() as f64 }
 }
