@@ -152,7 +152,7 @@ fn explicit_weight(text: &str) -> Option<(f64, usize)> {
 /// Adds text of weight one, split at the word `BREAK`.
 fn add_text(pieces: &mut Vec<Piece>, text: &str) {
     let mut rest = text;
-    while let Some(&(at, _)) = words(rest, "BREAK").first() {
+    while let Some((at, _)) = words(rest, "BREAK").next() {
         pieces.push(Piece::Text(rest[..at].trim_end().into(), 1.0));
         pieces.push(Piece::Break);
         rest = rest[at + "BREAK".len()..].trim_start();
