@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use tweedie::images::read_png_text;
 use tweedie::text::clip_vocabulary;
 use tweedie_pipelines::{LoraRequest, Options, TextToImageRequest};
 
@@ -220,6 +221,7 @@ fn requests() -> TestResult<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
+/// The settings of the golden model's pictures, and those in pictures of older versions.
 fn settings() -> TestResult<Vec<Vec<u8>>> {
     let model = model()?;
     let request = TextToImageRequest { loras: Vec::new(), ..full_request() };
@@ -232,5 +234,13 @@ fn settings() -> TestResult<Vec<Vec<u8>>> {
     let mut repainted = json(&plain)?;
     repainted["kind"] = "inpaint".into();
     repainted["strength"] = 0.5.into();
-    Ok([full, json(&plain)?, adapted, repainted].map(|seed| seed.to_string().into_bytes()).into())
+    let mut seeds: Vec<_> = [full, json(&plain)?, adapted, repainted].map(|seed| seed.to_string().into_bytes()).into();
+    let mut pictures: Vec<_> = std::fs::read_dir(golden("../../pipelines/tests/pictures"))?.flatten().collect();
+    pictures.sort_by_key(|entry| entry.path());
+    for picture in pictures.into_iter().map(|entry| entry.path()) {
+        // What is no PNG file has no settings.
+        let texts = read_png_text(&std::fs::read(&picture)?, &picture).unwrap_or_default();
+        seeds.extend(texts.into_iter().filter(|text| text.keyword == "tweedie").map(|text| text.text.into_bytes()));
+    }
+    Ok(seeds)
 }
