@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 /// Whose fault an [`Error`] is, and so who can mend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// What was asked for cannot be done, or what was named is not there: ask for something else.
+    /// What was asked for cannot be done: ask for something else.
     Request,
+    /// What was named is not there, or not for who asks: a file, a folder, a model on the hub.
+    Missing,
     /// A model, or what goes on top of one, is damaged, incomplete, of a kind that is not covered, or does not go with the rest.
     Model,
     /// A file, folder or address cannot be read or written (no permission, a full disk, no connection), or a file that is no part
@@ -148,6 +150,11 @@ impl Error {
     /// A request or an argument that cannot be carried out: [`Error::Invalid`] of the kind [`ErrorKind::Request`].
     pub fn invalid(what: impl Into<String>, value: impl ToString, fix: impl Into<String>) -> Self {
         Self::unusable(ErrorKind::Request, what, value, fix)
+    }
+
+    /// Something that was named and is not there: [`Error::Invalid`] of the kind [`ErrorKind::Missing`].
+    pub fn missing(what: impl Into<String>, value: impl ToString, fix: impl Into<String>) -> Self {
+        Self::unusable(ErrorKind::Missing, what, value, fix)
     }
 
     /// An [`Error::Invalid`] of a kind.

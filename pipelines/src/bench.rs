@@ -32,8 +32,8 @@ pub enum BenchModel {
 pub struct Bench {
     /// The model.
     pub model: BenchModel,
-    /// Side of the pictures in pixels.
-    pub size: usize,
+    /// Side of the pictures in pixels; that of the pictures that the model is made for if it is not given, or 512.
+    pub size: Option<usize>,
     /// Batch of the UNet; 2 is one guided image.
     pub batch: usize,
     /// Timed runs of each part, after one that is not; the best counts.
@@ -95,7 +95,7 @@ impl Bench {
     pub fn run(&self) -> Result<Map<String, Value>> {
         within("the batch", self.batch, MOST)?;
         within("the number of runs", self.runs, MOST)?;
-        within("the size", self.size, MOST)?;
+        self.size.map_or(Ok(()), |size| within("the size", size, MOST))?;
         let device = self.device.open()?;
         let format = self.dtype.on(&device, None, || match &self.model {
             BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),
@@ -117,12 +117,13 @@ impl Bench {
         results.insert("products".into(), products_name(format.products).into());
         results.insert("activations".into(), format!("{:?}", format.activations).to_lowercase().into());
         results.insert("threads".into(), threads().into());
-        results.insert("size".into(), self.size.into());
+        let size = self.size.unwrap_or_else(|| components.side());
+        results.insert("size".into(), size.into());
         results.insert("batch".into(), self.batch.into());
         results.insert("runs".into(), self.runs.into());
         results.insert("load_s".into(), rounded(start.elapsed().as_secs_f64()));
         let peak = device.is_cpu().then(|| measured_peak(format.products));
-        self.time(&components, &device, peak, &mut results)?;
+        self.time(&components, size, (&device, peak), &mut results)?;
         Ok(results)
     }
 
@@ -146,8 +147,8 @@ impl Bench {
     fn time(
         &self,
         components: &Components,
-        device: &Device,
-        peak: Option<f64>,
+        size: usize,
+        (device, peak): (&Device, Option<f64>),
         results: &mut Map<String, Value>,
     ) -> Result<()> {
         if let Some(peak) = peak {
@@ -158,16 +159,16 @@ impl Bench {
             let ids = Tensor::zeros((1, text_encoder.max_length()), candle_core::DType::U32, device)?;
             results.insert(format!("{folder}_s"), self.best(|| text_encoder.states(&ids))?.0);
         }
-        let factor = components.vae.as_ref().map_or(8, |(vae, _)| vae.latent_space().factor);
-        let side = self.size / factor;
-        if side == 0 || !self.size.is_multiple_of(factor) {
-            return Err(Error::invalid("the size", self.size, format!("take a multiple of {factor}")));
+        let factor = components.factor();
+        let side = size / factor;
+        if side == 0 || !size.is_multiple_of(factor) {
+            return Err(Error::invalid("the size", size, format!("take a multiple of {factor}")));
         }
         if let Some((network, facts)) = &components.network {
             let x = wave(&[self.batch, network.facts().in_channels, side, side], 0.37, f64::sin, device)?;
             let text = wave(&[self.batch, 77, facts.text_width], 0.11, f64::cos, device)?;
             let level = NoiseLevel::from_sigma(500.0, 1.0);
-            let (pooled, time_ids) = self.added(facts, device)?.unzip();
+            let (pooled, time_ids) = self.added(facts, size, device)?.unzip();
             let conditioning = Conditioning { pooled, time_ids, ..Conditioning::text(text) };
             let cache = Cache::default();
             let call = || network.forward(&Call::new(&x, level, &conditioning, &cache));
@@ -180,7 +181,7 @@ impl Bench {
             results.insert("unet_first".into(), first.into());
         }
         if let Some((vae, in_channels)) = &components.vae {
-            let images = wave(&[1, *in_channels, self.size, self.size], 0.37, f64::sin, device)?;
+            let images = wave(&[1, *in_channels, size, size], 0.37, f64::sin, device)?;
             results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
             let latents = wave(&[1, vae.latent_space().channels, side, side], 0.37, f64::sin, device)?;
             results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
@@ -193,8 +194,8 @@ impl Bench {
 
     /// What Stable Diffusion XL is conditioned on besides: a pooled text, `cos(0.11 i)`, and the sizes of a picture that was
     /// not cropped; a score of 6 in place of the size that is wanted.
-    fn added(&self, facts: &ConditioningFacts, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
-        let side = self.size as f32;
+    fn added(&self, facts: &ConditioningFacts, size: usize, device: &Device) -> Result<Option<(Tensor, Tensor)>> {
+        let side = size as f32;
         let ids: &[f32] = match facts.picture_numbers {
             0 => return Ok(None),
             5 => &[side, side, 0.0, 0.0, 6.0],
@@ -276,6 +277,17 @@ fn wave(shape: &[usize], step: f32, f: impl Fn(f64) -> f64, device: &Device) -> 
 }
 
 impl Components {
+    /// Pixels a side of the latents.
+    fn factor(&self) -> usize {
+        self.vae.as_ref().map_or(8, |(vae, _)| vae.latent_space().factor)
+    }
+
+    /// The side of the pictures that the network is made for.
+    fn side(&self) -> usize {
+        let side = self.network.as_ref().map(|(network, _)| network.facts().sample_size.0 * self.factor());
+        side.filter(|side| (1..=MOST).contains(side)).unwrap_or(512)
+    }
+
     /// Only those that are there, so that a folder of a UNet alone can be timed.
     fn load(loader: &Loader<'_>) -> Result<Self> {
         let (files, families) = (loader.files, Families::built_in());

@@ -2,8 +2,8 @@
 
 use crate::native_size::{LARGEST_SIDE, NativeSize, check_side};
 use crate::requests::inpaint::{InpaintOptions, InpaintRequest};
-use tweedie::Result;
 use tweedie::images::{CropBox, Margins, Mask, MaskResize, Photo, Picture};
+use tweedie::{Error, Result};
 
 /// A photo and the part of it that a model works on, at a size that suits the model.
 #[derive(Debug, Clone)]
@@ -43,8 +43,16 @@ impl Canvas {
     /// A photo and its mask for inpainting.
     pub(crate) fn for_inpainting(request: &InpaintRequest, native: NativeSize) -> Result<Self> {
         let InpaintOptions { mask_grow: grow, mask_blur: blur, mask_resize: resize, outpaint, .. } = request.inpaint;
-        let given =
-            request.mask.as_ref().map(|mask| if request.inpaint.invert_mask { mask.inverted() } else { mask.clone() });
+        let invert = |mask: Mask| if request.inpaint.invert_mask { mask.inverted() } else { mask };
+        let given = match &request.mask {
+            Some(mask) => Some(invert(mask.clone())),
+            None if outpaint != Margins::default() => None,
+            // What was erased is what is to be painted.
+            None => Some(invert(Mask::of_hole(&request.image).ok_or_else(|| {
+                let fix = "give a mask, a picture with a transparent hole, or `outpaint`";
+                Error::invalid("`mask`", "not given", fix)
+            })?)),
+        };
         let mut warnings = Vec::new();
         warnings.extend(request.mask.as_ref().and_then(|mask| stretched(mask, &request.image)));
 
@@ -83,7 +91,7 @@ impl Canvas {
     fn warn_of_vanished_mask(&mut self, factor: usize) -> Result<()> {
         let nowhere = self.repaint.as_ref().is_some_and(|repaint| repaint.mask.is_empty());
         if nowhere {
-            let fix = "white is repainted; see `invert_mask`";
+            let fix = "what is lighter than half grey is repainted, which pure red and blue are not; see `invert_mask`";
             self.warnings.push(if self.has_nothing_to_paint() {
                 format!("the mask is empty, so the picture stays as it is ({fix})")
             } else {
@@ -235,10 +243,10 @@ fn multiple(length: f64, factor: usize) -> usize {
 /// The photo with its margins, and its mask with them; without a mask only the margins are white.
 fn extended(photo: &Photo, mask: Option<Mask>, margins: Margins, resize: MaskResize) -> Result<(Photo, Mask)> {
     let (width, height) = (photo.width(), photo.height());
-    if margins == Margins::default() {
-        let mask = mask.map_or_else(|| Mask::new(width, height, vec![0; width * height]), Ok)?;
-        return Ok((photo.clone(), mask));
-    }
+    let mask = match mask {
+        Some(mask) if margins == Margins::default() => return Ok((photo.clone(), mask)),
+        mask => mask,
+    };
     let (larger, new) = photo.extended(&margins, 0)?;
     let Some(mask) = mask else { return Ok((larger, new)) };
     let mask = mask.fitted(width, height, resize)?;

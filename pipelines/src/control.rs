@@ -37,7 +37,7 @@ fn find(path: &Path) -> Result<(ModelFiles, String)> {
     let Some(folder) = folder.into_iter().find(|folder| folder.join("config.json").is_file()) else {
         let (kind, value) = match path.is_dir() {
             true => (ErrorKind::Model, "without a config.json"),
-            false => (ErrorKind::Request, "missing"),
+            false => (ErrorKind::Missing, "missing"),
         };
         let fix = "give a ControlNet or T2I-Adapter as one file, or its folder in diffusers layout, with config.json and \
                    a safetensors file";

@@ -18,7 +18,7 @@ use std::time::Instant;
 use tweedie::images::Photo;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::Step;
-use tweedie::{Device, Error, Result};
+use tweedie::{Device, Error, ErrorKind, Result};
 
 /// Seconds that each stage took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -107,6 +107,11 @@ impl LatentDiffusion {
         let weights = UsedWeights::new(&self.model_name, self.weights.clone(), self.format);
         Record::new(settings, weights.with_adapters(&[self.adapters.clone(), settings.adapters()].concat()))
             .with_vae(self.vae.clone())
+    }
+
+    /// What the model is called in records.
+    pub fn model_name(&self) -> &str {
+        &self.model_name
     }
 
     /// The device that it is loaded on.
@@ -259,7 +264,8 @@ fn check_memory(settings: &Settings, encoded: &Encoded, denoise: &Denoise, decod
     let refused = |what: &str, needed: u64, fits: String| {
         let (needed, available) = (memory::in_words(needed), memory::in_words(available));
         let fix = format!("{available} are free here; {fits}");
-        Err(Error::invalid(format!("the memory that the {what} needs"), format!("{needed} or more"), fix))
+        let what = format!("the memory that the {what} needs");
+        Err(Error::unusable(ErrorKind::Memory, what, format!("{needed} or more"), fix))
     };
     let smaller = |needed: u64| {
         let side = |side: usize| (side as f64 * (available as f64 / needed as f64).sqrt()) as usize / 64 * 64;

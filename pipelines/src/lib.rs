@@ -59,6 +59,7 @@ pub use pixel::{
 };
 pub use previews::Previews;
 pub use records::record::{Input, Record};
+pub use records::reuse::ReusedSettings;
 pub use requests::control::ControlImage;
 pub use requests::image_to_image::ImageToImageRequest;
 pub use requests::inpaint::{InpaintOptions, InpaintRequest};

@@ -2,7 +2,6 @@
 
 mod cli;
 
-use clap::Parser;
 use std::process::ExitCode;
 use tweedie::kernels::{RecyclingAllocator, make_pool};
 
@@ -10,11 +9,13 @@ use tweedie::kernels::{RecyclingAllocator, make_pool};
 static ALLOCATOR: RecyclingAllocator = RecyclingAllocator;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return cli::show_failure(&error),
+    };
     make_pool(arguments.threads());
-    let status = cli::run(arguments).unwrap_or_else(|error| {
-        cli::show_error(&error);
-        ExitCode::FAILURE
-    });
-    cli::status_if_stopped().unwrap_or(status)
+    match cli::run(arguments) {
+        Ok(status) => cli::status_if_stopped().unwrap_or(status),
+        Err(error) => cli::show_failure(&error),
+    }
 }

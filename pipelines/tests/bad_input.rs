@@ -12,10 +12,19 @@ fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
     PROMPT.iter().copied().chain(more.iter().copied()).collect()
 }
 
-/// A run that must fail and write nothing.
+/// A run of wrong usage, which must write nothing.
 fn refused(more: &[&str], parts: &[&str]) -> TestResult {
+    ends(2, more, parts)
+}
+
+/// A run for which something is not there, which must write nothing.
+fn failed(more: &[&str], parts: &[&str]) -> TestResult {
+    ends(1, more, parts)
+}
+
+fn ends(status: i32, more: &[&str], parts: &[&str]) -> TestResult {
     let tweedie = Tweedie::new()?;
-    tweedie.run(&with(more))?.fails(1, parts)?;
+    tweedie.run(&with(more))?.fails(status, parts)?;
     assert_eq!(tweedie.files()?, Vec::<String>::new());
     Ok(())
 }
@@ -51,7 +60,7 @@ fn sizes_that_the_model_cannot_do() -> TestResult {
     let model = golden().join("models/sd15");
     let model = model.to_string_lossy();
     let arguments = ["--model", &model, "--scheduler", "ddim", "--width", "100"];
-    tweedie.run(&with(&arguments))?.fails(1, &["width is 100", "multiples of 8", "nearest is 104, then 96"])
+    tweedie.run(&with(&arguments))?.fails(2, &["width is 100", "multiples of 8", "nearest is 104, then 96"])
 }
 
 #[test]
@@ -87,7 +96,7 @@ fn benchmarks_of_training_take_what_they_heed() -> TestResult {
         ("--device", "cuda", ["--device cuda", "on the CPU"]),
         ("--dtype", "f16", ["--dtype f16", "f32 or bf16"]),
     ] {
-        tweedie.run(&["bench", "--preset", "mnist-training", option, value])?.fails(1, &parts)?;
+        tweedie.run(&["bench", "--preset", "mnist-training", option, value])?.fails(2, &parts)?;
     }
     Ok(())
 }
@@ -140,7 +149,7 @@ fn devices_that_are_not_there() -> TestResult {
 
 #[test]
 fn missing_models_and_files() -> TestResult {
-    refused(&["--model", "nowhere"], &["nowhere", "no such file or folder", "sdxl-turbo"])?;
+    failed(&["--model", "nowhere"], &["nowhere", "no such file or folder", "sdxl-turbo"])?;
     refused_model(
         |m| Ok(std::fs::remove_file(m.join("unet/config.json"))?),
         &["unet/config.json", "is missing", "diffusers layout"],
@@ -166,7 +175,7 @@ fn missing_models_and_files() -> TestResult {
     std::fs::create_dir(tweedie.path("folder"))?;
     tweedie
         .run(&with(&["--model", "folder", "--config", "folder"]))?
-        .fails(1, &["--config", "a folder's configurations"])
+        .fails(2, &["--config", "a folder's configurations"])
 }
 
 #[test]
@@ -252,13 +261,13 @@ fn configurations_that_are_not_supported_name_the_option() -> TestResult {
 
 #[test]
 fn output_paths_that_cannot_be_written() -> TestResult {
-    refused(&["--output", "no/such/folder/x.png"], &["no/such/folder", "does not exist"])?;
-    refused(&["--output", "x.jpg"], &["x.jpg", ".png"])?;
-    refused(&["--output", &format!("{}.png", "x".repeat(300))], &["cannot write"])?;
+    failed(&["--output", "no/such/folder/x.png"], &["no/such/folder", "does not exist"])?;
+    refused(&["--output", "x.gif"], &["x.gif", ".png", ".webp"])?;
+    failed(&["--output", &format!("{}.png", "x".repeat(300))], &["cannot write"])?;
     refused(&["--output", ".png"], &["no name before .png"])?;
     let tweedie = Tweedie::new()?;
     std::fs::create_dir(tweedie.path("dir.png"))?;
-    tweedie.run(&with(&["--output", "dir.png"]))?.fails(1, &["is a folder"])
+    tweedie.run(&with(&["--output", "dir.png"]))?.fails(2, &["is a folder"])
 }
 
 #[test]

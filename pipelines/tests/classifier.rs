@@ -43,8 +43,8 @@ fn a_classifier_is_trained_and_judges() -> TestResult {
     // Classes asked for in turn, of pictures that are all of one.
     let text = judge("data/test/top", &["--classes", "2,1"])?.success()?.stdout;
     assert_eq!(text, "2 of 4 right (50.00 %)\n2 of class middle taken for top\n");
-    judge("data/test/top", &[])?.fails(1, &["no labels", "--classes"])?;
-    judge("data/test/top", &["--classes", "3"])?.fails(1, &["a label is 3", "3 classes"])?;
+    judge("data/test/top", &[])?.fails(2, &["no labels", "--classes"])?;
+    judge("data/test/top", &["--classes", "3"])?.fails(2, &["a label is 3", "3 classes"])?;
 
     let result = run(&["--output", "noisy", "--noisy", "--timesteps", "400"])?.success()?.json()?;
     let timesteps: Vec<_> = result["test"].as_array().ok_or("no test")?.iter().map(|a| &a["timestep"]).collect();
@@ -54,7 +54,7 @@ fn a_classifier_is_trained_and_judges() -> TestResult {
     // A finished run that goes on has nothing left to do, unless other things are asked of it.
     let again = run(&["--output", "noisy", "--resume"])?.success()?.json()?;
     assert_eq!(again["test"], result["test"]);
-    run(&["--output", "noisy", "--resume", "--shift", "3"])?.fails(1, &["--shift is 3", "the run has 2"])?;
+    run(&["--output", "noisy", "--resume", "--shift", "3"])?.fails(2, &["--shift is 3", "the run has 2"])?;
     let digits = ["train", "pixel", "--data", "data", "--resume", "--output", "clean"];
     program.run(&digits)?.fails(1, &["a setting of the run", "same kind of training"])?;
     Ok(())
@@ -94,7 +94,7 @@ fn data_that_cannot_be_used_says_why() -> TestResult {
     train("mnist", "gone")?.fails(1, &["train-images-idx3-ubyte.gz", "--download", "dataset-fashion-mnist"])?;
     train("classifier", "gone")?.fails(1, &["gone", "--download"])?;
     write_bars(&program.path("data"), 1)?;
-    train("classifier", "data/top")?.fails(1, &["0 classes", "sub-folders"])?;
+    train("classifier", "data/top")?.fails(2, &["0 classes", "sub-folders"])?;
     assert!(!program.path("run").exists());
     Ok(())
 }

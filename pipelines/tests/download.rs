@@ -173,7 +173,7 @@ fn the_program_fetches_from_the_mirror_it_is_given() -> TestResult {
     program.run_with(&arguments, &environment)?.fails(1, &["SHA-256", "ba891046e6505d7a", "--mirror"])?;
     assert_eq!(server.asked(), ["/train-images-idx3-ubyte.gz"]);
     let nowhere = [&arguments[..], &["--mirror", "ftp://x"]].concat();
-    program.run(&nowhere)?.fails(1, &["ftp://x", "https://"])?;
+    program.run(&nowhere)?.fails(2, &["ftp://x", "https://"])?;
     Ok(())
 }
 

@@ -472,11 +472,11 @@ fn a_models_folder_can_say_how_far_to_go() -> TestResult {
 #[test]
 fn impossible_requests_say_what_is_possible() -> TestResult {
     let tweedie = folder_with_files()?;
-    tweedie.run(&inpaint(&["--strength", "1.5"]))?.fails(1, &["strength is 1.5", "0", "1"])?;
-    tweedie.run(&inpaint(&["--strength", "0.1"]))?.fails(1, &["strength is 0.1", "0.50 or more"])?;
-    tweedie.run(&inpaint(&["--resample", "0"]))?.fails(1, &["resample is 0"])?;
-    tweedie.run(&inpaint(&["--width", "66"]))?.fails(1, &["width is 66", "68"])?;
-    tweedie.run(&inpaint(&["--outpaint", "left=99999"]))?.fails(1, &["100063x64"])?;
+    tweedie.run(&inpaint(&["--strength", "1.5"]))?.fails(2, &["strength is 1.5", "0", "1"])?;
+    tweedie.run(&inpaint(&["--strength", "0.1"]))?.fails(2, &["strength is 0.1", "0.50 or more"])?;
+    tweedie.run(&inpaint(&["--resample", "0"]))?.fails(2, &["resample is 0"])?;
+    tweedie.run(&inpaint(&["--width", "66"]))?.fails(2, &["width is 66", "68"])?;
+    tweedie.run(&inpaint(&["--outpaint", "left=99999"]))?.fails(2, &["100063x64"])?;
     for usage in ["left", "left=x", "up=3", "left=0"] {
         assert_eq!(tweedie.run(&inpaint(&["--outpaint", usage]))?.status, 2, "{usage}");
     }
@@ -485,7 +485,7 @@ fn impossible_requests_say_what_is_possible() -> TestResult {
     let model = golden().join("models/inpaint9");
     let model = model.to_string_lossy();
     let wrong = ["img2img", "--model", &model, "--prompt", "a cat", "--image", "photo.png"];
-    tweedie.run(&wrong)?.fails(1, &["in_channels of the unet is 9", "tweedie inpaint"])?;
+    tweedie.run(&wrong)?.fails(2, &["in_channels of the unet is 9", "tweedie inpaint"])?;
     assert_eq!(tweedie.files()?, ["mask.png", "photo.png"]);
     Ok(())
 }

@@ -88,13 +88,17 @@ fn requests() -> TestResult {
     };
     let kind = ErrorKind::Request;
     check(&[
-        case("a model that is not there", kind, || builder(&missing).build()),
-        case("a LoRA that is not there", kind, || builder(&small("sd15")).lora(&missing, 1.0).build()),
-        case("a control model that is not there", kind, || builder(&small("sd15")).control(&missing).build()),
+        case("a model that is not there", ErrorKind::Missing, || builder(&missing).build()),
+        case("a LoRA that is not there", ErrorKind::Missing, || builder(&small("sd15")).lora(&missing, 1.0).build()),
+        case("a control model that is not there", ErrorKind::Missing, || {
+            builder(&small("sd15")).control(&missing).build()
+        }),
         case("a weight that is no number", kind, || {
             builder(&small("sd15")).lora(small("lora/kohya.safetensors"), f64::NAN).build()
         }),
-        case("a data set that is not there", kind, || read_set(&missing, Split::Train, FolderOptions::default())),
+        case("a data set that is not there", ErrorKind::Missing, || {
+            read_set(&missing, Split::Train, FolderOptions::default())
+        }),
         case("an unknown scheduler", kind, || schedulers::by_name("sideways")),
         case("a width between latents", kind, || model.generate(&TextToImageRequest { width: Some(67), ..request() })),
         case("no steps", kind, || model.generate(&TextToImageRequest { steps: Some(0), ..request() })),
@@ -115,7 +119,7 @@ fn requests() -> TestResult {
         case("classes without a model of classes", kind, || {
             pixels.settle(&PixelRequest { classes: vec![3], ..PixelRequest::default() })
         }),
-        case("a folder that holds something", kind, || RunFolder::create(&taken)),
+        case("a folder that holds something", ErrorKind::File, || RunFolder::create(&taken)),
         case("tensors that do not fit", kind, || {
             let x = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
             Ok(x.matmul(&x)?)

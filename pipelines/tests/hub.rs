@@ -407,7 +407,7 @@ fn every_refusal_says_what_to_do() -> TestResult {
     cache.run(&Tweedie::new()?, NOBODY, &txt2img(&["--model", "some/model"]))?.fails(1, &parts)?;
     let offline = txt2img(&["--offline", "--model", "some/model"]);
     cache.run(&Tweedie::new()?, &server.base, &offline)?.fails(1, &["some/model", "--offline", "HF_HUB_OFFLINE"])?;
-    cache.run(&Tweedie::new()?, "ftp://x", &txt2img(&["--model", "some/model"]))?.fails(1, &["HF_ENDPOINT", "ftp://x"])
+    cache.run(&Tweedie::new()?, "ftp://x", &txt2img(&["--model", "some/model"]))?.fails(2, &["HF_ENDPOINT", "ftp://x"])
 }
 
 /// A name that the hub does not know is the request's fault; that the hub does not answer, or that the repository holds no
@@ -421,9 +421,9 @@ fn a_failed_fetch_says_whose_fault_it_is() -> TestResult {
         let fetched = hub.fetch(&some_model()?, WHOLE, &mut |_| ControlFlow::Continue(()));
         Ok(fetched.err().ok_or("it was fetched")?.kind())
     };
-    assert_eq!(kind(small_model()?, Some("404 Not Found"), false)?, ErrorKind::Request);
-    assert_eq!(kind(small_model()?, Some("401 Unauthorized"), false)?, ErrorKind::Request);
-    assert_eq!(kind(small_model()?, None, true)?, ErrorKind::Request);
+    assert_eq!(kind(small_model()?, Some("404 Not Found"), false)?, ErrorKind::Missing);
+    assert_eq!(kind(small_model()?, Some("401 Unauthorized"), false)?, ErrorKind::Missing);
+    assert_eq!(kind(small_model()?, None, true)?, ErrorKind::Missing);
     assert_eq!(kind(small_model()?, Some("500 Internal Server Error"), false)?, ErrorKind::File);
     let mut files = small_model()?;
     files.retain(|name, _| !name.starts_with("unet/diffusion"));
@@ -630,12 +630,12 @@ fn a_repository_with_several_files_asks_which() -> TestResult {
     };
     let run = |lora: &str| with_lora(&server.base, lora, &[]);
     run("some/model")?
-        .fails(1, &["LoRA of some/model", "ink.safetensors, storm.safetensors", "some/model/ink.safetensors"])?;
+        .fails(2, &["LoRA of some/model", "ink.safetensors, storm.safetensors", "some/model/ink.safetensors"])?;
     run("some/model/storm.safetensors:0.5")?.success()?;
     // That one of them is in the cache now does not make it the one that is meant.
-    run("some/model")?.fails(1, &["ink.safetensors, storm.safetensors"])?;
+    run("some/model")?.fails(2, &["ink.safetensors, storm.safetensors"])?;
     let as_model = cache.run(&tweedie, &server.base, &txt2img(&["--force", "--model", "some/model"]))?;
-    as_model.fails(1, &["checkpoint of some/model", "ink.safetensors, storm.safetensors"])?;
+    as_model.fails(2, &["checkpoint of some/model", "ink.safetensors, storm.safetensors"])?;
     // Where nobody can say so, it is.
     with_lora(NOBODY, "some/model", &[])?.success()?;
     with_lora(NOBODY, "some/model", &["--offline"])?.success()?;

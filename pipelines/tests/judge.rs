@@ -142,7 +142,7 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
 
     // A run that goes on has nothing to do, and finds the pictures that went through the autoencoder.
     assert_eq!(run("run", &["--resume"])?.success()?.json()?["accuracy"], *accuracy);
-    run("run", &["--resume", "--blur", "0.5"])?.fails(1, &["--blur is 0.5", "the run has 1"])
+    run("run", &["--resume", "--blur", "0.5"])?.fails(2, &["--blur is 0.5", "the run has 1"])
 }
 
 /// Killed after a checkpoint and resumed, it is the judge that is trained in one go, to the bit.
@@ -284,11 +284,11 @@ fn prompts_that_cannot_be_used_say_why() -> TestResult {
     let evaluate = ["eval", "prompts", "--model", &model, "--device", "cpu", "--quiet", "--prompts"];
     let evaluate = |more: &[&str]| program.run(&[&evaluate[..], more].concat());
     std::fs::write(program.path("lines.txt"), "a box\n\na disc\n")?;
-    evaluate(&["lines.txt", "--judge", "run/model"])?.fails(1, &["\"a box\"", "not said", "--judge"])?;
+    evaluate(&["lines.txt", "--judge", "run/model"])?.fails(2, &["\"a box\"", "not said", "--judge"])?;
     evaluate(&["gone.json", "--judge", "run/model"])?.fails(1, &["gone.json"])?;
     evaluate(&["lines.txt", "--judge", "data"])?.fails(1, &["judge/config.json"])?;
-    evaluate(&["lines.txt", "--output", "out", "--seeds", "3,3"])?.fails(1, &["twice", "3"])?;
-    evaluate(&["lines.txt", "--output", "out", "--batch-size", "0"])?.fails(1, &["batch size"])?;
+    evaluate(&["lines.txt", "--output", "out", "--seeds", "3,3"])?.fails(2, &["twice", "3"])?;
+    evaluate(&["lines.txt", "--output", "out", "--batch-size", "0"])?.fails(2, &["batch size"])?;
     evaluate(&["lines.txt"])?.fails(2, &["--output"])?;
     std::fs::write(program.path("bad.json"), r#"[{"prompt": "a", "concepts": ["b"], "size": 4}]"#)?;
     evaluate(&["bad.json", "--judge", "run/model"])?.fails(1, &["bad.json", "prompt 1 (a)", ": size is 4"])?;

@@ -323,7 +323,7 @@ fn every_option_that_writes_spares_what_is_there() -> TestResult {
         with(&sample, &["--force", "--animation", "b.png"]),
         with(&sample, &["--force", "--trajectory", "c.png", "--animation", "c.png"]),
     ] {
-        tweedie.run(&arguments)?.fails(1, &["two options name"])?;
+        tweedie.run(&arguments)?.fails(2, &["two options name"])?;
     }
     assert_eq!(std::fs::read_to_string(tweedie.path("a.png"))?, "precious");
     assert_eq!(tweedie.files()?, ["a.png", "box"]);

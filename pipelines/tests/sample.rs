@@ -181,7 +181,7 @@ fn guidance_goes_from_no_class_through_the_class() -> TestResult {
     }
     assert!(check_same_picture(&t.path("three.png"), &t.path("one.png")).is_err());
     // The null class is none to ask for.
-    t.run(&["sample", "--checkpoint", "m", "--classes", "9"])?.fails(1, &["a class is 9", "this model has 9", "0 to 8"])
+    t.run(&["sample", "--checkpoint", "m", "--classes", "9"])?.fails(2, &["a class is 9", "this model has 9", "0 to 8"])
 }
 
 /// A LeNet for 16x16 pictures whose every value is a function of its place.
@@ -228,7 +228,7 @@ fn a_classifier_guides_a_model_without_classes() -> TestResult {
     check_same_picture(&t.path("zero.png"), &t.path("plain.png"))?;
     assert!(check_same_picture(&t.path("strong.png"), &t.path("plain.png")).is_err());
     let sample = |arguments: &[&str]| t.run(&[&common[..], arguments].concat());
-    sample(&["--classifier", "judge", "--classes", "3"])?.fails(1, &["a class is 3", "0 to 2"])?;
+    sample(&["--classifier", "judge", "--classes", "3"])?.fails(2, &["a class is 3", "0 to 2"])?;
     let other = golden().join("models/pixel32-class").to_string_lossy().into_owned();
     let arguments = ["sample", "--checkpoint", &other, "--classifier", "judge"];
     t.run(&arguments)?.fails(1, &["the classifier", "16x16", "take one trained on the same"])
@@ -240,24 +240,24 @@ fn what_cannot_be_done_is_one_clear_error() -> TestResult {
     let (class, plain, latent) = (model("pixel32-class"), model("pixel16-learned"), model("sd15"));
     let sample = |arguments: &[&str]| t.run(&[&["sample"], arguments].concat());
     sample(&["--checkpoint", &class, "--classes", "3,10"])?
-        .fails(1, &["a class is 10", "this model has 10", "0 to 9"])?;
+        .fails(2, &["a class is 10", "this model has 10", "0 to 9"])?;
     sample(&["--checkpoint", &plain, "--classes", "3"])?
-        .fails(1, &["list of classes is 3", "trained without classes"])?;
+        .fails(2, &["list of classes is 3", "trained without classes"])?;
     sample(&["--checkpoint", &latent])?.fails(1, &["the model is sd15", "txt2img"])?;
     sample(&["--checkpoint", "nowhere"])?.fails(1, &["nowhere", "no such file or folder"])?;
     std::fs::create_dir(t.path("empty"))?;
     sample(&["--checkpoint", "empty"])?.fails(1, &["the checkpoint is empty", "unet/config.json", "finished"])?;
-    sample(&["--checkpoint", &class, "--guidance-scale", "3"])?.fails(1, &["guidance scale is 3", "no null class"])?;
+    sample(&["--checkpoint", &class, "--guidance-scale", "3"])?.fails(2, &["guidance scale is 3", "no null class"])?;
     sample(&["--checkpoint", &plain, "--guidance-scale", "3"])?
-        .fails(1, &["guidance scale is 3", "without classes"])?;
-    sample(&["--checkpoint", &plain, "--guidance-scale", "nan"])?.fails(1, &["guidance scale is NaN"])?;
+        .fails(2, &["guidance scale is 3", "without classes"])?;
+    sample(&["--checkpoint", &plain, "--guidance-scale", "nan"])?.fails(2, &["guidance scale is NaN"])?;
     sample(&["--checkpoint", &plain, "--eta", "2", "--scheduler", "ddim"])?
-        .fails(1, &["eta is 2", "0 (deterministic)"])?;
-    sample(&["--checkpoint", &plain, "--scheduler", "magic"])?.fails(1, &["magic", "ddim"])?;
-    sample(&["--checkpoint", &plain, "--steps", "0"])?.fails(1, &["steps", "0"])?;
-    sample(&["--checkpoint", &plain, "--steps", "1001"])?.fails(1, &["1001"])?;
-    sample(&["--checkpoint", &plain, "--num-images", "0"])?.fails(1, &["number of images is 0"])?;
-    sample(&["--checkpoint", &plain, "--output", "x.jpg"])?.fails(1, &["x.jpg", ".png"])?;
+        .fails(2, &["eta is 2", "0 (deterministic)"])?;
+    sample(&["--checkpoint", &plain, "--scheduler", "magic"])?.fails(2, &["magic", "ddim"])?;
+    sample(&["--checkpoint", &plain, "--steps", "0"])?.fails(2, &["steps", "0"])?;
+    sample(&["--checkpoint", &plain, "--steps", "1001"])?.fails(2, &["1001"])?;
+    sample(&["--checkpoint", &plain, "--num-images", "0"])?.fails(2, &["number of images is 0"])?;
+    sample(&["--checkpoint", &plain, "--output", "x.gif"])?.fails(2, &["x.gif", ".png"])?;
     sample(&["--checkpoint", &plain, "--classifier", "nowhere"])?.fails(1, &["nowhere", "no such folder"])?;
     sample(&["--checkpoint", &plain, "--classifier-scale", "2"])?.fails(2, &["--classifier"])?;
     sample(&[])?.fails(2, &["--checkpoint"])?;

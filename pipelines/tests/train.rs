@@ -287,7 +287,7 @@ fn a_run_is_not_overwritten_and_not_changed() -> TestResult {
         ("--prediction-type", "flow", ["--prediction-type is \"flow\"", "v_prediction"]),
         ("--mixed-precision", "bf16", ["--mixed-precision is \"bf16\"", "the run has \"no\""]),
     ] {
-        tweedie.run(&arguments("run", &["--resume", option, value]))?.fails(1, &parts)?;
+        tweedie.run(&arguments("run", &["--resume", option, value]))?.fails(2, &parts)?;
     }
     // A run of before there was the setting goes on, without.
     let config = tweedie.path("run/config.json");
@@ -303,7 +303,7 @@ fn a_run_is_not_overwritten_and_not_changed() -> TestResult {
     let last = bytes.len() - 1;
     bytes[last] = 0;
     std::fs::write(&labels, bytes)?;
-    tweedie.run(&arguments("run", &["--resume"]))?.fails(1, &["fingerprint", "another --output"])?;
+    tweedie.run(&arguments("run", &["--resume"]))?.fails(2, &["fingerprint", "another --output"])?;
     assert_eq!(std::fs::read(tweedie.path("run/model/unet/diffusion_pytorch_model.safetensors"))?, model);
     assert_eq!(steps_of(&tweedie.path("run"))?, 3);
 
@@ -330,7 +330,7 @@ fn settings_that_cannot_be_are_named() -> TestResult {
         (&["--channels", "4,4,4,4,4"], ["8", "multiples of 16"]),
         (&["--prediction-type", "flow", "--learned-variance"], ["learned variance", "no variance"]),
     ] {
-        bare(more)?.fails(1, &parts)?;
+        bare(more)?.fails(2, &parts)?;
         assert!(!tweedie.path("run").exists(), "nothing is left of {more:?}");
     }
     bare(&["--lr-schedule", "steps"])?.fails(2, &["--lr-schedule", "constant, cosine"])?;

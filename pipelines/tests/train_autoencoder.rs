@@ -153,9 +153,9 @@ fn what_does_not_fit_is_named() -> TestResult {
     let run = |more: &[&str]| {
         program.run(&[&["train", "vae", "--data", "data", "--output", "run", "--quiet", "--crop", "24"], more].concat())
     };
-    run(&["--channels", "8,8,8,8"])?.fails(1, &["a side of the pictures is 24", "--channels", "multiples of 16"])?;
+    run(&["--channels", "8,8,8,8"])?.fails(2, &["a side of the pictures is 24", "--channels", "multiples of 16"])?;
     run(&["--channels", "8,8,8", "--vae-config", "x"])?.fails(2, &["--vae-config"])?;
-    run(&["--channels", "8,8", "--kl", "-1"])?.fails(1, &["--kl is -1"])?;
+    run(&["--channels", "8,8", "--kl", "-1"])?.fails(2, &["--kl is -1"])?;
     run(&["--from", "gone"])?.fails(1, &["gone"])?;
     assert!(!program.path("run").exists());
     Ok(())

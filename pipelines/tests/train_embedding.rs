@@ -69,13 +69,13 @@ fn pictures_need_no_captions() -> TestResult {
 fn what_does_not_fit_is_named() -> TestResult {
     let tweedie = with_data(TOKEN)?;
     let with = |more: &[&str]| tweedie.run(&arguments("run", &[&["--steps", "2"], more].concat()));
-    tweedie.run(&frozen::arguments("embedding", "run", &[]))?.fails(1, &["--token is not given", "<thing>"])?;
+    tweedie.run(&frozen::arguments("embedding", "run", &[]))?.fails(2, &["--token is not given", "<thing>"])?;
     let known = ["--steps", "2", "--token", "fox", "--caption", "a fox"];
-    tweedie.run(&frozen::arguments("embedding", "run", &known))?.fails(1, &["--token is \"fox\"", "has it already"])?;
-    with(&["--vectors", "0"])?.fails(1, &["--vectors is 0", "at least 1"])?;
-    with(&["--init-word", "a fox"])?.fails(1, &["--init-word", "one word"])?;
-    with(&["--caption", "a flag"])?.fails(1, &["--caption is \"a flag\"", TOKEN])?;
-    with(&["--learning-rate", "0"])?.fails(1, &["the learning rate is 0"])?;
+    tweedie.run(&frozen::arguments("embedding", "run", &known))?.fails(2, &["--token is \"fox\"", "has it already"])?;
+    with(&["--vectors", "0"])?.fails(2, &["--vectors is 0", "at least 1"])?;
+    with(&["--init-word", "a fox"])?.fails(2, &["--init-word", "one word"])?;
+    with(&["--caption", "a flag"])?.fails(2, &["--caption is \"a flag\"", TOKEN])?;
+    with(&["--learning-rate", "0"])?.fails(2, &["the learning rate is 0"])?;
     std::fs::create_dir(tweedie.path("empty"))?;
     let empty = ["train", "embedding", "--data", "empty", "--output", "run", "--token", TOKEN];
     tweedie.run(&empty)?.fails(1, &["the data folder empty is empty"])?;
@@ -96,6 +96,6 @@ fn what_does_not_fit_is_named() -> TestResult {
     // A run goes on with what it was started with.
     std::fs::write(tweedie.path("data/3.txt"), TOKEN)?;
     with(&["--checkpoint-every", "1"])?.success()?;
-    with(&["--resume", "--vectors", "2"])?.fails(1, &["--vectors is 2", "the run has 1"])?;
+    with(&["--resume", "--vectors", "2"])?.fails(2, &["--vectors is 2", "the run has 1"])?;
     Ok(())
 }

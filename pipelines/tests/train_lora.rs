@@ -55,22 +55,48 @@ fn one_caption_is_that_of_all_pictures() -> TestResult {
     Ok(())
 }
 
+/// DreamBooth's prior preservation: the class is drawn more as the bare model draws it than without its pictures.
+#[test]
+fn pictures_of_the_class_keep_what_the_model_draws_of_it() -> TestResult {
+    let tweedie = with_data("sks")?;
+    std::fs::create_dir(tweedie.path("class"))?;
+    for seed in ["1", "2", "3"] {
+        let output = format!("class/{seed}.png");
+        tweedie.run(&["txt2img", "a fox", "--steps", "8", "--seed", seed, "--output", &output])?.success()?;
+    }
+    let options = ["--steps", "40", "--learning-rate", "3e-3", "--batch-size", "2", "--caption", "a sks fox"];
+    tweedie.run(&arguments("alone", &options))?.success()?;
+    let kept = ["--class-data", "class", "--class-caption", "a fox"];
+    tweedie.run(&arguments("kept", &[&options[..], &kept].concat()))?.success()?;
+    assert_eq!(read_json(&tweedie.path("kept/config.json"))?["data"]["images"], 8);
+    draw(&tweedie, "a fox", "4", "bare.png", &[])?;
+    let far = ["alone", "kept"].map(|run| -> TestResult<f64> {
+        let (file, picture) = (format!("{run}/{FILE}"), format!("{run}.png"));
+        draw(&tweedie, "a fox", "4", &picture, &["--lora", &file])?;
+        difference(&tweedie.path("bare.png"), &tweedie.path(&picture))
+    });
+    let [alone, kept] = far;
+    let (alone, kept) = (alone?, kept?);
+    assert!(kept < 0.8 * alone, "{kept} with pictures of the class, {alone} without");
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_named() -> TestResult {
     let tweedie = with_data("sks")?;
     let with = |more: &[&str]| tweedie.run(&arguments("run", &[&["--steps", "2"], more].concat()));
-    with(&["--alpha", "0"])?.fails(1, &["--alpha", "above 0"])?;
-    with(&["--snr-gamma", "-1"])?.fails(1, &["--snr-gamma"])?;
-    with(&["--caption", " "])?.fails(1, &["caption", "empty"])?;
+    with(&["--alpha", "0"])?.fails(2, &["--alpha", "above 0"])?;
+    with(&["--snr-gamma", "-1"])?.fails(2, &["--snr-gamma"])?;
+    with(&["--caption", " "])?.fails(2, &["caption", "empty"])?;
     with(&["--model", "absent"])?.fails(1, &["absent"])?;
     let odd = ["train", "lora", "--data", "data", "--output", "run", "--quiet", "--resize", "30"];
-    tweedie.run(&odd)?.fails(1, &["a side of the pictures is 30", "multiple of 4", "--resize"])?;
+    tweedie.run(&odd)?.fails(2, &["a side of the pictures is 30", "multiple of 4", "--resize"])?;
     std::fs::write(tweedie.path("data/3.png"), "a letter")?;
     with(&[])?.fails(1, &["3.png", "no picture format"])?;
     write_picture(&tweedie.path("data/3.png"), 3)?;
     assert!(!tweedie.path("run").exists(), "nothing is made");
     // A run goes on with what it was started with.
     with(&["--checkpoint-every", "1"])?.success()?;
-    with(&["--resume", "--seed", "4"])?.fails(1, &["--seed is 4", "the run has 0"])?;
+    with(&["--resume", "--seed", "4"])?.fails(2, &["--seed is 4", "the run has 0"])?;
     Ok(())
 }

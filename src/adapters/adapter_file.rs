@@ -9,7 +9,7 @@ pub(super) fn open(what: &str, path: &Path) -> Result<TensorFile> {
     let (Some(name), true) = (path.file_name().and_then(|name| name.to_str()), path.is_file()) else {
         let fix =
             if path.is_dir() { "it is a folder; give the file in it" } else { "there is no such file; give its path" };
-        return Err(Error::invalid(format!("the {what}"), path.display(), fix));
+        return Err(Error::missing(format!("the {what}"), path.display(), fix));
     };
     let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
     TensorFile::open(&ModelFiles::Folder(folder), name)

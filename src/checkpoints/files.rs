@@ -61,7 +61,7 @@ impl ModelFiles {
         } else {
             "there is no such folder; give the path of a model in diffusers layout"
         };
-        Err(Error::invalid("the model", path.display(), fix))
+        Err(Error::missing("the model", path.display(), fix))
     }
 
     /// Where a file is, for messages.

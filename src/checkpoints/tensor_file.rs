@@ -3,7 +3,7 @@
 use super::mapped::{Bytes, float_type};
 use super::torch_file::Place;
 use super::{ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
-use crate::images::is_picture;
+use crate::images::PictureFormat;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
@@ -181,7 +181,7 @@ fn foreign_form(start: &[u8]) -> Option<&'static str> {
     if text.starts_with('<') {
         return Some("it is a web page, not a model; the download went wrong, get it again");
     }
-    if is_picture(start) {
+    if PictureFormat::of_bytes(start).is_some() {
         return Some("it is a picture, not weights; give a file that ends in .safetensors");
     }
     if start.len() >= 8 && start[..8].iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r')) {

@@ -73,6 +73,13 @@ impl Mask {
         Self { width: photo.width, height: photo.height, values }
     }
 
+    /// Where a photo is transparent, which is what an editor's eraser leaves: the less opaque, the more is repainted. None
+    /// if it is opaque all over.
+    pub fn of_hole(photo: &Photo) -> Option<Self> {
+        let alpha = photo.alpha().filter(|_| photo.is_transparent_somewhere())?;
+        Some(Self { width: photo.width, height: photo.height, values: alpha }.inverted())
+    }
+
     /// Width in pixels.
     pub fn width(&self) -> usize {
         self.width

@@ -136,6 +136,11 @@ impl Photo {
         Picture { width: self.width, height: self.height, rgb }
     }
 
+    /// Whether a pixel is not opaque.
+    pub fn is_transparent_somewhere(&self) -> bool {
+        self.alpha().is_some_and(|alpha| alpha.iter().any(|&alpha| alpha < u8::MAX))
+    }
+
     /// The alpha samples, as bytes; `None` if the photo has none.
     pub(super) fn alpha(&self) -> Option<Vec<u8>> {
         let channels = self.color.channels();

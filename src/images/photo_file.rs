@@ -5,7 +5,7 @@
 //! offers to programs without animation: its first frame, or an APNG's default picture. Decoders run under a
 //! [guard](crate::files::guarded): whatever they make of damaged bytes, it is an error.
 
-use super::{ColorType, Photo, Samples};
+use super::{ColorType, Photo, PictureFormat, Samples};
 use crate::files::guarded;
 use crate::{Error, ErrorKind, Result};
 use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
@@ -46,7 +46,7 @@ impl Photo {
     /// As [`read`](Self::read).
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
         let fail = |reason| malformed(path, reason);
-        let format = Format::of(bytes).map_err(fail)?;
+        let format = PictureFormat::of(bytes).map_err(fail)?;
         let decoded = guarded(|| format.decode(bytes)).map_err(damaged).and_then(|decoded| decoded);
         let Decoded { image, icc_profile } = decoded.map_err(fail)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
@@ -65,14 +65,23 @@ pub fn picture_bytes(path: &Path) -> Result<Vec<u8>> {
     let mut file = File::open(path).map_err(fail())?;
     let mut bytes = Vec::new();
     (&mut file).take(MAGIC_BYTES).read_to_end(&mut bytes).map_err(fail())?;
-    Format::of(&bytes).map_err(|reason| malformed(path, reason))?;
+    PictureFormat::of(&bytes).map_err(|reason| malformed(path, reason))?;
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(fail())?;
     Ok(bytes)
 }
 
-/// Whether a file that starts so is a picture that is read.
-pub(crate) fn is_picture(start: &[u8]) -> bool {
-    Format::of(start).is_ok()
+/// The EXIF data of a JPEG or WebP file, empty where it has none; nothing for PNG, which has texts of its own.
+///
+/// # Errors
+/// Why the file is not read.
+pub(super) fn exif_of(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    let format = PictureFormat::of(bytes)?;
+    if matches!(format, PictureFormat::Png) {
+        return Ok(None);
+    }
+    let exif = guarded(|| format.decoder(bytes).and_then(|mut decoder| decoder.exif_metadata()));
+    let exif = exif.map_err(damaged)?.map_err(damaged)?.unwrap_or_default();
+    Ok(Some(exif))
 }
 
 /// What a decoder gives, turned as its file says.
@@ -90,15 +99,12 @@ fn malformed(path: &Path, reason: String) -> Error {
     Error::malformed(ErrorKind::File, "picture", path, reason)
 }
 
-/// The formats that are read.
-#[derive(Clone, Copy)]
-enum Format {
-    Png,
-    Jpeg,
-    WebP,
-}
+impl PictureFormat {
+    /// The format of a file that starts so, if it is one of them.
+    pub fn of_bytes(start: &[u8]) -> Option<Self> {
+        Self::of(start).ok()
+    }
 
-impl Format {
     /// The format of a file that starts so, or why it is not read.
     fn of(bytes: &[u8]) -> Result<Self, String> {
         let brand = bytes.get(4..12).unwrap_or_default();

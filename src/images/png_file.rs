@@ -19,6 +19,11 @@ pub struct TextChunk {
 }
 
 impl TextChunk {
+    /// The keyword of what A1111's web UI writes and reads.
+    pub const PARAMETERS: &'static str = "parameters";
+    /// The keyword of this program's own settings, as JSON.
+    pub const SETTINGS: &'static str = "tweedie";
+
     /// A chunk from its parts.
     pub fn new(keyword: &str, text: impl Into<String>) -> Self {
         Self { keyword: keyword.into(), text: text.into() }

@@ -14,12 +14,14 @@ pub struct ForeignSyntax {
     /// The word `AND` between prompts that are to be composed, texts that change at a step, `[a:b:0.5]`, and those that
     /// alternate, `[a|b]`.
     pub schedules: Vec<String>,
+    /// The first weight that cannot be meant as words: with a number, `(word:1.3)`, in double brackets, or in square ones.
+    pub weights: Option<String>,
 }
 
 impl ForeignSyntax {
     /// Looks for it in a prompt.
     pub fn of(prompt: &str) -> Self {
-        Self { networks: networks(prompt), schedules: schedules(prompt) }
+        Self { networks: networks(prompt), schedules: schedules(prompt), weights: weights(prompt) }
     }
 }
 
@@ -69,6 +71,29 @@ fn schedules(prompt: &str) -> Vec<String> {
     }
     found.sort_unstable();
     found.into_iter().take(MOST).map(|(_, text)| text.to_owned()).collect()
+}
+
+fn weights(prompt: &str) -> Option<String> {
+    let bytes = prompt.as_bytes();
+    let mut open: Vec<usize> = Vec::new();
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            // A backslash makes a bracket a letter.
+            b'(' | b'[' if at == 0 || bytes[at - 1] != b'\\' => open.push(at),
+            b')' | b']' if at > 0 && bytes[at - 1] != b'\\' => {
+                let Some(start) = open.pop() else { continue };
+                let inside = &prompt[start + 1..at];
+                let number = inside.rsplit_once(':').is_some_and(|(_, number)| number.trim().parse::<f64>().is_ok());
+                let doubled = inside.starts_with('(') && inside.ends_with(')');
+                let square = bytes[start] == b'[' && byte == b']' && !inside.contains([':', '|']) && !inside.is_empty();
+                if square || byte == b')' && bytes[start] == b'(' && (number || doubled) {
+                    return Some(prompt[start..=at].to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Where a word stands by itself.
@@ -121,7 +146,21 @@ mod tests {
             "(a|b)",
             "",
         ] {
-            assert_eq!(ForeignSyntax::of(prompt), ForeignSyntax::default(), "{prompt}");
+            let ForeignSyntax { networks, schedules, .. } = ForeignSyntax::of(prompt);
+            assert_eq!((networks, schedules), (Vec::new(), Vec::new()), "{prompt}");
+        }
+    }
+
+    #[test]
+    fn weights_that_cannot_be_words_are_found() {
+        for (prompt, found) in [
+            ("a (fluffy:1.3) cat, [blurry]", Some("(fluffy:1.3)")),
+            ("a cat, [blurry]", Some("[blurry]")),
+            ("a ((ü)) cat", Some("((ü))")),
+            ("a cat (felis catus), [a:b:0.5] (at 12:30 (noon)) \\(x:1.2\\) [] ) (", None),
+            ("(ratio 16:9)", Some("(ratio 16:9)")),
+        ] {
+            assert_eq!(ForeignSyntax::of(prompt).weights.as_deref(), found, "{prompt}");
         }
     }
 }

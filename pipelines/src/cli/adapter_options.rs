@@ -1,5 +1,6 @@
 //! What is put on top of a model.
 
+use super::failure::wrong_usage;
 use super::given::Given;
 use super::inputs;
 use super::source::Source;
@@ -11,6 +12,7 @@ use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoi
 
 /// The options of every command that makes pictures from a text.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Adapters")]
 pub struct AdapterOptions {
     /// Add a LoRA (also LoHa, LoKr, DoRA), its change times WEIGHT [default: 1]: a .safetensors file, a pickle (.pt,
     /// .bin, .ckpt), which is never run, or owner/name[/FILE] on the hub; repeat it for more
@@ -19,13 +21,13 @@ pub struct AdapterOptions {
 
     /// Add a textual inversion, TOKEN in prompts [default: diffusers' token, else the file's name], from
     /// a .safetensors file, a pickle (.pt, .bin), or owner/name[/FILE] on the hub; repeat it for more
-    #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding)]
+    #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding, hide_short_help = true)]
     embedding: Vec<EmbeddingChoice>,
 
     /// Steer the run by a picture and a ControlNet or T2I-Adapter (a folder, one file, or owner/name[/FILE] on the hub),
     /// what it adds times SCALE [default: 1]; repeat it for more. One file does not say that its ControlNet takes blue
     /// before red, or adds means over the picture, as those for shuffled pictures do: give such a one as a folder
-    #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control)]
+    #[arg(long, value_name = "MODEL:IMAGE[:SCALE]", value_parser = control, hide_short_help = true)]
     control: Vec<Control>,
 
     #[command(flatten)]
@@ -87,7 +89,7 @@ fn of_control(key: &str, value: &Value, i: usize, count: usize) -> anyhow::Resul
         Some(values) if values.len() == count => Ok(values[i].clone()),
         Some(values) => {
             let given = values.len();
-            anyhow::bail!("--control-{key} has {given} values for {count} controls; give one, or one for each")
+            wrong_usage!("--control-{key} has {given} values for {count} controls; give one, or one for each")
         }
     }
 }

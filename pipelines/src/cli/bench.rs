@@ -1,5 +1,6 @@
 //! `tweedie bench`.
 
+use super::failure::wrong_usage;
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
@@ -33,7 +34,8 @@ pub struct BenchArguments {
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
 
-    /// Side of the pictures in pixels, but for a training step, which has a size of its own [default: 512]
+    /// Side of the pictures in pixels, but for a training step, which has a size of its own [default: that of the
+    /// pictures that the model is made for]
     #[arg(long, value_name = "N")]
     size: Option<usize>,
 
@@ -73,7 +75,7 @@ impl BenchArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let trains = matches!(self.preset, Some(Preset::MnistTraining));
         if self.breakdown.is_some() && !trains && !self.device.open()?.is_cpu() {
-            anyhow::bail!(
+            wrong_usage!(
                 "--breakdown shows the kernels of the CPU, and the device is {}; add --device cpu, or leave it away",
                 self.device
             );
@@ -96,21 +98,21 @@ impl BenchArguments {
 
     fn training(&self) -> anyhow::Result<TrainingBench> {
         if let Some(size) = self.size {
-            anyhow::bail!("--size {size}: a training step is on digits of 28x28 pixels; leave it away");
+            wrong_usage!("--size {size}: a training step is on digits of 28x28 pixels; leave it away");
         }
         if !matches!(self.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
-            anyhow::bail!("--device {}: training runs on the CPU; leave it away", self.device);
+            wrong_usage!("--device {}: training runs on the CPU; leave it away", self.device);
         }
         let mixed_precision = match self.dtype {
             DTypeChoice::Auto | DTypeChoice::F32 => MixedPrecisionChoice::No,
             DTypeChoice::BF16 => MixedPrecisionChoice::Bf16,
-            DTypeChoice::F16 => anyhow::bail!("--dtype f16: training has no products of f16; take f32 or bf16"),
+            DTypeChoice::F16 => wrong_usage!("--dtype f16: training has no products of f16; take f32 or bf16"),
         };
         Ok(TrainingBench { batch: self.batch.unwrap_or(64), mixed_precision, runs: self.runs })
     }
 
     fn time(&self, model: BenchModel) -> anyhow::Result<Map<String, Value>> {
-        let (size, batch, runs) = (self.size.unwrap_or(512), self.batch.unwrap_or(2), self.runs);
+        let (size, batch, runs) = (self.size, self.batch.unwrap_or(2), self.runs);
         Ok(Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?)
     }
 

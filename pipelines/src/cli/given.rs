@@ -1,9 +1,10 @@
 //! The options of a request on the command line, from where they are declared.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::{Map, Value};
 use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 use tweedie::with_options;
 use tweedie_pipelines::{OptionInfo, OptionKind, Options};
 
@@ -11,6 +12,8 @@ use tweedie_pipelines::{OptionInfo, OptionKind, Options};
 #[derive(Debug, Clone)]
 pub struct Given<R> {
     fields: Map<String, Value>,
+    like: Option<PathBuf>,
+    prompts: Option<PathBuf>,
     of: PhantomData<R>,
 }
 
@@ -18,6 +21,16 @@ impl<R> Given<R> {
     /// They, by their keys.
     pub fn fields(&self) -> Map<String, Value> {
         self.fields.clone()
+    }
+
+    /// The picture whose settings hold for all that is not given.
+    pub fn like(&self) -> Option<&Path> {
+        self.like.as_deref()
+    }
+
+    /// The file with a prompt a line.
+    pub fn prompts(&self) -> Option<&Path> {
+        self.prompts.as_deref()
     }
 }
 
@@ -29,7 +42,8 @@ impl<R: Options> Given<R> {
                 option.put(value, &mut fields);
             }
         }
-        Self { fields, of: PhantomData }
+        let path = |name: &str| matches.try_get_one::<PathBuf>(name).ok().flatten().cloned();
+        Self { fields, like: path(LIKE), prompts: path(PROMPTS), of: PhantomData }
     }
 }
 
@@ -40,7 +54,17 @@ impl<R: Options> Args for Given<R> {
             return command;
         }
         let alone = Arg::new(ALONE).value_name("PROMPT").help("The prompt, in the place of --prompt");
-        command.arg(alone.conflicts_with(PROMPT).value_parser(|text: &str| OptionKind::Text.parse(text)))
+        let like = Arg::new(LIKE).long(LIKE).value_name("PICTURE").value_parser(value_parser!(PathBuf)).help(
+            "Take all settings that are not given from this picture, which this program or one like A1111's web UI has made",
+        );
+        let alone =
+            alone.help_heading("Prompt").conflicts_with(PROMPT).value_parser(|text: &str| OptionKind::Text.parse(text));
+        let prompts = Arg::new(PROMPTS).long(PROMPTS).value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+            "Make the pictures of each line of this file, a prompt or a JSON object with options of a request, in the folder --output; \
+             those that are there already are left",
+        );
+        let prompts = prompts.help_heading("Prompt").conflicts_with_all([PROMPT, ALONE]);
+        command.arg(alone).arg(like.help_heading("Prompt")).arg(prompts)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -76,6 +100,12 @@ const PROMPT: &str = "prompt";
 /// How it is called then.
 const ALONE: &str = "prompt alone";
 
+/// A file of prompts.
+const PROMPTS: &str = "prompts";
+
+/// A picture that has the prompt and all else.
+const LIKE: &str = "like";
+
 /// Options that text can give.
 fn on_the_command_line<R: Options>() -> impl Iterator<Item = OptionInfo> {
     R::options().into_iter().filter(|option| option.kind != OptionKind::Json)
@@ -87,7 +117,7 @@ fn argument(option: &OptionInfo) -> Arg {
         .long(dashed(option.name))
         .help(help(option))
         .required(option.required && option.name != PROMPT)
-        .help_heading(option.heading)
+        .hide_short_help(option.rare)
         .allow_hyphen_values(matches!(
             kind,
             OptionKind::Text
@@ -99,11 +129,12 @@ fn argument(option: &OptionInfo) -> Arg {
                 | OptionKind::Margins
         ))
         .allow_negative_numbers(matches!(kind, OptionKind::Count | OptionKind::Seed | OptionKind::Number));
+    let argument = option.heading.into_iter().fold(argument, Arg::help_heading);
     let (short, long) =
         OTHER_NAMES.iter().find(|names| names.0 == option.name).map_or((None, &[][..]), |names| (names.1, names.2));
     let argument = short.into_iter().fold(argument, Arg::short).visible_aliases(long);
     let argument = match (option.name, option.required) {
-        (PROMPT, true) => argument.required_unless_present(ALONE),
+        (PROMPT, true) => argument.required_unless_present_any([ALONE, LIKE, PROMPTS]),
         _ => argument,
     };
     let argument = match kind {

@@ -28,9 +28,10 @@ impl Img2img {
         let image = Photo::read(&self.image)?;
         let inputs = vec![inputs::input("image", &self.image)?];
         let model = self.generate.build(TaskKind::ImageToImage, &plan)?;
-        let mut request = ImageToImageRequest::of(image, self.generate.text_request()?);
-        request.read(self.options.fields())?;
-        let settings = model.settle(&request)?;
-        self.generate.run(plan, &model, &settings, inputs)
+        self.generate.run(&plan, &model, &inputs, |text| {
+            let mut request = ImageToImageRequest::of(image.clone(), text);
+            request.read(self.generate.task_fields(&plan, &self.options))?;
+            Ok(model.settle(&request)?)
+        })
     }
 }

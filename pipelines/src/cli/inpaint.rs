@@ -14,8 +14,9 @@ pub struct InpaintArguments {
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
 
-    /// The mask: PNG, JPEG or WebP, white where to repaint; if it has transparency, opaque where to repaint
-    #[arg(long, value_name = "FILE", required_unless_present = "outpaint")]
+    /// The mask: PNG, JPEG or WebP, white where to repaint; if it has transparency, opaque where to repaint [default: what is
+    /// transparent in the picture]
+    #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
 
     #[command(flatten)]
@@ -31,13 +32,15 @@ impl InpaintArguments {
             [Some(&self.image), self.mask.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
         let plan = self.generate.plan(&files)?;
         let image = Photo::read(&self.image)?;
+        plan.check_format(&image)?;
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
         let model = self.generate.build(TaskKind::Inpaint, &plan)?;
-        let mut request = InpaintRequest::of(image, mask, self.generate.text_request()?);
-        request.read(self.options.fields())?;
-        let settings = model.settle(&request)?;
-        self.generate.run(plan, &model, &settings, inputs)
+        self.generate.run(&plan, &model, &inputs, |text| {
+            let mut request = InpaintRequest::of(image.clone(), mask.clone(), text);
+            request.read(self.generate.task_fields(&plan, &self.options))?;
+            Ok(model.settle(&request)?)
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! Scripts for shells, and manual pages, from the declarations of commands and options.
 
 use super::Arguments;
-use anyhow::{Context, bail};
+use super::failure::wrong_usage;
+use anyhow::Context;
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
@@ -21,7 +22,7 @@ pub fn page(names: &[String]) -> anyhow::Result<String> {
     for name in names {
         let known: Vec<_> = command.get_subcommands().map(Command::get_name).map(str::to_owned).collect();
         let Some(found) = command.find_subcommand(name).cloned() else {
-            bail!("`{called}` has no command `{name}`; it has {}", known.join(", "))
+            wrong_usage!("`{called}` has no command `{name}`; it has {}", known.join(", "))
         };
         called = format!("{called}-{name}");
         command = found;

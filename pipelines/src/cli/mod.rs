@@ -4,8 +4,11 @@ mod adapter_options;
 mod bench;
 #[cfg(feature = "hub")]
 mod cached;
+mod config_file;
 mod data;
+mod drawing;
 mod eval;
+mod failure;
 mod fetching;
 mod flags;
 mod generate;
@@ -14,11 +17,13 @@ mod img2img;
 mod inpaint;
 mod inputs;
 mod interrupt;
+mod log_lines;
 mod manual;
 mod model;
 mod output;
 mod print;
 mod progress;
+mod prompts_file;
 mod sample;
 mod schedulers;
 mod source;
@@ -28,6 +33,8 @@ mod verify;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+pub use config_file::parse;
+pub use failure::show as show_failure;
 use fetching::Fetching;
 pub use interrupt::status as status_if_stopped;
 use source::{OfflineOption, Source};
@@ -39,10 +46,15 @@ use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Purpose, Task
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
 #[command(name = "tweedie", version, long_version = about_program(), max_term_width = 100, arg_required_else_help = true)]
+#[command(after_long_help = ENVIRONMENT)]
 pub struct Arguments {
     /// Threads to compute with [default: RAYON_NUM_THREADS, or as many as there are cores]; no picture depends on it
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true)]
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = ADVANCED)]
     threads: Option<u16>,
+
+    /// Leave tweedie.toml and the user's config.toml unread
+    #[arg(long, global = true, hide_short_help = true, help_heading = ADVANCED)]
+    no_config: bool,
 
     #[command(subcommand)]
     command: Command,
@@ -54,6 +66,30 @@ impl Arguments {
         self.threads.map(usize::from)
     }
 }
+
+/// What stands at the foot of a command's help.
+fn examples(commands: &[&str]) -> String {
+    format!("Examples:\n  {}", commands.join("\n  "))
+}
+
+/// What stands at the foot of the program's long help.
+const ENVIRONMENT: &str = "\
+Environment:
+  RAYON_NUM_THREADS   threads to compute with, as --threads
+  TWEEDIE_ISA         the instruction set to use, of those that --version lists
+  HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE
+                      where models of the hub are kept and fetched from, as in Python's huggingface_hub
+  HTTPS_PROXY, ALL_PROXY, NO_PROXY
+                      how the network is reached
+  XDG_CONFIG_HOME     where tweedie/config.toml is [default: ~/.config]
+
+Files:
+  tweedie.toml, ~/.config/tweedie/config.toml
+                      options by their long names, for all commands that make pictures or in a table for one, such as
+                      `steps = 20` under `[txt2img]`; the command line goes before both";
+
+/// The heading of options that few need.
+const ADVANCED: &str = "Advanced";
 
 /// The version, what was compiled in, and what of the processor is used.
 fn about_program() -> String {
@@ -85,23 +121,31 @@ fn about_program() -> String {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make pictures from a text.
+    #[command(after_help = examples(&[r#"tweedie txt2img "a fox on a blue background""#, r#"tweedie txt2img -p "a castle at sunset" -m sd15 --steps 25 --scheduler unipc -o castle.png"#]))]
     Txt2img(Box<txt2img::Txt2img>),
     /// Make pictures from a text and a picture.
+    #[command(after_help = examples(&[r#"tweedie img2img --image sketch.png --strength 0.6 "a castle, oil painting" -m sd15"#, "tweedie img2img --image photo.jpg --like castle.png"]))]
     Img2img(Box<img2img::Img2img>),
     /// Repaint or extend a part of a picture; the rest keeps every byte.
+    #[command(after_help = examples(&[r#"tweedie inpaint --image photo.png --mask mask.png "a dog on a bench" -m sd15"#, r#"tweedie inpaint --image photo.png --outpaint left=64,right=64 "a beach" -m sd15"#]))]
     Inpaint(Box<inpaint::InpaintArguments>),
     /// Train a network on a folder of data.
+    #[command(after_help = examples(&["tweedie train mnist --data mnist --output runs/mnist --epochs 5", "tweedie train lora --model sd15 --data pictures --output runs/lora"]))]
     #[command(subcommand)]
     Train(train::TrainCommand),
     /// Judge pictures.
+    #[command(after_help = examples(&["tweedie eval classify digits --classifier runs/classifier/model", "tweedie eval prompts --model MODEL --prompts prompts.json --judge JUDGE --output scores"]))]
     #[command(subcommand)]
     Eval(eval::EvalCommand),
     /// Make pictures with a model in pixel space, such as the embedded digits.
+    #[command(after_help = examples(&["tweedie sample mnist --num-images 16 --grid", "tweedie sample --checkpoint runs/pixel/model --classes cat,dog --num-images 8"]))]
     Sample(Box<sample::Sample>),
     /// Look at models, and convert them.
+    #[command(after_help = examples(&["tweedie model info", "tweedie model convert sd15.safetensors sd15-folder"]))]
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// Make a picture again from the settings in its file, and compare.
+    #[command(after_help = examples(&["tweedie verify fox.png", "tweedie verify castle.png --model sd15"]))]
     Verify(Box<verify::Verify>),
     /// List the schedulers with their order, cost and references.
     Schedulers {
@@ -123,20 +167,6 @@ enum Command {
         #[arg(value_name = "COMMAND")]
         command: Vec<String>,
     },
-}
-
-/// Shows why the program failed: the error and its causes, without those that are quoted already.
-pub fn show_error(error: &anyhow::Error) {
-    let message = error.chain().map(flags::in_error).fold(String::new(), |text, cause| {
-        if text.is_empty() {
-            cause
-        } else if text.contains(&cause) {
-            text
-        } else {
-            format!("{text}: {cause}")
-        }
-    });
-    print::remark(&format!("error: {message}"));
 }
 
 /// Carries out what the arguments say; the status is that of a question that was answered with no.
@@ -161,6 +191,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// Which model, where, in which number format.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
 struct ModelArguments {
     /// A folder in diffusers layout, one checkpoint file (.safetensors, .ckpt), or owner/name[/FILE][@revision] on the
     /// hub [default: the embedded model]
@@ -169,7 +200,7 @@ struct ModelArguments {
 
     /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes, and all other
     /// weights if the file holds a UNet alone [default: those of the family that the file belongs to]
-    #[arg(long, value_name = "DIR", requires = "model")]
+    #[arg(long, value_name = "DIR", requires = "model", hide_short_help = true)]
     config: Option<PathBuf>,
 
     /// Another autoencoder: a file, its folder, the folder of a model that has it, or owner/name[/FILE] on the hub

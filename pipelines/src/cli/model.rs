@@ -1,5 +1,6 @@
 //! `tweedie model`.
 
+use super::failure::wrong_usage;
 use super::flags::in_text;
 use super::print;
 use clap::{Subcommand, builder::PossibleValuesParser};
@@ -153,7 +154,7 @@ fn as_json(info: &ModelInfo) -> Value {
 fn convert(files: &ModelFiles, output: &Path, dtype: Option<&str>, force: bool) -> anyhow::Result<()> {
     let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
     if let Some(ending @ ("ckpt" | "pt" | "pth" | "bin")) = ending.as_deref() {
-        anyhow::bail!(
+        wrong_usage!(
             "the output is {}; pickles (.{ending}) are not written, give a name that ends in .safetensors",
             output.display()
         );

@@ -1,18 +1,27 @@
 //! Where pictures go. An existing file is replaced only if the user says so.
 
+use super::failure::wrong_usage;
+use super::print;
 use anyhow::{Context, anyhow, bail};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use tweedie::files::{Existing, folder_of, write_file, write_synced};
+use tweedie::images::PictureFormat;
 
 /// The longest part of a prompt in a file name.
 const LONGEST_SLUG: usize = 48;
+
+/// What stands for standard output in the place of a file.
+const STDOUT: &str = "-";
 
 /// The files of a request, known and checked before anything is computed.
 #[derive(Debug)]
 pub struct Output {
     paths: Vec<PathBuf>,
+    format: PictureFormat,
+    /// Whether the one picture goes to standard output.
+    to_stdout: bool,
     force: bool,
     /// Where files are whose names were taken by others in the meantime.
     moved: RefCell<BTreeMap<usize, PathBuf>>,
@@ -20,20 +29,51 @@ pub struct Output {
 
 impl Output {
     /// Plans `count` files: the one that was asked for, with `-0`, `-1`, ... before its extension if there are
-    /// several; or names made from prompt and seed that are still free.
+    /// several; or names made from prompt and seed that are still free. `-` is standard output, for one picture.
     pub fn plan(asked: Option<&Path>, prompt: &str, seed: u64, count: usize, force: bool) -> anyhow::Result<Self> {
-        let paths = match asked {
-            Some(path) => numbered(path, count)?,
-            None => unused_names(&format!("{}-{seed}", slug(prompt)), count)?,
+        let to_stdout = asked.is_some_and(|path| path == Path::new(STDOUT));
+        let (paths, format) = match asked {
+            Some(_) if to_stdout && count > 1 => {
+                wrong_usage!("--output - takes one picture, and there are {count}; make one, or put them into a --grid")
+            }
+            Some(path) if to_stdout => (vec![path.into()], PictureFormat::Png),
+            Some(path) => (numbered(path, count)?, PictureFormat::of_path(path)?),
+            None => (unused_names(&format!("{}-{seed}", slug(prompt)), count)?, PictureFormat::Png),
         };
-        let output = Self { paths, force, moved: RefCell::default() };
-        output.check()?;
+        let output = Self { paths, format, to_stdout, force, moved: RefCell::default() };
+        if !to_stdout {
+            output.check()?;
+        }
         Ok(output)
     }
 
-    /// One file, of another option than `--output`.
+    /// Files in a folder, which is made for them unless it is there: the number of a prompt, then its words. They may be there
+    /// already.
+    pub fn in_folder(folder: &Path, number: usize, prompt: &str, count: usize, force: bool) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| anyhow!("cannot create the folder {}: {}", folder.display(), error.kind()))?;
+        let path = folder.join(format!("{number:04}-{}.png", slug(prompt)));
+        let paths = numbered(&path, count)?;
+        Ok(Self { paths, format: PictureFormat::Png, to_stdout: false, force, moved: RefCell::default() })
+    }
+
+    /// One PNG file, of another option than `--output`.
     pub fn one(path: &Path, force: bool) -> anyhow::Result<Self> {
-        Self::plan(Some(path), "", 0, 1, force)
+        let output = Self::plan(Some(path), "", 0, 1, force)?;
+        if output.format != PictureFormat::Png || output.to_stdout {
+            wrong_usage!("the output {} does not end in .png, and this is saved as PNG", path.display());
+        }
+        Ok(output)
+    }
+
+    /// The format of its pictures.
+    pub fn format(&self) -> PictureFormat {
+        self.format
+    }
+
+    /// Whether its picture goes to standard output, where nothing else may go then.
+    pub fn is_stdout(&self) -> bool {
+        self.to_stdout
     }
 
     /// The files, in the order of the images; of those that are written, where they are.
@@ -50,7 +90,7 @@ impl Output {
             let folder = folder_of(path);
             let real = folders.entry(folder).or_insert_with(|| folder.canonicalize().unwrap_or_else(|_| folder.into()));
             if !places.insert(real.join(path.file_name().unwrap_or_default())) {
-                bail!("two options name the output {}; give each another one", path.display());
+                wrong_usage!("two options name the output {}; give each another one", path.display());
             }
         }
         Ok(())
@@ -65,7 +105,7 @@ impl Output {
                 bail!("the output folder {} does not exist; create it or choose another --output", folder.display());
             }
             if path.is_dir() || path.as_os_str().to_string_lossy().ends_with(std::path::MAIN_SEPARATOR) {
-                bail!(
+                wrong_usage!(
                     "the output {} is a folder; give a file name in it, such as {}",
                     path.display(),
                     path.join("picture.png").display()
@@ -105,12 +145,15 @@ impl Output {
     /// under the next one.
     pub fn write(&self, index: usize, bytes: &[u8]) -> anyhow::Result<PathBuf> {
         let path = &self.paths[index];
+        if self.to_stdout {
+            return print::bytes(bytes).map(|()| path.clone());
+        }
         if write(path, bytes, self.force)? {
             return Ok(path.clone());
         }
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         for stem in again(&stem).skip(1) {
-            let path = path.with_file_name(format!("{stem}.png"));
+            let path = path.with_file_name(with_extension_of(path, &stem));
             if write(&path, bytes, false)? {
                 self.moved.borrow_mut().insert(index, path.clone());
                 return Ok(path);
@@ -170,18 +213,22 @@ fn write(path: &Path, bytes: &[u8], force: bool) -> anyhow::Result<bool> {
 }
 
 fn numbered(path: &Path, count: usize) -> anyhow::Result<Vec<PathBuf>> {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    if path.file_name().is_some_and(|name| name == ".png") {
-        bail!("the output {} has no name before .png", path.display());
-    }
-    if extension.as_deref() != Some("png") {
-        bail!("the output {} does not end in .png; pictures are saved as PNG", path.display());
+    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    if [".png", ".jpg", ".jpeg", ".webp"].contains(&stem.as_str()) {
+        wrong_usage!("the output {} has no name before {stem}", path.display());
     }
     if count == 1 {
         return Ok(vec![path.to_path_buf()]);
     }
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok((0..count).map(|i| path.with_file_name(format!("{stem}-{i}.png"))).collect())
+    Ok((0..count).map(|i| path.with_file_name(with_extension_of(path, &format!("{stem}-{i}")))).collect())
+}
+
+/// Another name with a path's extension.
+fn with_extension_of(path: &Path, stem: &str) -> String {
+    match path.extension() {
+        Some(extension) => format!("{stem}.{}", extension.to_string_lossy()),
+        None => stem.to_owned(),
+    }
 }
 
 /// Names in the current folder of which none is taken: `stem`, then `stem-again`, `stem-again-2`, ...
@@ -260,8 +307,8 @@ mod tests {
     #[test]
     fn several_files_are_numbered_before_the_extension() -> anyhow::Result<()> {
         let names = numbered(Path::new("out/fox.PNG"), 2)?;
-        assert_eq!(names, [Path::new("out/fox-0.png"), Path::new("out/fox-1.png")]);
-        assert!(numbered(Path::new("fox.jpg"), 1).is_err());
+        assert_eq!(names, [Path::new("out/fox-0.PNG"), Path::new("out/fox-1.PNG")]);
+        assert!(numbered(Path::new("out/.webp"), 1).is_err());
         Ok(())
     }
 }

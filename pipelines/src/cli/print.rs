@@ -17,6 +17,15 @@ pub fn result(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A result that is no text.
+pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to stdout"),
+    }
+}
+
 /// A result of lines, each of which stays one.
 pub fn lines(lines: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
     result(&lines.into_iter().map(|line| escaped(&line)).collect::<Vec<_>>().join("\n"))

@@ -1,5 +1,6 @@
 //! `tweedie sample`.
 
+use super::failure::{Stopped, wrong_usage};
 use super::fetching::Fetching;
 use super::given::Given;
 use super::interrupt::Interrupt;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tweedie::images::{Photo, Picture, encode_png};
+use tweedie::images::{Photo, Picture, TextChunk, encode_png};
 use tweedie_pipelines::{
     DTypeChoice, DeviceChoice, Error, Event, Model, Options, PixelModel, PixelPipeline, PixelRecord, PixelRequest,
     PixelSeconds, PixelSettings, Purpose, Trajectory,
@@ -58,7 +59,8 @@ pub struct Sample {
     #[arg(long, value_name = "FILE.png")]
     animation: Option<PathBuf>,
 
-    /// The PNG file; several get -0, -1, ... before the extension [default: from model and seed]
+    /// The picture's file, which ends in .png, .webp or .jpg; several get -0, -1, ... before the extension; - is standard
+    /// output [default: a PNG file, named from model and seed]
     #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
 
@@ -79,7 +81,7 @@ pub struct Sample {
     #[arg(long)]
     json: bool,
 
-    /// Show no progress
+    /// Show no progress, only the files' names
     #[arg(long, short)]
     quiet: bool,
 
@@ -115,6 +117,9 @@ impl Sample {
         let start = Instant::now();
         let seconds = self.generate(&pipeline, &settings, &record, &outputs, &interrupt)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
+        if self.quiet && !self.json && !outputs.pictures.is_stdout() {
+            print::lines(outputs.pictures.paths().iter().map(|path| path.display().to_string()))?;
+        }
         if self.json {
             let summary = summary(&settings, &record, &outputs, seconds, total);
             print::result(&serde_json::to_string_pretty(&summary)?)?;
@@ -142,6 +147,9 @@ impl Sample {
             animation: self.animation.as_ref().map(one).transpose()?,
         };
         let Outputs { pictures, trajectory, animation } = &outputs;
+        if pictures.is_stdout() && self.json {
+            wrong_usage!("--json and --output - both write to standard output; leave one away");
+        }
         Output::apart(
             &[Some(pictures), trajectory.as_ref(), animation.as_ref()].into_iter().flatten().collect::<Vec<_>>(),
         )?;
@@ -181,7 +189,9 @@ impl Sample {
                 Event::Picture { index, seed, picture, .. } => match save(outputs, record, index, picture) {
                     Ok(path) => {
                         saved += 1;
-                        progress.line(&format!("saved {path} ({})", described(settings, index, seed)));
+                        if !outputs.pictures.is_stdout() {
+                            progress.line(&format!("saved {path} ({})", described(settings, index, seed)));
+                        }
                     }
                     Err(error) => {
                         failure = Some(error);
@@ -197,15 +207,18 @@ impl Sample {
             (Some(error), _) => return Err(error),
             (None, Err(Error::Cancelled)) if saved < settings.num_images => {
                 let made = if self.grid { 0 } else { saved };
-                anyhow::bail!("stopped; {made} of {} pictures were saved", settings.num_images)
+                let of = settings.num_images;
+                return Err(Stopped(format!("stopped; {made} of {of} pictures were saved")).into());
             }
             (None, Err(Error::Cancelled)) => PixelSeconds::default(),
             (None, result) => result?,
         };
         if self.grid {
             let grid = Picture::grid(&kept, self.columns(settings), GAP)?;
-            let path = outputs.pictures.write(0, &encode_png(&grid, &record.chunks(None))?)?;
-            progress.line(&format!("saved {} ({} pictures)", path.display(), kept.len()));
+            let path = write(&outputs.pictures, 0, &Photo::from(&grid), &record.chunks(None))?;
+            if !outputs.pictures.is_stdout() {
+                progress.line(&format!("saved {} ({} pictures)", path.display(), kept.len()));
+            }
         }
         if let Some(trajectory) = &trajectory {
             draw(trajectory, settings, record, outputs, &progress)?;
@@ -223,8 +236,12 @@ impl Sample {
 }
 
 fn save(outputs: &Outputs, record: &PixelRecord, index: usize, picture: &Photo) -> anyhow::Result<String> {
-    let path = outputs.pictures.write(index, &picture.encode_png(&record.chunks(Some(index)))?)?;
+    let path = write(&outputs.pictures, index, picture, &record.chunks(Some(index)))?;
     Ok(path.display().to_string())
+}
+
+fn write(output: &Output, index: usize, picture: &Photo, texts: &[TextChunk]) -> anyhow::Result<PathBuf> {
+    output.write(index, &picture.encode(output.format(), texts)?)
 }
 
 fn described(settings: &PixelSettings, index: usize, seed: u64) -> String {

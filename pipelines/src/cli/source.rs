@@ -2,7 +2,7 @@
 
 use super::fetching::Fetching;
 #[cfg(feature = "hub")]
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
@@ -21,7 +21,7 @@ pub fn hub_name(path: &Path) -> anyhow::Result<Option<HubName>> {
     }
     let nearest = nearest_name(text).map_or(String::new(), |name| format!("did you mean {name}? "));
     let names: Vec<_> = known_models().keys().map(String::as_str).collect();
-    bail!(
+    anyhow::bail!(
         "the model is {text}; there is no such file or folder, and no model is known by that name: {nearest}known are {}; others are \
          called owner/name",
         names.join(", ")
@@ -33,7 +33,7 @@ pub fn hub_name(path: &Path) -> anyhow::Result<Option<HubName>> {
 pub struct OfflineOption {
     /// Take models of the hub from its cache alone, as HF_HUB_OFFLINE=1 does
     #[cfg(feature = "hub")]
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     offline: bool,
 }
 

@@ -14,7 +14,6 @@ impl Txt2img {
     pub fn run(&self) -> anyhow::Result<()> {
         let plan = self.generate.plan(&[])?;
         let model = self.generate.build(TaskKind::TextToImage, &plan)?;
-        let settings = model.settle(&self.generate.text_request()?)?;
-        self.generate.run(plan, &model, &settings, Vec::new())
+        self.generate.run(&plan, &model, &[], |request| Ok(model.settle(&request)?))
     }
 }

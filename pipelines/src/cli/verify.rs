@@ -1,6 +1,7 @@
 //! `tweedie verify`.
 
 use super::adapter_options::AdapterOptions;
+use super::failure::wrong_usage;
 use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
@@ -12,7 +13,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tweedie::images::{Mask, Photo, picture_bytes};
+use tweedie::images::{Mask, Photo, PictureFormat, picture_bytes};
 use tweedie_pipelines::verify::{Comparison, InputRecord, Recipe, Verdict, WeightsCheck, check_weights};
 use tweedie_pipelines::{
     Adapters, ControlImage, DTypeChoice, Event, LatentDiffusion, LoraRequest, Model, Purpose, Record, Settings,
@@ -109,6 +110,7 @@ impl Verify {
         let (model, settings) = self.prepare(&recipe, model, inputs, &source)?;
 
         let record = self.adapters.control_inputs()?.into_iter().fold(model.record(&settings), Record::with_input);
+        let record = record.with_scale(recipe.scale());
         let weights = record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
         if let Some(other) = recipe.other_weights(weights)? {
             bail!(
@@ -116,17 +118,23 @@ impl Verify {
             );
         }
         // As a file has it: numbers through text.
-        let record: Value = serde_json::from_str(&record.json(settings.request.seed).to_string())?;
-        if let Some(other) = recipe.other_adapters(&record) {
+        let json: Value = serde_json::from_str(&record.json(settings.request.seed).to_string())?;
+        if let Some(other) = recipe.other_adapters(&json) {
             bail!("not all files that the picture was made with are those: {other}");
         }
         let again = self.render(&model, &settings, &interrupt)?;
+        let again = record.scaled(&again)?.into_owned();
+        let again = match PictureFormat::of_bytes(&bytes) {
+            // What that format loses, it loses again.
+            Some(format @ PictureFormat::Jpeg) => Photo::decode(&again.encode(format, &[])?, &self.picture)?,
+            _ => again,
+        };
         if let Some(output) = &output {
             output.write(0, &again.encode_png(&[])?)?;
         }
         let comparison = Comparison::of(&given, &again);
         let faults = if comparison.verdict() == Verdict::Identical { Vec::new() } else { recipe.faults(&settings)? };
-        self.report(&comparison, [faults, recipe.differences(&record)].concat())
+        self.report(&comparison, [faults, recipe.differences(&json)].concat())
     }
 
     /// The files that it was made from, if they are those.
@@ -149,14 +157,19 @@ impl Verify {
                 (None, None) if needs_image && role == "image" => {
                     bail!("the picture was made from another, which its settings do not name; give it with {option}")
                 }
-                (None, Some(_)) if !needs_image => bail!("{option} is given, and the picture was made from text alone"),
+                (None, Some(_)) if !needs_image => {
+                    wrong_usage!("{option} is given, and the picture was made from text alone")
+                }
                 (None, _) => {}
             }
         }
         let (mut adapters, mut controls) = (self.adapters.adapters(source)?, self.adapters.control_images()?);
         let loras = recipe.apply_adapters(&mut adapters, &mut controls)?;
         Ok(Inputs {
-            picture: (given.width(), given.height()),
+            picture: {
+                let scale = recipe.scale().unwrap_or(1) as usize;
+                (given.width() / scale, given.height() / scale)
+            },
             adapters,
             controls,
             loras,
@@ -169,7 +182,9 @@ impl Verify {
     fn find(&self, recipe: &Recipe, source: &Source<'_>) -> anyhow::Result<Model> {
         match (recipe.vae_name(), &self.model.vae) {
             (Some(name), None) => bail!("the picture was made with another autoencoder, {name:?}; give it with --vae"),
-            (None, Some(vae)) => bail!("--vae is {}, and the picture was made with its model's own", vae.display()),
+            (None, Some(vae)) => {
+                wrong_usage!("--vae is {}, and the picture was made with its model's own", vae.display())
+            }
             _ => {}
         }
         let weights = recipe.weights()?;

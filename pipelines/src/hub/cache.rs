@@ -172,7 +172,7 @@ pub(super) fn remove(cache: &Path, name: &HubName) -> Result<u64> {
     // A link would lead out of the cache.
     if !is_real_folder(&path) {
         let fix = format!("{} does not have it; `tweedie model list` shows what it has", cache.display());
-        return Err(Error::invalid("the model", name.id(), fix));
+        return Err(Error::missing("the model", name.id(), fix));
     }
     let bytes = bytes_of(&path);
     std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;

@@ -184,7 +184,7 @@ impl Client {
         };
         // A model that is not there, or not for who asks, was named wrongly; the rest is the hub's or the connection's.
         let kind = match (status.as_u16(), file) {
-            (401 | 403, _) | (404, None) => ErrorKind::Request,
+            (401 | 403, _) | (404, None) => ErrorKind::Missing,
             _ => ErrorKind::File,
         };
         self.without(kind, file, &what, &fix)

@@ -165,7 +165,7 @@ impl Hub {
                 "the hub is not to be asked (`offline` or HF_HUB_OFFLINE) and {} has not all of it; run it once without",
                 self.cache.display()
             );
-            return Err(Error::invalid("the model", name, fix));
+            return Err(Error::missing("the model", name, fix));
         }
         let client = Client::new(self, name)?;
         let listing = client.listing(observer)?;

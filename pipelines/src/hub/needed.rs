@@ -240,7 +240,7 @@ fn named_file(name: &HubName, file: &str, names: &BTreeSet<String>) -> Result<St
         [] => "it has no files of weights; check the name".into(),
         _ => format!("it has {}; check the spelling (capitals count)", others.join(", ")),
     };
-    Err(Error::invalid(format!("the file {file} of {}", name.id()), "missing", fix))
+    Err(Error::missing(format!("the file {file} of {}", name.id()), "missing", fix))
 }
 
 /// The one file of weights in a repository without folder layout: the one with the usual name, or else the only one;

@@ -69,6 +69,6 @@ impl PixelRecord {
 
     /// The text of a picture: `tweedie`, which is [`Self::json`].
     pub fn chunks(&self, index: Option<usize>) -> Vec<TextChunk> {
-        vec![TextChunk::new("tweedie", self.json(index).to_string())]
+        vec![TextChunk::new(TextChunk::SETTINGS, self.json(index).to_string())]
     }
 }

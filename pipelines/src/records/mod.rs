@@ -2,3 +2,4 @@
 
 pub(crate) mod provenance;
 pub(crate) mod record;
+pub mod reuse;

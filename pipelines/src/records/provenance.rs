@@ -45,6 +45,8 @@ options! {
             weights_sha256: Map<String, Value> = Map::new() => json().always_recorded();
             /// What its autoencoder is called, if it is another model's.
             vae: Option<String> = None => json();
+            /// How many times the picture was enlarged when it was saved.
+            scale: Option<u32> = None => json();
             /// LoRAs: name, weight and SHA-256 of each. One that acted beside the weights says so in "applied"; others were
             /// merged into them.
             loras: Vec<Value> = Vec::new() => json();

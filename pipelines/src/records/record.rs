@@ -10,7 +10,7 @@ use crate::used_weights::UsedWeights;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use tweedie::Result;
-use tweedie::images::TextChunk;
+use tweedie::images::{Photo, TextChunk};
 
 /// The settings of a run, for its pictures and for what is printed as JSON.
 ///
@@ -21,6 +21,8 @@ pub struct Record {
     settings: Settings,
     weights: UsedWeights,
     vae: Option<UsedAutoencoder>,
+    /// How many times pictures are enlarged when they are saved.
+    scale: Option<u32>,
     inputs: Vec<Input>,
 }
 
@@ -58,13 +60,29 @@ impl Input {
 
 impl Record {
     pub(crate) fn new(settings: &Settings, weights: UsedWeights) -> Self {
-        Self { settings: settings.clone(), weights, vae: None, inputs: Vec::new() }
+        Self { settings: settings.clone(), weights, vae: None, scale: None, inputs: Vec::new() }
     }
 
     /// Names another autoencoder than the model's.
     pub(crate) fn with_vae(mut self, vae: Option<UsedAutoencoder>) -> Self {
         self.vae = vae;
         self
+    }
+
+    /// That the pictures are enlarged when they are saved.
+    #[must_use]
+    pub fn with_scale(mut self, scale: Option<u32>) -> Self {
+        self.scale = scale.filter(|&scale| scale > 1);
+        self
+    }
+
+    /// A picture as it is saved.
+    ///
+    /// # Errors
+    /// If it would be larger than pictures are.
+    pub fn scaled<'a>(&self, picture: &'a Photo) -> Result<Cow<'a, Photo>> {
+        let Some(scale) = self.scale.map(|scale| scale as usize) else { return Ok(Cow::Borrowed(picture)) };
+        Ok(Cow::Owned(picture.resized(scale * picture.width(), scale * picture.height())?))
     }
 
     /// The record of another run of the same model, in which no LoRA acts that is not the model's: the weights' sums are kept.
@@ -118,6 +136,7 @@ impl Record {
             model: self.weights.model_name.clone(),
             weights_sha256: self.hash_weights().cloned().unwrap_or_default(),
             vae: self.vae.as_ref().map(|vae| vae.name.clone()),
+            scale: self.scale,
             loras: list(LORAS),
             embeddings: list(EMBEDDINGS),
             controls: self.controls(list("controls")),
@@ -148,8 +167,8 @@ impl Record {
     /// [`Self::json`].
     pub fn chunks(&self, seed: u64) -> Vec<TextChunk> {
         vec![
-            TextChunk::new("parameters", self.parameters(seed)),
-            TextChunk::new("tweedie", self.json(seed).to_string()),
+            TextChunk::new(TextChunk::PARAMETERS, self.parameters(seed)),
+            TextChunk::new(TextChunk::SETTINGS, self.json(seed).to_string()),
         ]
     }
 

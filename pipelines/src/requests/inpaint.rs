@@ -19,8 +19,8 @@ options! {
         given {
             /// The picture.
             image: Photo;
-            /// Where to paint: 255 (white). Another size than the picture's is stretched to it. Without a mask only
-            /// [`InpaintOptions::outpaint`] is painted.
+            /// Where to paint: 255 (white). Another size than the picture's is stretched to it. Without a mask it is what
+            /// [`InpaintOptions::outpaint`] adds, else what is transparent in the picture.
             mask: Option<Mask>;
         }
         flat {

@@ -26,6 +26,8 @@ pub struct OptionInfo {
     pub always_recorded: bool,
     /// The heading that it stands under, if not with all others.
     pub heading: Option<&'static str>,
+    /// Whether a short list leaves it away.
+    pub rare: bool,
     /// The name of an option that excludes this one.
     pub excluded_by: Option<&'static str>,
     /// The name of an option without which this one means nothing.
@@ -133,6 +135,7 @@ pub(crate) fn option(kind: OptionKind, value_name: &'static str) -> OptionInfo {
         required: false,
         always_recorded: false,
         heading: None,
+        rare: false,
         excluded_by: None,
         needs: None,
     }
@@ -173,6 +176,11 @@ impl OptionInfo {
 
     pub(crate) fn under(mut self, heading: &'static str) -> Self {
         self.heading = Some(heading);
+        self
+    }
+
+    pub(crate) fn rarely(mut self) -> Self {
+        self.rare = true;
         self
     }
 

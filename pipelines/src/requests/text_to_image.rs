@@ -25,6 +25,11 @@ values_by_serde! {
     PromptSyntax: "plain or weighted";
 }
 
+const PROMPT: &str = "Prompt";
+const SAMPLING: &str = "Sampling";
+const GUIDANCE: &str = "Guidance";
+const SIZE: &str = "Size and number";
+
 options! {
     /// A request for pictures from a text. What is `None` is taken from the model.
     #[derive(Debug, Clone, PartialEq)]
@@ -35,65 +40,73 @@ options! {
         }
         options {
             /// What to draw.
-            prompt: String = String::new() => option(OptionKind::Text, "TEXT").required().always_recorded();
+            prompt: String = String::new() =>
+                option(OptionKind::Text, "TEXT").required().always_recorded().under(PROMPT);
             /// What to stay away from.
             ///
             /// `None` differs from an empty text where Stable Diffusion XL takes zeros for it.
-            negative_prompt: Option<String> = None => option(OptionKind::Text, "TEXT").always_recorded();
+            negative_prompt: Option<String> = None => option(OptionKind::Text, "TEXT").always_recorded().under(PROMPT);
             /// How prompts are read: plain, or weighted as in A1111: (word:1.3), \[word\], BREAK, any length.
             prompt_syntax: PromptSyntax = PromptSyntax::Plain =>
-                option(OptionKind::Choice(&["plain", "weighted"]), "NAME");
+                option(OptionKind::Choice(&["plain", "weighted"]), "NAME").under(PROMPT).rarely();
             /// Number of denoising steps.
             steps: Option<usize> = None =>
-                option(OptionKind::Count, "N").default("the model's, else 30").always_recorded();
+                option(OptionKind::Count, "N").default("the model's, else 30").always_recorded().under(SAMPLING);
             /// How strongly to follow the prompt; 1 turns guidance off.
             guidance_scale: Option<f64> = None =>
-                option(OptionKind::Number, "F").default("the model's, else 7.5").always_recorded();
+                option(OptionKind::Number, "F").default("the model's, else 7.5").always_recorded().under(GUIDANCE);
             /// Pull the contrast that guidance adds back, 0 to 1.
             ///
             /// So far is guidance's standard deviation pulled back (Lin et al. 2024).
-            guidance_rescale: Option<f64> = None => option(OptionKind::Number, "F").default("0").always_recorded();
+            guidance_rescale: Option<f64> = None =>
+                option(OptionKind::Number, "F").default("0").always_recorded().under(GUIDANCE).rarely();
             /// How the guidance scale develops from noise to data, its mean being `guidance_scale`.
             guidance_schedule: GuidanceShape = GuidanceShape::Constant =>
-                option(OptionKind::Choice(&["constant", "linear", "cosine"]), "NAME");
+                option(OptionKind::Choice(&["constant", "linear", "cosine"]), "NAME").under(GUIDANCE).rarely();
             /// Guide only between two noise levels sigma / alpha, as LOW,HIGH.
-            guidance_interval: Option<(f64, f64)> = None => option(OptionKind::Interval, "LOW,HIGH");
+            guidance_interval: Option<(f64, f64)> = None =>
+                option(OptionKind::Interval, "LOW,HIGH").under(GUIDANCE).rarely();
             /// Adaptive projected guidance: high scales without oversaturation.
-            apg: Option<Projection> = None => flag(FlagValue::Defaults);
+            apg: Option<Projection> = None => flag(FlagValue::Defaults).under(GUIDANCE).rarely();
             /// Perturbed-attention guidance of this strength.
-            pag_scale: f64 = 0.0 => option(OptionKind::Number, "F");
+            pag_scale: f64 = 0.0 => option(OptionKind::Number, "F").under(GUIDANCE).rarely();
             /// The sampler, such as ddim, euler-a or dpm++2m-karras; `tweedie schedulers` lists all.
             scheduler: Option<String> = None =>
-                option(OptionKind::Name, "NAME").default("the model's").always_recorded();
+                option(OptionKind::Name, "NAME").default("the model's").always_recorded().under(SAMPLING);
             /// How timesteps are chosen.
             timestep_spacing: Option<String> = None =>
-                option(OptionKind::Choice(&["leading", "trailing", "linspace"]), "NAME").default("the model's");
+                option(OptionKind::Choice(&["leading", "trailing", "linspace"]), "NAME").default("the model's")
+                    .under(SAMPLING).rarely();
             /// What the network predicts, where the model's files say something wrong or nothing.
             prediction_type: Option<String> = None =>
-                option(OptionKind::Choice(&["epsilon", "v_prediction", "sample"]), "NAME").default("the model's");
+                option(OptionKind::Choice(&["epsilon", "v_prediction", "sample"]), "NAME").default("the model's")
+                    .under(SAMPLING).rarely();
             /// The timesteps at which steps start, noisiest first, in place of `steps`.
-            timesteps: Option<Vec<f64>> = None => option(OptionKind::Numbers, "T,T,...").excluded_by("sigmas");
+            timesteps: Option<Vec<f64>> = None =>
+                option(OptionKind::Numbers, "T,T,...").excluded_by("sigmas").under(SAMPLING).rarely();
             /// The noise levels sigma / alpha at which steps start, noisiest first, and the end, in place of `steps`.
-            sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...");
+            sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...").under(SAMPLING).rarely();
             /// Fresh noise in the steps of DDIM and TCD, 0 to 1.
-            eta: Option<f64> = None => option(OptionKind::Number, "F").default("0");
+            eta: Option<f64> = None => option(OptionKind::Number, "F").default("0").under(SAMPLING).rarely();
             /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
-            /// The first image's seed; image i uses seed + i. `random` or -1 draws one, which is told. It is the same by default, so
-            /// that a command makes the same picture again.
-            seed: u64 = 0 => option(OptionKind::Seed, "N").always_recorded();
+            /// The first image's seed; image i uses seed + i. The word random or -1 draws one, which is told. It is the same by
+            /// default, so that a command makes the same picture again.
+            seed: u64 = 0 => option(OptionKind::Seed, "N").always_recorded().under(SAMPLING);
             /// Width in pixels.
-            width: Option<usize> = None => option(OptionKind::Count, "W").default("the model's").always_recorded();
+            width: Option<usize> = None =>
+                option(OptionKind::Count, "W").default("the model's").always_recorded().under(SIZE);
             /// Height in pixels.
-            height: Option<usize> = None => option(OptionKind::Count, "H").default("the model's").always_recorded();
+            height: Option<usize> = None =>
+                option(OptionKind::Count, "H").default("the model's").always_recorded().under(SIZE);
             /// How many pictures.
-            num_images: usize = 1 => option(OptionKind::Count, "N");
+            num_images: usize = 1 => option(OptionKind::Count, "N").under(SIZE);
             /// How many pictures at a time; changes speed and memory, not the pictures.
-            batch_size: usize = 1 => option(OptionKind::Count, "N");
+            batch_size: usize = 1 => option(OptionKind::Count, "N").under(SIZE);
             /// Skip so many of the text encoder's last layers for the prompt.
-            clip_skip: usize = 0 => option(OptionKind::Count, "N").always_recorded();
+            clip_skip: usize = 0 => option(OptionKind::Count, "N").always_recorded().under(PROMPT).rarely();
             /// LoRAs that act in this request alone.
             loras: Vec<LoraRequest> = Vec::new() => json();
         }

@@ -86,5 +86,5 @@ impl Default for NegativeSizeRequest {
 serde_by_options!(XlRequest, SizeRequest, NegativeSizeRequest);
 
 fn of_xl(kind: OptionKind, value_name: &'static str) -> OptionInfo {
-    option(kind, value_name).under("Stable Diffusion XL")
+    option(kind, value_name).under("Stable Diffusion XL").rarely()
 }

@@ -1,9 +1,9 @@
 //! A request settled: checked against a model, with every default filled in. This is the only check.
 
 mod control;
-mod guidance;
 mod inpaint;
 mod scheduler;
+mod warnings;
 
 pub use control::ControlSettings;
 
@@ -187,7 +187,9 @@ impl ImageToImageRequest {
         let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(0.8))?;
         let size = (self.text.width, self.text.height);
         let canvas = Canvas::for_image(&self.image, size, facts.native_size())?;
-        self.text.settle(facts, Task::ImageToImage { canvas, strength })
+        let mut settings = self.text.settle(facts, Task::ImageToImage { canvas, strength })?;
+        settings.warnings.extend(self.doubts());
+        Ok(settings)
     }
 }
 
@@ -196,7 +198,9 @@ impl InpaintRequest {
         let strength = check_strength(self.strength.or(facts.defaults.strength).unwrap_or(1.0))?;
         let options = self.inpaint.settle()?;
         let canvas = Canvas::for_inpainting(self, facts.native_size())?;
-        self.text.settle(facts, Task::Inpaint { canvas, strength, options })
+        let mut settings = self.text.settle(facts, Task::Inpaint { canvas, strength, options })?;
+        settings.warnings.extend(self.doubts());
+        Ok(settings)
     }
 }
 
@@ -255,8 +259,8 @@ impl TextToImageRequest {
         };
         // Whether the steps can be made shows when the levels are.
         let levels = settings.build_scheduler()?.levels(settings.steps)?;
-        let of_guidance = settings.guidance_warnings(&levels);
-        settings.warnings.extend(of_guidance);
+        let doubts = settings.doubts(native, &levels);
+        settings.warnings.extend(doubts);
         if settings.start() == settings.steps && settings.task.unchanged().is_none() {
             let fix = format!(
                 "of {steps} steps that leaves none; take {:.2} or more, or more steps",

@@ -1,5 +1,6 @@
 //! The scheduler of a request.
 
+use super::warnings::unsuited_scheduler;
 use crate::requests::text_to_image::TextToImageRequest;
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
@@ -76,6 +77,7 @@ impl TextToImageRequest {
             config = config.with_requested(name, value.clone());
         }
         config = choice.entry.with_pipeline_defaults(config);
+        warnings.extend(unsuited_scheduler(&choice, file, &config));
         if let Some(eta) = fields.get("eta")
             && !eta.as_f64().is_some_and(|eta| (0.0..=1.0).contains(&eta))
         {

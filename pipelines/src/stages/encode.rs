@@ -108,11 +108,11 @@ impl Encode {
     }
 }
 
-/// Names what A1111's web UI would act on and is read as words: tags of networks in any prompt, the rest in those that are
-/// otherwise read as it reads them.
+/// Names what A1111's web UI would act on and is read as words: tags of networks in any prompt, weights in those that are read
+/// as plain text, the rest in those that are otherwise read as it reads them.
 fn warn_of_foreign_syntax(prompts: &[Prompt<'_>], weighted: bool, warnings: &mut Vec<String>) {
     for (prompt, text) in prompts.iter().flat_map(|prompt| prompt.texts.map(|text| (prompt, text))) {
-        let ForeignSyntax { networks, schedules } = ForeignSyntax::of(text);
+        let ForeignSyntax { networks, schedules, weights } = ForeignSyntax::of(text);
         let of_loras = if networks.is_empty() { "" } else { "; LoRAs are given with `lora`" };
         let found: Vec<String> = networks.into_iter().chain(schedules.into_iter().filter(|_| weighted)).collect();
         let warning = format!(
@@ -120,9 +120,18 @@ fn warn_of_foreign_syntax(prompts: &[Prompt<'_>], weighted: bool, warnings: &mut
             prompt.what,
             found.join(", ")
         );
+        let unread = weights.filter(|_| !weighted).map(|example| {
+            format!(
+                "the {} has weights in brackets, such as {example}, which are read as words; with `prompt_syntax` weighted they \
+                 are weights",
+                prompt.what
+            )
+        });
         // Both text encoders mostly read the same.
-        if !found.is_empty() && !warnings.contains(&warning) {
-            warnings.push(warning);
+        for warning in (!found.is_empty()).then_some(warning).into_iter().chain(unread) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
         }
     }
 }

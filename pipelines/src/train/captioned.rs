@@ -1,7 +1,9 @@
 //! What kinds of training on captioned pictures do alike.
 
 use serde_json::{Map, Value, json};
-use tweedie::training::data::CaptionedPictures;
+use std::path::Path;
+use tweedie::Result;
+use tweedie::training::data::{CaptionedPictures, LatentBatches, read_captioned, with_captions};
 
 /// What a run's `config.json` says of captioned pictures of a height and a width.
 pub(super) fn record(
@@ -17,6 +19,22 @@ pub(super) fn record(
         "fingerprint": fingerprint,
     });
     fields.as_object().cloned().unwrap_or_default()
+}
+
+/// The pictures of a folder with its captions, or with one for all.
+pub(super) fn pictures_of(folder: &Path, caption: Option<&String>) -> Result<CaptionedPictures> {
+    match caption {
+        Some(caption) => with_captions(folder, std::slice::from_ref(caption)),
+        None => read_captioned(folder),
+    }
+}
+
+/// Batches in which pictures of a class that is to be kept, if there are any, are as many as the others.
+pub(super) fn in_balance(batches: LatentBatches, pictures: &CaptionedPictures) -> Result<LatentBatches> {
+    match pictures.class() {
+        Some(class) => batches.balanced(class),
+        None => Ok(batches),
+    }
 }
 
 /// The prompts of sample grids: those that are given, or so many of the captions.

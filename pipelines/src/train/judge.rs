@@ -106,7 +106,7 @@ impl JudgeTrainingData {
         }
         if let Some(folder) = [Some(data), test].into_iter().flatten().find(|folder| !folder.is_dir()) {
             let fix = "there is no such folder; give one with pictures and a metadata.jsonl";
-            return Err(Error::invalid("the data folder", folder.display(), fix));
+            return Err(Error::missing("the data folder", folder.display(), fix));
         }
         let autoencoder = vae.map(|model| load_autoencoder(model, None, &Families::built_in())).transpose()?;
         let inner = |name: &str| Some(data.join(name)).filter(|folder| folder.is_dir());

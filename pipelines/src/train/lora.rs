@@ -1,5 +1,6 @@
 //! Settings of training a LoRA, and what they mean for its factors.
 
+use super::captioned::pictures_of;
 use super::choices::{LoraFormChoice, LoraModulesChoice};
 use super::frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
 use super::settings::{CommonSettings, Preparation, TrainingSettings, setting, switch};
@@ -7,9 +8,9 @@ use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{options, serde_by_options};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tweedie::Result;
-use tweedie::training::data::{CaptionedPictures, LatentBatches, read_captioned, with_captions};
+use tweedie::training::data::{CaptionedPictures, LatentBatches};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{LoraTraining, LoraTrainingConfig};
 use tweedie::training::{LowRankConfig, ParameterSet};
@@ -34,6 +35,11 @@ options! {
             train_text_encoder: bool = false => switch(FlagValue::On);
             /// The text encoder's learning rate, as a share of `learning_rate`.
             text_learning_rate: f64 = 0.5 => setting(OptionKind::Number, "F").needs("train_text_encoder");
+            /// A folder of other pictures of the class that the new thing is of, such as foxes, which the model is to draw as
+            /// before (DreamBooth's prior preservation): half of what is seen is of these.
+            class_data: Option<PathBuf> = None => setting(OptionKind::Text, "DIR");
+            /// One caption for all of them, in the place of those in files, such as "a fox".
+            class_caption: Option<String> = None => setting(OptionKind::Text, "TEXT").needs("class_data");
             /// Share of captions that are taken for empty ones.
             caption_dropout: f64 = 0.0 => setting(OptionKind::Number, "F");
             /// How the finished file calls its tensors: as kohya's scripts do, or as PEFT and diffusers do.
@@ -127,9 +133,10 @@ impl FrozenModelTraining for LoraTrainingSettings {
 
     /// Those of the folder with their captions, or with one for all.
     fn pictures(&self, folder: &Path) -> Result<CaptionedPictures> {
-        match &self.frozen.caption {
-            Some(caption) => with_captions(folder, std::slice::from_ref(caption)),
-            None => read_captioned(folder),
+        let own = pictures_of(folder, self.frozen.caption.as_ref())?;
+        match &self.class_data {
+            Some(folder) => Ok(own.with_class(pictures_of(folder, self.class_caption.as_ref())?)),
+            None => Ok(own),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::verify::faults;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tweedie::config::ConfigFields;
-use tweedie::images::{Mask, Photo, read_png_text};
+use tweedie::images::{Mask, Photo, TextChunk, read_picture_text};
 use tweedie::{Error, ErrorKind, Result};
 
 /// The lists of what was put on top of the model.
@@ -37,14 +37,14 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Reads the settings in a PNG file's bytes; `path` is named in messages.
+    /// Reads the settings in a picture file's bytes; `path` is named in messages.
     ///
     /// # Errors
-    /// If it is no PNG file, has no settings of this program, or they are of a kind that cannot be repeated.
+    /// If it is no picture, has no settings of this program, or they are of a kind that cannot be repeated.
     pub fn read(bytes: &[u8], path: &Path) -> Result<Self> {
-        let chunks = read_png_text(bytes, path)?;
-        let Some(chunk) = chunks.iter().find(|chunk| chunk.keyword == "tweedie") else {
-            let fix = "give a PNG file that this program wrote and no other has saved since";
+        let chunks = read_picture_text(bytes, path)?;
+        let Some(chunk) = chunks.iter().find(|chunk| chunk.keyword == TextChunk::SETTINGS) else {
+            let fix = "give a file that this program wrote and no other has saved since";
             return Err(Error::malformed(
                 ErrorKind::File,
                 "picture to verify",
@@ -123,6 +123,11 @@ impl Recipe {
                 Err(self.wrong("weights_sha256", fix))
             }
         }
+    }
+
+    /// How many times it was enlarged when it was saved.
+    pub fn scale(&self) -> Option<u32> {
+        self.provenance.scale.filter(|&scale| scale > 1)
     }
 
     /// The number format of the weights.

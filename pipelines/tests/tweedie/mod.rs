@@ -50,6 +50,8 @@ impl Tweedie {
     pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> TestResult<Outcome> {
         let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_tweedie"))
             .args(arguments)
+            // Options that whoever runs the tests has chosen for himself.
+            .env("XDG_CONFIG_HOME", self.folder.path())
             .envs(environment.iter().copied())
             .current_dir(self.folder.path())
             .output()?;

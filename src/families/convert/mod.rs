@@ -62,7 +62,7 @@ pub fn convert_to_folder(files: &ModelFiles, folder: &Path, dtype: Option<DType>
 /// Of a name that was free when the work began.
 fn taken(output: &Path) -> Error {
     let fix = "another process made it while this one worked, and it stays; choose another `output`";
-    Error::invalid("the output", output.display(), fix)
+    Error::unusable(ErrorKind::File, "the output", output.display(), fix)
 }
 
 /// Writes the weights of a model as one file in the layout of the code base that trained Stable Diffusion, as `dtype`, or

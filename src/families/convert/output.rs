@@ -4,7 +4,7 @@ use crate::checkpoints::{ModelFiles, SingleFile};
 use crate::families::{Component, Families};
 use crate::files::{Existing, folder_of};
 use crate::text::TokenizerFiles;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 /// What a model's folder has beside its components and tokenizers.
@@ -25,7 +25,7 @@ pub(super) enum Form {
 /// If the place is, holds or lies in something that the model is read from; if something is there, and it is to stay or is not
 /// a model of this form alone.
 pub(super) fn check(files: &ModelFiles, output: &Path, form: Form, existing: Existing) -> Result<()> {
-    let refused = |fix: String| Err(Error::invalid("the output", output.display(), fix));
+    let refused = |fix: String| Err(Error::unusable(ErrorKind::File, "the output", output.display(), fix));
     apart_from(files, output)?;
     let Ok(there) = output.symlink_metadata() else { return Ok(()) };
     if there.is_symlink() {
@@ -67,7 +67,7 @@ fn apart_from(files: &ModelFiles, output: &Path) -> Result<()> {
             () => continue,
         };
         let fix = format!("it {relation} what the model is read from, {}; take another name", source.display());
-        return Err(Error::invalid("the output", output.display(), fix));
+        return Err(Error::unusable(ErrorKind::File, "the output", output.display(), fix));
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ const LARGEST_CAPTIONS: u64 = 1 << 20;
 pub struct CaptionedPictures {
     pictures: Vec<CaptionedPicture>,
     source: CaptionSource,
+    /// The number of the first picture of a class that is to be kept, if there are such.
+    class: Option<usize>,
 }
 
 /// Where captions come from.
@@ -58,7 +60,7 @@ pub type PictureTokens = Vec<Vec<Vec<u32>>>;
 pub fn read_captioned(folder: &Path) -> Result<CaptionedPictures> {
     if !folder.is_dir() {
         let fix = "there is no such folder; give one with pictures and a metadata.jsonl, or with a .txt file beside each picture";
-        return Err(Error::invalid("the data folder", folder.display(), fix));
+        return Err(Error::missing("the data folder", folder.display(), fix));
     }
     let folder = &training_part(folder);
     let metadata = folder.join(METADATA);
@@ -103,7 +105,7 @@ fn from_list(folder: &Path, metadata: &Path) -> Result<CaptionedPictures> {
         }
         pictures.push(CaptionedPicture { path, captions, line: Some(line) });
     }
-    Ok(CaptionedPictures { pictures, source: CaptionSource::List(metadata.to_path_buf()) })
+    Ok(CaptionedPictures { pictures, source: CaptionSource::List(metadata.to_path_buf()), class: None })
 }
 
 fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
@@ -117,13 +119,13 @@ fn from_text_files(folder: &Path) -> Result<CaptionedPictures> {
     if let Some(text) = texts.iter().find(|text| !beside.contains(*text)) {
         let fix =
             "put its picture beside it, under the same name with the ending png, jpg, jpeg or webp, or take it away";
-        return Err(Error::invalid(format!("the picture of the captions {}", text.display()), "missing", fix));
+        return Err(Error::missing(format!("the picture of the captions {}", text.display()), "missing", fix));
     }
     let pictures = paths.into_iter().map(|path| {
         let captions = captions_beside(&path)?;
         Ok(CaptionedPicture { path, captions, line: None })
     });
-    Ok(CaptionedPictures { pictures: pictures.collect::<Result<_>>()?, source: CaptionSource::Beside })
+    Ok(CaptionedPictures { pictures: pictures.collect::<Result<_>>()?, source: CaptionSource::Beside, class: None })
 }
 
 fn is_text(path: &Path) -> bool {
@@ -136,7 +138,7 @@ fn captions_beside(picture: &Path) -> Result<Vec<String>> {
     let fail = |reason: String| Err(Error::malformed(ErrorKind::File, "file of captions", &path, reason));
     if !path.is_file() {
         let fix = format!("write it into {}, a caption a line, or all captions into a {METADATA}", path.display());
-        return Err(Error::invalid(format!("the caption of {}", picture.display()), "missing", fix));
+        return Err(Error::missing(format!("the caption of {}", picture.display()), "missing", fix));
     }
     let size = path.metadata().map_err(Error::io("read", &path))?.len();
     if size > LARGEST_CAPTIONS {
@@ -163,7 +165,7 @@ pub fn with_captions(folder: &Path, captions: &[String]) -> Result<CaptionedPict
     }
     if !folder.is_dir() {
         let fix = "there is no such folder; give one with pictures";
-        return Err(Error::invalid("the data folder", folder.display(), fix));
+        return Err(Error::missing("the data folder", folder.display(), fix));
     }
     let folder = &training_part(folder);
     let mut paths = Vec::new();
@@ -172,7 +174,7 @@ pub fn with_captions(folder: &Path, captions: &[String]) -> Result<CaptionedPict
         return Err(no_picture(folder, &[]));
     }
     let pictures = paths.into_iter().map(|path| CaptionedPicture { path, captions: captions.to_vec(), line: None });
-    Ok(CaptionedPictures { pictures: pictures.collect(), source: CaptionSource::Given })
+    Ok(CaptionedPictures { pictures: pictures.collect(), source: CaptionSource::Given, class: None })
 }
 
 /// The largest part of a picture's middle that has the proportions of a height and width, resampled (Lanczos) if it is not of that
@@ -194,6 +196,21 @@ impl CaptionedPictures {
     #[allow(clippy::len_without_is_empty)] // a set has at least one picture
     pub fn len(&self) -> usize {
         self.pictures.len()
+    }
+
+    /// These, and others of the class that they are of, which a model is to keep drawing as it does: the prior preservation of
+    /// DreamBooth (Ruiz et al. 2023, section 3.2). [`LatentBatches`](super::LatentBatches) have as many of the ones as of the others.
+    #[must_use]
+    pub fn with_class(mut self, others: Self) -> Self {
+        self.class = Some(self.len());
+        // Their lines are those of another list.
+        self.pictures.extend(others.pictures.into_iter().map(|picture| CaptionedPicture { line: None, ..picture }));
+        self
+    }
+
+    /// The number of the first picture of a class that is to be kept, if there are such.
+    pub fn class(&self) -> Option<usize> {
+        self.class
     }
 
     /// The pictures.
@@ -261,7 +278,7 @@ impl CaptionedPictures {
         let of = |i: usize| format!("{}x{} in {}", sizes[i].1, sizes[i].0, self.pictures[i].path.display());
         let fix = "all pictures of a set have one size; make them so, or give `resize`, which cuts out each one's centre and \
                    resamples it to N by N";
-        Err(Error::invalid("the pictures' size", format!("{} and {}", of(0), of(other)), fix))
+        Err(Error::unusable(ErrorKind::File, "the pictures' size", format!("{} and {}", of(0), of(other)), fix))
     }
 
     /// A picture at a height and width: the largest part of its middle that has their proportions, resampled (Lanczos) if

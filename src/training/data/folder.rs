@@ -4,7 +4,7 @@ use super::ImageSet;
 use super::image_set::checked_size;
 use super::listing::{Listing, list};
 use crate::images::{CropBox, Photo};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -82,7 +82,12 @@ fn decode(paths: &[PathBuf], options: FolderOptions) -> Result<Vec<Planes>> {
                 let other = format!("{}x{} in {}", decoded.width, decoded.height, path.display());
                 let fix = "all pictures of a set have one size; make them so, or give `resize`, which cuts out \
                            each one's centre and resamples it to N by N";
-                return Err(Error::invalid("the pictures' size", format!("{value} and {other}"), fix));
+                return Err(Error::unusable(
+                    ErrorKind::File,
+                    "the pictures' size",
+                    format!("{value} and {other}"),
+                    fix,
+                ));
             }
             all.push(decoded);
         }

@@ -78,7 +78,7 @@ impl JudgedPictures {
         let metadata = folder.join(METADATA);
         if !metadata.is_file() {
             let fix = "a judge is trained on pictures of which a metadata.jsonl says under shows what they show";
-            return Err(Error::invalid(format!("the list {}", metadata.display()), "missing", fix));
+            return Err(Error::missing(format!("the list {}", metadata.display()), "missing", fix));
         }
         let listing = list(folder)?;
         let fail = |line: usize, reason: String| {

@@ -253,6 +253,8 @@ pub struct LatentBatches {
     /// Each picture's captions as token ids, all of one length.
     tokens: Arc<PictureTokens>,
     order: BucketOrder,
+    /// Of each bucket, the places of the pictures that the order counts, where they are not those of all.
+    places: Option<Vec<Vec<usize>>>,
     batch_size: usize,
     seed: u64,
 }
@@ -268,7 +270,19 @@ impl LatentBatches {
             return Err(Error::invalid("the number of captioned pictures", tokens.len(), fix));
         }
         let counts: Vec<usize> = set.buckets.iter().map(|bucket| bucket.pictures.len()).collect();
-        Ok(Self { order: BucketOrder::new(&counts, batch_size, seed)?, set, tokens, batch_size, seed })
+        let order = BucketOrder::new(&counts, batch_size, seed)?;
+        Ok(Self { order, places: None, set, tokens, batch_size, seed })
+    }
+
+    /// The same where the pictures from number `class` on are seen as often as those before it, however many there are of either:
+    /// an epoch repeats the fewer ones. A bucket that has one kind alone stays as it is.
+    ///
+    /// # Errors
+    /// Never, for batches that could be made.
+    pub fn balanced(self, class: usize) -> Result<Self> {
+        let places: Vec<Vec<usize>> = self.set.buckets.iter().map(|bucket| balanced(&bucket.pictures, class)).collect();
+        let counts: Vec<usize> = places.iter().map(Vec::len).collect();
+        Ok(Self { order: BucketOrder::new(&counts, self.batch_size, self.seed)?, places: Some(places), ..self })
     }
 
     /// Batch `n`.
@@ -276,8 +290,11 @@ impl LatentBatches {
     /// # Errors
     /// If its tensors cannot be made.
     pub fn get(&mut self, n: u64) -> Result<LatentBatch> {
-        let (bucket, indices) = self.order.batch(n);
-        let bucket = &self.set.buckets[bucket];
+        let (number, mut indices) = self.order.batch(n);
+        if let Some(places) = &self.places {
+            indices.iter_mut().for_each(|index| *index = places[number][*index]);
+        }
+        let bucket = &self.set.buckets[number];
         let first = n.wrapping_mul(self.batch_size as u64);
         let (mut rows, mut ids) = (Vec::with_capacity(indices.len()), Vec::new());
         for (i, &index) in indices.iter().enumerate() {
@@ -297,10 +314,33 @@ impl LatentBatches {
     }
 }
 
+/// Places among `pictures`, in which those from number `class` on and the others take turns.
+fn balanced(pictures: &[usize], class: usize) -> Vec<usize> {
+    let (others, own): (Vec<usize>, Vec<usize>) = (0..pictures.len()).partition(|&place| pictures[place] >= class);
+    if own.is_empty() || others.is_empty() {
+        return (0..pictures.len()).collect();
+    }
+    let turns = own.len().max(others.len());
+    (0..turns).flat_map(|i| [own[i % own.len()], others[i % others.len()]]).collect()
+}
+
 impl BatchSource for LatentBatches {
     type Batch = LatentBatch;
 
     fn get(&mut self, n: u64) -> Result<LatentBatch> {
         Self::get(self, n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::balanced;
+
+    #[test]
+    fn two_kinds_take_turns_and_the_fewer_come_again() {
+        assert_eq!(balanced(&[0, 1, 2, 3, 4], 2), [0, 2, 1, 3, 0, 4]);
+        assert_eq!(balanced(&[7, 1, 9], 8), [0, 2, 1, 2], "by the pictures' numbers, to places in the bucket");
+        assert_eq!(balanced(&[5, 6], 2), [0, 1]);
+        assert_eq!(balanced(&[0, 1], 2), [0, 1]);
     }
 }

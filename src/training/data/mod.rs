@@ -43,7 +43,7 @@ pub fn read_set(folder: &Path, split: Split, options: FolderOptions) -> Result<I
     if !folder.is_dir() {
         let fix = "there is no such folder; give one that has IDX files (MNIST, Fashion-MNIST) or pictures, or for \
                    MNIST add `download` to have it made";
-        return Err(Error::invalid("the data folder", folder.display(), fix));
+        return Err(Error::missing("the data folder", folder.display(), fix));
     }
     if has_idx(folder) {
         return match (options.resize, options.channels) {

@@ -48,7 +48,7 @@ impl RunFolder {
                 } else {
                     "it is not empty and holds no run; choose another `output`"
                 };
-                Err(Error::invalid("the output folder", path.display(), fix))
+                Err(Error::unusable(ErrorKind::File, "the output folder", path.display(), fix))
             }
         };
         // Before anything is made in it; and once more when nobody else can.
@@ -65,7 +65,7 @@ impl RunFolder {
     pub fn resume(path: &Path) -> Result<(Self, Option<Value>)> {
         if first_entry(path)?.is_some_and(|name| name != CONFIG) {
             let fix = "it has no config.json, so there is no run to go on with; choose another `output`";
-            return Err(Error::invalid("the output folder", path.display(), fix));
+            return Err(Error::unusable(ErrorKind::File, "the output folder", path.display(), fix));
         }
         let folder = Self::hold(path)?;
         let config = Self::config(path)?;
@@ -100,7 +100,7 @@ impl RunFolder {
             }
             Err(TryLockError::WouldBlock) => {
                 let fix = "another process is training in it; wait for it, or choose another `output`";
-                Err(Error::invalid("the output folder", path.display(), fix))
+                Err(Error::unusable(ErrorKind::File, "the output folder", path.display(), fix))
             }
             Err(TryLockError::Error(error)) => Err(Error::io("lock", &name)(error)),
         }

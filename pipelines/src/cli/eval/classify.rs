@@ -1,5 +1,6 @@
 //! `tweedie eval classify`.
 
+use crate::cli::failure::wrong_usage;
 use crate::cli::print;
 use anyhow::bail;
 use clap::Args;
@@ -62,7 +63,7 @@ fn labelled(
                 )),
             }
         }
-        (None, None) => bail!("the pictures of {} have no labels; give --classes N,N,...", folder.display()),
+        (None, None) => wrong_usage!("the pictures of {} have no labels; give --classes N,N,...", folder.display()),
     };
     Ok(set.with_labels(labels, names.to_vec())?)
 }

@@ -2,12 +2,12 @@
 
 use super::grid::Grids;
 use super::table;
+use crate::cli::failure::Stopped;
 use crate::cli::fetching::Fetching;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::NewFolder;
 use crate::cli::progress::Progress;
 use crate::cli::{ModelArguments, print};
-use anyhow::bail;
 use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -145,7 +145,7 @@ impl Work<'_> {
         match (failure, scores) {
             (Some(error), _) => Err(error),
             (None, Err(Error::Cancelled)) => {
-                bail!("stopped; {} pictures were saved, and nothing is scored", self.saved)
+                Err(Stopped(format!("stopped; {} pictures were saved, and nothing is scored", self.saved)).into())
             }
             (None, scores) => Ok(scores?),
         }

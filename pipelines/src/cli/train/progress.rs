@@ -1,5 +1,6 @@
 //! What is shown on stderr while a network is trained.
 
+use crate::cli::log_lines::{self, LogLines};
 use crate::cli::print;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Instant;
@@ -15,9 +16,11 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
-/// A bar with loss, images per second and the time that is left; nothing but warnings if quiet.
+/// A bar with loss, images per second and the time that is left; without a terminal, lines of it; nothing but warnings if
+/// quiet.
 pub struct TrainProgress {
     bar: ProgressBar,
+    log: LogLines,
     quiet: bool,
     loss: Option<f64>,
     images: usize,
@@ -28,7 +31,7 @@ impl TrainProgress {
     pub fn new(quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         bar.set_style(style(STEPS));
-        Self { bar, quiet, loss: None, images: 0, since: Instant::now() }
+        Self { bar, log: LogLines::new(quiet), quiet, loss: None, images: 0, since: Instant::now() }
     }
 
     pub fn event(&mut self, event: &TrainEvent<'_>) {
@@ -39,6 +42,9 @@ impl TrainProgress {
                 self.bar.set_message(*what);
                 self.bar.set_length(*total as u64);
                 self.bar.set_position(*done as u64);
+                if self.log.due() {
+                    print::remark(&log_lines::line(&self.bar, "pictures", what));
+                }
             }
             TrainEvent::Start { steps, parameters, done } => {
                 self.bar.set_style(style(STEPS));
@@ -53,8 +59,12 @@ impl TrainProgress {
                 let loss = self.loss.map_or(report.loss(), |loss| loss + FRESH * (report.loss() - loss));
                 self.loss = Some(loss);
                 let speed = self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
-                self.bar.set_message(format!("loss {loss:.4}, {speed:.0} images/s"));
+                let how = format!("loss {loss:.4}, {speed:.0} images/s");
+                self.bar.set_message(how.clone());
                 self.bar.set_position(report.step);
+                if self.log.due() {
+                    print::remark(&log_lines::line(&self.bar, "steps", &how));
+                }
             }
             TrainEvent::Checkpoint(path) | TrainEvent::Samples(path) => self.line(&path.display().to_string()),
             TrainEvent::Evaluating => self.bar.set_message("evaluating"),

@@ -2,9 +2,9 @@
 
 use super::progress::TrainProgress;
 use crate::cli::data::DataArguments;
+use crate::cli::failure::Stopped;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::print;
-use anyhow::bail;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -105,7 +105,9 @@ impl RunArguments {
         let outcome = outcome?;
         let Some(model) = &outcome.finished else {
             let folder = self.output.display();
-            bail!("stopped after step {}; a checkpoint is in {folder}, go on with --resume", outcome.steps);
+            let step = outcome.steps;
+            let message = format!("stopped after step {step}; a checkpoint is in {folder}, go on with --resume");
+            return Err(Stopped(message).into());
         };
         if self.json {
             return print::result(&as_json(&self.output, &outcome, model, start).to_string());

@@ -4,7 +4,7 @@ mod data;
 
 pub use data::FrozenModelData;
 
-use super::captioned::sample_prompts;
+use super::captioned::{in_balance, sample_prompts};
 use super::choices::{DecayChoice, HeldChoice, MixedPrecisionChoice, StoredChoice};
 use super::encoded::Encoded;
 use super::objectives::objective;
@@ -188,7 +188,8 @@ impl FrozenModelSettings {
             false => Ok(Buckets::one(size, pictures.len())),
         };
         let set = encoded.latents(buckets, preparation)?;
-        LatentBatches::new(Arc::new(set), Arc::new(pictures.numbered_captions()), batch_size, seed)
+        let batches = LatentBatches::new(Arc::new(set), Arc::new(pictures.numbered_captions()), batch_size, seed)?;
+        in_balance(batches, pictures)
     }
 
     pub(super) fn plan(&self) -> RunPlan {

@@ -6,7 +6,7 @@ mod networks;
 pub(super) use data::load_autoencoder;
 pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
 
-use super::captioned::sample_prompts;
+use super::captioned::{in_balance, sample_prompts};
 use super::choices::{LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
 use super::encoded::Encoded;
 use super::objectives::objective;
@@ -49,6 +49,11 @@ options! {
             vae: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
             /// A model to go on from: its networks, tokenizer, schedule and autoencoder.
             from: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
+            /// A folder of other pictures of the class that the new thing is of, such as foxes, which the model is to draw as
+            /// before (DreamBooth's prior preservation): half of what is seen is of these.
+            class_data: Option<PathBuf> = None => setting(OptionKind::Text, "DIR").needs("from");
+            /// One caption for all of them, in the place of those in files, such as "a fox".
+            class_caption: Option<String> = None => setting(OptionKind::Text, "TEXT").needs("class_data");
             /// A model whose text encoder and tokenizer are taken; it is not trained unless `train_text_encoder` is given.
             text_encoder: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL").excluded_by("from");
             /// Train a text encoder that was taken from another model.
@@ -277,7 +282,8 @@ impl TrainingSettings for LatentTrainingSettings {
                 task.tokenizer().max_length() - 2
             ));
         }
-        LatentBatches::new(Arc::new(set), Arc::new(tokens), self.common.batch_size, self.common.seed)
+        let (tokens, batch_size) = (Arc::new(tokens), self.common.batch_size);
+        in_balance(LatentBatches::new(Arc::new(set), tokens, batch_size, self.common.seed)?, data.pictures())
     }
 
     fn plan(&self) -> RunPlan {
