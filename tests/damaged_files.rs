@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use torch_files::zip;
 use tweedie::checkpoints::{ModelFiles, TensorFile};
 use tweedie::config::ConfigFields;
+use tweedie::images::TextChunk;
 use tweedie::text::Tokenizer;
 use tweedie::training::data::SplitMix64;
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion};
@@ -309,7 +310,7 @@ fn run_folders(damage: &mut Damage, folder: &Path) -> TestResult {
 }
 
 /// Requests and the settings of pictures, for a small model.
-fn requests(damage: &mut Damage) -> TestResult {
+fn requests(damage: &mut Damage, folder: &Path) -> TestResult {
     let builder = LatentDiffusion::builder().model_folder(golden("models/sd15"));
     let model = builder.device(DeviceChoice::Cpu).dtype(DTypeChoice::F32).build()?;
     let request = json!({
@@ -321,13 +322,19 @@ fn requests(damage: &mut Damage) -> TestResult {
     let settings = model.record(&settled).json(7);
     let (request, settings) = (request.to_string(), settings.to_string());
     assert!(readers::requests::request(&model, request.as_bytes()));
-    assert!(readers::requests::settings(&model, settings.as_bytes())?);
+    assert!(readers::requests::settings(&model, folder, settings.as_bytes())?);
     let mut read = [0; 2];
     for _ in 0..300 {
         read[0] += usize::from(readers::requests::request(&model, &damage.of(request.as_bytes())));
-        read[1] += usize::from(readers::requests::settings(&model, &damage.of(settings.as_bytes()))?);
+        read[1] += usize::from(readers::requests::settings(&model, folder, &damage.of(settings.as_bytes()))?);
     }
     assert!(read.iter().all(|&read| (1..300).contains(&read)), "{read:?} of 300");
+    // As other programs write settings.
+    let chunks = model.record(&settled).chunks(7);
+    let parameters = chunks.iter().find(|chunk| chunk.keyword == TextChunk::PARAMETERS).ok_or("no parameters")?;
+    for _ in 0..300 {
+        readers::requests::settings(&model, folder, &damage.of(parameters.text.as_bytes()))?;
+    }
     Ok(())
 }
 
@@ -346,7 +353,7 @@ fn damaged_files_are_read_or_refused_in_bounded_memory() -> TestResult {
     tokenizers(&mut damage, folder.path())?;
     prompts(&mut damage)?;
     run_folders(&mut damage, folder.path())?;
-    requests(&mut damage)?;
+    requests(&mut damage, folder.path())?;
     // The counting counts.
     let caught = std::panic::catch_unwind(|| bounded("nothing", 0, 1, || vec![1u8; SPARED + 1].len()));
     assert!(caught.is_err());

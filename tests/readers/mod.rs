@@ -16,7 +16,7 @@ use tweedie::adapters::{Loras, TextualInversion};
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, TensorFile};
 use tweedie::config::ConfigFields;
 use tweedie::families::{Families, Family, SD1, SDXL};
-use tweedie::images::{Mask, Photo, read_png_text};
+use tweedie::images::{Mask, Photo, read_picture_text};
 use tweedie::text::{ForeignSyntax, Tokenizer, weighted_chunks};
 use tweedie::training::data::{IDX_FILES, Split, read_idx};
 
@@ -90,9 +90,10 @@ pub fn picture(bytes: &[u8]) -> bool {
     })
 }
 
-/// Texts in a PNG file.
+/// Texts in a picture's file.
 pub fn picture_text(bytes: &[u8]) -> bool {
-    let text = bounded("a picture's text", bytes.len(), 64, || read_png_text(bytes, Path::new("x.png")));
+    let path = Path::new("x.png");
+    let text = bounded("a picture's text", bytes.len(), 64, || read_picture_text(bytes, path));
     text.is_ok_and(|chunks| !chunks.is_empty())
 }
 

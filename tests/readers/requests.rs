@@ -7,7 +7,8 @@ use std::path::Path;
 use tweedie::images::{ColorType, Photo, Picture, Samples, TextChunk, encode_png};
 use tweedie_pipelines::verify::Recipe;
 use tweedie_pipelines::{
-    Adapters, ImageToImageRequest, InpaintRequest, LatentDiffusion, Options, PixelRequest, TextToImageRequest,
+    Adapters, ImageToImageRequest, InpaintRequest, LatentDiffusion, Options, PixelRequest, ReusedSettings,
+    TextToImageRequest,
 };
 
 /// Bytes that a schedule of as many training steps as there may be takes beside what a request has.
@@ -40,12 +41,25 @@ fn grey() -> tweedie::Result<Photo> {
     Photo::new(64, 64, ColorType::Grey, Samples::Eight(vec![7; 64 * 64]))
 }
 
-/// The settings of a picture, and the request that made it.
-pub fn settings(model: &LatentDiffusion, bytes: &[u8]) -> TestResult<bool> {
-    let text = String::from_utf8_lossy(bytes);
-    let picture = encode_png(&Picture::new(1, 1, vec![0; 3])?, &[TextChunk::new("tweedie", text)])?;
-    Ok(bounded("a picture's settings", picture.len() + SCHEDULE / 128, 128, || {
-        let Ok(recipe) = Recipe::read(&picture, Path::new("x.png")) else { return false };
+/// The settings of a picture, and the request that made it; and the same text as other programs have it, for another picture.
+pub fn settings(model: &LatentDiffusion, folder: &Path, bytes: &[u8]) -> TestResult<bool> {
+    let (text, path) = (String::from_utf8_lossy(bytes), folder.join("x.png"));
+    let with_text = |keyword: &str| encode_png(&Picture::new(1, 1, vec![0; 3])?, &[TextChunk::new(keyword, &*text)]);
+    let [own, others] = [TextChunk::SETTINGS, TextChunk::PARAMETERS].map(with_text);
+    let (own, others) = (own?, others?);
+    let reused = |picture: &[u8]| -> TestResult {
+        std::fs::write(&path, picture)?;
+        bounded("settings for another picture", picture.len() + SCHEDULE / 128, 128, || {
+            let Ok(found) = ReusedSettings::read(&path) else { return };
+            let mut request = TextToImageRequest::default();
+            let _ = request.read(found.for_another_model()).map(|()| model.settle(&request));
+        });
+        Ok(())
+    };
+    reused(&own)?;
+    reused(&others)?;
+    Ok(bounded("a picture's settings", own.len() + SCHEDULE / 128, 128, || {
+        let Ok(recipe) = Recipe::read(&own, &path) else { return false };
         let _ = (recipe.dtype(), recipe.weights().map(|weights| recipe.other_weights(weights)));
         let _ = recipe.apply_adapters(&mut Adapters::default(), &mut []);
         let Ok(request) = recipe.text_request() else { return false };

@@ -276,8 +276,8 @@ fn request(bytes: &[u8]) -> TestResult {
     Ok(())
 }
 
-/// The settings of a picture, as JSON.
+/// The settings of a picture, as this program or others write them.
 fn settings(bytes: &[u8]) -> TestResult {
-    readers::requests::settings(model()?, bytes)?;
+    readers::requests::settings(model()?, tempdir()?.path(), bytes)?;
     Ok(())
 }
