@@ -193,6 +193,7 @@ fn tensors_that_do_not_fit_their_values_are_refused() -> TestResult {
     refused(&one(&[2, 3], &[1]), &["the strides [1]"])?;
     refused(&one(&[2, 4], &[4, 1]), &["should have 8 values and has 24 bytes"])?;
     refused(&one(&[1 << 31, 1 << 31, 1 << 31], &[1, 1, 1]), &["tensor w"])?;
+    refused(&one(&[0, 1 << 30, 1 << 30, 1 << 30], &[1, 1, 1, 1]), &["tensor w", "which no tensor has"])?;
     let mut compressed = one(&[2, 3], &[3, 1]);
     let directory = compressed.windows(4).position(|w| w == b"PK\x01\x02").ok_or("no directory")?;
     compressed[directory + 10] = 8;

@@ -2,83 +2,25 @@
 //! that is read, flipped, cut, repeated and filled, where they are checked by sums with the right ones.
 //!
 //! An allocator counts, so this is a program of its own with one test.
-#![allow(unsafe_code)]
 
 mod png_files;
+mod readers;
 mod torch_files;
 
 use candle_core::{DType, Device, Tensor};
 use png_files::{chunks_of, png_file};
-use serde_json::Value;
-use std::alloc::{GlobalAlloc, Layout, System};
+use readers::TestResult;
+use readers::memory::{SPARED, bounded};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use torch_files::zip;
-use tweedie::adapters::{Loras, TextualInversion};
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision, TensorFile};
+use tweedie::checkpoints::{ModelFiles, TensorFile};
 use tweedie::config::ConfigFields;
-use tweedie::families::{Families, Family, SD1, SDXL};
-use tweedie::images::{Mask, Photo, read_png_text};
-use tweedie::text::{Tokenizer, weighted_chunks};
-use tweedie::training::data::{IDX_FILES, Split, SplitMix64, read_idx};
-
-type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
-
-/// The system's allocator, which counts what is held and the most that was.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn grown(size: usize) {
-    let held = HELD.fetch_add(size, Relaxed) + size;
-    MOST.fetch_max(held, Relaxed);
-}
-
-// SAFETY: all is done by the system's allocator, with the arguments as they are.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promises are those that are needed.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        grown(size);
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes that reading may take beside the multiple: buffers, tables, what threads keep.
-const SPARED: usize = 16 << 20;
-
-/// What reading gives, and that it takes no more than `multiple` of the bytes of input.
-fn bounded<T>(what: &str, length: usize, multiple: usize, read: impl FnOnce() -> T) -> T {
-    let before = HELD.load(Relaxed);
-    MOST.store(before, Relaxed);
-    let result = read();
-    let taken = MOST.load(Relaxed).saturating_sub(before);
-    assert!(taken <= multiple * length + SPARED, "{what} of {length} bytes took {taken}");
-    result
-}
+use tweedie::images::TextChunk;
+use tweedie::text::Tokenizer;
+use tweedie::training::data::SplitMix64;
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion};
 
 struct Damage(SplitMix64);
 
@@ -117,20 +59,6 @@ impl Damage {
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-/// Opens a file of weights and reads all of it.
-fn read_weights(folder: &Path, bytes: &[u8]) -> TestResult<bool> {
-    std::fs::write(folder.join("x"), bytes)?;
-    let files = ModelFiles::folder(folder)?;
-    Ok(bounded("a file of weights", bytes.len(), 32, || {
-        let Ok(file) = TensorFile::open(&files, "x") else { return false };
-        for stored in file.tensors() {
-            let _ = file.read(&stored, DType::F32, &Device::Cpu);
-            let _ = file.scalar(&stored);
-        }
-        true
-    }))
 }
 
 /// Headers and configurations of millions of bytes, of small values: each a small multiple, or not even read.
@@ -181,7 +109,7 @@ fn weights(damage: &mut Damage, folder: &Path) -> TestResult {
         torch_files::view(&mut pickle, "0", 6, 0, (&[2, 3], &[1, 2]));
     }
     pickle.extend(b"u.");
-    assert!(read_weights(folder, &safetensors)? && read_weights(folder, &torch)?);
+    assert!(readers::weights(folder, &safetensors)? && readers::weights(folder, &torch)?);
     let mut opened = [0; 4];
     for _ in 0..1500 {
         let files = [
@@ -191,7 +119,7 @@ fn weights(damage: &mut Damage, folder: &Path) -> TestResult {
             zip(&[("archive/data.pkl", &damage.of(&pickle)), ("archive/data/0", &[0; 24])]),
         ];
         for (opened, file) in opened.iter_mut().zip(&files) {
-            *opened += usize::from(read_weights(folder, file)?);
+            *opened += usize::from(readers::weights(folder, file)?);
         }
     }
     assert!(opened.iter().all(|&opened| (1..1500).contains(&opened)), "{opened:?} of 1500");
@@ -200,7 +128,7 @@ fn weights(damage: &mut Damage, folder: &Path) -> TestResult {
         let instructions: Vec<u8> = (0..damage.below(3000))
             .map(|_| b"]})(0t\x85\x86\x87seauNK\x01q\0h\0RbQl\x94\x88"[damage.below(26)])
             .collect();
-        read_weights(folder, &zip(&[("archive/data.pkl", &[b"]q\0(", &instructions[..], b"."].concat())]))?;
+        readers::weights(folder, &zip(&[("archive/data.pkl", &[b"]q\0(", &instructions[..], b"."].concat())]))?;
     }
     Ok(())
 }
@@ -251,13 +179,7 @@ fn lora_names(damage: &mut Damage, folder: &Path) -> TestResult {
         let tensors: BTreeMap<String, Tensor> =
             tensors.into_iter().map(|(name, tensor)| (name, tensor.clone())).collect();
         let bytes = safetensors::serialize(&tensors, None)?;
-        std::fs::write(&path, &bytes)?;
-        bounded("a LoRA", bytes.len(), 64, || {
-            let loras = Loras::open([(path.as_path(), 1.0)], &SDXL.lora_target(2));
-            let finished = loras.and_then(|loras| loras.embeddings().and_then(|_| loras.finish("a test's model")));
-            assert!(finished.is_err() || !finished.is_ok_and(|warnings| warnings.len() > 1));
-            let _ = TextualInversion::read(&path, None);
-        });
+        readers::lora(&path, &bytes)?;
     }
     Ok(())
 }
@@ -273,24 +195,13 @@ fn configurations(damage: &mut Damage, folder: &Path) -> TestResult {
         let original = std::fs::read(golden("models/sd15").join(name))?;
         for _ in 0..400 {
             let bytes = damage.of(&original);
-            let text = String::from_utf8_lossy(&bytes);
-            read += usize::from(bounded(name, bytes.len(), 64, || {
-                let Ok(fields) = ConfigFields::from_json("unet", &text, path) else { return false };
-                let _ = fields.reject_unread();
-                true
-            }));
+            read += usize::from(readers::configuration("unet", &bytes));
             tried += 1;
             if name.starts_with("unet") {
                 std::fs::write(model.join(name), &bytes)?;
-                let files = ModelFiles::folder(&model)?;
-                bounded(name, bytes.len(), 64, || {
-                    let _ = Families::built_in().detect(&files);
-                    let _ = SD1.architecture(&files);
-                });
+                readers::architecture(&model, bytes.len())?;
                 std::fs::write(model.join("unet/diffusion_pytorch_model.safetensors.index.json"), damage.of(shards))?;
-                bounded("an index", shards.len(), 64, || {
-                    let _ = Checkpoint::open(&files, "unet", Precision::Full, DType::F32, &Device::Cpu);
-                });
+                readers::shards(&model, "unet", shards.len())?;
             }
         }
     }
@@ -304,22 +215,6 @@ fn configurations(damage: &mut Damage, folder: &Path) -> TestResult {
 }
 
 fn pictures(damage: &mut Damage) -> TestResult {
-    let path = Path::new("x.png");
-    let read = |bytes: &[u8]| {
-        let multiple = match (bytes.first(), bytes.get(12..16)) {
-            // One colour takes no bytes however often: the limits of all pictures are all that there is.
-            (_, Some(b"VP8L" | b"VP8X")) => (4 << 30) / bytes.len(),
-            // Zeros take a thousandth of their length.
-            (Some(0x89), _) => 8 * 1032,
-            _ => 64 * 1032,
-        };
-        bounded("a picture", bytes.len(), multiple, || {
-            let photo = Photo::decode(bytes, path);
-            let mask = photo.as_ref().ok().map(Mask::from_photo);
-            (photo.is_ok(), mask.is_some())
-        })
-        .0
-    };
     let entries =
         std::fs::read_dir(golden("pictures/files"))?.map(|entry| Ok(entry?.path())).collect::<TestResult<Vec<_>>>()?;
     let mut files: Vec<_> = entries.into_iter().filter(|path| !path.to_string_lossy().contains("expected")).collect();
@@ -328,7 +223,7 @@ fn pictures(damage: &mut Damage) -> TestResult {
     for file in &files {
         let bytes = std::fs::read(file)?;
         for _ in 0..60 {
-            whole += usize::from(read(&damage.of(&bytes)));
+            whole += usize::from(readers::picture(&damage.of(&bytes)));
         }
         // Past the sums that PNG protects its chunks by.
         let Some(chunks) = chunks_of(&bytes) else { continue };
@@ -339,9 +234,8 @@ fn pictures(damage: &mut Damage) -> TestResult {
             let chosen = damage.below(chunks.len());
             chunks[chosen].1 = damage.of(&chunks[chosen].1);
             let file = png_file(chunks.iter().map(|(name, data)| (name, data.as_slice())));
-            whole += usize::from(read(&file));
-            let text = bounded("a picture's text", file.len(), 64, || read_png_text(&file, path));
-            texts += usize::from(text.is_ok_and(|chunks| !chunks.is_empty()));
+            whole += usize::from(readers::picture(&file));
+            texts += usize::from(readers::picture_text(&file));
         }
     }
     assert!(whole > 50 && texts > 50, "{whole} pictures and {texts} texts of {} files were read", files.len());
@@ -349,18 +243,39 @@ fn pictures(damage: &mut Damage) -> TestResult {
 }
 
 fn idx(damage: &mut Damage, folder: &Path) -> TestResult {
-    let [images, labels, ..] = IDX_FILES.map(|name| folder.join(name.trim_end_matches(".gz")));
-    let of_images = [&[0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 4][..], &[7; 80]].concat();
-    let of_labels = [&[0, 0, 8, 1, 0, 0, 0, 5][..], &[0, 1, 2, 1, 0]].concat();
+    let images = [&[0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 4][..], &[7; 80]].concat();
+    let labels = [&[0, 0, 8, 1, 0, 0, 0, 5][..], &[0, 1, 2, 1, 0]].concat();
     let mut read = 0;
     for i in 0..600 {
-        let damaged = [damage.of(&of_images), damage.of(&of_labels)];
-        std::fs::write(&images, if i % 3 == 0 { &of_images } else { &damaged[0] })?;
-        std::fs::write(&labels, if i % 3 == 1 { &of_labels } else { &damaged[1] })?;
-        let length = damaged.iter().map(Vec::len).sum();
-        read += usize::from(bounded("a set", length, 64, || read_idx(folder, Split::Train)).is_ok());
+        let damaged = [damage.of(&images), damage.of(&labels)];
+        let images = if i % 3 == 0 { &images } else { &damaged[0] };
+        let labels = if i % 3 == 1 { &labels } else { &damaged[1] };
+        read += usize::from(readers::idx(folder, images, labels)?);
     }
     assert!((1..600).contains(&read), "{read}");
+    Ok(())
+}
+
+fn tokenizers(damage: &mut Damage, folder: &Path) -> TestResult {
+    let classic = golden("models/sd15/tokenizer");
+    let json = std::fs::read(golden("tokenizer/json/tokenizer.json"))?;
+    let (vocab, merges) = (std::fs::read(classic.join("vocab.json"))?, std::fs::read(classic.join("merges.txt"))?);
+    let (mut read, mut tried) = (0, 0);
+    let mut made = |name: &str, files: &[(&str, &[u8])]| -> TestResult {
+        let at = folder.join(name).join("tokenizer");
+        std::fs::create_dir_all(&at)?;
+        files.iter().try_for_each(|(name, bytes)| std::fs::write(at.join(name), bytes))?;
+        read += usize::from(readers::tokenizer(&folder.join(name), files.iter().map(|file| file.1.len()).sum())?);
+        tried += 1;
+        Ok(())
+    };
+    made("good", &[("vocab.json", &vocab), ("merges.txt", &merges)])?;
+    for _ in 0..60 {
+        made("json", &[("tokenizer.json", &damage.of(&json))])?;
+        made("vocabulary", &[("vocab.json", &damage.of(&vocab)), ("merges.txt", &merges)])?;
+        made("merges", &[("vocab.json", &vocab), ("merges.txt", &damage.of(&merges))])?;
+    }
+    assert!((2..tried).contains(&read), "{read} of {tried}");
     Ok(())
 }
 
@@ -368,13 +283,57 @@ fn prompts(damage: &mut Damage) -> TestResult {
     let tokenizer = Tokenizer::from_files(&ModelFiles::folder(&golden("models/sd15"))?, "tokenizer")?;
     let prompt = "a (fluffy:1.3) [cat] (((and))) a \\(dog\\) BREAK on <lora:ink:0.8> a {hill}, 日本, [a:b:0.5]";
     for _ in 0..600 {
-        let bytes = damage.of(prompt.as_bytes());
-        let text = String::from_utf8_lossy(&bytes);
-        bounded("a prompt", bytes.len(), 2000, || {
-            let chunks = weighted_chunks(&tokenizer, &text).map_err(|error| error.to_string());
-            assert!(chunks.is_ok_and(|chunks| !chunks.is_empty()), "{text}");
-            assert!(tokenizer.encode(&text).is_ok_and(|tokens| tokens.ids.len() == tokenizer.max_length()), "{text}");
-        });
+        readers::prompt(&tokenizer, &damage.of(prompt.as_bytes()));
+    }
+    for nested in ["[a|", "(", "<lora:", ":", "BREAK "] {
+        readers::prompt(&tokenizer, nested.repeat(20_000).as_bytes());
+    }
+    readers::prompt(&tokenizer, ("[a|".repeat(20_000) + &"]".repeat(20_000)).as_bytes());
+    Ok(())
+}
+
+fn run_folders(damage: &mut Damage, folder: &Path) -> TestResult {
+    let good = readers::runs::good_files(&folder.join("saved"))?;
+    let mut read = 0;
+    for i in 0..300 {
+        let mut files = good.clone();
+        if i > 0 {
+            let chosen = damage.below(files.len());
+            files[chosen] = damage.of(&files[chosen]);
+        }
+        let run = tempfile::tempdir_in(folder)?;
+        read += usize::from(readers::runs::run_folder(run.path(), &files)?);
+        assert!(i > 0 || read == 1, "a run that went well cannot go on");
+    }
+    assert!((2..300).contains(&read), "{read} of 300");
+    Ok(())
+}
+
+/// Requests and the settings of pictures, for a small model.
+fn requests(damage: &mut Damage, folder: &Path) -> TestResult {
+    let builder = LatentDiffusion::builder().model_folder(golden("models/sd15"));
+    let model = builder.device(DeviceChoice::Cpu).dtype(DTypeChoice::F32).build()?;
+    let request = json!({
+        "prompt": "a (red:1.2) fox", "negative_prompt": "blurry", "prompt_syntax": "weighted", "steps": 3, "guidance_scale": 7.5,
+        "guidance_interval": [0.3, 5.0], "apg": {"eta": 0.0}, "scheduler": "dpm++2m-karras", "seed": 7, "width": 64, "height": 64,
+        "scheduler_config": {"beta_start": 0.001}, "clip_skip": 1, "num_images": 2,
+    });
+    let settled = model.settle(&serde_json::from_value::<tweedie_pipelines::TextToImageRequest>(request.clone())?)?;
+    let settings = model.record(&settled).json(7);
+    let (request, settings) = (request.to_string(), settings.to_string());
+    assert!(readers::requests::request(&model, request.as_bytes()));
+    assert!(readers::requests::settings(&model, folder, settings.as_bytes())?);
+    let mut read = [0; 2];
+    for _ in 0..300 {
+        read[0] += usize::from(readers::requests::request(&model, &damage.of(request.as_bytes())));
+        read[1] += usize::from(readers::requests::settings(&model, folder, &damage.of(settings.as_bytes()))?);
+    }
+    assert!(read.iter().all(|&read| (1..300).contains(&read)), "{read:?} of 300");
+    // As other programs write settings.
+    let chunks = model.record(&settled).chunks(7);
+    let parameters = chunks.iter().find(|chunk| chunk.keyword == TextChunk::PARAMETERS).ok_or("no parameters")?;
+    for _ in 0..300 {
+        readers::requests::settings(&model, folder, &damage.of(parameters.text.as_bytes()))?;
     }
     Ok(())
 }
@@ -391,7 +350,10 @@ fn damaged_files_are_read_or_refused_in_bounded_memory() -> TestResult {
     configurations(&mut damage, folder.path())?;
     pictures(&mut damage)?;
     idx(&mut damage, folder.path())?;
+    tokenizers(&mut damage, folder.path())?;
     prompts(&mut damage)?;
+    run_folders(&mut damage, folder.path())?;
+    requests(&mut damage, folder.path())?;
     // The counting counts.
     let caught = std::panic::catch_unwind(|| bounded("nothing", 0, 1, || vec![1u8; SPARED + 1].len()));
     assert!(caught.is_err());

@@ -36,6 +36,15 @@ pub(super) fn check_count(tensors: usize) -> Result<(), String> {
     Err(format!("it has more than {MOST_TENSORS} tensors, and no model that is read has as many"))
 }
 
+/// That the places of a tensor's values can be numbered. Where one dimension is 0 there are no values and the others may say anything,
+/// from which strides are computed nevertheless.
+pub(super) fn check_shape(name: &str, shape: &[usize]) -> Result<(), String> {
+    match shape.iter().try_fold(1usize, |product, &dimension| product.checked_mul(dimension.max(1))) {
+        Some(_) => Ok(()),
+        None => Err(format!("its tensor {name} has shape {shape:?}, which no tensor has; get the file again")),
+    }
+}
+
 /// A safetensors file whose header has been checked.
 #[derive(Debug)]
 pub struct SafetensorsFile {

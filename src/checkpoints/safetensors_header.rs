@@ -2,7 +2,7 @@
 //!
 //! The format's own library reads it too, by way of a copy of all values that takes many times their bytes.
 
-use super::safetensors_file::check_count;
+use super::safetensors_file::{check_count, check_shape};
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use std::collections::HashMap;
@@ -41,7 +41,9 @@ impl<'de> Visitor<'de> for Entries {
                 said = map.next_value()?;
                 continue;
             }
-            tensors.insert(name, map.next_value()?);
+            let info: TensorInfo = map.next_value()?;
+            check_shape(&name, &info.shape).map_err(A::Error::custom)?;
+            tensors.insert(name, info);
             check_count(tensors.len()).map_err(A::Error::custom)?;
         }
         let mut tensors: Vec<_> = tensors.into_iter().collect();
@@ -71,6 +73,9 @@ mod tests {
         ] {
             assert!(parse(damaged).is_err() && serde_json::from_slice::<Metadata>(damaged).is_err());
         }
+        // Of no values, and yet its strides cannot be computed.
+        let empty = br#"{"a":{"dtype":"F32","shape":[0,4294967296,4294967296,2],"data_offsets":[0,0]}}"#;
+        assert!(parse(empty).is_err_and(|error| error.to_string().contains("tensor a has shape [0, 4294967296")));
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::mapped::Bytes;
 use super::pickle::{self, Id, Node, Pickle, PickledTensor};
-use super::safetensors_file::check_count;
+use super::safetensors_file::{check_count, check_shape};
 use super::zip_file::{self, Failure};
 use super::{ModelFiles, StoredTensor};
 use crate::Result;
@@ -115,6 +115,7 @@ fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
             let reason = format!("should have {count} values and has {} bytes; get the file again", storage.len());
             return Err(format!("its tensor {name} {reason}").into());
         }
+        check_shape(name, &tensor.shape)?;
         let dtype = tensor.dtype.unwrap_or(of_storage);
         let place = values(tensor, dtype, storage).map_err(|reason| format!("its tensor {name} {reason}"))?;
         let stored = StoredTensor { name: name.into(), shape: tensor.shape.clone(), dtype };

@@ -3,7 +3,10 @@
 /// Extra networks, as their tags in prompts begin.
 const NETWORKS: [&str; 3] = ["<lora:", "<lyco:", "<hypernet:"];
 
-/// What a prompt has that other programs would act on, each as it is written, in its order.
+/// Of each kind so many are told at most: brackets within brackets would be told again and again.
+const MOST: usize = 16;
+
+/// What a prompt has that other programs would act on, each as it is written, in its order: the first 16 of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForeignSyntax {
     /// Tags of networks to add: `<lora:NAME:WEIGHT>`, `<lyco:...>`, `<hypernet:...>`.
@@ -24,12 +27,13 @@ impl ForeignSyntax {
 
 fn networks(prompt: &str) -> Vec<String> {
     let lower = prompt.to_ascii_lowercase();
+    let tags_end = prompt.rfind('>').unwrap_or(0);
     let tag = |(start, _): (usize, char)| {
         NETWORKS.iter().find(|network| lower[start..].starts_with(*network))?;
         let length = prompt[start..].find('>')?;
         Some(prompt[start..=start + length].to_owned())
     };
-    prompt.char_indices().filter_map(tag).collect()
+    prompt.char_indices().take_while(|&(start, _)| start < tags_end).filter_map(tag).take(MOST).collect()
 }
 
 /// A bracket that is open.
@@ -43,7 +47,7 @@ struct Open {
 
 fn schedules(prompt: &str) -> Vec<String> {
     // With their places, since a bracket is known only once it closes.
-    let mut found: Vec<(usize, &str)> = words(prompt, "AND");
+    let mut found: Vec<(usize, &str)> = words(prompt, "AND").collect();
     let mut open: Vec<Open> = Vec::new();
     let mut characters = prompt.char_indices();
     while let Some((at, c)) = characters.next() {
@@ -66,7 +70,7 @@ fn schedules(prompt: &str) -> Vec<String> {
         }
     }
     found.sort_unstable();
-    found.into_iter().map(|(_, text)| text.to_owned()).collect()
+    found.into_iter().take(MOST).map(|(_, text)| text.to_owned()).collect()
 }
 
 fn weights(prompt: &str) -> Option<String> {
@@ -93,13 +97,13 @@ fn weights(prompt: &str) -> Option<String> {
 }
 
 /// Where a word stands by itself.
-pub(super) fn words<'a>(text: &'a str, word: &'a str) -> Vec<(usize, &'a str)> {
+pub(super) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
-    let alone = |&(at, found): &(usize, &str)| {
+    let alone = move |&(at, found): &(usize, &str)| {
         let after = &text[at + found.len()..];
         !text[..at].chars().next_back().is_some_and(part_of_word) && !after.chars().next().is_some_and(part_of_word)
     };
-    text.match_indices(word).filter(alone).collect()
+    text.match_indices(word).filter(alone)
 }
 
 #[cfg(test)]
@@ -115,6 +119,16 @@ mod tests {
         assert_eq!(found.schedules, ["AND", "[cat:dog:0.5]", "[red|green]", "[fur::10]", "[x:0.3]"]);
         let nested = ForeignSyntax::of("[a [b|c]:d:7] (é AND [(ü:1.2):x:2])");
         assert_eq!(nested.schedules, ["[a [b|c]:d:7]", "[b|c]", "AND", "[(ü:1.2):x:2]"]);
+    }
+
+    #[test]
+    fn of_many_the_first_are_told() {
+        let depth = 10_000;
+        let nested = ForeignSyntax::of(&("[a|".repeat(depth) + &"]".repeat(depth)));
+        assert_eq!((nested.schedules.len(), nested.schedules[15].len()), (MOST, 4 * (depth - 15)));
+        let tags = ForeignSyntax::of(&("<lora:".repeat(depth) + ">"));
+        assert_eq!((tags.networks.len(), tags.networks[1].len()), (MOST, 6 * (depth - 1) + 1));
+        assert_eq!(ForeignSyntax::of(&"<lora:".repeat(depth)), ForeignSyntax::default());
     }
 
     #[test]

@@ -12,6 +12,10 @@ use candle_core::{DType, Tensor};
 /// What a pair of round brackets is worth; square ones its inverse.
 const BRACKET: f64 = 1.1;
 
+/// Brackets of one kind within one another that count: the weight in more of them is beyond what f32 has, and each of them costs time for
+/// all that is in it.
+const DEEPEST: usize = 1000;
+
 /// A chunk is cut at a comma if there is one among so many of its last tokens.
 const COMMA_BACKTRACK: usize = 20;
 
@@ -103,7 +107,7 @@ pub fn weighted_chunks(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<Weight
     Ok(padded.collect())
 }
 
-/// Splits a prompt by its brackets; neighbours of one weight are joined.
+/// Splits a prompt by its brackets; neighbours of one weight are joined. Brackets that lie within 1000 others of their kind are text.
 pub fn parse_weights(prompt: &str) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     let (mut round, mut square) = (Vec::new(), Vec::new());
@@ -116,8 +120,8 @@ pub fn parse_weights(prompt: &str) -> Vec<Piece> {
                 length += escaped.map_or(0, char::len_utf8);
                 add_text(&mut pieces, &rest[1..length]);
             }
-            '(' => round.push(pieces.len()),
-            '[' => square.push(pieces.len()),
+            '(' if round.len() < DEEPEST => round.push(pieces.len()),
+            '[' if square.len() < DEEPEST => square.push(pieces.len()),
             ':' => match explicit_weight(rest).zip(round.last().copied()) {
                 Some(((weight, weight_length), open)) => {
                     round.pop();
@@ -152,7 +156,7 @@ fn explicit_weight(text: &str) -> Option<(f64, usize)> {
 /// Adds text of weight one, split at the word `BREAK`.
 fn add_text(pieces: &mut Vec<Piece>, text: &str) {
     let mut rest = text;
-    while let Some(&(at, _)) = words(rest, "BREAK").first() {
+    while let Some((at, _)) = words(rest, "BREAK").next() {
         pieces.push(Piece::Text(rest[..at].trim_end().into(), 1.0));
         pieces.push(Piece::Break);
         rest = rest[at + "BREAK".len()..].trim_start();
@@ -220,6 +224,16 @@ mod tests {
                 (".", 1.1),
             ],
         );
+    }
+
+    #[test]
+    fn brackets_within_a_thousand_are_text() {
+        for (bracket, factor) in [("(", BRACKET), ("[", 1.0 / BRACKET)] {
+            let got = parsed(&(bracket.repeat(DEEPEST + 2) + "a"));
+            let expected = factor.powi(DEEPEST as i32);
+            let [(text, weight)] = &got[..] else { panic!("{got:?}") };
+            assert!(*text == format!("{bracket}{bracket}a") && (weight / expected - 1.0).abs() < 1e-9, "{got:?}");
+        }
     }
 
     #[test]
