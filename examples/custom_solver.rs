@@ -9,9 +9,9 @@
 use candle_core::Tensor;
 use std::error::Error;
 use std::ops::ControlFlow;
+use std::path::Path;
 use tweedie::Result;
 use tweedie::denoising::{ClassifierFreeGuidance, Denoiser};
-use tweedie::images::encode_png;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{Run, Solver, sample};
 use tweedie_pipelines::stages::{Reference, prepare};
@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let latents = sample(solver.as_mut(), start.latents, 0, run, &mut |_| ControlFlow::Continue(()))?;
 
         let file = format!("rocket-{name}.png");
-        std::fs::write(&file, encode_png(&model.decode().run(&latents)?, &[])?)?;
+        model.decode().run(&latents)?.save(Path::new(&file), &[])?;
         println!("saved {file}");
     }
     Ok(())

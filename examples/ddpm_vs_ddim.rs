@@ -13,7 +13,7 @@ use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::Denoiser;
-use tweedie::images::{Picture, Plot, Series, encode_png};
+use tweedie::images::{Picture, Plot, Series};
 use tweedie::layers::Weights;
 use tweedie::models::{UNet2DConfig, UNet2DModel};
 use tweedie::noise::{NoiseSource, TorchNoise};
@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             println!("{sampler:8} {steps:5} {seconds:9.2}   {:.1} %", 100.0 * right);
             points.push((steps as f64, 100.0 * right));
             let grid = Picture::grid(&Picture::from_tensor(&x)?, 10, 2)?;
-            std::fs::write(Path::new(&output).join(format!("{sampler}-{steps}.png")), encode_png(&grid, &[])?)?;
+            grid.save(&Path::new(&output).join(format!("{sampler}-{steps}.png")), &[])?;
         }
         series.push(Series::marked(sampler, points, true));
     }
@@ -86,6 +86,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         logarithmic: (true, false),
         series,
     };
-    std::fs::write(Path::new(&output).join("ddpm_vs_ddim.png"), encode_png(&plot.draw()?, &[])?)?;
+    plot.draw()?.save(&Path::new(&output).join("ddpm_vs_ddim.png"), &[])?;
     Ok(())
 }

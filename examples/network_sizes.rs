@@ -12,7 +12,7 @@ use std::time::Instant;
 use tweedie::DType;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::PredictionType;
-use tweedie::images::{Plot, Series, encode_png};
+use tweedie::images::{Plot, Series};
 use tweedie::kernels::MatmulPrecision;
 use tweedie::models::UNet2DConfig;
 use tweedie::schedulers::NoiseSchedule;
@@ -92,6 +92,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         logarithmic: (true, true),
         series,
     };
-    std::fs::write(Path::new(&output).join("network_sizes.png"), encode_png(&plot.draw()?, &[])?)?;
+    plot.draw()?.save(&Path::new(&output).join("network_sizes.png"), &[])?;
     Ok(())
 }

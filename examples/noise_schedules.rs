@@ -9,7 +9,7 @@
 use std::error::Error;
 use std::path::Path;
 use tweedie::config::ConfigFields;
-use tweedie::images::{Picture, Plot, Series, encode_png};
+use tweedie::images::{Picture, Plot, Series};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::NoiseSchedule;
 use tweedie::training::data::{FolderOptions, Split, read_set};
@@ -36,7 +36,8 @@ fn plot(title: &str, logarithmic: bool, value: impl Fn(f64) -> f64) -> tweedie::
     };
     let series = SCHEDULES.into_iter().map(curve).collect::<tweedie::Result<_>>()?;
     let (x_label, y_label) = ("t / T".into(), title.into());
-    Plot { title: title.into(), x_label, y_label, logarithmic: (false, logarithmic), series }.draw()
+    Plot { title: format!("{title} of noise schedules"), x_label, y_label, logarithmic: (false, logarithmic), series }
+        .draw()
 }
 
 /// The first picture of a set under each schedule, with the same noise everywhere.
@@ -59,9 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let output = arguments.next().ok_or("give a folder for the pictures")?;
     let output = Path::new(&output);
-    let save = |name, picture: Picture| -> Result<(), Box<dyn Error>> {
-        Ok(std::fs::write(output.join(name), encode_png(&picture, &[])?)?)
-    };
+    let save = |name, picture: Picture| -> Result<(), Box<dyn Error>> { Ok(picture.save(&output.join(name), &[])?) };
     save("alphas_cumprod.png", plot("alphas_cumprod", false, |alpha_cumprod| alpha_cumprod)?)?;
     save("snr.png", plot("SNR", true, |alpha_cumprod| alpha_cumprod / (1.0 - alpha_cumprod))?)?;
     if let Some(data) = arguments.next() {

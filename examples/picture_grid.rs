@@ -3,7 +3,8 @@
 //! `cargo run --release --example picture_grid -- examples/pictures/emoji-grid.png`
 
 use std::error::Error;
-use tweedie::images::{Photo, Picture, encode_png};
+use std::path::Path;
+use tweedie::images::{Photo, Picture};
 use tweedie_pipelines::{LatentDiffusion, TextToImageRequest};
 
 /// Prompt and seed of each picture.
@@ -34,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let request = TextToImageRequest { prompt: prompt.into(), seed, ..TextToImageRequest::default() };
         pictures.extend(model.generate(&request)?.pictures.iter().map(Photo::to_picture));
     }
-    std::fs::write(&file, encode_png(&Picture::grid(&pictures, 8, 4)?, &[])?)?;
+    Picture::grid(&pictures, 8, 4)?.save(Path::new(&file), &[])?;
     println!("saved {file}");
     Ok(())
 }

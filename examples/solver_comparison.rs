@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Call, Denoiser, Network};
-use tweedie::images::{Plot, Series, encode_png};
+use tweedie::images::{Plot, Series};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::{Run, SCHEDULERS, SchedulerChoice, SchedulerEntry, SigmaTable, Stochastic, by_name, sample};
 use tweedie::{NoiseLevel, Result};
@@ -168,7 +168,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     ];
     for (name, plot) in plots {
         let file = std::path::Path::new(&folder).join(name);
-        std::fs::write(&file, encode_png(&plot.draw()?, &[])?)?;
+        plot.draw()?.save(&file, &[])?;
         println!("saved {}", file.display());
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! `cargo run --release --example txt2img -- "a penguin on a green background" penguin.png`
 
 use std::error::Error;
+use std::path::Path;
 use tweedie_pipelines::{LatentDiffusion, TextToImageRequest};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -15,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let record = model.record(&model.settle(&request)?);
     let pictures = model.generate(&request)?.pictures;
 
-    std::fs::write(&file, pictures[0].encode_png(&record.chunks(request.seed))?)?;
+    pictures[0].save(Path::new(&file), &record.chunks(request.seed))?;
     println!("saved {file}");
     Ok(())
 }

@@ -1,4 +1,18 @@
 //! A component's configuration file, read field by field with diffusers' defaults.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::path::Path;
+//! use tweedie::config::ConfigFields;
+//!
+//! let text = r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 500, "clip_sample": "yes"}"#;
+//! let fields = ConfigFields::from_json("scheduler", text, Path::new("scheduler_config.json"))?;
+//! assert_eq!(fields.usize("num_train_timesteps", 1000)?, 500);
+//! assert_eq!(fields.f64("beta_start", 0.0001)?, 0.0001);
+//! assert!(fields.bool("clip_sample", true).is_err_and(|error| error.to_string().contains("clip_sample")));
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};

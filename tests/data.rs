@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tweedie::images::{ColorType, Photo, Picture, Samples};
 use tweedie::training::data::{
-    Augmentation, Batches, FolderOptions, ImageSet, Loader, Split, read_folder, read_idx, read_set,
+    Augmentation, BatchSource, Batches, FolderOptions, ImageSet, Loader, Split, read_folder, read_idx, read_set,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -161,6 +161,29 @@ fn a_loader_gives_the_same_batches_from_any_start() -> TestResult {
     }
     let mut other = Batches::new(numbered(10)?, 4, 6)?;
     assert_ne!(other.indices(0), all[0].0);
+    Ok(())
+}
+
+/// Every image that is not held out comes once in an epoch, and those that are come in batches of their own, unchanged.
+#[test]
+fn held_out_images_are_in_no_batch() -> TestResult {
+    let set = numbered(20)?;
+    let mut batches = Batches::new(set.clone(), 4, 3)?.holding_out(0.25)?;
+    let held: Vec<usize> = batches.held_out()?.into_iter().flat_map(|batch| batch.indices).collect();
+    assert_eq!(held.len(), 5);
+    let mut seen: Vec<usize> = (0..15).flat_map(|n| batches.indices(n)).collect();
+    assert!(seen.iter().all(|index| !held.contains(index)));
+    seen.sort_unstable();
+    let expected: Vec<usize> = (0..20).filter(|index| !held.contains(index)).flat_map(|index| [index; 4]).collect();
+    assert_eq!(seen, expected);
+    // Augmentation is not for them.
+    let flip = Augmentation { flip: true, shift: 1, crop: None };
+    let mut moved = Batches::new(set.clone(), 4, 3)?.with_augmentation(flip)?.holding_out(0.25)?;
+    for batch in moved.held_out()? {
+        let difference = (batch.images - set.images(&batch.indices)?)?.abs()?.max_all()?;
+        assert_eq!(difference.to_scalar::<f32>()?, 0.0);
+    }
+    assert!(Batches::new(set, 4, 3)?.held_out()?.is_empty());
     Ok(())
 }
 

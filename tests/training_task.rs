@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 use tweedie::images::Picture;
 use tweedie::layers::{Linear, Weights};
 use tweedie::noise::TorchGenerator;
@@ -133,6 +134,14 @@ fn trainer() -> Result<Trainer<Adversaries>> {
 /// Numbers around 3; from a certain batch on they are gone, as if the power were.
 struct Numbers {
     end: u64,
+    /// How many other batches are held out.
+    held_out: u64,
+}
+
+impl Numbers {
+    fn until(end: u64) -> Self {
+        Self { end, held_out: 0 }
+    }
 }
 
 impl BatchSource for Numbers {
@@ -145,14 +154,29 @@ impl BatchSource for Numbers {
         let values = TorchGenerator::new(n).normal(8).into_iter().map(|value| 3.0 + 0.5 * value).collect();
         Ok(Tensor::from_vec::<_, f32>(values, (8, 1), &Device::Cpu)?)
     }
+
+    fn held_out(&mut self) -> Result<Vec<Tensor>> {
+        (0..self.held_out).map(|n| Numbers::until(u64::MAX).get(1000 + n)).collect()
+    }
 }
 
 /// A run into a folder, or what follows of one, that stops after step `stop` or has data for `end` batches.
 fn run(folder: &Path, stop: u64, end: u64) -> Result<TrainOutcome<f32>> {
-    let plan = RunPlan { steps: STEPS, checkpoint_every: 7, sample_every: Some(20), batch_size: 8 };
+    run_on(folder, stop, Numbers::until(end), None)
+}
+
+fn run_on(folder: &Path, stop: u64, numbers: Numbers, first_look: Option<Duration>) -> Result<TrainOutcome<f32>> {
+    let plan = RunPlan {
+        steps: STEPS,
+        checkpoint_every: 7,
+        sample_every: Some(20),
+        validate_every: 5,
+        first_look,
+        batch_size: 8,
+    };
     let folder = RunFolder::resume(folder)?.0;
     folder.write_config(&serde_json::json!({"kind": "adversaries"}))?;
-    train(folder, trainer()?, Numbers { end }, plan, &mut |event| match event {
+    train(folder, trainer()?, numbers, plan, &mut |event| match event {
         TrainEvent::Step { report, .. } if report.step == stop => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     })
@@ -194,11 +218,47 @@ fn a_task_of_ones_own_is_trained_stopped_and_resumed() -> TestResult {
     Ok(())
 }
 
+/// Early pictures and losses of what is held out are there, and change nothing of what is trained, nor the task's own state.
+#[test]
+fn looks_at_a_run_change_nothing() -> TestResult {
+    let root = tempfile::tempdir()?;
+    let (plain, watched) = (root.path().join("plain"), root.path().join("watched"));
+    run(&plain, u64::MAX, u64::MAX)?;
+    let numbers = || Numbers { end: u64::MAX, held_out: 3 };
+    run_on(&watched, 13, numbers(), Some(Duration::ZERO))?;
+    assert!(watched.join("samples/step-000001-dot.png").is_file() && watched.join("loss.png").is_file());
+    run_on(&watched, u64::MAX, numbers(), Some(Duration::ZERO))?;
+    for name in ["model/scale.safetensors", "model/shift.safetensors", "model/mean.txt"] {
+        assert!(std::fs::read(plain.join(name))? == std::fs::read(watched.join(name))?, "{name}");
+    }
+    // The loss of held-out batches, as the task has it with the draws of their places.
+    let mut trainer = trainer()?;
+    let mut batches = Numbers::until(u64::MAX);
+    let mut first = 0;
+    while trainer.steps() < 5 {
+        trainer.step(|| {
+            first += 1;
+            batches.get(first - 1)
+        })?;
+    }
+    let expected = trainer.validate(&numbers().held_out()?)?;
+    let log = std::fs::read_to_string(watched.join("metrics.jsonl"))?;
+    let logged = |step: usize| -> Result<serde_json::Value, Box<dyn std::error::Error>> {
+        Ok(serde_json::from_str::<serde_json::Value>(log.lines().nth(step - 1).ok_or("no such step")?)?)
+    };
+    assert_eq!(expected.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["discriminator", "generator"]);
+    for (name, value) in expected {
+        assert_eq!(logged(5)?["validation_loss"][name].as_f64(), Some(value));
+    }
+    assert!(logged(6)?["validation_loss"].is_null() && !logged(40)?["validation_loss"].is_null());
+    Ok(())
+}
+
 /// Each loss moves its own sets, and none before it is due.
 #[test]
 fn players_move_in_turn() -> TestResult {
     let mut trainer = trainer()?;
-    let mut numbers = Numbers { end: u64::MAX };
+    let mut numbers = Numbers::until(u64::MAX);
     let values = |trainer: &Trainer<Adversaries>| -> Vec<Vec<f32>> {
         trainer.sets().iter().map(|set| set.parameters().values().to_vec()).collect()
     };

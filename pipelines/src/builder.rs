@@ -260,7 +260,7 @@ impl OtherAutoencoder {
                 };
                 let weights = SingleFile::open(path)?;
                 let layout = families.file_layout(&configs);
-                if layout.is_network_alone(weights.file()) {
+                if !layout.holds(weights.file(), &in_model) {
                     let fix =
                         "it has no autoencoder; give it with `model`, and the folder of a whole model with `config`";
                     return Err(Error::unusable(

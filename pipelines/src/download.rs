@@ -2,6 +2,20 @@
 //!
 //! A file is fetched beside its place, compared with its SHA-256 and then renamed, so what is there under its name
 //! is whole. Nothing that is there is overwritten: a file that is right is left alone, one that is not is an error.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//! use tweedie_pipelines::download::{MNIST, MNIST_MIRROR, fetch};
+//!
+//! fetch(&MNIST, MNIST_MIRROR, Path::new("mnist"), &mut |event| {
+//!     println!("{event:?}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok::<_, tweedie_pipelines::Error>(())
+//! ```
 
 use crate::http::agent_config;
 use std::io::{Read, Write};

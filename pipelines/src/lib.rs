@@ -9,6 +9,36 @@
 //! [`Builder`] says with which model, where, and in which number format. What it loads, a [`LatentDiffusion`], serves all
 //! three, in any number of runs at a time. Each stage in [`stages`] takes what the one
 //! before it returned. A [`Canvas`] leads from a photo of any size to what the model works on, and back.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use tweedie_pipelines::{Error, Event, LatentDiffusion, TextToImageRequest};
+//!
+//! // The embedded model, loaded once and shared by threads.
+//! let model = LatentDiffusion::builder().build()?;
+//! let request = TextToImageRequest { prompt: "a fox on a blue background".into(), steps: Some(4), ..Default::default() };
+//! let settings = model.settle(&request)?;
+//! let (drawn, stopped) = std::thread::scope(|scope| {
+//!     let drawn = scope.spawn(|| model.generate(&request));
+//!     // Progress comes as events; who breaks stops the run.
+//!     let stopped = scope.spawn(|| {
+//!         model.run(&settings, &mut |event| match event {
+//!             Event::Step { done, steps, .. } if 2 * done >= steps => ControlFlow::Break(()),
+//!             _ => ControlFlow::Continue(()),
+//!         })
+//!     });
+//!     (drawn.join(), stopped.join())
+//! });
+//! let picture = drawn.expect("no panic")?.pictures.remove(0);
+//! assert!(matches!(stopped.expect("no panic"), Err(Error::Cancelled)));
+//!
+//! // The picture says how it was made.
+//! let folder = tempfile::tempdir()?;
+//! picture.save(&folder.path().join("fox.png"), &model.record(&settings).chunks(request.seed))?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod adapted;
 mod adapters;

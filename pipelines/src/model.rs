@@ -8,6 +8,7 @@ use tweedie::config::ConfigFields;
 use tweedie::families::{Detected, Families};
 use tweedie::models::{EitherAutoencoderConfig, UNet2DConditionConfig, UNet2DConfig};
 use tweedie::text::KnownWords;
+use tweedie::training::runs::UnfinishedRun;
 use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A model as a user names it.
@@ -25,6 +26,8 @@ pub enum Model {
         /// Its files, in diffusers layout.
         folder: PathBuf,
     },
+    /// A checkpoint of a training run that has not finished, or of any.
+    Unfinished(UnfinishedRun),
     /// One file with the weights of all components, and the folder of configurations and tokenizer that goes with it;
     /// without one, those of the family that the file belongs to.
     File {
@@ -36,14 +39,15 @@ pub enum Model {
 }
 
 impl Model {
-    /// A folder or a file, whichever is there. A folder has its own configurations; that of a training run stands for its model.
+    /// A folder or a file, whichever is there. A folder has its own configurations; that of a training run stands for its model,
+    /// or for its newest checkpoint until it has finished, and that of a checkpoint for the model that it would be.
     ///
     /// # Errors
-    /// If configurations are given for a folder, or it is that of a run that is not finished.
+    /// If configurations are given for a folder, or it is that of a run whose checkpoints are no models.
     pub fn at(path: PathBuf, config: Option<PathBuf>) -> Result<Self> {
         match config {
             config if path.is_file() => Ok(Self::File { path, config }),
-            None => Ok(of_run(path)?.into()),
+            None => of_folder(path),
             Some(config) => {
                 let fix = "it goes with a single file; a folder's configurations are its own";
                 Err(Error::invalid("`config`", config.display(), format!("{} is no file, and {fix}", path.display())))
@@ -66,6 +70,7 @@ impl Model {
     pub fn files_for(&self, families: &Families) -> Result<ModelFiles> {
         match self {
             Self::Folder(path) | Self::Cached { folder: path, .. } => ModelFiles::folder(path),
+            Self::Unfinished(run) => run.files(),
             Self::File { path, config } => {
                 let weights = SingleFile::open(path)?;
                 let (configs, scheduler) = match config {
@@ -111,6 +116,7 @@ impl Model {
         match self {
             Self::Embedded => "emoji-ldm".into(),
             Self::Cached { name, .. } => name.clone(),
+            Self::Unfinished(run) => run.name(),
             Self::File { path, .. } => {
                 path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
             }
@@ -343,15 +349,16 @@ impl ModelInfo {
     }
 }
 
-/// The folder itself, or of a training run's that of its model.
-fn of_run(path: PathBuf) -> Result<PathBuf> {
-    let is_run = path.join("metrics.jsonl").is_file() && !path.join("model_index.json").exists();
-    let folder = folder_of_model(&path, |_| !is_run);
-    if is_run && folder == path {
-        let fix = "it is a training run that has not finished; go on with it with `resume`, after which it has a model";
-        return Err(Error::unusable(ErrorKind::Model, "the model", path.display(), fix));
+/// The model in a folder, or of the training run in it.
+fn of_folder(path: PathBuf) -> Result<Model> {
+    if !path.is_dir() || path.join("model_index.json").exists() {
+        return Ok(Model::Folder(path));
     }
-    Ok(folder)
+    if let Some(run) = UnfinishedRun::at(&path)? {
+        return Ok(Model::Unfinished(run));
+    }
+    let is_run = path.join("metrics.jsonl").is_file();
+    Ok(Model::Folder(folder_of_model(&path, |_| !is_run)))
 }
 
 /// Where the model is that a folder stands for: there, or if it is none, in `model/` as a training run leaves it.

@@ -18,6 +18,21 @@
 //! the weight's size: they double the time, and need the memory. A DoRA rescales whole weights, and can only be merged.
 //! Both ways agree to the rounding of f32 where weights are f32; where a weight is stored in half precision and rounded in sums,
 //! what stands beside it is the more exact.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::adapters::TextualInversion;
+//! use tweedie::{DType, Device, Tensor};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("fox.safetensors");
+//! // Two vectors of a text encoder that is 8 wide.
+//! TextualInversion::write("<fox>", &[Tensor::zeros((2, 8), DType::F32, &Device::Cpu)?], &file)?;
+//! let inversion = TextualInversion::read(&file, None)?;
+//! assert_eq!((inversion.token(), inversion.encoders()), ("<fox>", 1));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod adapted;
 mod adapter_file;

@@ -98,8 +98,7 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Self> {
         if let ModelFiles::Single { configs, weights, layout, .. } = files {
-            let elsewhere = layout.is_network_alone(weights.file())
-                && ComponentKind::of_folder(component) != ComponentKind::Network
+            let elsewhere = !layout.holds(weights.file(), component)
                 && weight_file(component, precision, |name| configs.exists(name)).is_some();
             return match elsewhere {
                 true => Self::open(configs, component, precision, dtype, device),

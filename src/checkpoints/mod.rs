@@ -1,4 +1,26 @@
 //! Where weights come from: every form of checkpoint becomes a [`crate::layers::WeightSource`].
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+//! use tweedie::layers::WeightSource;
+//! use tweedie::training::runs::write_tensors;
+//! use tweedie::{DType, Device, Tensor};
+//!
+//! let folder = tempfile::tempdir()?;
+//! std::fs::create_dir(folder.path().join("unet"))?;
+//! let scale = Tensor::new(&[1f32, 2.0], &Device::Cpu)?;
+//! let file = folder.path().join("unet/diffusion_pytorch_model.safetensors");
+//! write_tensors(&file, [("scale".to_owned(), scale)].into())?;
+//!
+//! let files = ModelFiles::folder(folder.path())?;
+//! let checkpoint = Checkpoint::open(&files, "unet", Precision::Full, DType::F32, &Device::Cpu)?;
+//! assert_eq!(checkpoint.tensor("scale", &[2])?.to_vec1::<f32>()?, [1.0, 2.0]);
+//! // What a network does not ask for, or asks for in another shape, is one error that names all of it.
+//! checkpoint.finish(&[])?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod checkpoint;
 mod component;

@@ -16,10 +16,10 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// If the component's configuration cannot be used.
     fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames>;
 
-    /// Whether the file holds a denoising network and nothing else, so that the rest of the model is where its configurations
-    /// are; by default it is taken for a whole model.
-    fn is_network_alone(&self, _file: &TensorFile) -> bool {
-        false
+    /// Whether the file is where a component's weights are; those that it does not hold are where its configurations are. By
+    /// default it is taken for a whole model.
+    fn holds(&self, _file: &TensorFile, _component: &str) -> bool {
+        true
     }
 
     /// A component's configuration, with what the file says otherwise of itself by its tensors; by default nothing.

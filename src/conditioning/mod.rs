@@ -8,6 +8,18 @@
 //! ([`UNet2DConfig::null_class`](crate::models::UNet2DConfig::null_class)); diffusers passes over configuration
 //! fields that start with an underscore, so it loads such a folder as any other. A network without the field has no
 //! null class, and cannot be guided.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::Device;
+//! use tweedie::conditioning::Conditioning;
+//!
+//! // Three pictures of a network of ten digits, whose null class is the eleventh: two digits, and none.
+//! let conditioning = Conditioning::classes(&[3, 7, 10], &Device::Cpu)?;
+//! assert_eq!(conditioning.class_labels.map(|labels| labels.dims().to_vec()), Some(vec![3]));
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};

@@ -3,6 +3,34 @@
 //! Every network here estimates, one way or another, Tweedie's formula
 //! `E[x0 | x_t] = (x_t + sigma_t^2 * score) / alpha_t`. [`Parameterization`] is the one place that knows
 //! which way.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::conditioning::Conditioning;
+//! use tweedie::denoising::{Cache, Call, ClassifierFreeGuidance, Network};
+//! use tweedie::{DType, Device, NoiseLevel, Result, Tensor};
+//!
+//! /// Answers with the class that it is told.
+//! struct Told;
+//!
+//! impl Network for Told {
+//!     fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+//!         let classes = call.conditioning.class_labels.as_ref().expect("a class for each row");
+//!         Ok(classes.to_dtype(DType::F32)?.reshape(((), 1, 1, 1))?.broadcast_as(call.x.dims())?.contiguous()?)
+//!     }
+//! }
+//!
+//! // none + scale (prompted - none) = 1 + 3 (5 - 1)
+//! let x = Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
+//! let [five, one] = [5, 1].map(|class| Conditioning::classes(&[class], &Device::Cpu));
+//! let (five, one, cache) = (five?, one?, Cache::default());
+//! let guided = ClassifierFreeGuidance::new(&Told, &one, 3.0, 0.0);
+//! let level = NoiseLevel { timestep: 500.0, alpha: 0.6, sigma: 0.8 };
+//! let answer = guided.forward(&Call::new(&x, level, &five, &cache))?;
+//! assert_eq!(answer.flatten_all()?.to_vec1::<f32>()?, [13.0]);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod call;
 mod guidance;

@@ -17,6 +17,24 @@
 //! | Stable Diffusion XL | `sdxl.rs` | two text encoders, UNet, autoencoder |
 //! | Stable Diffusion XL refiner | `sdxl.rs` | the second text encoder, UNet, autoencoder |
 //! | pixel space | `pixel.rs` | UNet |
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::families::{Families, Loader};
+//! use tweedie::models::Halves;
+//! use tweedie::Device;
+//! use tweedie_pipelines::Model;
+//!
+//! let files = Model::Embedded.files()?;
+//! let detected = Families::built_in().detect(&files)?;
+//! assert_eq!(detected.family.id(), "sd1");
+//! let architecture = detected.family.architecture(&files)?;
+//! let loader = Loader::new(&files, &Device::Cpu);
+//! let (autoencoder, _) = architecture.autoencoder(&files, "vae")?.load(&loader, "vae", Halves::Decoder)?;
+//! assert_eq!(autoencoder.latent_space().factor, 4);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod architecture;
 mod clip_encoders;

@@ -151,9 +151,12 @@ impl FileLayout for OriginalLayout {
         }
     }
 
-    fn is_network_alone(&self, file: &TensorFile) -> bool {
-        let others = self.text_encoders.iter().map(|place| place.prefix).chain([AUTOENCODER]);
-        UNetForm::of(file).is_some() && !others.into_iter().any(|prefix| has(file, prefix))
+    /// All of it, but for a UNet alone.
+    fn holds(&self, file: &TensorFile, component: &str) -> bool {
+        let mut others = self.text_encoders.iter().map(|place| place.prefix).chain([AUTOENCODER]);
+        ComponentKind::of_folder(component) == ComponentKind::Network
+            || UNetForm::of(file).is_none()
+            || others.any(|prefix| has(file, prefix))
     }
 
     /// A latent consistency model is known by what takes the strength of guidance, which its configurations, being those of the

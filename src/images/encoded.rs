@@ -2,7 +2,8 @@
 
 use super::exif;
 use super::photo_file::exif_of;
-use super::{ColorType, Photo, Samples, TextChunk, read_png_text};
+use super::{ColorType, Photo, Picture, Samples, TextChunk, read_png_text};
+use crate::files::replace_file;
 use crate::{Error, ErrorKind, Result};
 use image::codecs::{jpeg::JpegEncoder, webp::WebPEncoder};
 use image::{ExtendedColorType, ImageEncoder};
@@ -112,6 +113,25 @@ impl Photo {
         }
         Ok(bytes)
     }
+
+    /// Writes the photo into a file of the format that its name ends in, with its colour profile and with texts. What has the name
+    /// gives way in one step.
+    ///
+    /// # Errors
+    /// If the name ends otherwise, as [`Self::encode`], or if the file cannot be written.
+    pub fn save(&self, path: &Path, texts: &[TextChunk]) -> Result<()> {
+        replace_file(path, &self.encode(PictureFormat::of_path(path)?, texts)?)
+    }
+}
+
+impl Picture {
+    /// Writes the picture into a file, as [`Photo::save`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save(&self, path: &Path, texts: &[TextChunk]) -> Result<()> {
+        Photo::from(self).save(path, texts)
+    }
 }
 
 fn write(
@@ -172,6 +192,23 @@ mod tests {
             assert!(format == PictureFormat::Jpeg || back.samples() == photo(ColorType::Rgb)?.samples(), "{name}");
         }
         assert!(PictureFormat::of_path(Path::new("a.gif")).is_err_and(|error| error.to_string().contains(".webp")));
+        Ok(())
+    }
+
+    #[test]
+    fn a_saved_picture_is_read_back_and_what_was_there_gives_way() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a temporary folder")))?;
+        let picture = Picture::new(20, 10, (0..600).map(|i| (i % 251) as u8).collect())?;
+        let texts = [TextChunk::new("parameters", "a fox")];
+        for name in ["a.png", "a.WebP"] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "old").map_err(Error::io("write", &path))?;
+            picture.save(&path, &texts)?;
+            assert_eq!(Picture::read(&path)?, picture, "{name}");
+            let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+            assert_eq!(read_picture_text(&bytes, &path)?, texts, "{name}");
+        }
+        assert!(picture.save(&folder.path().join("a.gif"), &[]).is_err() && !folder.path().join("a.gif").exists());
         Ok(())
     }
 

@@ -11,6 +11,14 @@
 //! `half_precision`); then what a product is made of: where results go (`output`, `addend`), the factors (`rows`, `panels`,
 //! `right_factor`), the tiles (`panel_row`, `tile`, `bf16`), and the `product` itself. Kernels stand on these and on `operation`,
 //! which is their way into candle and onto the `tape`.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::kernels::{InstructionSet, threads};
+//!
+//! println!("{} threads of {}", threads(), InstructionSet::in_use().name());
+//! ```
 #![allow(unsafe_code)]
 
 mod activation;

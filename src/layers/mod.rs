@@ -3,6 +3,20 @@
 //! A model's file says how layers are joined; a layer decides how it is computed. Layers are made from
 //! [`Weights`], whatever form those come in, and multiply with them as [`Weight`]s: another number format is another
 //! [`WeightForm`], an adapter stands beside a weight, and neither changes a layer or a model. Every layer is differentiable throughout.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::checkpoints::RandomWeights;
+//! use tweedie::layers::{Linear, Weights};
+//! use tweedie::{DType, Device, Tensor};
+//!
+//! // `layer.weight` and `layer.bias`, of whatever the source is.
+//! let source = RandomWeights::new(1, DType::F32, &Device::Cpu);
+//! let layer = Linear::new(&Weights::new(&source).at("layer"), 3, 2)?;
+//! assert_eq!(layer.forward(&Tensor::zeros((5, 3), DType::F32, &Device::Cpu)?)?.dims(), [5, 2]);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod activation;
 mod attention;

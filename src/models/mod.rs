@@ -2,6 +2,24 @@
 //!
 //! Models are built from the checkpoint's own `config.json`; fields that it omits take diffusers' defaults,
 //! and an option that is not supported is an error that names it. They are made of [`crate::layers`] alone.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::checkpoints::RandomWeights;
+//! use tweedie::layers::Weights;
+//! use tweedie::models::{LeNet, LeNetConfig};
+//! use tweedie::{DType, Device, Tensor};
+//!
+//! // A network is a function of its configuration and weights, wherever these come from.
+//! let weights = RandomWeights::new(1, DType::F32, &Device::Cpu);
+//! let config = LeNetConfig::new(1, 28, vec!["cat".into(), "dog".into()], false);
+//! let network = LeNet::new(config, &Weights::new(&weights))?;
+//! let pictures = Tensor::zeros((3, 1, 28, 28), DType::F32, &Device::Cpu)?;
+//! let logits = network.forward(&pictures, &Tensor::zeros(3, DType::F32, &Device::Cpu)?)?;
+//! assert_eq!(logits.dims(), [3, 2]);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod attention_block;
 pub mod autoencoder;

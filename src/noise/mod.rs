@@ -3,6 +3,18 @@
 //! All randomness of a request is drawn on the host by a [`NoiseSource`] and uploaded, so a seed gives the
 //! same numbers on every device. [`TorchNoise`] gives the numbers of PyTorch's CPU generator, and because
 //! each image of a batch has a stream of its own, the batch size never changes a picture.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::noise::{NoiseSource, TorchNoise};
+//!
+//! // The second image of two has the noise that it has alone: that of its own seed.
+//! let together = TorchNoise::per_image(&[7, 8]).normal(&[2, 4])?;
+//! let alone = TorchNoise::per_image(&[8]).normal(&[1, 4])?;
+//! assert_eq!(together.get(1)?.to_vec1::<f32>()?, alone.get(0)?.to_vec1::<f32>()?);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod torch;
 

@@ -6,6 +6,45 @@
 //!
 //! Levels come from a [`Discretization`]: [`SigmaSpace`] for solvers whose state is `x0 + sigma * epsilon`,
 //! [`LogSnrSpace`] for the DPM-Solver family, and rules of their own for DDIM, DDPM, PNDM, LCM, TCD and EDM.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use tweedie::conditioning::Conditioning;
+//! use tweedie::config::ConfigFields;
+//! use tweedie::denoising::{Call, Denoiser, Network};
+//! use tweedie::noise::{NoiseSource, TorchNoise};
+//! use tweedie::schedulers::{Run, by_name, sample};
+//! use tweedie::{Result, Tensor};
+//!
+//! /// Predicts the noise of pictures that are all white: what is left of a state without its signal.
+//! struct White;
+//!
+//! impl Network for White {
+//!     fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+//!         let level = call.level()?;
+//!         Ok(((call.x - level.alpha)? / level.sigma)?)
+//!     }
+//! }
+//!
+//! let file = serde_json::json!({"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"});
+//! let fields = ConfigFields::from_fields("scheduler", file.as_object().cloned().unwrap_or_default());
+//! let scheduler = by_name("ddim")?.build(&fields)?;
+//! let levels = scheduler.levels(10)?;
+//!
+//! let mut noise = TorchNoise::per_image(&[0]);
+//! let start = (noise.normal(&[1, 1, 2, 2])? * levels.init_noise_sigma())?;
+//! let conditioning = Conditioning::default();
+//! let denoiser = Denoiser::new(&White, &conditioning, scheduler.parameterization());
+//! let run = Run::new(&levels, &denoiser, &mut noise);
+//! let x = sample(scheduler.solver().as_mut(), start, 0, run, &mut |step| {
+//!     println!("{} of {} steps", step.done, step.total);
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert!((x - 1.0)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-3);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod beta_distribution;
 mod choice;

@@ -21,6 +21,30 @@
 //! Time `t` is in `(0, 1]`, data at 0. Tensors are `[batch, ...]` of any rank; coefficients are f64 and
 //! tensors keep their type. No image sees another's values or noise; only the ODE's step lengths are common
 //! to a batch, and keep every image of it within the tolerance.
+//!
+//! # Examples
+//!
+//! ```
+//! use tweedie::noise::{NoiseSource, TorchNoise};
+//! use tweedie::score_based::{DormandPrince, ProbabilityFlow, Score, VpSde};
+//! use tweedie::{Result, Tensor};
+//!
+//! /// Of standard normal data, which stay that at all times.
+//! struct Normal;
+//!
+//! impl Score for Normal {
+//!     fn score(&self, x: &Tensor, _: f64) -> Result<Tensor> {
+//!         Ok(x.neg()?)
+//!     }
+//! }
+//!
+//! // Then no point has anywhere to go.
+//! let flow = ProbabilityFlow::new(VpSde::new(0.1, 20.0)?, &Normal, 1e-3, DormandPrince::default())?;
+//! let noise = TorchNoise::shared(0).normal(&[1, 4])?;
+//! let data = flow.decode(&noise)?.x;
+//! assert!((data - noise)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-5);
+//! # Ok::<_, tweedie::Error>(())
+//! ```
 
 mod annealed_langevin;
 mod divergence;

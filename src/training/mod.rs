@@ -30,6 +30,82 @@
 //! | [`runs`] | run folders, checkpoints, the log, and the loop from the first step to the model |
 //!
 //! A new task is one file that implements [`TrainingTask`]; nothing else needs to know of it.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//! use tweedie::layers::{Linear, Weights};
+//! use tweedie::training::data::BatchSource;
+//! use tweedie::training::runs::{RunFolder, RunPlan, TrainEvent, train, write_tensors};
+//! use tweedie::training::{
+//!     AdamWConfig, Decay, Draws, LearningRate, OptimizerOptions, ParameterSet, ParameterSource, Trainer, TrainerOptions,
+//!     TrainingTask,
+//! };
+//! use tweedie::{Device, Result, Tensor};
+//!
+//! /// A line through points.
+//! struct Line(Linear);
+//!
+//! impl TrainingTask for Line {
+//!     type Batch = (Tensor, Tensor);
+//!     type Evaluation = ();
+//!
+//!     fn loss(&mut self, _: usize, (x, y): &Self::Batch, _: Draws) -> Result<Tensor> {
+//!         Ok((self.0.forward(x)? - y)?.sqr()?.mean_all()?)
+//!     }
+//!
+//!     fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
+//!         Ok(())
+//!     }
+//!
+//!     fn write_model(&self, sets: &[ParameterSet], (): &(), folder: &Path) -> Result<()> {
+//!         write_tensors(&folder.join("line.safetensors"), sets[0].tensors()?)
+//!     }
+//! }
+//!
+//! /// Points of `y = 2 x + 1`.
+//! struct Points;
+//!
+//! impl BatchSource for Points {
+//!     type Batch = (Tensor, Tensor);
+//!
+//!     fn get(&mut self, _: u64) -> Result<Self::Batch> {
+//!         let x = Tensor::new(&[[-1f32], [0.0], [1.0]], &Device::Cpu)?;
+//!         Ok((x.clone(), x.affine(2.0, 1.0)?))
+//!     }
+//! }
+//!
+//! let source = ParameterSource::random(1, &Device::Cpu);
+//! let line = Line(Linear::new(&Weights::new(&source), 1, 1)?);
+//! let rate = LearningRate { peak: 0.1, warmup_steps: 0, total_steps: 200, decay: Decay::Cosine };
+//! let optimizer = OptimizerOptions {
+//!     learning_rate: rate,
+//!     adamw: AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() },
+//!     max_gradient_norm: None,
+//!     ema: None,
+//! };
+//! let set = ParameterSet::new("line", source.finish()?, optimizer)?;
+//! let trainer = Trainer::new(line, vec![set], TrainerOptions { seed: 0, accumulate: 1 })?;
+//! let folder = tempfile::tempdir()?;
+//! let plan = RunPlan {
+//!     steps: 200,
+//!     checkpoint_every: 100,
+//!     sample_every: None,
+//!     validate_every: 100,
+//!     first_look: None,
+//!     batch_size: 3,
+//! };
+//! let outcome = train(RunFolder::create(&folder.path().join("run"))?, trainer, Points, plan, &mut |event| {
+//!     if let TrainEvent::Step { report, .. } = event {
+//!         println!("step {}: {}", report.step, report.loss());
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert!(outcome.loss.is_some_and(|loss| loss < 0.1) && folder.path().join("run/model/line.safetensors").is_file());
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod adamw;
 mod clip_initialization;

@@ -157,6 +157,16 @@ impl ParameterSet {
         &self.powers
     }
 
+    /// The number of the one of [`Self::power_averages`] that a finished model has, if it has one of them.
+    pub fn chosen_power(&self) -> Option<usize> {
+        self.chosen
+    }
+
+    /// The learning rate over the run.
+    pub fn learning_rate(&self) -> LearningRate {
+        self.options.learning_rate
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.name

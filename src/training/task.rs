@@ -66,6 +66,21 @@ pub trait TrainingTask: Send {
         Ok(Vec::new())
     }
 
+    /// Whether a checkpoint is a model by itself: then the sets are called as the components of the model whose weights they are,
+    /// and [`Self::write_rest`] writes all else. By default there is a model only at the end.
+    fn checkpoints_are_models(&self) -> bool {
+        false
+    }
+
+    /// Writes into an empty folder what the finished model has besides the weights of the sets.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn write_rest(&self, folder: &Path) -> Result<()> {
+        let _ = folder;
+        Ok(())
+    }
+
     /// Judges the trained networks when the last step is done.
     ///
     /// # Errors

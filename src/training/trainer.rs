@@ -2,7 +2,7 @@
 
 use super::{Draws, ParameterSet, SetReport, SetState, TrainingTask};
 use crate::kernels::{RecyclingAllocator, make_pool};
-use crate::layers::with_gradients;
+use crate::layers::{on_device, with_gradients};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::collections::BTreeMap;
@@ -168,6 +168,34 @@ impl<T: TrainingTask> Trainer<T> {
             set.update(report.learning_rate)?;
         }
         Ok(LossReport { name, value, sets: reports })
+    }
+
+    /// The means of all losses that are due over batches that are held out: of the weights as they are, with the same draws each
+    /// time, so that what differs from one time to the next is the weights. Nothing changes.
+    ///
+    /// # Errors
+    /// Whatever the task reports.
+    pub fn validate(&mut self, batches: &[T::Batch]) -> Result<Vec<(&'static str, f64)>> {
+        let remembered = self.task.state();
+        let names = self.task.losses();
+        let mut losses = Vec::with_capacity(names.len());
+        for (loss, &name) in names.iter().enumerate() {
+            if !self.task.is_due(loss, self.step) {
+                continue;
+            }
+            let device = self.sets_of(loss).next().map_or(Device::Cpu, |set| set.parameters().device().clone());
+            let mut sum = 0.0;
+            for (i, batch) in batches.iter().enumerate() {
+                // Other draws than those of any step, which have the seed itself.
+                let draws = Draws::new(!self.options.seed, i as u64).in_step(self.step);
+                let task = &mut self.task;
+                let value = on_device(&device, || task.loss(loss, batch, draws))?;
+                sum += f64::from(value.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            }
+            losses.push((name, sum / batches.len().max(1) as f64));
+        }
+        self.task.restore(&remembered)?;
+        Ok(losses)
     }
 
     /// Adds the gradient of a batch's loss to its sets; gives the loss.

@@ -178,5 +178,5 @@ fn breakdown(results: &Map<String, Value>) -> anyhow::Result<Picture> {
         Some(Bar { name: kind.clone(), value, note: format!("{:.1} %{speed}", 100.0 * value / whole) })
     });
     let title = format!("{part}: {seconds} s, {} threads", results.get("threads").unwrap_or(&Value::Null));
-    Ok(Bars { title, bars: bars.collect() }.draw()?)
+    Ok(Bars { title, label: "share of the time".into(), bars: bars.collect() }.draw()?)
 }

@@ -179,7 +179,9 @@ fn model_at(path: Option<&PathBuf>, config: Option<&PathBuf>) -> anyhow::Result<
     if let Some(model) = super::cached::in_cache(path)? {
         return Ok(model);
     }
-    Ok(Model::at(path.clone(), config.cloned())?)
+    let model = Model::at(path.clone(), config.cloned())?;
+    super::source::tell_if_unfinished(path, &model);
+    Ok(model)
 }
 
 /// Digits in groups of three.

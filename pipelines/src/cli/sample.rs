@@ -36,7 +36,8 @@ pub struct Sample {
     #[arg(value_enum, value_name = "MODEL", group = "source")]
     model: Option<EmbeddedModel>,
 
-    /// A model in pixel space: a folder in diffusers layout, a finished training run, or owner/name[@revision] on the hub
+    /// A model in pixel space: a folder in diffusers layout, a training run or one of its checkpoints, or owner/name[@revision] on the
+    /// hub
     #[arg(long, value_name = "MODEL", group = "source")]
     checkpoint: Option<PathBuf>,
 
@@ -99,7 +100,11 @@ struct Outputs {
 impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
         let interrupt = Interrupt::listen()?;
-        let named = self.checkpoint.clone().map_or(PixelModel::Mnist, PixelModel::Folder);
+        let named = match &self.checkpoint {
+            Some(path) if path.is_dir() => PixelModel::at(path.clone())?,
+            Some(path) => PixelModel::Folder(path.clone()),
+            None => PixelModel::Mnist,
+        };
         let request = self.request()?;
         let outputs = self.outputs(&request, &named.name())?;
         let model = match &self.checkpoint {
@@ -134,6 +139,7 @@ impl Sample {
         let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
         Ok(match source.open(path, None, Purpose::Pixel)? {
             Model::Cached { name, folder } => PixelModel::Cached { name, folder },
+            Model::Unfinished(run) => PixelModel::Unfinished(run),
             _ => PixelModel::Folder(path.into()),
         })
     }

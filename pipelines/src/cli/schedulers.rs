@@ -71,7 +71,7 @@ pub fn plot(settings: &Settings) -> tweedie::Result<Picture> {
     Plot {
         title: format!("{}, {} steps", settings.scheduler.name(), settings.steps),
         x_label: "timestep".into(),
-        y_label: "x = alpha x0 + sigma noise".into(),
+        y_label: "coefficients of data (alpha) and noise (sigma)".into(),
         logarithmic: (false, false),
         series,
     }

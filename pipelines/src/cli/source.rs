@@ -1,6 +1,7 @@
 //! What a path, or a name on the hub, stands for.
 
 use super::fetching::Fetching;
+use super::print;
 #[cfg(feature = "hub")]
 use anyhow::Context;
 use clap::Args;
@@ -26,6 +27,14 @@ pub fn hub_name(path: &Path) -> anyhow::Result<Option<HubName>> {
          called owner/name",
         names.join(", ")
     )
+}
+
+/// Says which checkpoint the model at a path is, if it is one of a training run.
+pub fn tell_if_unfinished(path: &Path, model: &Model) {
+    let Model::Unfinished(run) = model else { return };
+    let of = run.steps().map_or(String::new(), |steps| format!(" of {steps}"));
+    let path = path.display();
+    print::remark(&format!("{path} is a training run before its end: this is its model after step {}{of}", run.step()));
 }
 
 /// The option that keeps a run from the network.
@@ -67,7 +76,7 @@ impl Source<'_> {
     #[cfg(feature = "hub")]
     pub fn open(&self, path: &Path, config: Option<PathBuf>, purpose: Purpose) -> anyhow::Result<Model> {
         use tweedie_pipelines::hub;
-        let Some(name) = hub_name(path)? else { return Ok(Model::at(path.into(), config)?) };
+        let Some(name) = hub_name(path)? else { return self.at(path, config) };
         let wanted = hub::Wanted::new(purpose, self.dtype, &self.device.open()?);
         let hub = super::fetching::hub(self.offline)?;
         self.fetching.tell_of(&hub, &name, wanted);
@@ -82,7 +91,15 @@ impl Source<'_> {
     /// What is there under a path. `config` goes with a single file.
     #[cfg(not(feature = "hub"))]
     pub fn open(&self, path: &Path, config: Option<PathBuf>, _: Purpose) -> anyhow::Result<Model> {
-        Ok(Model::at(path.into(), config)?)
+        self.at(path, config)
+    }
+
+    fn at(&self, path: &Path, config: Option<PathBuf>) -> anyhow::Result<Model> {
+        let model = Model::at(path.into(), config)?;
+        if !self.fetching.quiet {
+            tell_if_unfinished(path, &model);
+        }
+        Ok(model)
     }
 
     /// The same for what is one file.

@@ -15,6 +15,25 @@
 //! The client crate `hf-hub` knows the names of folders and addresses. It neither checks what came nor says how long a busy
 //! server wants to be left alone, and sends the token wherever a list of files is redirected to on one host, so it is
 //! `client.rs` that asks, and `transfer.rs` that fetches.
+//!
+//! # Examples
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use tweedie::Device;
+//! use tweedie_pipelines::hub::{Hub, HubEvent, Wanted};
+//! use tweedie_pipelines::{DTypeChoice, LatentDiffusion, Purpose};
+//!
+//! let wanted = Wanted::new(Purpose::Model, DTypeChoice::Auto, &Device::Cpu);
+//! let model = Hub::from_environment()?.open(&"owner/name".parse()?, wanted, &mut |event| {
+//!     if let HubEvent::Saved(name) = event {
+//!         println!("fetched {name}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! let pipeline = LatentDiffusion::builder().model(model).build()?;
+//! # Ok::<_, tweedie_pipelines::Error>(())
+//! ```
 
 mod cache;
 mod client;

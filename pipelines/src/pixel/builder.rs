@@ -2,12 +2,13 @@
 
 use super::PixelPipeline;
 use crate::device::{DTypeChoice, DeviceChoice};
-use crate::model::{Defaults, component_parameters, folder_of_model};
+use crate::model::{Defaults, Model, component_parameters, folder_of_model};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles};
 use tweedie::families::{Families, Loader, load_classifier};
 use tweedie::layers::{Backend, Weights};
+use tweedie::training::runs::UnfinishedRun;
 use tweedie::{Error, ErrorKind, Result};
 
 /// A model in pixel space as a user names it.
@@ -18,6 +19,8 @@ pub enum PixelModel {
     Mnist,
     /// A folder in diffusers layout, or a run of `tweedie train` with one in `model/`.
     Folder(PathBuf),
+    /// A checkpoint of a run of `tweedie train` that has not finished, or of any.
+    Unfinished(UnfinishedRun),
     /// A model of the hub in its cache.
     Cached {
         /// Its name there.
@@ -28,6 +31,17 @@ pub enum PixelModel {
 }
 
 impl PixelModel {
+    /// The model in a folder, as [`Model::at`] finds it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn at(path: PathBuf) -> Result<Self> {
+        Ok(match Model::at(path.clone(), None)? {
+            Model::Unfinished(run) => Self::Unfinished(run),
+            _ => Self::Folder(path),
+        })
+    }
+
     /// Its files.
     ///
     /// # Errors
@@ -43,6 +57,7 @@ impl PixelModel {
                            layout, or the folder of a training run that has finished";
                 Err(Error::unusable(ErrorKind::Model, "the checkpoint", path.display(), fix))
             }
+            Self::Unfinished(run) => run.files(),
             #[cfg(feature = "embedded-mnist")]
             Self::Mnist => Ok(ModelFiles::Embedded { name: "mnist-ddpm", files: tweedie_weights::MNIST_DDPM }),
             #[cfg(not(feature = "embedded-mnist"))]
@@ -59,6 +74,7 @@ impl PixelModel {
         match self {
             Self::Mnist => "mnist-ddpm".into(),
             Self::Cached { name, .. } => name.clone(),
+            Self::Unfinished(run) => run.name(),
             Self::Folder(path) => {
                 let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
                 whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())

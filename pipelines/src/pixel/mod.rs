@@ -42,6 +42,19 @@ pub struct PixelSeconds {
 }
 
 /// A pipeline from noise to pictures, loaded and ready.
+///
+/// # Examples
+///
+/// ```
+/// use tweedie_pipelines::{PixelPipeline, PixelRequest};
+///
+/// // The embedded digits.
+/// let pipeline = PixelPipeline::builder().build()?;
+/// let request = PixelRequest { classes: vec![3, 7], steps: Some(3), seed: 1, ..PixelRequest::default() };
+/// let pictures = pipeline.generate(&request)?;
+/// assert_eq!((pictures.len(), pictures[0].width()), (2, 28));
+/// # Ok::<_, tweedie_pipelines::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct PixelPipeline {
     network: Box<dyn PixelNetwork>,

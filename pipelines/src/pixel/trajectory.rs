@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use std::cell::RefCell;
 use tweedie::denoising::{Call, Network, Parameterization};
-use tweedie::images::{Picture, encode_animation};
+use tweedie::images::{LabelledRow, LabelledRows, Picture, encode_animation};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::{NoiseLevel, Result};
 
@@ -85,7 +85,8 @@ impl Trajectory {
 
     /// Three rows as in Higham, Higham and Grindrod 2023 ("Diffusion models for generative AI: an introduction for
     /// mathematicians"), of the first image: the forward process from the picture to noise; the run from noise to the
-    /// picture; and below each of its states the network's estimate of the clean picture.
+    /// picture; and below each of its states the network's estimate of the clean picture. Above each is the noise level sigma of its
+    /// state, as the network sees it.
     ///
     /// `seed` is that of the forward process's noise.
     ///
@@ -98,19 +99,19 @@ impl Trajectory {
         };
         let data = last.narrow(0, 0, 1)?;
         let noise = TorchNoise::shared(seed).normal(data.dims())?.to_device(data.device())?;
-        let mut cells = Vec::with_capacity(3 * columns.len());
-        for (i, (level, _)) in columns.iter().rev().enumerate() {
-            cells.push(if i == 0 { data.clone() } else { level.add_noise(&data, &noise)? });
-        }
-        for (_, state) in &columns {
-            cells.push(state.narrow(0, 0, 1)?);
-        }
-        for (i, (level, _)) in columns.iter().enumerate() {
+        let (mut forward, mut reverse, mut estimates) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, (level, state)) in columns.iter().enumerate() {
             let finished = i + 1 == columns.len();
             let estimate = if finished { None } else { self.prediction(level.sigma) };
-            cells.push(estimate.map_or(Ok(data.clone()), |x0| x0.narrow(0, 0, 1))?);
+            let known = if finished { data.clone() } else { level.add_noise(&data, &noise)? };
+            forward.insert(0, labelled(level, &known)?);
+            reverse.push(labelled(level, &state.narrow(0, 0, 1)?)?);
+            estimates.push(labelled(level, &estimate.map_or(Ok(data.clone()), |x0| x0.narrow(0, 0, 1))?)?);
         }
-        Picture::grid(&pictures(&cells)?, columns.len(), 4)
+        let row = |name: &str, cells| LabelledRow { name: name.into(), cells };
+        let rows =
+            vec![row("forward process", forward), row("reverse process", reverse), row("estimate of x₀", estimates)];
+        LabelledRows { rows }.draw()
     }
 
     /// The estimate at the evaluation whose noise is nearest.
@@ -143,6 +144,11 @@ impl Trajectory {
 fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
     let shown = count.min(most);
     (0..shown).map(move |i| if shown < 2 { 0 } else { (i * (count - 1) + (shown - 1) / 2) / (shown - 1) })
+}
+
+/// A picture of a state, with its noise level.
+fn labelled(level: &NoiseLevel, x: &Tensor) -> Result<(String, Picture)> {
+    Ok((format!("σ {:.3}", level.sigma), picture(x)?))
 }
 
 /// Tensors of one image each as pictures; pure noise is scaled to what can be shown.

@@ -94,7 +94,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
     type Task = AutoencoderTraining;
     type Batches = Batches;
 
-    const FREE: &'static [&'static str] = &["checkpoint_every", "sample_every", "dtype"];
+    const FREE: &'static [&'static str] = &["sample_every", "dtype"];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -158,7 +158,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
 impl AutoencoderTrainingSettings {
     fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
         let augmentation = Augmentation { flip: self.flip, shift: 0, crop: (self.crop > 0).then_some(self.crop) };
-        Batches::new(set.clone(), self.common.batch_size, self.common.seed)?.with_augmentation(augmentation)
+        self.common.batches(set, augmentation)
     }
 
     /// How the network's parameters are moved.

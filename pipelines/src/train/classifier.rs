@@ -69,7 +69,7 @@ impl TrainingSettings for ClassifierTrainingSettings {
     type Task = ClassifierTraining;
     type Batches = Batches;
 
-    const FREE: &'static [&'static str] = &["checkpoint_every"];
+    const FREE: &'static [&'static str] = &[];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -116,8 +116,7 @@ impl TrainingSettings for ClassifierTrainingSettings {
 
 impl ClassifierTrainingSettings {
     fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
-        let batches = Batches::new(set.clone(), self.common.batch_size, self.common.seed)?;
-        batches.with_augmentation(Augmentation { shift: self.shift, ..Augmentation::default() })
+        self.common.batches(set, Augmentation { shift: self.shift, ..Augmentation::default() })
     }
 
     /// How the classifier's parameters are moved.

@@ -135,7 +135,7 @@ impl TrainingSettings for JudgeTrainingSettings {
     type Batches = JudgeBatches;
 
     /// Where the autoencoder comes from may change as long as it is the same, which `architecture` sees.
-    const FREE: &'static [&'static str] = &["checkpoint_every", "vae"];
+    const FREE: &'static [&'static str] = &["vae"];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -149,6 +149,10 @@ impl TrainingSettings for JudgeTrainingSettings {
 
     fn check(&self) -> Result<()> {
         self.common.check()?;
+        if self.common.validation > 0.0 {
+            let fix = "a judge is judged by pictures of their own; give them with `test`";
+            return Err(Error::invalid("`validation`", self.common.validation, fix));
+        }
         at_least_one("steps", self.plan().steps)?;
         zero_or_above("grad_clip", self.grad_clip)?;
         if !(self.vae_share > 0.0 && self.vae_share <= 1.0) {

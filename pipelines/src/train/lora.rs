@@ -65,7 +65,7 @@ impl TrainingSettings for LoraTrainingSettings {
     const FREE: &'static [&'static str] = &["lora_format"];
 
     fn is_free(name: &str) -> bool {
-        Self::FREE.contains(&name) || FrozenModelSettings::FREE.contains(&name)
+        Self::FREE.contains(&name) || FrozenModelSettings::is_free(name)
     }
 
     fn common(&self) -> &CommonSettings {

@@ -34,13 +34,37 @@ pub use settings::{CommonSettings, Preparation, TrainingData, TrainingSet, Train
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tweedie::training::runs::{RunFolder, TrainEvent, TrainObserver, TrainOutcome, train};
-use tweedie::training::{Trainer, TrainerOptions, TrainingTask};
+use tweedie::training::{Decay, LearningRate, Trainer, TrainerOptions, TrainingTask};
 use tweedie::{Error, Result};
 
 /// What records call this program.
 const PROGRAM: &str = concat!("tweedie ", env!("CARGO_PKG_VERSION"));
 
 /// A run of training as it is asked for.
+///
+/// # Examples
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+/// use tweedie::training::data::ImageSet;
+/// use tweedie_pipelines::{PixelModel, PixelPipeline, PixelRequest, PixelTrainingSettings, TrainRequest, TrainingData};
+///
+/// let pictures = (0..4 * 64).map(|i| if i % 8 < 4 { 230 } else { 20 }).collect();
+/// let set = ImageSet::new([1, 8, 8], pictures)?;
+/// let folder = tempfile::tempdir()?;
+/// let run = TrainRequest {
+///     settings: PixelTrainingSettings { steps: 2, channels: vec![4, 8], ..PixelTrainingSettings::default() },
+///     data: TrainingData { train: Arc::new(set), test: None },
+///     output: folder.path().join("run"),
+///     resume: false,
+/// };
+/// let outcome = run.run(&mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(outcome.steps, 2);
+/// let pipeline = PixelPipeline::builder().model(PixelModel::at(folder.path().join("run"))?).build()?;
+/// assert_eq!(pipeline.generate(&PixelRequest { steps: Some(2), ..PixelRequest::default() })?[0].width(), 8);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct TrainRequest<S: TrainingSettings> {
     /// What is trained, and how; for a run that goes on, its own settings ([`TrainingSettings::of_run`]), of which those that
@@ -69,9 +93,13 @@ impl<S: TrainingSettings> TrainRequest<S> {
         let settings = settings.settled(data.images());
         settings.check()?;
         let config = config(&settings, &data)?;
-        if let Some((_, Some(existing))) = &resumed {
-            same_run::<S>(existing, &config, &settings)?;
-        }
+        let length = match &resumed {
+            Some((folder, Some(existing))) => {
+                same_run::<S>(existing, &config, &settings)?;
+                NewLength::of(existing, settings.plan().steps, folder)?
+            }
+            _ => None,
+        };
         // What would fail is found before anything is made.
         settings.check_batches(&data)?;
         let (task, sets) = settings.task(&mut data)?;
@@ -81,7 +109,13 @@ impl<S: TrainingSettings> TrainRequest<S> {
         if existing.is_none() {
             folder.write_config(&config)?;
         }
-        for warning in settings.warnings() {
+        let mut warnings = settings.warnings();
+        if let (Some(length), Some(config)) = (&length, existing) {
+            folder.write_config(&length.noted(config))?;
+            warnings.extend(trainer.sets().first().map(|set| length.described(set.learning_rate())));
+        }
+        warnings.extend(data.unused());
+        for warning in warnings {
             // Whoever wants to stop is heard after the first step.
             let _ = observer(TrainEvent::Warning(warning));
         }
@@ -104,6 +138,80 @@ fn config<S: TrainingSettings>(settings: &S, data: &S::Data) -> Result<Value> {
     Ok(config)
 }
 
+/// Another number of steps than a run has had so far.
+struct NewLength {
+    was: u64,
+    steps: u64,
+    /// Steps done.
+    done: u64,
+}
+
+impl NewLength {
+    /// What a run is to have, if that is something new.
+    ///
+    /// # Errors
+    /// If more is done already.
+    fn of(existing: &Value, steps: u64, folder: &RunFolder) -> Result<Option<Self>> {
+        let Some(was) = existing["settings"]["steps"].as_u64().filter(|was| *was != steps) else { return Ok(None) };
+        let done = folder.checkpoints().newest_good().map_or(0, |(step, _)| step);
+        if steps < done {
+            let fix = format!("the run has done {done} already; give as many to end it there, or more");
+            return Err(Error::invalid("`steps`", steps, fix));
+        }
+        Ok(Some(Self { was, steps, done }))
+    }
+
+    /// The run's configuration with it.
+    fn noted(&self, mut config: Value) -> Value {
+        config["settings"]["steps"] = self.steps.into();
+        config
+    }
+
+    /// What becomes of the learning rate.
+    fn described(&self, rate: LearningRate) -> String {
+        let Self { was, steps, done } = *self;
+        let beginning = format!("the run was to have {was} steps and has {steps} from now on");
+        let before = LearningRate { total_steps: was, ..rate };
+        let (next, last) = (done + 1, steps.max(done + 1));
+        if steps == done {
+            return format!("{beginning}, which are done: its model is made of them");
+        }
+        if rate.decay == Decay::Constant {
+            return format!("{beginning}; its learning rate stays {:.3e}", rate.at(done));
+        }
+        format!(
+            "{beginning}: the learning rate follows the schedule of so many steps, {:.3e} at step {next} where it would have \
+             been {:.3e}, and {:.3e} at step {last}, the last",
+            rate.at(done),
+            before.at(done),
+            rate.at(last - 1),
+        )
+    }
+}
+
+/// In what the data of a run that goes on differ from those that it was started with, in words.
+fn other_data(was: &Value, is: &Value) -> String {
+    let counted = |name: &str| {
+        let (was, is) = (was[name].as_u64()?, is[name].as_u64()?);
+        (was != is).then(|| format!("{is} {name} in the place of {was}"))
+    };
+    let mut differences: Vec<String> = ["images", "captions"].into_iter().filter_map(counted).collect();
+    let size = |data: &Value| Some(format!("{}x{}", data["width"].as_u64()?, data["height"].as_u64()?));
+    if let (Some(was), Some(is)) = (size(was), size(is))
+        && was != is
+    {
+        differences.push(format!("pictures of {is} in the place of {was}"));
+    }
+    if was["classes"] != is["classes"] {
+        let classes = |data: &Value| data["classes"].as_array().map_or(0, Vec::len);
+        differences.push(format!("other classes, {} in the place of {}", classes(is), classes(was)));
+    }
+    match differences.is_empty() {
+        true => "of as many pictures as the run's, but other ones, or with other labels or captions".into(),
+        false => format!("other than the run's: {}", differences.join(", ")),
+    }
+}
+
 /// Whether a run may go on with a configuration.
 fn same_run<S: TrainingSettings>(existing: &Value, config: &Value, settings: &S) -> Result<()> {
     let refuse = |what: String, value: &Value, was: &Value| {
@@ -113,11 +221,9 @@ fn same_run<S: TrainingSettings>(existing: &Value, config: &Value, settings: &S)
     if let Some((name, value, was)) = settings.difference(&S::from_config(existing)?) {
         return refuse(format!("`{name}`"), &value, &was);
     }
-    for (part, value) in config["data"].as_object().into_iter().flatten() {
-        let was = &existing["data"][part];
-        if value != was {
-            return refuse(format!("the data's {part}"), value, was);
-        }
+    if config["data"] != existing["data"] {
+        let fix = "go on with the data that the run was started with, or choose another `output`";
+        return Err(Error::invalid("the data", other_data(&existing["data"], &config["data"]), fix));
     }
     let parts = config.as_object().into_iter().flatten();
     for (part, fields) in parts.filter(|(part, _)| !["program", "settings", "data"].contains(&part.as_str())) {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tweedie::config::ConfigFields;
 use tweedie::models::UNet2DConfig;
 use tweedie::models::unet2d::{BlockKind, ClassEmbedding, TimeEmbedding};
-use tweedie::training::data::{Batches, ImageSet};
+use tweedie::training::data::{Augmentation, Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
 use tweedie::training::{ClassDropout, Objective, OptimizerOptions, ParameterSet};
@@ -62,6 +62,10 @@ options! {
             unconditional: bool = false => switch(FlagValue::On);
             /// Share of images whose class is dropped, for classifier-free guidance.
             class_dropout: f64 = 0.1 => setting(OptionKind::Number, "F");
+            /// Mirror half of the pictures.
+            flip: bool = false => switch(FlagValue::On);
+            /// The most pixels by which pictures are moved at random; what comes in has the colour of the first pixel.
+            shift: usize = 0 => setting(OptionKind::Count, "N");
             /// Channels at each resolution.
             channels: Vec<usize> = vec![16, 32, 96] => setting(OptionKind::Counts, "N,N,...").default("16,32,96");
             /// Residual blocks at each resolution.
@@ -91,7 +95,7 @@ impl TrainingSettings for PixelTrainingSettings {
     type Task = PixelDiffusion;
     type Batches = Batches;
 
-    const FREE: &'static [&'static str] = &["checkpoint_every", "sample_every", "dtype"];
+    const FREE: &'static [&'static str] = &["sample_every", "dtype"];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -164,7 +168,8 @@ impl PixelTrainingSettings {
     }
 
     fn batches_of(&self, set: &Arc<ImageSet>) -> Result<Batches> {
-        Batches::new(set.clone(), self.common.batch_size, self.common.seed)
+        let augmentation = Augmentation { flip: self.flip, shift: self.shift, crop: None };
+        self.common.batches(set, augmentation)
     }
 
     /// How the network's parameters are moved.

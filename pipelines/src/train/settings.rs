@@ -1,5 +1,6 @@
 //! What the settings of every kind of training are.
 
+use super::captioned::in_balance;
 use super::choices::{BetaChoice, DecayChoice};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{OptionInfo, Options, flag, option, options, serde_by_options};
@@ -7,11 +8,20 @@ use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tweedie::config::DIFFUSERS_VERSION;
-use tweedie::training::data::{BatchSource, ImageSet};
+use tweedie::training::data::{
+    Augmentation, BatchSource, Batches, CaptionedPictures, ImageSet, LatentBatches, LatentSet, PictureTokens, hold_out,
+};
 use tweedie::training::runs::{RunFolder, RunPlan, TrainEvent, TrainObserver};
 use tweedie::training::{AdamWConfig, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, TrainingTask};
 use tweedie::{Error, ErrorKind, Result};
+
+/// How soon a user sees what the networks can do.
+const FIRST_LOOK: Duration = Duration::from_secs(60);
+
+/// Settings of all kinds of training that change nothing of what is computed, so that a run may go on with others.
+pub(super) const FREE: [&str; 2] = ["checkpoint_every", "validate_every"];
 
 /// A setting of a run, which its `config.json` has even at its default: later versions may have others.
 pub(super) fn setting(kind: OptionKind, value_name: &'static str) -> OptionInfo {
@@ -41,6 +51,10 @@ options! {
                 setting(OptionKind::Choice(DecayChoice::NAMES), "NAME").default("cosine; constant of a LoRA or an embedding");
             /// Weight decay of AdamW.
             weight_decay: f64 = 0.01 => setting(OptionKind::Number, "F");
+            /// Share of the pictures that is held out: nothing is trained on it, and its loss is logged; 0 holds out none.
+            validation: f64 = 0.0 => setting(OptionKind::Number, "F");
+            /// Steps between losses of what is held out.
+            validate_every: u64 = 100 => setting(OptionKind::Count, "N");
         }
     }
 }
@@ -57,12 +71,24 @@ impl CommonSettings {
     pub(super) fn check(&self) -> Result<()> {
         at_least_one("batch_size", self.batch_size as u64)?;
         at_least_one("accumulate", self.accumulate as u64)?;
-        at_least_one("checkpoint_every", self.checkpoint_every)
+        at_least_one("checkpoint_every", self.checkpoint_every)?;
+        at_least_one("validate_every", self.validate_every)?;
+        if !(0.0..1.0).contains(&self.validation) {
+            return Err(Error::invalid("`validation`", self.validation, "it is 0 or above, and below 1"));
+        }
+        Ok(())
+    }
+
+    /// The share of the data that is held out, if any is.
+    pub(super) fn held_out(&self) -> Option<f64> {
+        (self.validation > 0.0).then_some(self.validation)
     }
 
     /// The steps that `epochs` passes over so many images take, the last one rounded up.
     fn steps_of(&self, epochs: u64, images: usize) -> u64 {
         let per_step = (self.batch_size as u64).saturating_mul(self.accumulate as u64).max(1);
+        let trained = self.held_out().and_then(|share| hold_out(images, share, self.seed).ok());
+        let images = trained.map_or(images, |(trained, _)| trained.len());
         epochs.saturating_mul(images as u64).div_ceil(per_step)
     }
 
@@ -104,9 +130,40 @@ impl CommonSettings {
         }
     }
 
+    /// The batches of a set in memory, without what is held out of it.
+    pub(super) fn batches(&self, set: &Arc<ImageSet>, augmentation: Augmentation) -> Result<Batches> {
+        let batches = Batches::new(set.clone(), self.batch_size, self.seed)?.with_augmentation(augmentation)?;
+        match self.held_out() {
+            Some(share) => batches.holding_out(share),
+            None => Ok(batches),
+        }
+    }
+
+    /// The batches of latents, without what is held out of them.
+    pub(super) fn latent_batches(
+        &self,
+        set: LatentSet,
+        tokens: PictureTokens,
+        pictures: &CaptionedPictures,
+    ) -> Result<LatentBatches> {
+        let batches = LatentBatches::new(Arc::new(set), Arc::new(tokens), self.batch_size, self.seed)?;
+        let trained = match self.held_out() {
+            Some(share) => batches.holding_out(share)?,
+            None => batches,
+        };
+        in_balance(trained, pictures)
+    }
+
     /// A plan without a number of steps and without samples.
     pub(super) fn plan(&self) -> RunPlan {
-        RunPlan { steps: 0, checkpoint_every: self.checkpoint_every, sample_every: None, batch_size: self.batch_size }
+        RunPlan {
+            steps: 0,
+            checkpoint_every: self.checkpoint_every,
+            sample_every: None,
+            validate_every: self.validate_every,
+            first_look: Some(FIRST_LOOK),
+            batch_size: self.batch_size,
+        }
     }
 }
 
@@ -166,6 +223,11 @@ pub trait TrainingSet {
 
     /// What a run's `config.json` says of them, by which a run that goes on sees that they are the same.
     fn record(&self) -> Map<String, Value>;
+
+    /// What there is in the data that training makes no use of, in words, if the user may expect that it does.
+    fn unused(&self) -> Option<String> {
+        None
+    }
 }
 
 impl TrainingSet for TrainingData {
@@ -177,6 +239,14 @@ impl TrainingSet for TrainingData {
         let (images, classes) = (self.train.len().into(), self.train.classes().into());
         let fields = [("images", images), ("classes", classes), ("fingerprint", self.train.fingerprint().into())];
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn unused(&self) -> Option<String> {
+        self.train.captions().map(|_| {
+            "the pictures have captions, which this kind of training makes no use of; latent diffusion models are trained \
+             on captions (train ldm)"
+                .into()
+        })
     }
 }
 
@@ -210,12 +280,12 @@ pub trait TrainingSettings: Options + Default {
     /// What makes its batches.
     type Batches: BatchSource<Batch = <Self::Task as TrainingTask>::Batch>;
 
-    /// Settings that change nothing of what is computed, so that a run may go on with others.
+    /// Settings of this kind that change nothing of what is computed, so that a run may go on with others.
     const FREE: &'static [&'static str];
 
-    /// Whether a setting is one of those.
+    /// Whether a setting is one of those, or of those of all kinds.
     fn is_free(name: &str) -> bool {
-        Self::FREE.contains(&name)
+        FREE.contains(&name) || Self::FREE.contains(&name)
     }
 
     /// What all kinds have.
@@ -292,10 +362,12 @@ pub trait TrainingSettings: Options + Default {
         Ok(settings)
     }
 
-    /// The first setting that matters in which a run that goes on differs: its name, the value here and the value there.
+    /// The first setting that matters in which a run that goes on differs, but for its length: its name, the value here and the
+    /// value there.
     fn difference(&self, other: &Self) -> Option<(String, Value, Value)> {
         let (here, there) = (self.write(), other.write());
-        let differs = |(name, value): &(&String, &Value)| !Self::is_free(name) && there.get(*name) != Some(*value);
+        let matters = |name: &str| name != "steps" && !Self::is_free(name);
+        let differs = |(name, value): &(&String, &Value)| matters(name) && there.get(*name) != Some(*value);
         let (name, value) = here.iter().find(differs)?;
         Some((name.clone(), value.clone(), there.get(name).cloned().unwrap_or_default()))
     }

@@ -31,9 +31,14 @@ pub enum WeightsCheck {
 /// If the model is not there, or a file cannot be read.
 pub fn check_weights(model: &Model, recorded: &Map<String, Value>) -> Result<WeightsCheck> {
     let sums = || recorded.iter().filter_map(|(name, sum)| Some((name.as_str(), sum.as_str()?)));
-    if let Model::File { path, .. } = model {
+    let one_file = match model {
+        Model::File { path, .. } => Some(path.clone()),
+        Model::Unfinished(run) => Some(run.weights()?),
+        _ => None,
+    };
+    if let Some(path) = one_file {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let found = file_sha256(path)?;
+        let found = file_sha256(&path)?;
         // Who has one file may have given it another name.
         let whole = sums().filter(|(name, _)| !name.contains('/'));
         let mut other = WeightsCheck::Missing(name.into_owned());

@@ -1,6 +1,7 @@
 //! Starts the program and looks at what it did.
 #![allow(dead_code)] // every test binary uses a part
 
+pub mod digits;
 pub mod frozen;
 pub mod kills;
 

@@ -1,29 +1,29 @@
 //! Pixels that plots are drawn on.
 
+use super::font::Text;
 use crate::Result;
 use crate::images::Picture;
-use font8x8::UnicodeFonts;
 
 pub(super) const WIDTH: usize = 960;
 pub(super) const HEIGHT: usize = 560;
-
-/// Side of a character.
-pub(super) const GLYPH: f64 = 8.0;
 
 pub(super) const INK: [f64; 3] = [40.0, 40.0, 40.0];
 
 /// Pixels that are drawn on.
 pub(super) struct Canvas {
+    width: usize,
+    height: usize,
     rgb: Vec<[f64; 3]>,
 }
 
 impl Canvas {
-    pub fn new() -> Self {
-        Self { rgb: vec![[255.0; 3]; WIDTH * HEIGHT] }
+    /// White pixels.
+    pub fn new(width: usize, height: usize) -> Self {
+        Self { width, height, rgb: vec![[255.0; 3]; width * height] }
     }
 
     fn blend(&mut self, x: usize, y: usize, colour: [f64; 3], share: f64) {
-        let pixel = &mut self.rgb[y * WIDTH + x];
+        let pixel = &mut self.rgb[y * self.width + x];
         pixel.iter_mut().zip(colour).for_each(|(old, new)| *old += share * (new - *old));
     }
 
@@ -36,8 +36,8 @@ impl Canvas {
             let low = (a.min(b) - reach).max(0.0) as usize;
             low..((a.max(b) + reach).max(0.0) as usize + 1).min(size)
         };
-        for y in pixels(from.1, to.1, HEIGHT) {
-            for x in pixels(from.0, to.0, WIDTH) {
+        for y in pixels(from.1, to.1, self.height) {
+            for x in pixels(from.0, to.0, self.width) {
                 let (px, py) = (x as f64 + 0.5 - from.0, y as f64 + 0.5 - from.1);
                 let along =
                     if length_squared > 0.0 { ((px * dx + py * dy) / length_squared).clamp(0.0, 1.0) } else { 0.0 };
@@ -56,33 +56,52 @@ impl Canvas {
         let covered = |pixel: usize, from: f64, length: f64| {
             ((pixel as f64 + 1.0).min(from + length) - (pixel as f64).max(from)).clamp(0.0, 1.0)
         };
-        for y in top as usize..((top + height).ceil() as usize).min(HEIGHT) {
-            for x in left as usize..((left + width).ceil() as usize).min(WIDTH) {
+        for y in top as usize..((top + height).ceil() as usize).min(self.height) {
+            for x in left as usize..((left + width).ceil() as usize).min(self.width) {
                 self.blend(x, y, colour, covered(x, left, width) * covered(y, top, height));
             }
         }
     }
 
-    pub fn text(&mut self, left: f64, top: f64, text: &str) {
-        for (i, c) in text.chars().enumerate() {
-            let glyph = font8x8::BASIC_FONTS.get(c).unwrap_or([0; 8]);
-            for (row, bits) in glyph.into_iter().enumerate() {
-                for column in (0..8).filter(|column| bits >> column & 1 == 1) {
-                    let (x, y) = (left as usize + 8 * i + column, top as usize + row);
-                    if x < WIDTH && y < HEIGHT {
-                        self.blend(x, y, INK, 1.0);
-                    }
-                }
+    /// A text whose line begins at `left` and is centred about `middle`.
+    pub fn text(&mut self, left: f64, middle: f64, text: &Text) {
+        text.draw(|x, y, share| self.ink(left + x, middle + y, share));
+    }
+
+    /// The same that ends at `right`.
+    pub fn text_before(&mut self, right: f64, middle: f64, text: &Text) {
+        self.text(right - text.width(), middle, text);
+    }
+
+    /// The same about `centre`, moved to where it begins inside if it is too wide.
+    pub fn centred(&mut self, centre: f64, middle: f64, text: &Text) {
+        self.text((centre - text.width() / 2.0).max(0.0), middle, text);
+    }
+
+    /// A text that runs upwards about `centre`, its line centred about `middle`.
+    pub fn upwards(&mut self, middle: f64, centre: f64, text: &Text) {
+        let bottom = (centre + text.width() / 2.0).min(self.height as f64);
+        text.draw(|x, y, share| self.ink(middle + y, bottom - x, share));
+    }
+
+    fn ink(&mut self, x: f64, y: f64, share: f64) {
+        let (x, y) = (x.round(), y.round());
+        if x >= 0.0 && y >= 0.0 && x < self.width as f64 && y < self.height as f64 {
+            self.blend(x as usize, y as usize, INK, share);
+        }
+    }
+
+    /// A picture with its upper left corner there, which has to lie inside.
+    pub fn picture(&mut self, left: usize, top: usize, picture: &Picture) {
+        for (y, row) in picture.rgb().chunks_exact(3 * picture.width()).enumerate() {
+            for (x, pixel) in row.as_chunks::<3>().0.iter().enumerate() {
+                self.rgb[(top + y) * self.width + left + x] = pixel.map(f64::from);
             }
         }
     }
 
-    pub fn centred(&mut self, centre: f64, top: f64, text: &str) {
-        self.text((centre - GLYPH * text.chars().count() as f64 / 2.0).max(0.0), top, text);
-    }
-
     pub fn into_picture(self) -> Result<Picture> {
         let bytes = self.rgb.into_iter().flatten().map(|value| value.round() as u8);
-        Picture::new(WIDTH, HEIGHT, bytes.collect())
+        Picture::new(self.width, self.height, bytes.collect())
     }
 }

@@ -1,13 +1,17 @@
-//! Plots of lines and of bars, for schedules, losses and comparisons.
+//! Plots of lines, of bars and of rows of pictures, for schedules, losses and comparisons.
 
 mod bars;
 mod canvas;
+mod font;
+mod rows;
 
 pub use bars::{Bar, Bars};
+pub use rows::{LabelledRow, LabelledRows};
 
 use super::Picture;
 use crate::{Error, Result};
-use canvas::{Canvas, GLYPH, HEIGHT, INK, WIDTH};
+use canvas::{Canvas, HEIGHT, INK, WIDTH};
+use font::{TITLE, Text};
 
 /// A line of a plot.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,10 +53,12 @@ pub struct Plot {
     pub series: Vec<Series>,
 }
 
-const LEFT: f64 = 84.0;
-const RIGHT: f64 = 200.0;
-const TOP: f64 = 40.0;
-const BOTTOM: f64 = 52.0;
+const TOP: f64 = 44.0;
+const BOTTOM: f64 = 62.0;
+/// Pixels between the axes and their numbers, and between a line of the legend and its name.
+const GAP: f64 = 8.0;
+/// Pixels of a legend's line.
+const SAMPLE: f64 = 22.0;
 const GRID: [f64; 3] = [225.0, 225.0, 225.0];
 
 /// Colours that are told apart, repeated with dashes after the last.
@@ -84,12 +90,12 @@ impl Plot {
         let (Some(x), Some(y)) = (x, y) else {
             return Err(Error::invalid("the plot", "empty", "give it at least one finite point"));
         };
-        let mut canvas = Canvas::new();
-        self.draw_frame(&mut canvas, &x, &y);
+        let mut canvas = Canvas::new(WIDTH, HEIGHT);
+        let frame = self.frame(&y);
+        self.draw_frame(&mut canvas, &frame, &x, &y);
         for (i, series) in self.series.iter().enumerate() {
-            let colour = COLOURS[i % COLOURS.len()];
-            let dashed = i >= COLOURS.len();
-            let place = |&(px, py): &(f64, f64)| Some((horizontal(x.place(px)?), vertical(y.place(py)?)));
+            let (colour, dashed) = (COLOURS[i % COLOURS.len()], i >= COLOURS.len());
+            let place = |&(px, py): &(f64, f64)| Some((frame.horizontal(x.place(px)?), frame.vertical(y.place(py)?)));
             let points: Vec<_> = series.points.iter().filter_map(place).collect();
             if series.line {
                 points.windows(2).for_each(|pair| canvas.segment(pair[0], pair[1], 1.6, colour, dashed));
@@ -97,42 +103,83 @@ impl Plot {
             if series.marks {
                 points.iter().for_each(|&point| canvas.segment(point, point, 6.0, colour, false));
             }
-            let row = TOP + 8.0 + 16.0 * i as f64;
-            let start = WIDTH as f64 - RIGHT + 12.0;
-            canvas.segment((start, row), (start + 18.0, row), 2.5, colour, dashed);
-            canvas.text(start + 26.0, row - GLYPH / 2.0, &series.name);
         }
+        self.draw_legend(&mut canvas, &frame);
         canvas.into_picture()
     }
 
-    fn draw_frame(&self, canvas: &mut Canvas, x: &Axis, y: &Axis) {
-        let (left, right, top, bottom) = (horizontal(0.0), horizontal(1.0), vertical(1.0), vertical(0.0));
+    /// Where the axes are: as far inside as numbers and names are wide.
+    fn frame(&self, y: &Axis) -> Frame {
+        let widest =
+            |texts: &mut dyn Iterator<Item = String>| texts.map(|text| Text::label(&text).width()).fold(0.0, f64::max);
+        let numbers = widest(&mut y.ticks().into_iter().map(number));
+        let names = widest(&mut self.series.iter().map(|series| series.name.clone()));
+        let legend = if self.series.len() > 1 { names + SAMPLE + 3.0 * GAP } else { 0.0 };
+        let (left, right) =
+            (LABEL_ROOM + numbers + 2.0 * GAP, WIDTH as f64 - (legend + 2.0 * GAP).min(WIDTH as f64 / 2.0));
+        Frame { left, right, top: TOP, bottom: HEIGHT as f64 - BOTTOM }
+    }
+
+    fn draw_frame(&self, canvas: &mut Canvas, frame: &Frame, x: &Axis, y: &Axis) {
+        let &Frame { left, right, top, bottom } = frame;
         for tick in x.ticks() {
-            let Some(at) = x.place(tick).map(horizontal) else { continue };
+            let Some(at) = x.place(tick).map(|share| frame.horizontal(share)) else { continue };
             canvas.segment((at, bottom), (at, top), 1.0, GRID, false);
-            canvas.centred(at, bottom + 8.0, &number(tick));
+            canvas.centred(at, bottom + 15.0, &Text::label(&number(tick)));
         }
         for tick in y.ticks() {
-            let Some(at) = y.place(tick).map(vertical) else { continue };
+            let Some(at) = y.place(tick).map(|share| frame.vertical(share)) else { continue };
             canvas.segment((left, at), (right, at), 1.0, GRID, false);
-            let label = number(tick);
-            canvas.text(left - 8.0 - GLYPH * label.len() as f64, at - GLYPH / 2.0, &label);
+            canvas.text_before(left - GAP, at, &Text::label(&number(tick)));
         }
         for (from, to) in [((left, bottom), (right, bottom)), ((left, bottom), (left, top))] {
             canvas.segment(from, to, 1.2, INK, false);
         }
-        canvas.centred(f64::midpoint(left, right), 14.0, &self.title);
-        canvas.centred(f64::midpoint(left, right), HEIGHT as f64 - 20.0, &self.x_label);
-        canvas.text(8.0, TOP - 22.0, &self.y_label);
+        canvas.centred(f64::midpoint(left, right), TOP / 2.0, &Text::new(&self.title, TITLE));
+        canvas.centred(f64::midpoint(left, right), HEIGHT as f64 - 18.0, &Text::label(&self.x_label));
+        canvas.upwards(LABEL_ROOM / 2.0, f64::midpoint(top, bottom), &Text::label(&self.y_label));
+    }
+
+    /// The names of lines beside the axes, if there are several.
+    fn draw_legend(&self, canvas: &mut Canvas, frame: &Frame) {
+        if self.series.len() < 2 {
+            return;
+        }
+        let pitch = ((frame.bottom - frame.top) / self.series.len() as f64).min(22.0);
+        for (i, series) in self.series.iter().enumerate() {
+            let (colour, dashed) = (COLOURS[i % COLOURS.len()], i >= COLOURS.len());
+            let (row, start) = (frame.top + (i as f64 + 0.5) * pitch, frame.right + 2.0 * GAP);
+            if series.line {
+                canvas.segment((start, row), (start + SAMPLE, row), 2.5, colour, dashed);
+            }
+            if series.marks {
+                let middle = (start + SAMPLE / 2.0, row);
+                canvas.segment(middle, middle, 6.0, colour, false);
+            }
+            canvas.text(start + SAMPLE + GAP, row, &Text::label(&series.name));
+        }
     }
 }
 
-fn horizontal(share: f64) -> f64 {
-    LEFT + share * (WIDTH as f64 - LEFT - RIGHT)
+/// Pixels that the name of the vertical axis takes.
+const LABEL_ROOM: f64 = 30.0;
+
+/// Where the axes are, in pixels.
+struct Frame {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
 }
 
-fn vertical(share: f64) -> f64 {
-    HEIGHT as f64 - BOTTOM - share * (HEIGHT as f64 - TOP - BOTTOM)
+impl Frame {
+    fn horizontal(&self, share: f64) -> f64 {
+        self.left + share * (self.right - self.left)
+    }
+
+    fn vertical(&self, share: f64) -> f64 {
+        self.bottom - share * (self.bottom - self.top)
+    }
 }
 
 /// A range of values along an axis, their logarithms if it is logarithmic.
@@ -172,7 +219,10 @@ impl Axis {
             let factors = [1.0, 2.0, 5.0].map(|f: f64| f.log10());
             let decades = (self.low.floor() as i32)..=(self.high.ceil() as i32);
             let all = decades.flat_map(|e| factors.map(|f| f64::from(e) + f));
-            return all.filter(|v| (self.low..=self.high).contains(v)).map(|v| 10f64.powf(v)).collect();
+            let all: Vec<f64> = all.filter(|v| (self.low..=self.high).contains(v)).map(|v| 10f64.powf(v)).collect();
+            // A range so short has none of those, or one, and is nearly even.
+            let even = Self { low: 10f64.powf(self.low), high: 10f64.powf(self.high), logarithmic: false };
+            return if all.len() >= 3 { all } else { even.ticks() };
         }
         let rough = span / 6.0;
         let power = 10f64.powf(rough.log10().floor());
@@ -204,6 +254,12 @@ mod tests {
         assert!(ticks.len() == 6 && (ticks[1] - 0.2).abs() < 1e-12, "{ticks:?}");
         let axis = Axis { low: -3.2, high: 1.1, logarithmic: true };
         assert_eq!(axis.ticks().len(), 5);
+        // However short the range is.
+        for (low, high) in [(0.11f64, 0.19f64), (3.1, 3.3), (0.9, 1.1), (40.0, 4000.0)] {
+            let axis = Axis { low: low.log10(), high: high.log10(), logarithmic: true };
+            let ticks = axis.ticks();
+            assert!(ticks.len() >= 2 && ticks.iter().all(|tick| (low..=high).contains(tick)), "{low} {high} {ticks:?}");
+        }
         assert_eq!([number(0.2), number(1e-4), number(1000.0), number(0.0)], ["0.2", "1e-4", "1000", "0"]);
     }
 
@@ -216,9 +272,12 @@ mod tests {
             logarithmic: (false, false),
             series,
         };
-        let picture = plot(vec![Series::line("a", vec![(0.0, 0.0), (1.0, 1.0)])]).draw()?;
+        let line = plot(vec![Series::line("a", vec![(0.0, 0.0), (1.0, 1.0)])]);
+        let picture = line.draw()?;
+        let axis = Axis::over(&[0.0, 1.0], false).ok_or_else(|| Error::invalid("an axis", "missing", ""))?;
+        let frame = line.frame(&axis);
         let at = |x: f64, y: f64| {
-            let i = 3 * (vertical(y) as usize * WIDTH + horizontal(x) as usize);
+            let i = 3 * (frame.vertical(y) as usize * WIDTH + frame.horizontal(x) as usize);
             [picture.rgb()[i], picture.rgb()[i + 1], picture.rgb()[i + 2]]
         };
         // Halfway of both ranges.

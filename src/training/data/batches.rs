@@ -2,7 +2,8 @@
 
 use super::BatchSource;
 use super::image_set::{ImageSet, scaled};
-use super::shuffle::{EpochOrder, SplitMix64};
+use super::loader::MOST_HELD_OUT;
+use super::shuffle::{EpochOrder, SplitMix64, hold_out};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
@@ -36,6 +37,9 @@ pub struct Batches {
     seed: u64,
     augmentation: Augmentation,
     order: EpochOrder,
+    batch_size: usize,
+    /// The images that are taken, if not all, and those that are held out.
+    parts: Option<(Vec<usize>, Vec<usize>)>,
 }
 
 impl Batches {
@@ -46,7 +50,18 @@ impl Batches {
     pub fn new(set: Arc<ImageSet>, batch_size: usize, seed: u64) -> Result<Self> {
         let order = EpochOrder::new(set.len(), batch_size, seed)?;
         super::image_set::checked_size(batch_size, [4 * set.channels(), set.height(), set.width()])?;
-        Ok(Self { set, seed, augmentation: Augmentation::default(), order })
+        Ok(Self { set, seed, augmentation: Augmentation::default(), order, batch_size, parts: None })
+    }
+
+    /// The same without a share of the images, which is held out.
+    ///
+    /// # Errors
+    /// As [`hold_out`].
+    pub fn holding_out(mut self, share: f64) -> Result<Self> {
+        let (trained, held_out) = hold_out(self.set.len(), share, self.seed)?;
+        self.order = EpochOrder::new(trained.len(), self.batch_size, self.seed)?;
+        self.parts = Some((trained, held_out));
+        Ok(self)
     }
 
     /// The same with images changed at random, by the stream of the seed and the image's place in the row.
@@ -82,7 +97,11 @@ impl Batches {
 
     /// The images of batch `n`, by their places in the set.
     pub fn indices(&mut self, n: u64) -> Vec<usize> {
-        self.order.indices(n)
+        let places = self.order.indices(n);
+        match &self.parts {
+            Some((trained, _)) => places.into_iter().map(|place| trained[place]).collect(),
+            None => places,
+        }
     }
 
     /// Batch `n`.
@@ -91,14 +110,18 @@ impl Batches {
     /// If its tensors cannot be made.
     pub fn get(&mut self, n: u64) -> Result<Batch> {
         let indices = self.indices(n);
+        self.batch(indices, self.order.place(n), self.augmentation)
+    }
+
+    /// Images that stand in the row of all epochs from the place `first` on.
+    fn batch(&self, indices: Vec<usize>, first: u64, augmentation: Augmentation) -> Result<Batch> {
         let size @ (height, width) = (self.set.height(), self.set.width());
-        let cut = self.augmentation.crop.map_or(size, |side| (side, side));
-        let first = self.order.place(n);
+        let cut = augmentation.crop.map_or(size, |side| (side, side));
         // Other draws than those of the order, which has the seed itself.
         let seed = !self.seed;
         let images = self.set.transformed(&indices, cut, |i, pixels, out| {
             let mut generator = SplitMix64::numbered(seed, first.wrapping_add(i as u64));
-            let change = Change::draw(self.augmentation, size, &mut generator);
+            let change = Change::draw(augmentation, size, &mut generator);
             let planes = out.chunks_exact_mut(cut.0 * cut.1).zip(pixels.chunks_exact(height * width));
             planes.for_each(|(out, plane)| change.apply(plane, width, out, cut.1));
         })?;
@@ -115,6 +138,16 @@ impl BatchSource for Batches {
 
     fn get(&mut self, n: u64) -> Result<Batch> {
         Self::get(self, n)
+    }
+
+    /// As they are, but for squares that are cut out of them.
+    fn held_out(&mut self) -> Result<Vec<Batch>> {
+        let Some((_, held_out)) = &self.parts else { return Ok(Vec::new()) };
+        let augmentation = Augmentation { crop: self.augmentation.crop, ..Augmentation::default() };
+        let pieces = held_out[..held_out.len().min(MOST_HELD_OUT)].chunks(self.batch_size).enumerate();
+        let batch =
+            |(i, piece): (usize, &[usize])| self.batch(piece.to_vec(), self.order.place(i as u64), augmentation);
+        pieces.map(batch).collect()
     }
 }
 

@@ -68,7 +68,7 @@ pub fn read_captioned(folder: &Path) -> Result<CaptionedPictures> {
 }
 
 /// The folder `train` in a folder if there is one, else that one.
-fn training_part(folder: &Path) -> PathBuf {
+pub(super) fn training_part(folder: &Path) -> PathBuf {
     let train = folder.join("train");
     if train.is_dir() { train } else { folder.to_path_buf() }
 }

@@ -1,6 +1,7 @@
 //! A folder of pictures as a data set.
 
 use super::ImageSet;
+use super::captioned::training_part;
 use super::image_set::checked_size;
 use super::listing::{Listing, list};
 use crate::images::{CropBox, Photo};
@@ -16,6 +17,11 @@ pub struct FolderOptions {
     pub resize: Option<usize>,
     /// Channels of the set, 1 or 3. Without it, 1 if every picture is grey, else 3.
     pub channels: Option<usize>,
+}
+
+/// Whether [`read_folder`] finds a picture in a folder, or in the folder `train` in it if there is one.
+pub fn has_pictures(folder: &Path) -> bool {
+    list(&training_part(folder)).is_ok()
 }
 
 /// Pictures that are decoded before one that failed is reported.

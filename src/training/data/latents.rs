@@ -1,8 +1,8 @@
 //! Pictures as an autoencoder's latents: what latent diffusion is trained on.
 
 use super::buckets::{BucketOrder, Buckets};
-use super::loader::BatchSource;
-use super::shuffle::SplitMix64;
+use super::loader::{BatchSource, MOST_HELD_OUT};
+use super::shuffle::{SplitMix64, hold_out};
 use super::{CaptionedPictures, PictureTokens};
 use crate::checkpoints::{ModelFiles, SafetensorsFile, safetensors_bytes};
 use crate::files::replace_file;
@@ -252,9 +252,11 @@ pub struct LatentBatches {
     set: Arc<LatentSet>,
     /// Each picture's captions as token ids, all of one length.
     tokens: Arc<PictureTokens>,
+    /// The buckets that batches are of, and which of their pictures are taken.
+    taken: Vec<(usize, Vec<usize>)>,
+    /// The same of what is held out.
+    held_out: Vec<(usize, Vec<usize>)>,
     order: BucketOrder,
-    /// Of each bucket, the places of the pictures that the order counts, where they are not those of all.
-    places: Option<Vec<Vec<usize>>>,
     batch_size: usize,
     seed: u64,
 }
@@ -269,20 +271,45 @@ impl LatentBatches {
             let fix = format!("there are latents of {} pictures, and each has one caption at least", set.pictures());
             return Err(Error::invalid("the number of captioned pictures", tokens.len(), fix));
         }
-        let counts: Vec<usize> = set.buckets.iter().map(|bucket| bucket.pictures.len()).collect();
-        let order = BucketOrder::new(&counts, batch_size, seed)?;
-        Ok(Self { order, places: None, set, tokens, batch_size, seed })
+        let whole = |(number, bucket): (usize, &BucketLatents)| (number, (0..bucket.pictures.len()).collect());
+        let taken: Vec<(usize, Vec<usize>)> = set.buckets.iter().enumerate().map(whole).collect();
+        let order = BucketOrder::new(&counts(&taken), batch_size, seed)?;
+        Ok(Self { set, tokens, taken, held_out: Vec::new(), order, batch_size, seed })
+    }
+
+    /// The same without a share of the pictures, which is held out.
+    ///
+    /// # Errors
+    /// As [`hold_out`].
+    pub fn holding_out(mut self, share: f64) -> Result<Self> {
+        let (_, held_out) = hold_out(self.set.pictures(), share, self.seed)?;
+        let part = |held: bool| {
+            let of_bucket = |(number, bucket): (usize, &BucketLatents)| {
+                let places = bucket.pictures.iter().enumerate();
+                let places = places.filter(|(_, picture)| held_out.binary_search(picture).is_ok() == held);
+                (number, places.map(|(place, _)| place).collect::<Vec<_>>())
+            };
+            let buckets = self.set.buckets.iter().enumerate().map(of_bucket);
+            buckets.filter(|(_, places)| !places.is_empty()).collect::<Vec<_>>()
+        };
+        (self.taken, self.held_out) = (part(false), part(true));
+        self.order = BucketOrder::new(&counts(&self.taken), self.batch_size, self.seed)?;
+        Ok(self)
     }
 
     /// The same where the pictures from number `class` on are seen as often as those before it, however many there are of either:
-    /// an epoch repeats the fewer ones. A bucket that has one kind alone stays as it is.
+    /// an epoch repeats the fewer ones. A bucket that has one kind alone stays as it is, and so does what is held out.
     ///
     /// # Errors
     /// Never, for batches that could be made.
-    pub fn balanced(self, class: usize) -> Result<Self> {
-        let places: Vec<Vec<usize>> = self.set.buckets.iter().map(|bucket| balanced(&bucket.pictures, class)).collect();
-        let counts: Vec<usize> = places.iter().map(Vec::len).collect();
-        Ok(Self { order: BucketOrder::new(&counts, self.batch_size, self.seed)?, places: Some(places), ..self })
+    pub fn balanced(mut self, class: usize) -> Result<Self> {
+        for (number, places) in &mut self.taken {
+            let pictures = &self.set.buckets[*number].pictures;
+            let numbers: Vec<usize> = places.iter().map(|&place| pictures[place]).collect();
+            *places = balanced(&numbers, class).into_iter().map(|i| places[i]).collect();
+        }
+        self.order = BucketOrder::new(&counts(&self.taken), self.batch_size, self.seed)?;
+        Ok(self)
     }
 
     /// Batch `n`.
@@ -290,12 +317,15 @@ impl LatentBatches {
     /// # Errors
     /// If its tensors cannot be made.
     pub fn get(&mut self, n: u64) -> Result<LatentBatch> {
-        let (number, mut indices) = self.order.batch(n);
-        if let Some(places) = &self.places {
-            indices.iter_mut().for_each(|index| *index = places[number][*index]);
-        }
-        let bucket = &self.set.buckets[number];
-        let first = n.wrapping_mul(self.batch_size as u64);
+        let (bucket, indices) = self.order.batch(n);
+        let (bucket, taken) = &self.taken[bucket];
+        let places: Vec<usize> = indices.into_iter().map(|index| taken[index]).collect();
+        self.batch(*bucket, &places, n.wrapping_mul(self.batch_size as u64))
+    }
+
+    /// Pictures of a bucket, which stand in the row of all batches from the place `first` on.
+    fn batch(&self, bucket: usize, indices: &[usize], first: u64) -> Result<LatentBatch> {
+        let bucket = &self.set.buckets[bucket];
         let (mut rows, mut ids) = (Vec::with_capacity(indices.len()), Vec::new());
         for (i, &index) in indices.iter().enumerate() {
             // Other draws than those of the order, which has the seed itself.
@@ -330,6 +360,25 @@ impl BatchSource for LatentBatches {
     fn get(&mut self, n: u64) -> Result<LatentBatch> {
         Self::get(self, n)
     }
+
+    /// Each with one of its captions, which stays.
+    fn held_out(&mut self) -> Result<Vec<LatentBatch>> {
+        let (mut batches, mut seen) = (Vec::new(), 0);
+        for (bucket, places) in &self.held_out {
+            for piece in places.chunks(self.batch_size) {
+                if seen < MOST_HELD_OUT {
+                    batches.push(self.batch(*bucket, piece, seen as u64)?);
+                    seen += piece.len();
+                }
+            }
+        }
+        Ok(batches)
+    }
+}
+
+/// How many pictures each bucket has.
+fn counts(buckets: &[(usize, Vec<usize>)]) -> Vec<usize> {
+    buckets.iter().map(|(_, places)| places.len()).collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,18 @@ pub trait BatchSource: Send + 'static {
     /// # Errors
     /// If the data cannot be read.
     fn get(&mut self, n: u64) -> Result<Self::Batch>;
+
+    /// Batches of what is held out of the data, on which a loss is taken and nothing trained; by default none.
+    ///
+    /// # Errors
+    /// If the data cannot be read.
+    fn held_out(&mut self) -> Result<Vec<Self::Batch>> {
+        Ok(Vec::new())
+    }
 }
+
+/// Items that are looked at of what is held out, at most.
+pub(super) const MOST_HELD_OUT: usize = 256;
 
 /// Batches that are kept ready. One would do for steps of equal length; a few even out the others.
 const AHEAD: usize = 4;

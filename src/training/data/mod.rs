@@ -24,13 +24,13 @@ pub use batches::{Augmentation, Batch, Batches};
 pub use buckets::{Bucket, Buckets};
 pub use captioned::{CaptionedPicture, CaptionedPictures, PictureTokens, has_captions, read_captioned, with_captions};
 pub use decoded::DecodedPictures;
-pub use folder::{FolderOptions, read_folder};
+pub use folder::{FolderOptions, has_pictures, read_folder};
 pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};
 pub use judged::{JudgeAugmentation, JudgeBatch, JudgeBatches, JudgedPictures};
 pub use latents::{LatentBatch, LatentBatches, LatentOptions, LatentSet};
 pub use loader::{BatchSource, Loader};
-pub use shuffle::{EpochOrder, SplitMix64, permutation};
+pub use shuffle::{EpochOrder, SplitMix64, hold_out, permutation};
 
 /// Reads a part of a data set in whichever form a folder has it: IDX files, or pictures.
 ///

@@ -50,6 +50,27 @@ pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
+/// The items of a data set that are trained on, and a share of them that are not, which are chosen by a seed; both in their order,
+/// and at least one of each.
+///
+/// # Errors
+/// If the share is not above 0 and below 1, or there is only one item.
+pub fn hold_out(count: usize, share: f64, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
+    if !(share > 0.0 && share < 1.0) {
+        return Err(Error::invalid("the share that is held out", share, "take more than 0 and less than 1"));
+    }
+    if count < 2 {
+        return Err(Error::invalid("the number of pictures, of which some are held out", count, "there must be two"));
+    }
+    let held = ((share * count as f64).round() as usize).clamp(1, count - 1);
+    // Another order than any epoch has.
+    let mut held_out = permutation(count, seed, u64::MAX);
+    let mut trained = held_out.split_off(held);
+    held_out.sort_unstable();
+    trained.sort_unstable();
+    Ok((trained, held_out))
+}
+
 /// Which items of a data set each batch has: a function of the seed and the batch's number alone.
 ///
 /// Epoch after epoch, the items stand in a row, each epoch in the order of [`permutation`]; batch `n` is the `n`th piece of that
@@ -124,6 +145,21 @@ mod tests {
             16_408_922_859_458_223_821,
         ];
         assert_eq!(outputs, published);
+    }
+
+    #[test]
+    fn what_is_held_out_is_a_share_of_the_seed() -> Result<()> {
+        for (count, share, expected) in [(200, 0.05, 10), (3, 0.001, 1), (3, 0.999, 2)] {
+            let (trained, held_out) = hold_out(count, share, 4)?;
+            assert_eq!((trained.len(), held_out.len()), (count - expected, expected));
+            let mut all = [trained, held_out].concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+        }
+        assert_eq!(hold_out(200, 0.05, 4)?, hold_out(200, 0.05, 4)?);
+        assert_ne!(hold_out(200, 0.05, 4)?, hold_out(200, 0.05, 5)?);
+        assert!(hold_out(200, 1.0, 4).is_err() && hold_out(200, f64::NAN, 4).is_err() && hold_out(1, 0.5, 4).is_err());
+        Ok(())
     }
 
     #[test]

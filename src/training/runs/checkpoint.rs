@@ -33,7 +33,8 @@ const KEPT: usize = 2;
 /// agrees with its files is none.
 ///
 /// ```text
-/// manifest.json            {"step": 500, "sets": {"unet": {"updates": 500}}, "sha256": {...}}
+/// manifest.json            {"step": 500, "sets": {"unet": {"updates": 500}}, "sha256": {...}}, and "power": 0 where a model has that
+///                          one of the averages by powers of time
 /// weights.safetensors      unet.conv_in.weight, ...
 /// ema.safetensors          the same names, if averages are kept
 /// power_averages.safetensors   0.unet.conv_in.weight, 1.unet.conv_in.weight, ..., if such are kept
@@ -75,7 +76,10 @@ impl RunCheckpoints {
                 write_synced(&staged.join(name), &bytes)?;
             }
             let updates = state.sets.iter().map(|set| (set.name.clone(), json!({"updates": set.updates})));
-            let manifest = json!({"step": state.step, "sets": Map::from_iter(updates), "sha256": sums});
+            let mut manifest = json!({"step": state.step, "sets": Map::from_iter(updates), "sha256": sums});
+            if let Some(power) = sets.iter().find_map(ParameterSet::chosen_power) {
+                manifest["power"] = power.into();
+            }
             write_synced(&staged.join(MANIFEST), format!("{manifest:#}\n").as_bytes())
         })?;
         self.remove_old()?;
@@ -103,10 +107,15 @@ impl RunCheckpoints {
         Ok((None, passed_over))
     }
 
-    /// The folder of the newest good checkpoint, for messages.
-    pub fn newest_folder(&self) -> Option<PathBuf> {
+    /// The newest good checkpoint: its step and its folder.
+    pub fn newest_good(&self) -> Option<(u64, PathBuf)> {
         let steps = self.steps().ok()?;
-        steps.into_iter().find(|(step, folder)| verified(folder, *step).is_ok()).map(|(_, folder)| folder)
+        steps.into_iter().find(|(step, folder)| verified(folder, *step).is_ok())
+    }
+
+    /// The newest checkpoint that was finished, whether or not its files are as they were written.
+    pub(super) fn newest_written(&self) -> Result<Option<(u64, PathBuf)>> {
+        Ok(self.steps()?.into_iter().find(|(_, folder)| folder.join(MANIFEST).is_file()))
     }
 
     /// All folders with their steps, newest first.
@@ -146,6 +155,33 @@ impl RunCheckpoints {
             }
         }
         Ok(())
+    }
+}
+
+/// The step of a checkpoint by its folder, if it is that of one.
+pub(super) fn step_of_folder(folder: &Path) -> Option<u64> {
+    let step = step_of(folder.file_name()?.to_str()?)?;
+    folder.join(MANIFEST).is_file().then_some(step)
+}
+
+/// Where a checkpoint has the weights that a finished model would have: the file, and the number of the average by powers of time
+/// that they are, if they are one.
+///
+/// # Errors
+/// What is wrong with the checkpoint, if that file is not what was written.
+pub(super) fn model_weights(folder: &Path, step: u64) -> Result<(PathBuf, Option<u64>), String> {
+    let manifest = manifest_of(folder, step)?;
+    let sums = manifest["sha256"].as_object().ok_or("its manifest names no files")?;
+    let power = manifest["power"].as_u64();
+    let name = match power {
+        Some(_) => POWERS,
+        None if sums.contains_key(EMA) => EMA,
+        None => WEIGHTS,
+    };
+    let sum = ModelFiles::Folder(folder.to_path_buf()).sha256(name).map_err(|e| e.to_string())?;
+    match sums.get(name).and_then(Value::as_str) == Some(&sum) {
+        true => Ok((folder.join(name), power)),
+        false => Err(format!("{name} is not what was written")),
     }
 }
 
@@ -211,8 +247,8 @@ impl Manifest {
     }
 }
 
-/// The manifest of a folder, if its files are those that it names.
-fn verified(folder: &Path, step: u64) -> Result<Manifest, String> {
+/// What the manifest of a folder says.
+fn manifest_of(folder: &Path, step: u64) -> Result<Value, String> {
     let files = ModelFiles::Folder(folder.to_path_buf());
     if !files.exists(MANIFEST) {
         return Err("it has no manifest, so it was not finished".into());
@@ -222,6 +258,13 @@ fn verified(folder: &Path, step: u64) -> Result<Manifest, String> {
     if manifest["step"].as_u64() != Some(step) {
         return Err(format!("its manifest is of step {}", manifest["step"]));
     }
+    Ok(manifest)
+}
+
+/// The manifest of a folder, if its files are those that it names.
+fn verified(folder: &Path, step: u64) -> Result<Manifest, String> {
+    let files = ModelFiles::Folder(folder.to_path_buf());
+    let manifest = manifest_of(folder, step)?;
     let sums = manifest["sha256"].as_object().ok_or("its manifest names no files")?;
     for name in [WEIGHTS, OPTIMIZER] {
         if !sums.contains_key(name) {

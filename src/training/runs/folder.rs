@@ -2,7 +2,7 @@
 
 use super::metrics_log::OpenedLog;
 use super::{LossCurve, MetricsLog, RunCheckpoints};
-use crate::files::{replace_file, replace_folder, unfinished};
+use crate::files::{remove_folder, replace_file, replace_folder, unfinished};
 use crate::images::{Picture, Plot, Series, encode_png};
 use crate::{Error, ErrorKind, Result};
 use serde_json::Value;
@@ -14,6 +14,8 @@ const LOCK: &str = ".lock";
 const CHECKPOINTS: &str = "checkpoints";
 const SAMPLES: &str = "samples";
 const METRICS: &str = "metrics.jsonl";
+const MODEL: &str = "model";
+const REST: &str = "unfinished";
 /// Points of the loss curve at most; a point is the mean of the steps around it.
 const CURVE_POINTS: usize = 200;
 
@@ -25,6 +27,7 @@ const CURVE_POINTS: usize = 200;
 /// loss.png         the losses' curves
 /// samples/         what the networks can do after so many steps
 /// checkpoints/     what a run goes on from
+/// unfinished/      until then: what makes a checkpoint a model, besides its weights
 /// model/           at the end: the model
 /// ```
 #[derive(Debug)]
@@ -161,17 +164,21 @@ impl RunFolder {
     /// # Errors
     /// If there is no loss, or it cannot be written.
     pub fn write_loss_curves(&self, curves: &[LossCurve]) -> Result<()> {
-        let longest = curves.iter().map(|curve| curve.points.len()).max().unwrap_or(0);
-        let piece = longest.div_ceil(CURVE_POINTS).max(1);
+        let piece = |curve: &LossCurve| curve.points.len().div_ceil(CURVE_POINTS).max(1);
+        let longest = curves.iter().map(piece).max().unwrap_or(1);
         let mean = |points: &[(f64, f64)]| {
             let count = points.len() as f64;
             (points.iter().map(|p| p.0).sum::<f64>() / count, points.iter().map(|p| p.1).sum::<f64>() / count)
         };
-        let series = |curve: &LossCurve| Series::line(&*curve.name, curve.points.chunks(piece).map(mean).collect());
+        let series =
+            |curve: &LossCurve| Series::line(&*curve.name, curve.points.chunks(piece(curve)).map(mean).collect());
         // Such as a generator's.
         let negative = curves.iter().any(|curve| curve.points.iter().any(|point| point.1 < 0.0));
         let plot = Plot {
-            title: format!("training loss, means of {piece} steps"),
+            title: match longest {
+                1 => "loss".into(),
+                steps => format!("loss, means of {steps} steps"),
+            },
             x_label: "step".into(),
             y_label: "loss".into(),
             logarithmic: (false, !negative),
@@ -182,7 +189,15 @@ impl RunFolder {
 
     /// Where the finished model is.
     pub fn model(&self) -> PathBuf {
-        self.path.join("model")
+        self.path.join(MODEL)
+    }
+
+    /// Writes what makes checkpoints models: `write` is given an empty folder. It is there until the model is.
+    ///
+    /// # Errors
+    /// If it cannot be written, or whatever `write` reports.
+    pub fn write_rest(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        replace_folder(&self.path.join(REST), write)
     }
 
     /// Writes the finished model as a whole: `write` is given an empty folder.
@@ -190,7 +205,25 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written, or whatever `write` reports.
     pub fn write_model(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        replace_folder(&self.model(), write)
+        replace_folder(&self.model(), write)?;
+        remove_folder(&self.path.join(REST))
+    }
+}
+
+/// Where things are in the folder of a run, which other processes may have.
+pub(super) struct Places {
+    pub checkpoints: RunCheckpoints,
+    /// What makes a checkpoint a model, until the run is finished.
+    pub rest: PathBuf,
+    pub model: PathBuf,
+}
+
+impl Places {
+    /// Those of a run's folder; `None` if it is none.
+    pub fn of(run: &Path) -> Option<Self> {
+        let is_run = run.join(METRICS).is_file() && run.join(CONFIG).is_file();
+        let checkpoints = RunCheckpoints::new(&run.join(CHECKPOINTS));
+        is_run.then(|| Self { checkpoints, rest: run.join(REST), model: run.join(MODEL) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: a line of JSON for every step.
 
-use super::run::SINGLE;
+use super::run::{HELD_OUT, SINGLE, VALIDATION};
 use crate::{Error, Result};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
@@ -26,14 +26,15 @@ impl LossCurve {
         curves[place].points.push((step as f64, loss));
     }
 
-    /// Adds what a line of the log says of a step.
-    fn add_all(curves: &mut Vec<Self>, step: u64, loss: &Value) {
+    /// Adds what a line of the log says of a step's losses of a kind, [`SINGLE`] or [`HELD_OUT`].
+    pub(super) fn add_all(curves: &mut Vec<Self>, kind: &str, step: u64, loss: &Value) {
         let number = |loss: &Value| loss.as_f64().unwrap_or(f64::NAN);
         match loss {
-            Value::Object(losses) => {
-                losses.iter().for_each(|(name, loss)| Self::add(curves, name, step, number(loss)));
-            }
-            loss => Self::add(curves, SINGLE, step, number(loss)),
+            Value::Object(losses) => losses.iter().for_each(|(name, loss)| {
+                let name = if kind == SINGLE { name.clone() } else { format!("{name}, {kind}") };
+                Self::add(curves, &name, step, number(loss));
+            }),
+            loss => Self::add(curves, kind, step, number(loss)),
         }
     }
 
@@ -85,7 +86,10 @@ impl MetricsLog {
             let value = serde_json::from_slice::<Value>(&line).unwrap_or_default();
             match value["step"].as_u64() {
                 Some(step) if step > last && step <= keep => {
-                    LossCurve::add_all(&mut curves, step, &value["loss"]);
+                    LossCurve::add_all(&mut curves, SINGLE, step, &value["loss"]);
+                    if !value[VALIDATION].is_null() {
+                        LossCurve::add_all(&mut curves, HELD_OUT, step, &value[VALIDATION]);
+                    }
                     last = step;
                     // What stands before a line of such a step is not of a later one, whatever it says.
                     unreadable.append(&mut beyond);
@@ -174,6 +178,21 @@ mod tests {
                 assert_eq!(curves.first().map_or(0, |curve| curve.points.len()), keep as usize - 1);
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn losses_of_held_out_data_have_curves_of_their_own() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a temporary folder")))?;
+        let path = folder.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open(&path, 0)?.log;
+        log.append(&json!({"step": 1, "loss": 1.0}))?;
+        log.append(&json!({"step": 2, "loss": 2.0, "validation_loss": 4.0}))?;
+        log.append(&json!({"step": 3, "loss": {"a": 3.0}, "validation_loss": {"a": 5.0}}))?;
+        let curves = MetricsLog::open(&path, 3)?.curves;
+        let names: Vec<_> = curves.iter().map(|curve| (curve.name.as_str(), curve.points.len())).collect();
+        assert_eq!(names, [("loss", 2), ("held out", 1), ("a", 1), ("a, held out", 1)]);
+        assert_eq!((&curves[1].points[..], &curves[3].points[..]), (&[(2.0, 4.0)][..], &[(3.0, 5.0)][..]));
         Ok(())
     }
 

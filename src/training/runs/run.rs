@@ -8,10 +8,12 @@ use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Steps whose mean loss is the loss of a run.
 const LAST: usize = 100;
+/// How old the picture of the losses gets.
+const OLDEST_CURVES: Duration = Duration::from_secs(30);
 
 /// How long a run is, and what is kept of it when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,11 @@ pub struct RunPlan {
     pub checkpoint_every: u64,
     /// Steps between pictures of what the networks can do, at least 1; where it is `None`, only after the last step.
     pub sample_every: Option<u64>,
+    /// Steps between looks at data that are held out, if any are, at least 1.
+    pub validate_every: u64,
+    /// After so long a first picture is drawn of what the networks can do, and again whenever that time has doubled, until the first
+    /// that is due by its step; `None` waits for that one.
+    pub first_look: Option<Duration>,
     /// Images of a batch, by which speed is told.
     pub batch_size: usize,
 }
@@ -100,7 +107,7 @@ pub struct FinishedModel<E> {
 pub fn train<T: TrainingTask>(
     folder: RunFolder,
     mut trainer: Trainer<T>,
-    batches: impl BatchSource<Batch = T::Batch>,
+    mut batches: impl BatchSource<Batch = T::Batch>,
     plan: RunPlan,
     observer: &mut TrainObserver<'_>,
 ) -> Result<TrainOutcome<T::Evaluation>> {
@@ -117,15 +124,51 @@ pub fn train<T: TrainingTask>(
     if let Some(warning) = warning {
         let _ = observer(TrainEvent::Warning(warning));
     }
-    Run { folder, checkpoints, trainer, plan, log, curves, observer }.finish(batches)
+    if trainer.task().checkpoints_are_models() {
+        folder.write_rest(|rest| trainer.task().write_rest(rest))?;
+    }
+    let held_out = batches.held_out()?;
+    let looks = Looks::new(plan.first_look);
+    Run { folder, checkpoints, trainer, plan, held_out, looks, log, curves, observer }.finish(batches)
+}
+
+/// When the run is looked at between the steps at which that is due.
+struct Looks {
+    start: Instant,
+    /// When pictures are drawn next, from the start.
+    next: Option<Duration>,
+    curves: Instant,
+}
+
+impl Looks {
+    fn new(first: Option<Duration>) -> Self {
+        Self { start: Instant::now(), next: first, curves: Instant::now() }
+    }
+
+    fn pictures_are_due(&self) -> bool {
+        self.next.is_some_and(|next| self.start.elapsed() >= next)
+    }
+
+    fn curves_are_due(&self) -> bool {
+        self.curves.elapsed() >= OLDEST_CURVES
+    }
+
+    /// After pictures, which were `due` by their step or drawn in between.
+    fn drawn(&mut self, due: bool) {
+        let next = self.next.map(|_| 2 * self.start.elapsed());
+        self.next = if due { None } else { next };
+    }
 }
 
 /// A run in progress.
-struct Run<'a, 'b, T> {
+struct Run<'a, 'b, T: TrainingTask> {
     folder: RunFolder,
     checkpoints: RunCheckpoints,
     trainer: Trainer<T>,
     plan: RunPlan,
+    /// What the networks are not trained on.
+    held_out: Vec<T::Batch>,
+    looks: Looks,
     log: MetricsLog,
     curves: Vec<LossCurve>,
     observer: &'a mut TrainObserver<'b>,
@@ -144,6 +187,10 @@ impl<T: TrainingTask> Run<'_, '_, T> {
             self.keep(stopped)?;
         }
         drop(loader);
+        if done >= self.plan.steps && !self.curves.is_empty() {
+            // It may have been killed before they were drawn.
+            self.draw_curves()?;
+        }
         let steps = self.trainer.steps();
         let images = (steps - done) as usize * self.images();
         let finished = if steps >= self.plan.steps { Some(self.finished()?) } else { None };
@@ -160,11 +207,19 @@ impl<T: TrainingTask> Run<'_, '_, T> {
         let start = Instant::now();
         let report = self.trainer.step(|| loader.next_batch()).map_err(|error| self.with_checkpoint(error))?;
         let mut line = metrics(&report);
-        line.insert("seconds".into(), ((start.elapsed().as_secs_f64() * 1e4).round() / 1e4).into());
-        self.log.append(&Value::Object(line))?;
+        let seconds = (start.elapsed().as_secs_f64() * 1e4).round() / 1e4;
         for loss in &report.losses {
             LossCurve::add(&mut self.curves, loss.name, report.step, loss.value);
         }
+        if !self.held_out.is_empty()
+            && (report.step.is_multiple_of(self.plan.validate_every) || report.step == self.plan.steps)
+        {
+            let losses = as_logged(&self.trainer.validate(&self.held_out)?);
+            LossCurve::add_all(&mut self.curves, HELD_OUT, report.step, &losses);
+            line.insert(VALIDATION.into(), losses);
+        }
+        line.insert("seconds".into(), seconds.into());
+        self.log.append(&Value::Object(line))?;
         let images = self.images();
         Ok((self.observer)(TrainEvent::Step { report: &report, images }))
     }
@@ -174,9 +229,11 @@ impl<T: TrainingTask> Run<'_, '_, T> {
         let step = self.trainer.steps();
         let last = step == self.plan.steps;
         // Before the checkpoint: a process that is killed in between comes here again. A run that cannot be sampled is not lost.
-        let drawn = match last || self.plan.sample_every.is_some_and(|every| step.is_multiple_of(every)) {
-            true => self.draw(step),
-            false => Ok(()),
+        let due = last || self.plan.sample_every.is_some_and(|every| step.is_multiple_of(every));
+        let drawn = match () {
+            () if due || self.looks.pictures_are_due() => self.draw(step, due),
+            () if stopped || self.looks.curves_are_due() => self.draw_curves(),
+            () => Ok(()),
         };
         if stopped || last || drawn.is_err() || step.is_multiple_of(self.plan.checkpoint_every) {
             self.log.sync()?;
@@ -187,13 +244,19 @@ impl<T: TrainingTask> Run<'_, '_, T> {
     }
 
     /// Draws the losses so far, and what the networks can do.
-    fn draw(&mut self, step: u64) -> Result<()> {
-        self.folder.write_loss_curves(&self.curves)?;
+    fn draw(&mut self, step: u64, due: bool) -> Result<()> {
+        self.draw_curves()?;
         for (suffix, picture) in self.trainer.task().samples(self.trainer.sets())? {
             let path = self.folder.write_samples(&format!("step-{step:06}{suffix}.png"), &picture)?;
             let _ = (self.observer)(TrainEvent::Samples(path));
         }
+        self.looks.drawn(due);
         Ok(())
+    }
+
+    fn draw_curves(&mut self) -> Result<()> {
+        self.looks.curves = Instant::now();
+        self.folder.write_loss_curves(&self.curves)
     }
 
     fn finished(&mut self) -> Result<FinishedModel<T::Evaluation>> {
@@ -207,8 +270,8 @@ impl<T: TrainingTask> Run<'_, '_, T> {
     fn with_checkpoint(&self, error: Error) -> Error {
         match error {
             Error::Diverged { step, learning_rate, what, .. } => {
-                let folder = self.checkpoints.newest_folder();
-                let checkpoint = folder.map_or("none".into(), |folder| folder.display().to_string());
+                let newest = self.checkpoints.newest_good();
+                let checkpoint = newest.map_or("none".into(), |(_, folder)| folder.display().to_string());
                 Error::Diverged { step, learning_rate, what, checkpoint }
             }
             other => other,
@@ -239,8 +302,19 @@ fn metrics(report: &StepReport) -> Map<String, Value> {
     line
 }
 
+/// Losses of data that are held out, as a line of the log has them: a number where there is one of that name, else an object.
+fn as_logged(losses: &[(&'static str, f64)]) -> Value {
+    match losses {
+        [(name, loss)] if *name == SINGLE => json!(loss),
+        losses => Value::Object(losses.iter().map(|(name, loss)| ((*name).to_owned(), json!(loss))).collect()),
+    }
+}
+
 /// The name of the loss of a task that has one.
 pub(super) const SINGLE: &str = "loss";
+/// The curve of that loss on data that are held out, and its name in the log.
+pub(super) const HELD_OUT: &str = "held out";
+pub(super) const VALIDATION: &str = "validation_loss";
 
 #[cfg(test)]
 mod tests {

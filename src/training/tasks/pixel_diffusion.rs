@@ -23,6 +23,9 @@ use std::path::Path;
 /// The name of the remembered losses in [`TrainingTask::state`].
 const LOSS_HISTORY: &str = "loss_history";
 
+/// The scale of classifier-free guidance of finished models that can be guided. The embedded digits have the same.
+const GUIDANCE_SCALE: f64 = 2.0;
+
 /// What a [`PixelDiffusion`] trains, and what for.
 #[derive(Debug, Clone)]
 pub struct PixelDiffusionConfig {
@@ -85,7 +88,10 @@ impl PixelDiffusion {
 
     /// What a request takes that says nothing else.
     fn defaults(&self) -> Value {
-        let mut defaults = json!({"steps": self.grid.steps, "guidance_scale": 1.0});
+        // A network that knows what it would do without a class draws classes clearer with some guidance.
+        let guides = self.config.class_dropout.is_some_and(|dropout| dropout.probability > 0.0);
+        let guidance_scale = if guides { GUIDANCE_SCALE } else { 1.0 };
+        let mut defaults = json!({"steps": self.grid.steps, "guidance_scale": guidance_scale});
         // A flow's own file names its solver.
         if self.config.objective.prediction_type() != PredictionType::Flow {
             defaults["scheduler"] = self.grid.solver.into();
@@ -122,13 +128,11 @@ impl TrainingTask for PixelDiffusion {
         Ok(vec![("", grid(set.parameters().values())?), ("-ema", grid(set.average())?)])
     }
 
-    fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
-        Ok(())
+    fn checkpoints_are_models(&self) -> bool {
+        true
     }
 
-    /// A folder in diffusers layout, with the average of the weights.
-    fn write_model(&self, sets: &[ParameterSet], (): &(), folder: &Path) -> Result<()> {
-        let [set] = sets else { return Err(wrong_sets(sets)) };
+    fn write_rest(&self, folder: &Path) -> Result<()> {
         let index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": DIFFUSERS_VERSION,
@@ -138,7 +142,17 @@ impl TrainingTask for PixelDiffusion {
         write_json(folder, "model_index.json", &index)?;
         write_json(folder, "defaults.json", &self.defaults())?;
         write_json(folder, "unet/config.json", &Value::Object(self.config.network.to_fields()))?;
-        write_json(folder, "scheduler/scheduler_config.json", &Value::Object(self.config.scheduler.clone()))?;
+        write_json(folder, "scheduler/scheduler_config.json", &Value::Object(self.config.scheduler.clone()))
+    }
+
+    fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
+        Ok(())
+    }
+
+    /// A folder in diffusers layout, with the average of the weights.
+    fn write_model(&self, sets: &[ParameterSet], (): &(), folder: &Path) -> Result<()> {
+        let [set] = sets else { return Err(wrong_sets(sets)) };
+        self.write_rest(folder)?;
         let stored = set.tensors()?.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(self.config.dtype)?)));
         write_tensors(&folder.join("unet/diffusion_pytorch_model.safetensors"), stored.collect::<Result<_>>()?)
     }

@@ -1,7 +1,7 @@
 //! `tweedie train vae`.
 
 use super::pixel::read_config;
-use super::run::{Account, RunArguments};
+use super::run::{Account, Next, RunArguments};
 use crate::cli::given::Given;
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -37,6 +37,12 @@ impl AutoencoderArguments {
         self.run.run::<AutoencoderTrainingSettings>(given, |data| {
             Ok(TrainingData { train: Arc::new(data.read(Split::Train)?), test: data.read_test()? })
         })
+    }
+}
+
+impl Next for AutoencoderTrainingSettings {
+    fn next(&self, run: &str, data: &str) -> Vec<String> {
+        vec![format!("tweedie train ldm --data {data} --vae {run} --output RUN_DIR")]
     }
 }
 

@@ -1,6 +1,6 @@
 //! `tweedie train classifier`.
 
-use super::run::{Account, RunArguments};
+use super::run::{Account, Next, RunArguments};
 use crate::cli::given::Given;
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -28,6 +28,16 @@ impl ClassifierArguments {
         self.run.run::<ClassifierTrainingSettings>(given, |data| {
             Ok(TrainingData { train: Arc::new(data.read(Split::Train)?), test: data.read_test()? })
         })
+    }
+}
+
+impl Next for ClassifierTrainingSettings {
+    fn next(&self, run: &str, _: &str) -> Vec<String> {
+        let mut commands = vec![format!("tweedie eval classify --classifier {run}/model --images DIR")];
+        if self.noisy {
+            commands.push(format!("tweedie sample --checkpoint MODEL --classifier {run} --classes 0,1"));
+        }
+        commands
     }
 }
 

@@ -1,16 +1,17 @@
 //! `tweedie train lora` and `tweedie train embedding`.
 
 use super::latent::read_prompts;
-use super::run::{Account, Loading, RunArguments};
+use super::run::{Account, Loading, Next, RunArguments, quoted};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::source::OfflineOption;
 use clap::Args;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tweedie::training::TrainingTask;
 use tweedie_pipelines::{
-    CommonSettings, DTypeChoice, FrozenModelData, FrozenModelSettings, FrozenModelTraining, Model, Purpose,
+    CommonSettings, DTypeChoice, EmbeddingTrainingSettings, FrozenModelData, FrozenModelSettings, FrozenModelTraining,
+    LoraTrainingSettings, Model, Purpose,
 };
 
 #[derive(Debug, Args)]
@@ -39,7 +40,27 @@ pub struct FrozenModelArguments<S: FrozenModelTraining + Debug> {
     settings: Given<S>,
 }
 
-impl<S: FrozenModelTraining + Debug> FrozenModelArguments<S>
+impl Next for LoraTrainingSettings {
+    fn next(&self, run: &str, _: &str) -> Vec<String> {
+        vec![format!("{} --prompt TEXT --lora {run}/model/pytorch_lora_weights.safetensors", drawn_with(self.frozen()))]
+    }
+}
+
+impl Next for EmbeddingTrainingSettings {
+    fn next(&self, run: &str, _: &str) -> Vec<String> {
+        let prompt = quoted(Path::new(&format!("a picture of {}", self.token.as_deref().unwrap_or_default())));
+        let file = format!("{run}/model/learned_embeds.safetensors");
+        vec![format!("{} --prompt {prompt} --embedding {file}", drawn_with(self.frozen()))]
+    }
+}
+
+/// The command that draws with the model that was trained for.
+fn drawn_with(settings: &FrozenModelSettings) -> String {
+    let model = settings.model.as_deref().map_or(String::new(), |model| format!(" --model {}", quoted(model)));
+    format!("tweedie txt2img{model}")
+}
+
+impl<S: FrozenModelTraining + Next + Debug> FrozenModelArguments<S>
 where
     <S::Task as TrainingTask>::Evaluation: Account,
 {

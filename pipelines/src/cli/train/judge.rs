@@ -1,6 +1,6 @@
 //! `tweedie train judge`.
 
-use super::run::{Account, Loading, RunArguments};
+use super::run::{Account, Loading, Next, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::source::OfflineOption;
@@ -42,6 +42,12 @@ impl JudgeArguments {
         let source = self.offline.for_training(DTypeChoice::F32, &fetching);
         let vae = settings.vae.as_ref().map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
         Ok(JudgeTrainingData::read(&data.data, self.test.as_deref(), data.resize(), settings, vae.as_ref())?)
+    }
+}
+
+impl Next for JudgeTrainingSettings {
+    fn next(&self, run: &str, _: &str) -> Vec<String> {
+        vec![format!("tweedie eval prompts --model MODEL --prompts FILE --judge {run}/model")]
     }
 }
 

@@ -1,7 +1,7 @@
 //! `tweedie train ldm`.
 
 use super::pixel::read_config;
-use super::run::{Loading, RunArguments};
+use super::run::{Loading, Next, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::source::OfflineOption;
@@ -39,6 +39,12 @@ pub struct LatentArguments {
 
     #[command(flatten)]
     settings: Given<LatentTrainingSettings>,
+}
+
+impl Next for LatentTrainingSettings {
+    fn next(&self, run: &str, _: &str) -> Vec<String> {
+        vec![format!("tweedie txt2img --model {run} --prompt TEXT")]
+    }
 }
 
 /// The prompts in a file, one a line.

@@ -1,14 +1,15 @@
 //! `tweedie train mnist` and `tweedie train pixel`.
 
-use super::run::RunArguments;
+use super::run::{Next, RunArguments};
 use crate::cli::data::DataArguments;
+use crate::cli::failure::wrong_usage;
 use crate::cli::given::Given;
 use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tweedie::training::data::{Split, has_idx, read_idx};
+use tweedie::training::data::{Split, has_idx, has_pictures, read_idx};
 use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, TrainingData};
 
 #[derive(Debug, Args)]
@@ -27,10 +28,22 @@ pub struct PixelArguments {
     settings: Given<PixelTrainingSettings>,
 }
 
+impl Next for PixelTrainingSettings {
+    fn next(&self, run: &str, _: &str) -> Vec<String> {
+        vec![format!("tweedie sample --checkpoint {run} --num-images 16 --grid --output samples.png")]
+    }
+}
+
 /// The training part of a set in IDX files; if it is not there, the error says how to get it.
 pub fn mnist(data: &DataArguments) -> anyhow::Result<TrainingData> {
     if has_idx(&data.data) {
         return any(data);
+    }
+    if has_pictures(&data.data) {
+        let folder = data.data.display();
+        wrong_usage!(
+            "the data folder is {folder}; it has pictures, and MNIST is IDX files: train on them with `tweedie train pixel`"
+        );
     }
     Ok(TrainingData { train: Arc::new(read_idx(&data.data, Split::Train)?), test: None })
 }

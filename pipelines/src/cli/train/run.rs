@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::training::TrainingTask;
-use tweedie::training::runs::{FinishedModel, RunFolder, TrainOutcome};
-use tweedie_pipelines::{TrainRequest, TrainingSettings};
+use tweedie::training::runs::{FinishedModel, RunFolder, TrainOutcome, UnfinishedRun};
+use tweedie_pipelines::{DeviceChoice, TrainRequest, TrainingSettings};
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -22,9 +22,14 @@ pub struct RunArguments {
     #[arg(long, value_name = "RUN_DIR")]
     output: PathBuf,
 
-    /// Go on from the newest checkpoint, with the settings of the run; start anew if there is none
+    /// Go on from the newest checkpoint, with the settings of the run; start anew if there is none. With --steps or --epochs the run
+    /// becomes longer or shorter; with as many steps as are done it ends there
     #[arg(long)]
     resume: bool,
+
+    /// Where to compute: auto or cpu, since training computes on the CPU alone
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
 
     /// Print one JSON object at the end
     #[arg(long)]
@@ -33,6 +38,19 @@ pub struct RunArguments {
     /// Show nothing but warnings and errors
     #[arg(long, short)]
     quiet: bool,
+}
+
+/// What a user does next with what was trained.
+pub trait Next {
+    /// Commands after a run in a folder on data in a folder, both as a shell takes them.
+    fn next(&self, run: &str, data: &str) -> Vec<String>;
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=@%,:".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// What data are loaded for.
@@ -67,7 +85,7 @@ impl Account for () {
 impl RunArguments {
     /// Trains on what `load` reads, with the settings that are given; all others are the defaults, or those of the run that
     /// goes on.
-    pub fn run<S: TrainingSettings>(
+    pub fn run<S: TrainingSettings + Next>(
         &self,
         given: Map<String, Value>,
         load: impl FnOnce(&DataArguments) -> anyhow::Result<S::Data>,
@@ -79,7 +97,7 @@ impl RunArguments {
     }
 
     /// The same where what is loaded depends on the settings.
-    pub fn run_with<S: TrainingSettings>(
+    pub fn run_with<S: TrainingSettings + Next>(
         &self,
         given: Map<String, Value>,
         load: impl FnOnce(&Loading<'_, S>) -> anyhow::Result<S::Data>,
@@ -88,6 +106,10 @@ impl RunArguments {
         <S::Task as TrainingTask>::Evaluation: Account,
     {
         let start = Instant::now();
+        if !matches!(self.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
+            let fix = "training computes on the CPU alone; leave it away. What is trained runs on other devices";
+            return Err(tweedie::Error::invalid("`device`", self.device, fix).into());
+        }
         self.data.fetch(self.quiet)?;
         let existing = if self.resume { RunFolder::config(&self.output)? } else { None };
         let mut settings = existing.as_ref().map(S::from_config).transpose()?.unwrap_or_default();
@@ -96,6 +118,7 @@ impl RunArguments {
         let (data, run) = (&self.data, existing.as_ref());
         let data = load(&Loading { data, settings: &settings, run, interrupt: &interrupt, quiet: self.quiet })?;
         let mut progress = TrainProgress::new(self.quiet);
+        let next = settings.next(&quoted(&self.output), &quoted(&self.data.data));
         let request = TrainRequest { settings, data, output: self.output.clone(), resume: self.resume };
         let outcome = request.run(&mut |event| {
             progress.event(&event);
@@ -105,10 +128,17 @@ impl RunArguments {
         let outcome = outcome?;
         let Some(model) = &outcome.finished else {
             let folder = self.output.display();
+            // Where a checkpoint is a model already.
+            if !self.quiet && UnfinishedRun::at(&self.output).is_ok_and(|run| run.is_some()) {
+                next.iter().for_each(|command| print::remark(&format!("meanwhile: {command}")));
+            }
             let step = outcome.steps;
             let message = format!("stopped after step {step}; a checkpoint is in {folder}, go on with --resume");
             return Err(Stopped(message).into());
         };
+        if !self.quiet {
+            next.iter().for_each(|command| print::remark(&format!("next: {command}")));
+        }
         if self.json {
             return print::result(&as_json(&self.output, &outcome, model, start).to_string());
         }

@@ -4,16 +4,17 @@ mod data;
 
 pub use data::FrozenModelData;
 
-use super::captioned::{in_balance, sample_prompts};
+use super::captioned::sample_prompts;
 use super::choices::{DecayChoice, HeldChoice, MixedPrecisionChoice, StoredChoice};
 use super::encoded::Encoded;
 use super::objectives::objective;
-use super::settings::{CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch, zero_or_above};
+use super::settings::{
+    self, CommonSettings, Preparation, TrainingSettings, at_least_one, setting, switch, zero_or_above,
+};
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tweedie::training::data::{Buckets, CaptionedPictures, LatentBatches, LatentOptions};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{FrozenModel, HeldWeights, SamplePrompts};
@@ -103,16 +104,13 @@ pub trait FrozenModelTraining: TrainingSettings<Data = FrozenModelData> {
 impl FrozenModelSettings {
     /// Settings that change nothing of what is computed. Where the model is may change as long as it is the same, which
     /// [`Self::architecture`] sees.
-    pub(super) const FREE: &'static [&'static str] = &[
-        "checkpoint_every",
-        "sample_every",
-        "dtype",
-        "latents",
-        "sample_prompts",
-        "guidance_scale",
-        "sample_steps",
-        "model",
-    ];
+    pub(super) const FREE: &'static [&'static str] =
+        &["sample_every", "dtype", "latents", "sample_prompts", "guidance_scale", "sample_steps", "model"];
+
+    /// Whether a setting is one of those, or of those of all kinds.
+    pub(super) fn is_free(name: &str) -> bool {
+        settings::FREE.contains(&name) || Self::FREE.contains(&name)
+    }
 
     /// Puts steps in the place of passes over so many images.
     pub(super) fn settle(&mut self, images: usize) {
@@ -182,14 +180,13 @@ impl FrozenModelSettings {
         let key = data.latents_key(options, self.buckets);
         let encoded =
             Encoded { pictures, autoencoder, options, path: &path, of_run: self.latents.is_none(), key: &key };
-        let (size, batch_size, seed) = (data.size(), self.common.batch_size, self.common.seed);
+        let (size, batch_size) = (data.size(), self.common.batch_size);
         let buckets = || match self.buckets {
             true => Buckets::by_aspect(data.sizes(), size.0, autoencoder.latent_space().factor, batch_size),
             false => Ok(Buckets::one(size, pictures.len())),
         };
         let set = encoded.latents(buckets, preparation)?;
-        let batches = LatentBatches::new(Arc::new(set), Arc::new(pictures.numbered_captions()), batch_size, seed)?;
-        in_balance(batches, pictures)
+        self.common.latent_batches(set, pictures.numbered_captions(), pictures)
     }
 
     pub(super) fn plan(&self) -> RunPlan {

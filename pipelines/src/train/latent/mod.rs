@@ -6,7 +6,7 @@ mod networks;
 pub(super) use data::load_autoencoder;
 pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
 
-use super::captioned::{in_balance, sample_prompts};
+use super::captioned::sample_prompts;
 use super::choices::{LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
 use super::encoded::Encoded;
 use super::objectives::objective;
@@ -17,7 +17,6 @@ use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, Precision};
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
 use tweedie::layers::WeightSource;
@@ -158,7 +157,6 @@ impl TrainingSettings for LatentTrainingSettings {
 
     /// Where parts come from may change as long as they are the same, which `architecture` sees.
     const FREE: &'static [&'static str] = &[
-        "checkpoint_every",
         "sample_every",
         "dtype",
         "average",
@@ -282,8 +280,7 @@ impl TrainingSettings for LatentTrainingSettings {
                 task.tokenizer().max_length() - 2
             ));
         }
-        let (tokens, batch_size) = (Arc::new(tokens), self.common.batch_size);
-        in_balance(LatentBatches::new(Arc::new(set), tokens, batch_size, self.common.seed)?, data.pictures())
+        self.common.latent_batches(set, tokens, data.pictures())
     }
 
     fn plan(&self) -> RunPlan {

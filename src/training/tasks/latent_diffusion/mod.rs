@@ -176,6 +176,15 @@ impl LatentDiffusion {
         Ok(Conditioning::text(self.text_encoder.forward(&ids)?.last_hidden_state))
     }
 
+    /// Tensors in the number format of the finished model.
+    fn stored(&self, tensors: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+        tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(self.config.dtype)?))).collect()
+    }
+
+    fn write_text_encoder(&self, tensors: BTreeMap<String, Tensor>, folder: &Path) -> Result<()> {
+        write_tensors(&folder.join("text_encoder/model.safetensors"), self.stored(tensors)?)
+    }
+
     /// A picture of what networks with these values do.
     fn grid(&self, unet: (&ParameterSet, &[f32]), text: Option<(&ParameterSet, &[f32])>) -> Result<Picture> {
         let weights =
@@ -282,13 +291,12 @@ impl TrainingTask for LatentDiffusion {
         Ok(vec![("", now), ("-ema", averaged)])
     }
 
-    fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
-        Ok(())
+    fn checkpoints_are_models(&self) -> bool {
+        true
     }
 
-    /// A folder in diffusers layout, with the averages of the weights; the autoencoder and the tokenizer are as they were given.
-    fn write_model(&self, sets: &[ParameterSet], (): &(), folder: &Path) -> Result<()> {
-        let (unet, text) = split(sets)?;
+    /// The autoencoder and the tokenizer are as they were given, and so is a text encoder that is not trained.
+    fn write_rest(&self, folder: &Path) -> Result<()> {
         let config = &self.config;
         let index = json!({
             "_class_name": "StableDiffusionPipeline",
@@ -316,17 +324,23 @@ impl TrainingTask for LatentDiffusion {
         write_json(folder, "text_encoder/config.json", &Value::Object(config.text_encoder.clone()))?;
         self.tokenizer_files.write(&folder.join("tokenizer"))?;
         self.autoencoder.write(&folder.join("vae"))?;
-        let stored = |tensors: BTreeMap<String, Tensor>| {
-            let stored = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(config.dtype)?)));
-            stored.collect::<Result<BTreeMap<_, _>>>()
-        };
-        write_tensors(&folder.join("unet/diffusion_pytorch_model.safetensors"), stored(unet.tensors()?)?)?;
-        let text = match (text, &self.frozen) {
-            (Some(set), _) => set.tensors()?,
-            (None, Some(frozen)) => frozen.layout().tensors(frozen.values())?,
-            (None, None) => return Err(wrong_sets(sets)),
-        };
-        write_tensors(&folder.join("text_encoder/model.safetensors"), stored(text)?)
+        let Some(frozen) = &self.frozen else { return Ok(()) };
+        self.write_text_encoder(frozen.layout().tensors(frozen.values())?, folder)
+    }
+
+    fn evaluate(&self, _: &[ParameterSet]) -> Result<()> {
+        Ok(())
+    }
+
+    /// A folder in diffusers layout, with the averages of the weights.
+    fn write_model(&self, sets: &[ParameterSet], (): &(), folder: &Path) -> Result<()> {
+        let (unet, text) = split(sets)?;
+        if text.is_some() == self.frozen.is_some() {
+            return Err(wrong_sets(sets));
+        }
+        self.write_rest(folder)?;
+        write_tensors(&folder.join("unet/diffusion_pytorch_model.safetensors"), self.stored(unet.tensors()?)?)?;
+        text.map_or(Ok(()), |set| self.write_text_encoder(set.tensors()?, folder))
     }
 }
 
