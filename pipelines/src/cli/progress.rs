@@ -1,7 +1,8 @@
 //! What is shown on stderr while something runs.
 
 use super::print;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::time::Duration;
 
 /// A bar of denoising steps and lines of text; nothing but warnings if quiet.
@@ -13,10 +14,15 @@ pub struct Progress {
 impl Progress {
     /// A bar, not shown before the first step.
     pub fn new(quiet: bool) -> Self {
+        Self::counting("step", quiet)
+    }
+
+    /// A bar of something else than steps, by the word for one.
+    pub fn counting(unit: &'static str, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let template = "{msg:<9} [{bar:32}] {pos}/{len} steps, {speed}, {eta} left";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.progress_chars("=> ").with_key("speed", speed));
+        let template = format!("{{msg:<9}} [{{bar:32}}] {{pos}}/{{len}} {unit}s, {{speed}}, {{eta}} left");
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("=> ").with_key("speed", speed(unit)));
         Self { bar, quiet }
     }
 
@@ -50,13 +56,15 @@ impl Progress {
     }
 }
 
-/// Steps per second, or seconds per step where that is more than one.
-fn speed(state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write) {
-    let per_second = state.per_sec();
-    // Writing to the bar's buffer does not fail.
-    let _ = if per_second >= 1.0 || per_second <= 0.0 {
-        write!(out, "{per_second:.1} steps/s")
-    } else {
-        write!(out, "{:.1} s/step", 1.0 / per_second)
-    };
+/// Units per second, or seconds per unit where that is more than one.
+fn speed(unit: &'static str) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
+    move |state, out| {
+        let per_second = state.per_sec();
+        // Writing to the bar's buffer does not fail.
+        let _ = if per_second >= 1.0 || per_second <= 0.0 {
+            write!(out, "{per_second:.1} {unit}s/s")
+        } else {
+            write!(out, "{:.1} s/{unit}", 1.0 / per_second)
+        };
+    }
 }

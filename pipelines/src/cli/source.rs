@@ -7,7 +7,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
 use tweedie_pipelines::hub::{HubName, is_short_name, known_models, nearest_name};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, Purpose};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, PixelModel, Purpose};
 
 /// What the hub calls something that is not here: by its name there, or by a short one. Nothing if it can only be a path.
 #[cfg(feature = "hub")]
@@ -83,6 +83,14 @@ impl Source<'_> {
     #[cfg(not(feature = "hub"))]
     pub fn open(&self, path: &Path, config: Option<PathBuf>, _: Purpose) -> anyhow::Result<Model> {
         Ok(Model::at(path.into(), config)?)
+    }
+
+    /// The same for a model in pixel space.
+    pub fn pixel_model(&self, path: &Path) -> anyhow::Result<PixelModel> {
+        Ok(match self.open(path, None, Purpose::Pixel)? {
+            Model::Cached { name, folder } => PixelModel::Cached { name, folder },
+            _ => PixelModel::Folder(path.into()),
+        })
     }
 
     /// The same for what is one file.
