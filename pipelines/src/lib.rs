@@ -48,8 +48,8 @@ pub use builder::Builder;
 pub use canvas::Canvas;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use evaluation::{
-    AskedPrompt, EvaluationEvent, EvaluationObserver, FeatureChoice, PromptEvaluation, PromptScores, PromptSet,
-    features_of_samples, open_features, open_judge,
+    AskedPrompt, EvaluationEvent, EvaluationObserver, FeatureChoice, LikelihoodOptions, PromptEvaluation, PromptScores,
+    PromptSet, features_of_samples, likelihood_bound, open_features, open_judge,
 };
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};

@@ -1,4 +1,4 @@
-//! `tweedie eval fid`, `kid`, `is` and `prdc`.
+//! `tweedie eval fid`, `kid`, `is`, `prdc` and `likelihood`.
 
 mod tweedie;
 
@@ -131,5 +131,47 @@ fn what_cannot_be_judged_is_answered_once() -> TestResult {
     fails(&["fid", "a"], 2, &["--reference"])?;
     fails(&["is"], 2, &["--checkpoint"])?;
     fails(&["is", "a", "--checkpoint", "mnist"], 2, &["--checkpoint"])?;
+    Ok(())
+}
+
+/// Of pictures that a model made itself it needs fewer bits than of strokes that it has never seen; batches do not show.
+#[test]
+fn a_model_knows_its_own_samples() -> TestResult {
+    let program = Tweedie::new()?;
+    std::fs::create_dir(program.path("digits"))?;
+    let sample = ["sample", "mnist", "--num-images", "6", "--steps", "10", "--output", "digits/d.png", "--quiet"];
+    program.run(&sample)?.success()?;
+    write_pictures(&program.path("strokes"), 6, 28, 1)?;
+    write_pictures(&program.path("small"), 2, 12, 1)?;
+    let judge = |data: &str, more: &[&str]| {
+        let judge = [
+            "eval",
+            "likelihood",
+            "--checkpoint",
+            "mnist",
+            "--split",
+            "train",
+            "--data",
+            data,
+            "--evaluations",
+            "6",
+            "--quiet",
+        ];
+        program.run(&[&judge[..], more].concat())
+    };
+    let json = |data, more: &[&str]| judge(data, &[&["--json"], more].concat())?.success()?.json();
+    let bits = |json: &serde_json::Value| json["bits_per_dim"].as_f64().ok_or("no bits");
+    let own = json("digits", &["--plot", "terms.png", "--batch-size", "4"])?;
+    assert!(bits(&own)? > 0.0 && bits(&own)? < bits(&json("strokes", &[])?)?, "{own}");
+    assert_eq!((own["terms"].as_array().map(Vec::len), &own["pictures"]), (Some(5), &6.into()));
+    assert_eq!((&own["terms"][0]["timesteps"][0], &own["terms"][4]["timesteps"][1]), (&1.into(), &999.into()));
+    assert!(program.path("terms.png").is_file() && own["prior"]["bits_per_dim"].as_f64() < Some(0.01));
+    // The larger variance is further from the posterior's in the last steps.
+    assert!(bits(&json("digits", &["--variance", "fixed-large"])?)? != bits(&own)?);
+    let text = judge("digits", &["--num-images", "2"])?.success()?.stdout;
+    assert_eq!(text.lines().count(), 4, "{text}");
+    judge("small", &[])?.fails(1, &["1x12x12", "1x28x28"])?;
+    judge("digits", &["--variance", "learned"])?.fails(1, &["--variance", "fixed-small"])?;
+    judge("digits", &["--num-images", "1"])?.fails(1, &["is 1", "two or more"])?;
     Ok(())
 }

@@ -93,6 +93,14 @@ impl Source<'_> {
         })
     }
 
+    /// The same, or the embedded one by its name.
+    pub fn pixel_model_or_mnist(&self, path: &Path) -> anyhow::Result<PixelModel> {
+        match path.to_str() {
+            Some("mnist") if !path.exists() => Ok(PixelModel::Mnist),
+            _ => self.pixel_model(path),
+        }
+    }
+
     /// The same for what is one file.
     pub fn file(&self, path: &Path, purpose: Purpose) -> anyhow::Result<PathBuf> {
         match self.open(path, None, purpose)? {

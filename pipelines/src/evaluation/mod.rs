@@ -1,9 +1,11 @@
 //! Scoring models: pictures of prompts, judged by a network that says what they show; samples of any kind, compared to pictures by
 //! the features that a network sees in them.
 
+mod likelihood;
 mod prompts;
 mod samples;
 
+pub use likelihood::{LikelihoodOptions, likelihood_bound};
 pub use prompts::{AskedPrompt, PromptSet};
 pub use samples::{FeatureChoice, features_of_samples, open_features};
 

@@ -5,6 +5,7 @@ mod fid;
 mod grid;
 mod inception_score;
 mod kid;
+mod likelihood;
 mod prdc;
 mod prompts;
 mod samples;
@@ -24,6 +25,8 @@ pub enum EvalCommand {
     Prdc(Box<prdc::PrdcArguments>),
     /// Judge by a classifier whether pictures are of the classes that were asked for.
     Classify(classify::ClassifyArguments),
+    /// How many bits a model in pixel space needs for pictures: the variational bound, term by term (Ho et al. 2020).
+    Likelihood(likelihood::LikelihoodArguments),
     /// Score a text-to-image model: make pictures of prompts, and judge whether they show what was asked for.
     Prompts(Box<prompts::PromptsArguments>),
 }
@@ -35,6 +38,7 @@ impl EvalCommand {
             Self::Kid(arguments) => arguments.run(),
             Self::Is(arguments) => arguments.run(),
             Self::Prdc(arguments) => arguments.run(),
+            Self::Likelihood(arguments) => arguments.run(),
             Self::Classify(arguments) => arguments.run(),
             Self::Prompts(arguments) => arguments.run(),
         }

@@ -15,8 +15,8 @@ use std::time::Instant;
 use tweedie::metrics::{Bootstrap, FeatureNetwork, Features, Figure, Kept, PictureSet, features_of_folder};
 use tweedie::training::data::Split;
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, Error, FeatureChoice, Options, PixelModel, PixelPipeline, PixelRequest,
-    features_of_samples, open_features,
+    DTypeChoice, DeviceChoice, Error, FeatureChoice, Options, PixelPipeline, PixelRequest, features_of_samples,
+    open_features,
 };
 
 /// Pictures whose features are kept at most: with 2,048 of each 400 MB.
@@ -162,10 +162,7 @@ impl SampleArguments {
         let fetching = Fetching { interrupt, quiet: self.quiet };
         let offline = self.offline.offline();
         let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-        let model = match path.to_str() {
-            Some("mnist") if !path.exists() => PixelModel::Mnist,
-            _ => source.pixel_model(path)?,
-        };
+        let model = source.pixel_model_or_mnist(path)?;
         let builder = PixelPipeline::builder().model(model).device(self.device).dtype(self.dtype);
         Ok(self.classifier.iter().fold(builder, |builder, path| builder.classifier(path)).build()?)
     }
