@@ -26,6 +26,7 @@
 //! | [`families`] | what kinds of models there are, how each is recognised and built |
 //! | [`adapters`] | LoRA, merged into a model's weights or beside them; textual inversion |
 //! | [`training`] | data sets, objectives, AdamW, moving averages, runs that survive being killed |
+//! | [`metrics`] | how good samples are: FID, KID, inception score, precision and recall |
 //! | [`images`] | pictures and the settings stored in them |
 //! | [`config`] | configuration files |
 //! | [`files`] | files that are there whole or not at all, and a guard around what reads those of others |
@@ -62,6 +63,7 @@ pub mod files;
 pub mod images;
 pub mod kernels;
 pub mod layers;
+pub mod metrics;
 pub mod models;
 pub mod noise;
 mod noise_level;

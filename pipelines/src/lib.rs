@@ -78,7 +78,8 @@ pub use builder::Builder;
 pub use canvas::Canvas;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use evaluation::{
-    AskedPrompt, EvaluationEvent, EvaluationObserver, PromptEvaluation, PromptScores, PromptSet, open_judge,
+    AskedPrompt, EvaluationEvent, EvaluationObserver, FeatureChoice, LikelihoodOptions, PromptEvaluation, PromptScores,
+    PromptSet, features_of_samples, likelihood_bound, open_features, open_judge,
 };
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};

@@ -1,4 +1,4 @@
-//! The directory of a zip file whose entries are stored, not compressed: the form that PyTorch saves in.
+//! The directory of a zip file: the form that PyTorch and NumPy save in.
 
 use super::mapped::Bytes;
 use crate::{Error, ErrorKind};
@@ -23,6 +23,9 @@ const HEADER: usize = 30;
 
 /// Bytes; that of a model has some hundred for each tensor.
 const LARGEST_DIRECTORY: usize = 64 << 20;
+
+/// The method of compression that NumPy uses.
+const DEFLATE: usize = 8;
 
 /// A field of 32 bits that says: look into the 64-bit extension.
 const ELSEWHERE: u64 = 0xffff_ffff;
@@ -88,11 +91,35 @@ impl Reader<'_> {
     }
 }
 
-/// The place of each entry's bytes.
+/// An entry of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The place of its bytes.
+    pub range: Range<usize>,
+    /// How many there are when they are unpacked.
+    pub size: u64,
+    /// Whether they are packed, by the method called deflate.
+    pub deflated: bool,
+}
+
+/// The place of each entry's bytes, none of which is packed.
 ///
 /// # Errors
 /// If the directory is damaged, or an entry is compressed or encrypted.
 pub(super) fn entries(file: &Bytes) -> Result<BTreeMap<String, Range<usize>>, Failure> {
+    let entries = packed_entries(file)?.into_iter();
+    let stored = entries.map(|(name, Entry { range, deflated, .. })| match deflated {
+        true => Err(Failure::Damaged(format!("its entry {name} is compressed or encrypted, which PyTorch never does"))),
+        false => Ok((name, range)),
+    });
+    stored.collect()
+}
+
+/// Each entry.
+///
+/// # Errors
+/// If the directory is damaged, or an entry is encrypted or packed by another method than deflate.
+pub(super) fn packed_entries(file: &Bytes) -> Result<BTreeMap<String, Entry>, Failure> {
     let (count, directory) = directory(file)?;
     let directory = file.part(directory)?;
     let reader = Reader(&directory);
@@ -108,17 +135,18 @@ pub(super) fn entries(file: &Bytes) -> Result<BTreeMap<String, Range<usize>>, Fa
         let name_end = at + 46 + name_length;
         let name = directory.get(at + 46..name_end).and_then(|name| std::str::from_utf8(name).ok());
         let name = name.ok_or("its directory has a name that is no text; get it again")?.to_owned();
-        if method != 0 || flags & 1 != 0 {
-            return Err(format!("its entry {name} is compressed or encrypted, which PyTorch never does").into());
+        let deflated = method == DEFLATE;
+        if (method != 0 && !deflated) || flags & 1 != 0 {
+            return Err(format!("its entry {name} is compressed or encrypted, which is not read").into());
         }
         let mut numbers = [reader.u32(at + 24)?, reader.u32(at + 20)?, reader.u32(at + 42)?];
         widen(reader, &mut numbers, name_end, extra_length)?;
         let [size, stored_size, header] = numbers;
-        if size != stored_size {
+        if size != stored_size && !deflated {
             return Err(format!("its entry {name} has two lengths, {size} and {stored_size}; get it again").into());
         }
-        let range = contents(file, &name, header, size)?;
-        if entries.insert(name.clone(), range).is_some() {
+        let range = contents(file, &name, header, stored_size)?;
+        if entries.insert(name.clone(), Entry { range, size, deflated }).is_some() {
             return Err(format!("it has two entries called {name}").into());
         }
         at = name_end + extra_length + comment_length;

@@ -186,6 +186,25 @@ impl LeNet {
     /// # Errors
     /// If the pictures have another size.
     pub fn forward(&self, x: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
+        self.classify(&self.features(x, timesteps)?)
+    }
+
+    /// The same from features of pictures, `[batch, hidden_size]`.
+    ///
+    /// # Errors
+    /// If there are more or fewer features.
+    pub fn classify(&self, features: &Tensor) -> Result<Tensor> {
+        self.output.forward(features)
+    }
+
+    /// What the last layer looks at: features of pictures by which they can be compared.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`]; the result is `[batch, hidden_size]`, at least 0.
+    ///
+    /// # Errors
+    /// If the pictures have another size.
+    pub fn features(&self, x: &Tensor, timesteps: &Tensor) -> Result<Tensor> {
         let (_, channels, height, width) = x.dims4()?;
         let LeNetConfig { in_channels, sample_size, .. } = self.config;
         if (channels, height, width) != (in_channels, sample_size, sample_size) {
@@ -207,7 +226,7 @@ impl LeNet {
             h = h.max_pool(POOL)?.activate(Activation::Relu)?;
         }
         let hidden = self.hidden.forward(&h.to_nchw()?.flatten_from(1)?)?;
-        self.output.forward(&Activation::Relu.forward(&hidden)?)
+        Activation::Relu.forward(&hidden)
     }
 }
 

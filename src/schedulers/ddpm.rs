@@ -83,6 +83,11 @@ impl Ddpm {
             variance_type,
         })
     }
+
+    /// The variance of the reverse step.
+    pub fn variance_type(&self) -> VarianceType {
+        self.variance_type
+    }
 }
 
 impl Scheduler for Ddpm {

@@ -147,3 +147,4 @@ pub use streams::{Stream, Streams};
 pub use task::{Draws, TrainingTask};
 pub use timestep_sampling::{DrawnTimesteps, LossHistory, TimestepSampling};
 pub use trainer::{LossReport, StepReport, Trainer, TrainerOptions, TrainerState};
+pub(crate) use variational_bound::{ReverseVariance, VariationalBound};

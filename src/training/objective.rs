@@ -1,6 +1,6 @@
 //! What training minimises: the forward process, the target, and the weight of each timestep.
 
-use super::variational_bound::VariationalBound;
+use super::variational_bound::{ReverseVariance, VariationalBound};
 use crate::denoising::PredictionType;
 use crate::schedulers::{FlowEuler, NoiseSchedule};
 use crate::{Error, NoiseLevel, Result};
@@ -205,7 +205,8 @@ impl Objective {
         let of_x = batch.x_t.broadcast_mul(&per_image(&raw, factors.iter().map(|f| f.0))?)?;
         let of_raw = raw.detach().broadcast_mul(&per_image(&raw, factors.iter().map(|f| f.1))?)?;
         let share = output.narrow(1, channels, channels)?;
-        let terms = bound.terms(&batch.x0, &batch.x_t, &(of_x + of_raw)?, &share, &batch.indices)?;
+        let variance = ReverseVariance::Share(&share);
+        let terms = bound.terms(&batch.x0, &batch.x_t, &(of_x + of_raw)?, variance, &batch.indices)?;
         Ok((simple + (terms * bound.factor())?)?)
     }
 }

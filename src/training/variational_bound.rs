@@ -21,15 +21,30 @@ struct Posterior {
     log_beta: f64,
 }
 
+/// The variance of the reverse step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ReverseVariance<'a> {
+    /// That of the posterior, `beta~_t`.
+    Small,
+    /// That of the forward step, `beta_t`; at t = 0, which is hardly a step, that of the posterior all the same.
+    Large,
+    /// Where its logarithm lies between those of the two, in `[-1, 1]` (equation 15 of Nichol and Dhariwal); of the pictures' shape.
+    Share(&'a Tensor),
+    /// Its logarithm, of the pictures' shape.
+    Logarithm(&'a Tensor),
+}
+
 /// The terms `L_t` of the bound, in bits per dimension.
 #[derive(Debug, Clone)]
-pub(super) struct VariationalBound {
+pub(crate) struct VariationalBound {
     posteriors: Vec<Posterior>,
+    /// `abar_T`.
+    last: f64,
     lambda: f64,
 }
 
 impl VariationalBound {
-    pub(super) fn new(schedule: &NoiseSchedule, lambda: f64) -> Self {
+    pub(crate) fn new(schedule: &NoiseSchedule, lambda: f64) -> Self {
         let (abar, betas) = (schedule.alphas_cumprod(), schedule.betas());
         let before = |t: usize| if t == 0 { 1.0 } else { abar[t - 1] };
         let variance = |t: usize| betas[t] * (1.0 - before(t)) / (1.0 - abar[t]);
@@ -39,7 +54,7 @@ impl VariationalBound {
             log_variance: if betas.len() == 1 { betas[0].ln() } else { variance(t.max(1)).ln() },
             log_beta: betas[t].ln(),
         };
-        Self { posteriors: (0..betas.len()).map(posterior).collect(), lambda }
+        Self { posteriors: (0..betas.len()).map(posterior).collect(), last: abar[betas.len() - 1], lambda }
     }
 
     /// `lambda T`: with timesteps drawn evenly, `T` times a term is an estimate of their sum `L_vlb`.
@@ -51,21 +66,18 @@ impl VariationalBound {
     /// log-likelihood of the 8-bit image (Ho et al. 2020, equations 5 and 13).
     ///
     /// # Shapes
-    /// `x0`, `x_t`, `predicted_x0` and `share` are `[batch, channels, height, width]`; `share` in `[-1, 1]` says
-    /// where the variance's logarithm lies between those of `beta~_t` and `beta_t` (equation 15 of Nichol and
-    /// Dhariwal); the result is `[batch]`.
-    pub(super) fn terms(
+    /// `x0`, `x_t` and `predicted_x0` are `[batch, channels, height, width]`; the result is `[batch]`.
+    pub(crate) fn terms(
         &self,
         x0: &Tensor,
         x_t: &Tensor,
         predicted_x0: &Tensor,
-        share: &Tensor,
+        variance: ReverseVariance<'_>,
         timesteps: &[usize],
     ) -> Result<Tensor> {
         let column = |of: fn(&Posterior) -> f64| per_image(x0, timesteps.iter().map(|&t| of(&self.posteriors[t])));
-        let (low, high) = (column(|p| p.log_variance)?, column(|p| p.log_beta)?);
-        let middle = ((&low + &high)? * 0.5)?;
-        let log_variance = share.broadcast_mul(&((&high - &low)? * 0.5)?)?.broadcast_add(&middle)?;
+        let low = column(|p| p.log_variance)?;
+        let log_variance = self.log_variance(x0, &low, variance, timesteps)?;
         let (of_x0, of_x_t) = (column(|p| p.mean_of_x0)?, column(|p| p.mean_of_x_t)?);
         let known = x_t.broadcast_mul(&of_x_t)?;
         let mean = (predicted_x0.broadcast_mul(&of_x0)? + &known)?;
@@ -75,6 +87,40 @@ impl VariationalBound {
         let first: Vec<u8> = timesteps.iter().map(|&t| u8::from(t == 0)).collect();
         let first = Tensor::from_vec(first, timesteps.len(), x0.device())?;
         Ok((first.where_cond(&likelihood, &divergence)? / LN_2)?)
+    }
+
+    /// The logarithm of the variance, of the shape of `x0`; `low` is that of the posterior's, `[batch, 1, 1, 1]`.
+    fn log_variance(
+        &self,
+        x0: &Tensor,
+        low: &Tensor,
+        variance: ReverseVariance<'_>,
+        timesteps: &[usize],
+    ) -> Result<Tensor> {
+        let high = |first: fn(&Posterior) -> f64| {
+            let of = |&t: &usize| if t == 0 { first(&self.posteriors[0]) } else { self.posteriors[t].log_beta };
+            per_image(x0, timesteps.iter().map(of))
+        };
+        match variance {
+            ReverseVariance::Small => Ok(low.broadcast_as(x0.shape())?.contiguous()?),
+            ReverseVariance::Large => Ok(high(|p| p.log_variance)?.broadcast_as(x0.shape())?.contiguous()?),
+            ReverseVariance::Logarithm(logarithm) => Ok(logarithm.clone()),
+            ReverseVariance::Share(share) => {
+                let high = high(|p| p.log_beta)?;
+                let middle = ((low + &high)? * 0.5)?;
+                Ok(share.broadcast_mul(&((&high - low)? * 0.5)?)?.broadcast_add(&middle)?)
+            }
+        }
+    }
+
+    /// Each image's `L_T`: the divergence of the last state's distribution from the standard normal one.
+    ///
+    /// # Shapes
+    /// `x0`: `[batch, channels, height, width]`; the result is `[batch]`.
+    pub(crate) fn prior(&self, x0: &Tensor) -> Result<Tensor> {
+        let variance = 1.0 - self.last;
+        let constant = 0.5 * (variance - 1.0 - variance.ln());
+        Ok((mean_per_image(&x0.sqr()?)?.affine(0.5 * self.last, constant)? / LN_2)?)
     }
 }
 
@@ -150,10 +196,10 @@ mod tests {
         let x0 = Tensor::new(&[[[[0.1f64, -0.4]]]], &Device::Cpu)?;
         let x_t = Tensor::new(&[[[[0.9f64, 0.2]]]], &Device::Cpu)?;
         let lowest = (x0.zeros_like()? - 1.0)?;
-        let term = bound.terms(&x0, &x_t, &x0, &lowest, &[20])?.to_vec1::<f64>()?[0];
+        let term = bound.terms(&x0, &x_t, &x0, ReverseVariance::Share(&lowest), &[20])?.to_vec1::<f64>()?[0];
         assert!(term.abs() < 1e-12, "{term}");
         let highest = x0.ones_like()?;
-        assert!(bound.terms(&x0, &x_t, &x0, &highest, &[20])?.to_vec1::<f64>()?[0] > 1e-5);
+        assert!(bound.terms(&x0, &x_t, &x0, ReverseVariance::Share(&highest), &[20])?.to_vec1::<f64>()?[0] > 1e-5);
         assert!((bound.factor() - 0.05).abs() < 1e-15);
         Ok(())
     }

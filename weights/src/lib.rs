@@ -38,6 +38,13 @@ pub const MNIST_DDPM: Files = files!("mnist-ddpm":
     "unet/diffusion_pytorch_model.safetensors",
 );
 
+/// A classifier of handwritten digits, whose features they are compared by.
+#[cfg(feature = "mnist")]
+pub const LENET_DIGITS: Files = files!("lenet-digits":
+    "classifier/config.json",
+    "classifier/diffusion_pytorch_model.safetensors",
+);
+
 /// The configurations and the tokenizer of each family of Stable Diffusion, in diffusers layout without weights: what a
 /// file of weights alone needs to run. The vocabulary follows from the merges, which are compressed.
 #[cfg(feature = "stable-diffusion")]

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Photo, Picture, TextChunk, encode_png};
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, Error, Event, Model, Options, PixelModel, PixelPipeline, PixelRecord, PixelRequest,
-    PixelSeconds, PixelSettings, Purpose, Trajectory,
+    DTypeChoice, DeviceChoice, Error, Event, Options, PixelModel, PixelPipeline, PixelRecord, PixelRequest,
+    PixelSeconds, PixelSettings, Trajectory,
 };
 
 /// White pixels between the pictures of a grid.
@@ -137,11 +137,7 @@ impl Sample {
         let fetching = Fetching { interrupt, quiet: self.quiet };
         let offline = self.offline.offline();
         let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-        Ok(match source.open(path, None, Purpose::Pixel)? {
-            Model::Cached { name, folder } => PixelModel::Cached { name, folder },
-            Model::Unfinished(run) => PixelModel::Unfinished(run),
-            _ => PixelModel::Folder(path.into()),
-        })
+        source.pixel_model(path)
     }
 
     fn outputs(&self, request: &PixelRequest, model: &str) -> anyhow::Result<Outputs> {

@@ -8,7 +8,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "hub")]
 use tweedie_pipelines::hub::{HubName, is_short_name, known_models, nearest_name};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, Purpose};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, PixelModel, Purpose};
 
 /// What the hub calls something that is not here: by its name there, or by a short one. Nothing if it can only be a path.
 #[cfg(feature = "hub")]
@@ -100,6 +100,23 @@ impl Source<'_> {
             tell_if_unfinished(path, &model);
         }
         Ok(model)
+    }
+
+    /// The same for a model in pixel space.
+    pub fn pixel_model(&self, path: &Path) -> anyhow::Result<PixelModel> {
+        Ok(match self.open(path, None, Purpose::Pixel)? {
+            Model::Cached { name, folder } => PixelModel::Cached { name, folder },
+            Model::Unfinished(run) => PixelModel::Unfinished(run),
+            _ => PixelModel::Folder(path.into()),
+        })
+    }
+
+    /// The same, or the embedded one by its name.
+    pub fn pixel_model_or_mnist(&self, path: &Path) -> anyhow::Result<PixelModel> {
+        match path.to_str() {
+            Some("mnist") if !path.exists() => Ok(PixelModel::Mnist),
+            _ => self.pixel_model(path),
+        }
     }
 
     /// The same for what is one file.

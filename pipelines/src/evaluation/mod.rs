@@ -1,8 +1,13 @@
-//! Scoring a text-to-image model: pictures of prompts, judged by a network that says what they show.
+//! Scoring models: pictures of prompts, judged by a network that says what they show; samples of any kind, compared to pictures by
+//! the features that a network sees in them.
 
+mod likelihood;
 mod prompts;
+mod samples;
 
+pub use likelihood::{LikelihoodOptions, likelihood_bound};
 pub use prompts::{AskedPrompt, PromptSet};
+pub use samples::{FeatureChoice, features_of_samples, open_features};
 
 use crate::event::Event;
 use crate::latent_diffusion::LatentDiffusion;
@@ -12,6 +17,7 @@ use crate::train::open_network;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
+use tweedie::checkpoints::ModelFiles;
 use tweedie::images::Photo;
 use tweedie::models::judge::Unsaid;
 use tweedie::models::{Judge, JudgeConfig};
@@ -23,7 +29,9 @@ use tweedie::{Error, Result};
 /// # Errors
 /// If there is none, or its files do not fit each other.
 pub fn open_judge(model: &Path) -> Result<Judge> {
-    open_network(model, "judge", |fields, weights| Judge::new(JudgeConfig::from_fields(fields)?, weights))
+    open_network(&ModelFiles::folder(model)?, "judge", |fields, weights| {
+        Judge::new(JudgeConfig::from_fields(fields)?, weights)
+    })
 }
 
 /// Pictures of every prompt of a set for every seed, each made as the model makes it where nothing is asked, and judged.

@@ -82,6 +82,16 @@ impl PixelPipeline {
         self.network.as_ref()
     }
 
+    /// What is known of the network.
+    pub fn facts(&self) -> &PixelFacts {
+        &self.facts
+    }
+
+    /// The device that it is loaded on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// What pictures' settings call the model.
     pub fn model_name(&self) -> &str {
         &self.model_name

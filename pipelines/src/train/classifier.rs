@@ -162,19 +162,23 @@ impl ClassifierTrainingSettings {
 /// # Errors
 /// If there is none, or its files do not fit each other.
 pub fn open_classifier(model: &Path) -> Result<LeNet> {
-    open_network(model, "classifier", |fields, weights| LeNet::new(LeNetConfig::from_fields(fields)?, weights))
+    classifier_of(&ModelFiles::folder(model)?)
 }
 
-/// A network that judges: the `component` of a model folder, with its configuration and all of its weights.
+/// The same of files that need not be a folder's.
+pub(crate) fn classifier_of(files: &ModelFiles) -> Result<LeNet> {
+    open_network(files, "classifier", |fields, weights| LeNet::new(LeNetConfig::from_fields(fields)?, weights))
+}
+
+/// A network that judges: the `component` of a model, with its configuration and all of its weights.
 pub(crate) fn open_network<T>(
-    model: &Path,
+    files: &ModelFiles,
     component: &'static str,
     build: impl FnOnce(&ConfigFields, &Weights<'_>) -> Result<T>,
 ) -> Result<T> {
-    let files = ModelFiles::folder(model)?;
     let name = format!("{component}/config.json");
     let fields = ConfigFields::from_json(component, &files.read_text(&name)?, &files.path(&name))?;
-    let checkpoint = Checkpoint::open(&files, component, Precision::Full, DType::F32, &Device::Cpu)?;
+    let checkpoint = Checkpoint::open(files, component, Precision::Full, DType::F32, &Device::Cpu)?;
     let network = build(&fields, &Weights::new(&checkpoint));
     // What did not fit explains a failure to build better than the failure itself.
     checkpoint.finish(&[])?;

@@ -21,8 +21,8 @@ pub use choices::{
     BetaChoice, DecayChoice, HeldChoice, LatentBetaChoice, LoraFormChoice, LoraModulesChoice, MixedPrecisionChoice,
     PredictionChoice, StoredChoice,
 };
-pub(crate) use classifier::open_network;
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
+pub(crate) use classifier::{classifier_of, open_network};
 pub use embedding::EmbeddingTrainingSettings;
 pub use frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
 pub use judge::{JudgeTrainingData, JudgeTrainingSettings};

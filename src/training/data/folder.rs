@@ -4,6 +4,7 @@ use super::ImageSet;
 use super::captioned::training_part;
 use super::image_set::checked_size;
 use super::listing::{Listing, list};
+use super::planes::Planes;
 use crate::images::{CropBox, Photo};
 use crate::{Error, ErrorKind, Result};
 use rayon::prelude::*;
@@ -64,14 +65,6 @@ pub fn read_folder(folder: &Path, options: FolderOptions) -> Result<ImageSet> {
     }
 }
 
-/// A picture's bytes, `[channel, row, column]`.
-struct Planes {
-    channels: usize,
-    height: usize,
-    width: usize,
-    values: Vec<u8>,
-}
-
 /// Decodes all pictures, at least one. The first that fails, in their order, is the one reported.
 fn decode(paths: &[PathBuf], options: FolderOptions) -> Result<Vec<Planes>> {
     let first = planes(&paths[0], options)?;
@@ -111,20 +104,5 @@ fn planes(path: &Path, FolderOptions { resize, channels }: FolderOptions) -> Res
         let centre = CropBox { left: (width - side) / 2, top: (height - side) / 2, width: side, height: side };
         picture = picture.crop(&centre)?.resized(size, size)?;
     }
-    let (rgb, count) = (picture.rgb(), picture.width() * picture.height());
-    let mut values = Vec::with_capacity(3 * count);
-    match (grey, channels) {
-        (true, _) => values.extend(rgb.chunks_exact(3).map(|pixel| pixel[0])),
-        (false, Some(1)) => values.extend(rgb.chunks_exact(3).map(luma)),
-        (false, _) => (0..3).for_each(|c| values.extend(rgb.iter().skip(c).step_by(3))),
-    }
-    values.shrink_to_fit();
-    Ok(Planes { channels: values.len() / count, height: picture.height(), width: picture.width(), values })
-}
-
-/// The luma of ITU-R BT.601 in 16 fraction bits, which is Pillow's `convert("L")`.
-fn luma(pixel: &[u8]) -> u8 {
-    let weights = [19_595u32, 38_470, 7_471];
-    let sum: u32 = pixel.iter().zip(weights).map(|(&value, weight)| u32::from(value) * weight).sum();
-    ((sum + (1 << 15)) >> 16) as u8
+    Ok(Planes::new(&picture, grey, channels))
 }

@@ -15,10 +15,12 @@ mod judged;
 mod latents;
 mod listing;
 mod loader;
+mod planes;
 mod shuffle;
 
 use crate::{Error, ErrorKind, Result};
-use std::path::Path;
+use listing::list;
+use std::path::{Path, PathBuf};
 
 pub use batches::{Augmentation, Batch, Batches};
 pub use buckets::{Bucket, Buckets};
@@ -30,6 +32,7 @@ pub use image_set::{ImageSet, LARGEST_SET};
 pub use judged::{JudgeAugmentation, JudgeBatch, JudgeBatches, JudgedPictures};
 pub use latents::{LatentBatch, LatentBatches, LatentOptions, LatentSet};
 pub use loader::{BatchSource, Loader};
+pub use planes::network_input;
 pub use shuffle::{EpochOrder, SplitMix64, hold_out, permutation};
 
 /// Reads a part of a data set in whichever form a folder has it: IDX files, or pictures.
@@ -51,13 +54,26 @@ pub fn read_set(folder: &Path, split: Split, options: FolderOptions) -> Result<I
             _ => Err(Error::invalid("the data set", "in IDX files", "these are read as they are: grey, in their size")),
         };
     }
+    read_folder(&part_of(folder, split)?, options)
+}
+
+/// The picture files of a part of a data set, in the order in which [`read_folder`] has them; where they are as in [`read_set`].
+///
+/// # Errors
+/// If there is no picture, or no such part.
+pub fn picture_files(folder: &Path, split: Split) -> Result<Vec<PathBuf>> {
+    Ok(list(&part_of(folder, split)?)?.paths)
+}
+
+/// Where the pictures of a part are.
+fn part_of(folder: &Path, split: Split) -> Result<PathBuf> {
     let (part, name) = match split {
         Split::Train => (folder.join("train"), "train"),
         Split::Test => (folder.join("test"), "test"),
     };
     match split {
-        _ if part.is_dir() => read_folder(&part, options),
-        Split::Train => read_folder(folder, options),
+        _ if part.is_dir() => Ok(part),
+        Split::Train => Ok(folder.to_path_buf()),
         Split::Test => {
             let fix = format!("put pictures to judge by into {}", part.display());
             Err(Error::unusable(ErrorKind::File, format!("the folder {name} of {}", folder.display()), "missing", fix))

@@ -1,16 +1,32 @@
 //! `tweedie eval`.
 
 mod classify;
+mod fid;
 mod grid;
+mod inception_score;
+mod kid;
+mod likelihood;
+mod prdc;
 mod prompts;
+mod samples;
 mod table;
 
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
+    /// The Frechet inception distance of samples from a reference (Heusel et al. 2017), by the features that a network sees.
+    Fid(Box<fid::FidArguments>),
+    /// The kernel inception distance (Binkowski et al. 2018), which is without bias.
+    Kid(Box<kid::KidArguments>),
+    /// The inception score (Salimans et al. 2016), which needs no reference.
+    Is(Box<inception_score::InceptionScoreArguments>),
+    /// Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
+    Prdc(Box<prdc::PrdcArguments>),
     /// Judge by a classifier whether pictures are of the classes that were asked for.
     Classify(classify::ClassifyArguments),
+    /// How many bits a model in pixel space needs for pictures: the variational bound, term by term (Ho et al. 2020).
+    Likelihood(likelihood::LikelihoodArguments),
     /// Score a text-to-image model: make pictures of prompts, and judge whether they show what was asked for.
     Prompts(Box<prompts::PromptsArguments>),
 }
@@ -18,6 +34,11 @@ pub enum EvalCommand {
 impl EvalCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
+            Self::Fid(arguments) => arguments.run(),
+            Self::Kid(arguments) => arguments.run(),
+            Self::Is(arguments) => arguments.run(),
+            Self::Prdc(arguments) => arguments.run(),
+            Self::Likelihood(arguments) => arguments.run(),
             Self::Classify(arguments) => arguments.run(),
             Self::Prompts(arguments) => arguments.run(),
         }

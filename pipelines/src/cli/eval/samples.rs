@@ -1,0 +1,252 @@
+//! What `tweedie eval fid`, `kid`, `is` and `prdc` have in common: samples, the network that sees their features, the reference.
+
+use crate::cli::fetching::Fetching;
+use crate::cli::given::Given;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::print;
+use crate::cli::progress::Progress;
+use crate::cli::source::{OfflineOption, Source};
+use anyhow::bail;
+use clap::{ArgGroup, Args, ValueEnum};
+use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tweedie::metrics::{Bootstrap, FeatureNetwork, Features, Figure, Kept, PictureSet, features_of_folder};
+use tweedie::training::data::Split;
+use tweedie_pipelines::{
+    DTypeChoice, DeviceChoice, Error, FeatureChoice, Options, PixelPipeline, PixelRequest, features_of_samples,
+    open_features,
+};
+
+/// Pictures whose features are kept at most: with 2,048 of each 400 MB.
+pub const MOST_KEPT: usize = 50_000;
+
+/// A part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// What networks are trained on
+    Train,
+    /// What they are judged by
+    Test,
+}
+
+impl From<Part> for Split {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Train => Self::Train,
+            Part::Test => Self::Test,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = ArgGroup::new("from").required(true))]
+pub struct SampleArguments {
+    /// A folder of pictures of one size, or of IDX files (MNIST)
+    #[arg(value_name = "SAMPLES", group = "from")]
+    samples: Option<PathBuf>,
+
+    /// Judge samples of this model in pixel space, which are made on the way: a folder in diffusers layout, a finished training
+    /// run, owner/name[@revision] on the hub, or mnist, the embedded one
+    #[arg(long, value_name = "MODEL", group = "from")]
+    checkpoint: Option<PathBuf>,
+
+    /// With --checkpoint: also guide by the gradient of this classifier
+    #[arg(long, value_name = "DIR", requires = "checkpoint")]
+    classifier: Option<PathBuf>,
+
+    #[command(flatten)]
+    request: Given<PixelRequest>,
+
+    /// Which part of SAMPLES, if it has two
+    #[arg(long, value_enum, value_name = "PART", default_value = "train", conflicts_with = "checkpoint")]
+    split: Part,
+
+    /// By which network's features pictures are compared: lenet, the embedded one of digits, or the folder of a model from
+    /// `tweedie train classifier`
+    #[arg(long, value_name = "lenet|DIR", default_value = "lenet")]
+    features: FeatureChoice,
+
+    /// How often samples are drawn again for the interval that holds a figure with 95 %; 0 for no interval
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    resamples: usize,
+
+    /// Where samples are made: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Number format of the weights of --checkpoint: auto, f32, f16 or bf16
+    #[arg(long, default_value = "auto")]
+    dtype: DTypeChoice,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    quiet: bool,
+
+    #[command(flatten)]
+    offline: OfflineOption,
+}
+
+/// Which pictures samples are compared to.
+#[derive(Debug, Args)]
+pub struct ReferenceArguments {
+    /// What samples are compared to: a folder of pictures or of IDX files (MNIST)
+    #[arg(long, value_name = "DIR")]
+    pub reference: PathBuf,
+
+    /// Which part of the reference, if it has two
+    #[arg(long, value_enum, value_name = "PART", default_value = "train")]
+    pub reference_split: Part,
+}
+
+impl ReferenceArguments {
+    /// Its features.
+    pub fn features(&self, work: &mut Work<'_>) -> anyhow::Result<PictureSet> {
+        if self.reference.extension().is_some_and(|extension| extension == "npz") {
+            bail!(
+                "the reference {} has mean and covariance alone, from which FID follows and nothing else; give a folder of pictures",
+                self.reference.display()
+            );
+        }
+        work.folder("reference", &self.reference, self.reference_split, work.kept_features())
+    }
+}
+
+/// A judgement that is under way.
+pub struct Work<'a> {
+    arguments: &'a SampleArguments,
+    pub network: Box<dyn FeatureNetwork>,
+    pub bootstrap: Bootstrap,
+    progress: Progress,
+    interrupt: Interrupt,
+    start: Instant,
+    /// The figures so far, by their names.
+    fields: Map<String, Value>,
+    /// The same as text.
+    lines: Vec<String>,
+}
+
+impl SampleArguments {
+    /// Starts a judgement.
+    pub fn start(&self) -> anyhow::Result<Work<'_>> {
+        let (start, interrupt) = (Instant::now(), Interrupt::listen()?);
+        if self.checkpoint.is_none() && !self.request.fields().keys().all(|field| field == "seed") {
+            bail!("options of sampling were given, and no model that could use them; give --checkpoint");
+        }
+        let seed = self.request()?.seed;
+        Ok(Work {
+            arguments: self,
+            network: open_features(&self.features)?,
+            bootstrap: Bootstrap { resamples: self.resamples, seed },
+            progress: Progress::counting("picture", self.quiet),
+            interrupt,
+            start,
+            fields: Map::new(),
+            lines: Vec::new(),
+        })
+    }
+
+    fn request(&self) -> anyhow::Result<PixelRequest> {
+        let mut request = PixelRequest::default();
+        request.read(self.request.fields())?;
+        Ok(request)
+    }
+
+    fn pipeline(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<PixelPipeline> {
+        let fetching = Fetching { interrupt, quiet: self.quiet };
+        let offline = self.offline.offline();
+        let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
+        let model = source.pixel_model_or_mnist(path)?;
+        let builder = PixelPipeline::builder().model(model).device(self.device).dtype(self.dtype);
+        Ok(self.classifier.iter().fold(builder, |builder, path| builder.classifier(path)).build()?)
+    }
+}
+
+impl Work<'_> {
+    /// Features of so many pictures as there is room for.
+    pub fn kept_features(&self) -> Kept {
+        Kept { features: MOST_KEPT, seed: self.bootstrap.seed, ..Kept::default() }
+    }
+
+    /// Looks at the samples.
+    pub fn samples(&mut self, kept: Kept) -> anyhow::Result<PictureSet> {
+        let set = match (&self.arguments.samples, &self.arguments.checkpoint) {
+            (Some(folder), _) => self.folder("samples", folder, self.arguments.split, kept),
+            (None, Some(path)) => self.made(path, kept),
+            (None, None) => bail!("give a folder of samples, or --checkpoint"),
+        }?;
+        self.fields.insert("samples".into(), set.count().into());
+        Ok(set)
+    }
+
+    fn made(&self, path: &Path, kept: Kept) -> anyhow::Result<PictureSet> {
+        let pipeline = self.arguments.pipeline(path, &self.interrupt)?;
+        let settings = pipeline.settle(&self.arguments.request()?)?;
+        settings.warnings.iter().for_each(|warning| self.progress.warning(warning));
+        self.progress.stage("samples");
+        let made = features_of_samples(self.network.as_ref(), &pipeline, &settings, kept, &mut |done, of| {
+            self.watch(done, of)
+        });
+        self.ended(made)
+    }
+
+    /// Looks at the pictures of a folder.
+    pub fn folder(&mut self, what: &'static str, folder: &Path, part: Part, kept: Kept) -> anyhow::Result<PictureSet> {
+        self.progress.stage(what);
+        let looked =
+            features_of_folder(self.network.as_ref(), folder, part.into(), kept, &mut |done, of| self.watch(done, of));
+        let set = self.ended(looked)?;
+        self.fields.insert(what.into(), set.count().into());
+        Ok(set)
+    }
+
+    fn watch(&self, done: usize, of: usize) -> ControlFlow<()> {
+        self.progress.steps(done, of);
+        self.interrupt.flow()
+    }
+
+    fn ended(&self, looked: tweedie::Result<PictureSet>) -> anyhow::Result<PictureSet> {
+        self.progress.finish();
+        match looked {
+            Err(Error::Cancelled) => bail!("stopped; nothing is judged"),
+            looked => Ok(looked?),
+        }
+    }
+
+    /// Says so if features are not of all pictures.
+    pub fn tell_of_kept(&self, what: &str, set: &PictureSet, kept: &Features) {
+        if kept.len() < set.count() {
+            let (all, kept) = (set.count(), kept.len());
+            print::warning(&format!(
+                "of {all} {what} {kept} are kept, drawn at random; figures that need each picture are of these"
+            ));
+        }
+    }
+
+    /// Adds a figure; `title` is what people call it.
+    pub fn figure(&mut self, name: &str, title: &str, figure: Figure) {
+        let Figure { value, interval } = figure;
+        self.fields.insert(name.into(), json!(value));
+        self.fields.insert(format!("{name}_interval"), json!(interval.map(|interval| [interval.low, interval.high])));
+        let interval = interval.map(|interval| format!("  ({:.4} to {:.4})", interval.low, interval.high));
+        self.lines.push(format!("{title:<14}{value:>10.4}{}", interval.unwrap_or_default()));
+    }
+
+    /// Adds a number that goes with a figure.
+    pub fn field(&mut self, name: &str, value: impl Into<Value>) {
+        self.fields.insert(name.into(), value.into());
+    }
+
+    /// Prints what was found.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        self.field("seconds", self.start.elapsed().as_secs_f64());
+        self.field("peak_rss_mb", tweedie_pipelines::memory::peak_mb());
+        print::result(&if self.arguments.json { Value::Object(self.fields).to_string() } else { self.lines.join("\n") })
+    }
+}
