@@ -33,7 +33,7 @@ fn warnings(embeddings: &[EmbeddingChoice], request: TextToImageRequest) -> Test
     let adapters = Adapters { embeddings: embeddings.to_vec(), ..Adapters::default() };
     let builder = LatentDiffusion::builder().model_folder(model()).adapters(adapters);
     let model = builder.device(DeviceChoice::Cpu).dtype(DTypeChoice::F32).build()?;
-    Ok(model.generate(&TextToImageRequest { steps: Some(1), width: Some(16), height: Some(16), ..request })?.warnings)
+    Ok(model.generate(&TextToImageRequest { steps: Some(1), ..request })?.warnings)
 }
 
 #[test]

@@ -108,6 +108,7 @@ fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
     let mut found = BTreeMap::new();
     for (name, tensor) in tensors(&pickle, root) {
         let Node::Storage(of_storage, key, count) = pickle.nodes[tensor.storage] else { continue };
+        check_shape(name, &tensor.shape)?;
         let storage = pickle.text(key).and_then(|key| entries.get(&format!("{folder}data/{key}")));
         let storage =
             storage.ok_or_else(|| format!("its tensor {name} refers to values that are not there; get it again"))?;
@@ -115,7 +116,6 @@ fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
             let reason = format!("should have {count} values and has {} bytes; get the file again", storage.len());
             return Err(format!("its tensor {name} {reason}").into());
         }
-        check_shape(name, &tensor.shape)?;
         let dtype = tensor.dtype.unwrap_or(of_storage);
         let place = values(tensor, dtype, storage).map_err(|reason| format!("its tensor {name} {reason}"))?;
         let stored = StoredTensor { name: name.into(), shape: tensor.shape.clone(), dtype };
