@@ -306,6 +306,10 @@ fn run_folders(damage: &mut Damage, folder: &Path) -> TestResult {
         assert!(i > 0 || read == 1, "a run that went well cannot go on");
     }
     assert!((2..300).contains(&read), "{read} of 300");
+    let [_, log, ..] = good;
+    let drawn = (0..60).map(|_| readers::runs::run_log(tempfile::tempdir_in(folder)?.path(), &damage.of(&log)));
+    let drawn = drawn.collect::<TestResult<Vec<_>>>()?;
+    assert!(drawn.contains(&true), "no log was drawn");
     Ok(())
 }
 

@@ -83,10 +83,18 @@ pub fn run_folder(folder: &Path, files: &[Vec<u8>]) -> TestResult<bool> {
         let Ok((run, _)) = RunFolder::resume(folder) else { return false };
         let newest = run.checkpoints().newest(&sets);
         let step = newest.as_ref().ok().and_then(|(state, _)| Some(state.as_ref()?.step)).unwrap_or(u64::MAX);
-        if let Ok(log) = run.metrics(step) {
-            let _ = run.write_loss_curves(&log.curves);
-        }
+        let _ = run.metrics(step);
         newest.is_ok_and(|(state, _)| state.is_some())
+    }))
+}
+
+/// Opens a run's log and draws the losses in it.
+pub fn run_log(folder: &Path, bytes: &[u8]) -> TestResult<bool> {
+    let run = RunFolder::create(folder)?;
+    std::fs::write(folder.join("metrics.jsonl"), bytes)?;
+    Ok(bounded("a run's log", bytes.len(), 128, || {
+        let Ok(log) = run.metrics(u64::MAX) else { return false };
+        run.write_loss_curves(&log.curves).is_ok() && !log.curves.is_empty()
     }))
 }
 

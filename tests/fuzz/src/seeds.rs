@@ -23,6 +23,7 @@ const LONGEST: usize = 32 << 10;
 /// # Errors
 /// If a golden file cannot be read, or a seed cannot be written.
 pub fn write_seeds(folder: &Path) -> TestResult {
+    let run = good_files(tempfile::tempdir()?.path())?;
     let seeds = [
         ("safetensors", safetensors_files()?),
         ("torch", torch_files()?),
@@ -31,7 +32,8 @@ pub fn write_seeds(folder: &Path) -> TestResult {
         ("lora", loras()?),
         ("picture", pictures()?),
         ("idx", sets()?),
-        ("run_folder", vec![join(&good_files(tempfile::tempdir()?.path())?)]),
+        ("run_folder", vec![join(&run)]),
+        ("run_log", vec![run[1].clone(), br#"{"step": 1, "loss": {"generator": 0.5, "discriminator": 0}}"#.to_vec()]),
         ("prompt", prompts()?),
         ("request", requests()?),
         ("settings", settings()?),

@@ -26,7 +26,7 @@ use tweedie_pipelines::{
 type Target = fn(&[u8]) -> TestResult;
 
 /// All targets with their names.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("safetensors", safetensors),
     ("torch", torch),
     ("model_config", model_config),
@@ -35,6 +35,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("picture", picture),
     ("idx", idx),
     ("run_folder", run_folder),
+    ("run_log", run_log),
     ("prompt", prompt),
     ("request", request),
     ("settings", settings),
@@ -246,6 +247,12 @@ fn idx(bytes: &[u8]) -> TestResult {
 fn run_folder(bytes: &[u8]) -> TestResult {
     let parts: Vec<_> = split(bytes).into_iter().map(<[u8]>::to_vec).collect();
     readers::runs::run_folder(tempdir()?.path(), &parts)?;
+    Ok(())
+}
+
+/// The log of a run, whose losses are drawn.
+fn run_log(bytes: &[u8]) -> TestResult {
+    readers::runs::run_log(tempdir()?.path(), bytes)?;
     Ok(())
 }
 
