@@ -242,8 +242,8 @@ mod tests {
         }
         // The expected distance of n samples is near (d + d (d + 1) / 4) / n.
         let want = (width * (width + 5)) as f64 / (4 * count) as f64;
-        assert!((biased / want - 1.0).abs() < 0.15, "{biased} {want}");
-        assert!(found.abs() < 0.2 * want, "{found} {want}");
+        assert!((biased / want - 1.0).abs() < 0.2, "{biased} {want}");
+        assert!(found.abs() < 0.35 * want, "{found} {want}");
         let few = Features::from_values(width, vec![0.0; width * 29])?;
         assert!(reference.infinity(&few, &bootstrap).is_err());
         Ok(())

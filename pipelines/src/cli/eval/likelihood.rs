@@ -104,7 +104,8 @@ impl LikelihoodArguments {
         let (start, interrupt) = (Instant::now(), Interrupt::listen()?);
         let plot = self.plot.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
         let pipeline = self.pipeline(&interrupt)?;
-        let set = read_set(&self.data, self.split.into(), FolderOptions::default())?;
+        let options = FolderOptions { resize: None, channels: Some(pipeline.facts().channels) };
+        let set = read_set(&self.data, self.split.into(), options)?;
         let set = match self.num_images {
             Some(count) => set.first(count),
             None => set,
