@@ -3,14 +3,14 @@
 //! # Examples
 //!
 //! ```
-//! use tweedie::text::{Tokenizer, parse_weights, train_tokenizer};
+//! use tweedie::text::{Piece, Tokenizer, parse_weights, train_tokenizer};
 //!
 //! let tokenizer = Tokenizer::from_memory(&train_tokenizer(["a red fox", "a red panda"].into_iter(), 100, 8)?)?;
 //! let tokens = tokenizer.encode("a red fox")?;
 //! assert_eq!((tokens.ids.len(), tokens.ids[0], tokens.cut), (8, tokenizer.start(), None));
 //!
 //! let pieces = parse_weights("a (fluffy:1.3) fox");
-//! assert_eq!((pieces[1].text.as_str(), pieces[1].weight), ("fluffy", 1.3));
+//! assert_eq!(pieces[1], Piece::Text("fluffy".into(), 1.3));
 //! # Ok::<_, tweedie::Error>(())
 //! ```
 
