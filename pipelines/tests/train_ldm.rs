@@ -181,7 +181,7 @@ fn what_is_trained_draws_and_is_gone_on_from() -> TestResult {
     for file in ["config.json", "metrics.jsonl"] {
         std::fs::copy(tweedie.path("run").join(file), tweedie.path("begun").join(file))?;
     }
-    tweedie.run(&["model", "info", "begun"])?.fails(1, &["begun", "has not finished", "--resume"])?;
+    tweedie.run(&["model", "info", "begun"])?.fails(1, &["begun", "has not finished", "no checkpoint yet"])?;
 
     // From it, with its own tokenizer, schedule and autoencoder; and with its text encoder, which stays as it is.
     let from = ["--from", "run/model", "--steps", "3", "--train-text-encoder"];

@@ -4,7 +4,7 @@ use super::feature_network::FeatureNetwork;
 use super::features::{FeatureSample, Features};
 use super::moments::{FeatureStatistics, Moments};
 use crate::images::Photo;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 
 /// Pictures that go through the network at a time.
@@ -70,7 +70,8 @@ impl<'a> Extraction<'a> {
         let (first_width, first_height, first) = self.size.get_or_insert_with(|| (width, height, name.to_owned()));
         if (width, height) != (*first_width, *first_height) {
             let value = format!("{first_width}x{first_height} in {first} and {width}x{height} in {name}");
-            return Err(Error::invalid(
+            return Err(Error::unusable(
+                ErrorKind::File,
                 "the pictures' size",
                 value,
                 "pictures that are compared have one size; make them so",

@@ -3,7 +3,7 @@
 use crate::images::Photo;
 use crate::models::LeNet;
 use crate::training::data::network_input;
-use crate::{DType, Device, Error, Result};
+use crate::{DType, Device, Error, ErrorKind, Result};
 use candle_core::Tensor;
 use std::fmt;
 
@@ -55,7 +55,7 @@ impl FeatureNetwork for LeNet {
                 "the network of features takes {side}x{side}; give one for this size as `features`, which \
                  `tweedie train classifier` makes, or pictures of its size"
             );
-            return Err(Error::invalid("the pictures' size", format!("{width}x{height}"), fix));
+            return Err(Error::unusable(ErrorKind::File, "the pictures' size", format!("{width}x{height}"), fix));
         }
         network_input(photo, self.config().in_channels)
     }

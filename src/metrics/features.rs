@@ -1,7 +1,7 @@
 //! Features of pictures: what a network made of each, a row for every picture.
 
 use crate::training::data::SplitMix64;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 use nalgebra::DMatrix;
 use std::ops::Range;
@@ -118,7 +118,7 @@ pub(super) fn check_width(samples: usize, reference: usize) -> Result<()> {
         "the samples have {samples}, so they were seen by another network; take the same `features` for both, or make the \
          statistics anew"
     );
-    Err(Error::invalid("the number of features of the reference", reference, fix))
+    Err(Error::unusable(ErrorKind::File, "the number of features of the reference", reference, fix))
 }
 
 /// The values of a tensor of so many columns.

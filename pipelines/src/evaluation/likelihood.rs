@@ -7,7 +7,7 @@ use tweedie::models::Watch;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{Ddpm, VarianceType};
 use tweedie::training::data::ImageSet;
-use tweedie::{Error, Result};
+use tweedie::{Error, ErrorKind, Result};
 
 /// How the bound is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn likelihood_bound(
     if (set.channels(), set.height(), set.width()) != (facts.channels, height, width) {
         let value = format!("{}x{}x{}", set.channels(), set.height(), set.width());
         let fix = format!("the model knows {}x{height}x{width}", facts.channels);
-        return Err(Error::invalid("the pictures' size", value, fix));
+        return Err(Error::unusable(ErrorKind::File, "the pictures' size", value, fix));
     }
     if options.batch_size == 0 {
         return Err(Error::invalid("the batch size", 0, "give 1 or more"));

@@ -42,7 +42,7 @@ pub fn open_features(choice: &FeatureChoice) -> Result<Box<dyn FeatureNetwork>> 
             if !has_classifier(&folder) {
                 let fix = "it is no network that this build knows (lenet), and no folder with classifier/config.json, which \
                            `tweedie train classifier` makes";
-                return Err(Error::invalid("the network of `features`", path.display(), fix));
+                return Err(Error::missing("the network of `features`", path.display(), fix));
             }
             Ok(Box::new(classifier_of(&ModelFiles::folder(&folder)?)?))
         }

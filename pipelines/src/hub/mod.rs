@@ -25,14 +25,15 @@
 //! use tweedie_pipelines::{DTypeChoice, LatentDiffusion, Purpose};
 //!
 //! let wanted = Wanted::new(Purpose::Model, DTypeChoice::Auto, &Device::Cpu);
-//! let model = Hub::from_environment()?.open(&"owner/name".parse()?, wanted, &mut |event| {
+//! let name = "owner/name".parse()?;
+//! let model = Hub::from_environment()?.open(&name, wanted, &mut |event| {
 //!     if let HubEvent::Saved(name) = event {
 //!         println!("fetched {name}");
 //!     }
 //!     ControlFlow::Continue(())
 //! })?;
 //! let pipeline = LatentDiffusion::builder().model(model).build()?;
-//! # Ok::<_, tweedie_pipelines::Error>(())
+//! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
 mod cache;

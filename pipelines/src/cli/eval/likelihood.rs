@@ -1,13 +1,13 @@
 //! `tweedie eval likelihood`.
 
 use super::samples::Part;
+use crate::cli::failure::Stopped;
 use crate::cli::fetching::Fetching;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::Output;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::cli::source::{OfflineOption, Source};
-use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -124,7 +124,7 @@ impl LikelihoodArguments {
         });
         progress.finish();
         let found = match found {
-            Err(Error::Cancelled) => bail!("stopped; nothing is judged"),
+            Err(Error::Cancelled) => return Err(Stopped("stopped; nothing is judged".into()).into()),
             found => found?,
         };
         if let Some(output) = &plot {

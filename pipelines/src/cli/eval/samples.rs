@@ -1,12 +1,12 @@
 //! What `tweedie eval fid`, `kid`, `is` and `prdc` have in common: samples, the network that sees their features, the reference.
 
+use crate::cli::failure::{Stopped, wrong_usage};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::cli::source::{OfflineOption, Source};
-use anyhow::bail;
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -109,7 +109,7 @@ impl ReferenceArguments {
     /// Its features.
     pub fn features(&self, work: &mut Work<'_>) -> anyhow::Result<PictureSet> {
         if self.reference.extension().is_some_and(|extension| extension == "npz") {
-            bail!(
+            wrong_usage!(
                 "the reference {} has mean and covariance alone, from which FID follows and nothing else; give a folder of pictures",
                 self.reference.display()
             );
@@ -137,7 +137,7 @@ impl SampleArguments {
     pub fn start(&self) -> anyhow::Result<Work<'_>> {
         let (start, interrupt) = (Instant::now(), Interrupt::listen()?);
         if self.checkpoint.is_none() && !self.request.fields().keys().all(|field| field == "seed") {
-            bail!("options of sampling were given, and no model that could use them; give --checkpoint");
+            wrong_usage!("options of sampling were given, and no model that could use them; give --checkpoint");
         }
         let seed = self.request()?.seed;
         Ok(Work {
@@ -179,7 +179,7 @@ impl Work<'_> {
         let set = match (&self.arguments.samples, &self.arguments.checkpoint) {
             (Some(folder), _) => self.folder("samples", folder, self.arguments.split, kept),
             (None, Some(path)) => self.made(path, kept),
-            (None, None) => bail!("give a folder of samples, or --checkpoint"),
+            (None, None) => wrong_usage!("give a folder of samples, or --checkpoint"),
         }?;
         self.fields.insert("samples".into(), set.count().into());
         Ok(set)
@@ -214,7 +214,7 @@ impl Work<'_> {
     fn ended(&self, looked: tweedie::Result<PictureSet>) -> anyhow::Result<PictureSet> {
         self.progress.finish();
         match looked {
-            Err(Error::Cancelled) => bail!("stopped; nothing is judged"),
+            Err(Error::Cancelled) => Err(Stopped("stopped; nothing is judged".into()).into()),
             looked => Ok(looked?),
         }
     }
