@@ -54,7 +54,7 @@ pub struct LikelihoodBound<'a> {
     groups: Vec<Range<usize>>,
     /// Of each picture so far: `L_T`, then the mean term of each group.
     found: Vec<Vec<f64>>,
-    draws: SplitMix64,
+    seed: u64,
 }
 
 impl<'a> LikelihoodBound<'a> {
@@ -92,7 +92,7 @@ impl<'a> LikelihoodBound<'a> {
             bound: VariationalBound::new(schedule, 0.0),
             groups: std::iter::once(0..1).chain(groups).collect(),
             found: Vec::new(),
-            draws: SplitMix64::new(seed),
+            seed,
         })
     }
 
@@ -107,9 +107,13 @@ impl<'a> LikelihoodBound<'a> {
         let batch = x0.dim(0)?;
         let mut found: Vec<Vec<f64>> = on_host(&self.bound.prior(x0)?)?.into_iter().map(|prior| vec![prior]).collect();
         let cache = Cache::default();
-        for group in self.groups.clone() {
+        // Each picture has a stream of its own, so that batches do not show.
+        let numbers = (self.found.len()..).take(batch);
+        let mut draws: Vec<_> = numbers.map(|number| SplitMix64::numbered(self.seed, number as u64)).collect();
+        for group in &self.groups {
             let length = group.len() as u64;
-            let timesteps: Vec<usize> = (0..batch).map(|_| group.start + self.draws.below(length) as usize).collect();
+            let timesteps: Vec<usize> =
+                draws.iter_mut().map(|draws| group.start + draws.below(length) as usize).collect();
             let levels = timesteps.iter().map(|&t| self.schedule.level(t)).collect::<Result<Vec<_>>>()?;
             let epsilon = noise.normal(x0.dims())?.to_dtype(x0.dtype())?.to_device(x0.device())?;
             let terms = on_host(&self.terms(x0, &epsilon, &timesteps, &levels, conditioning, &cache)?)?;
