@@ -22,6 +22,7 @@ pub const EMOJI_LDM: Files = files!("emoji-ldm":
     "tokenizer/special_tokens_map.json",
     "tokenizer/tokenizer_config.json",
     "tokenizer/vocab.json",
+    "tokenizer/words.txt",
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
