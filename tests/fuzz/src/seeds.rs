@@ -179,14 +179,13 @@ fn texts(json: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// A request in which nothing is at its default.
+/// A request in which little is at its default.
 fn full_request() -> TextToImageRequest {
     TextToImageRequest {
         prompt: "a (red:1.2) fox".into(),
         negative_prompt: Some("blurry".into()),
         steps: Some(3),
         guidance_scale: Some(7.5),
-        guidance_rescale: Some(0.7),
         guidance_interval: Some((0.3, f64::INFINITY)),
         apg: Some(Default::default()),
         scheduler: Some("dpm++2m-karras".into()),
