@@ -189,8 +189,30 @@ fn weighted_prompts_are_plain_ones_until_they_have_weights() -> TestResult {
     assert!(plain != run("heavy", &[&weighted[..], &["a (cat:1.5) on a red background"]].concat())?);
     // Two chunks for the prompt, so two for the empty negative prompt.
     assert!(plain != run("chunks", &[&weighted[..], &["a cat BREAK on a red background"]].concat())?);
-    let long = "a very small cat, ".repeat(20);
+    let long = "a red cat, ".repeat(30);
     run("long", &[&weighted[..], &[long.as_str()]].concat())?;
+    Ok(())
+}
+
+/// It draws all the same, and what comes of words that mean nothing to it is not passed over in silence.
+#[test]
+fn words_that_the_model_does_not_know_are_named() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let told = |more: &[&str]| -> TestResult<String> {
+        let run = [&["txt2img", "--steps", "1", "--quiet", "--force", "--output", "x.png"], more].concat();
+        Ok(tweedie.run(&run)?.success()?.stderr)
+    };
+    let sunset = told(&["sunset over mountains"])?;
+    assert!(
+        ["\"sunset\"", "\"over\"", "\"mountains\"", "tweedie model info", "--model"]
+            .iter()
+            .all(|part| sunset.contains(part)),
+        "{sunset}"
+    );
+    assert!(told(&["a foxx on a blue background"])?.contains("\"foxx\" (perhaps fox"));
+    assert_eq!(told(&["a fox on a blue background, flat style"])?, "");
+    let listed = tweedie.run(&["model", "info"])?.success()?.stdout;
+    assert!(listed.contains("sailboat") && listed.contains("purple"), "{listed}");
     Ok(())
 }
 

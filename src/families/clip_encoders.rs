@@ -58,7 +58,7 @@ impl ClipEncoders {
     /// The chunks of a text for each encoder; the second encoder reads the second text.
     fn chunks(&self, prompt: &Prompt<'_>, weighted: bool, warnings: &mut Vec<String>) -> Result<Chunks> {
         let each = self.encoders.iter().zip(prompt.texts).map(|(encoder, text)| {
-            encoder.warn_of_unknown_words(text, prompt.what, warnings);
+            encoder.warn_of_unknown_words(text, weighted, prompt.what, warnings);
             match weighted {
                 false => Ok(vec![encoder.plain(text, prompt.what, warnings)?]),
                 true => weighted_chunks(&encoder.tokenizer, text),
@@ -171,8 +171,17 @@ pub fn text_network(loader: &Loader<'_>, component: &'static str) -> Result<Box<
 
 impl ClipEncoder {
     /// Names words that mean nothing to a model that was trained on few, with those that were perhaps meant.
-    fn warn_of_unknown_words(&self, text: &str, what: &str, warnings: &mut Vec<String>) {
-        let unknown = self.tokenizer.unknown_words(text);
+    fn warn_of_unknown_words(&self, text: &str, weighted: bool, what: &str, warnings: &mut Vec<String>) {
+        let unknown = if weighted {
+            let pieces = parse_weights(text).into_iter().filter_map(|piece| match piece {
+                Piece::Text(text, _) => Some(text),
+                // It ends a chunk.
+                Piece::Break => None,
+            });
+            self.tokenizer.unknown_words(&pieces.collect::<Vec<_>>().join(" "))
+        } else {
+            self.tokenizer.unknown_words(text)
+        };
         if unknown.is_empty() {
             return;
         }
@@ -185,7 +194,8 @@ impl ClipEncoder {
             .collect();
         let count = self.tokenizer.known_words().map_or(0, KnownWords::len);
         warnings.push(format!(
-            "the model was not trained on words of the {what}: {}; it knows {count} words, and nothing else has an effect",
+            "the model was not trained on words of the {what}: {}; it knows {count} words (`tweedie model info` lists them), and nothing \
+             else has an effect. Another `model` may know more",
             words.join(", ")
         ));
     }
