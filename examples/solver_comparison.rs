@@ -139,8 +139,9 @@ fn plot(title: &str, y_label: &str, names: &[&str], distance: fn(&Outcome) -> Re
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("give the folder for the PNG files")?;
-    // EDM's schedulers have a forward process of their own; LCM and TCD need a distilled network.
-    let comparable = |entry: &&SchedulerEntry| !["edm-euler", "edm-heun", "lcm", "tcd"].contains(&entry.name);
+    // The schedulers of EDM and of rectified flow have forward processes of their own; LCM and TCD need a distilled network.
+    let comparable =
+        |entry: &&SchedulerEntry| !["edm-euler", "edm-heun", "flow-euler", "lcm", "tcd"].contains(&entry.name);
     let (stochastic, deterministic): (Vec<_>, Vec<_>) =
         SCHEDULERS.iter().filter(comparable).partition(|entry| entry.stochastic == Stochastic::Yes);
     let names = |entries: &[&'static SchedulerEntry], more: &[&'static str]| {

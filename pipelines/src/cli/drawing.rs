@@ -89,8 +89,8 @@ impl<'a> Work<'a> {
         match event {
             Event::Warning(text) => self.progress.warning(&text),
             Event::Step { done, steps, batch, batches, x0 } => {
-                self.progress.stage("denoising");
                 self.progress.steps(batch * steps + done, batches * steps);
+                self.progress.stage("denoising");
                 if done == 1 {
                     self.previews.clear();
                 }

@@ -181,8 +181,8 @@ impl Sample {
             match event {
                 Event::Warning(text) => progress.warning(&text),
                 Event::Step { done, steps, batch, batches, .. } => {
-                    progress.stage("denoising");
                     progress.steps(batch * steps + done, batches * steps);
+                    progress.stage("denoising");
                 }
                 Event::Picture { picture, .. } if self.grid => {
                     kept.push(picture.to_picture());
