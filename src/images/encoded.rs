@@ -41,28 +41,18 @@ impl PictureFormat {
         }
     }
 
-    /// Why pictures of these colours and this many bits a sample cannot be saved so, if they cannot.
-    fn lacks(self, color: ColorType, bit_depth: usize) -> Option<&'static str> {
-        match self {
-            Self::Jpeg if color.has_alpha() => Some("JPEG has no transparency"),
-            Self::Jpeg | Self::WebP if bit_depth > 8 => Some("JPEG and WebP have 8 bits a sample"),
-            _ => None,
-        }
-    }
-
     /// That a photo's depth and transparency can be saved so.
     ///
     /// # Errors
     /// If they would be lost.
     pub fn check(self, photo: &Photo) -> Result<()> {
-        match self.lacks(photo.color(), photo.bit_depth()) {
-            None => Ok(()),
-            Some(why) => Err(Error::invalid(
-                "the picture",
-                format!("of {} channels with {} bits", photo.color().channels(), photo.bit_depth()),
-                format!("{why}; save it as .png"),
-            )),
-        }
+        let why = match self {
+            Self::Jpeg if photo.color().has_alpha() => "JPEG has no transparency",
+            Self::Jpeg | Self::WebP if photo.bit_depth() > 8 => "JPEG and WebP have 8 bits a sample",
+            _ => return Ok(()),
+        };
+        let form = format!("of {} channels with {} bits", photo.color().channels(), photo.bit_depth());
+        Err(Error::invalid("the picture", form, format!("{why}; save it as .png")))
     }
 }
 

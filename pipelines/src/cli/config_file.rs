@@ -50,6 +50,10 @@ pub fn parse() -> anyhow::Result<Arguments> {
 
 /// The command line with the options of the files, or nothing if it has all.
 fn with_files(given: &[OsString]) -> anyhow::Result<Option<Vec<OsString>>> {
+    let files = files();
+    if files.is_empty() {
+        return Ok(None);
+    }
     let root = Arguments::command();
     // What is wrong with it is said later, to all of it.
     let Ok(matches) = root.clone().ignore_errors(true).try_get_matches_from(given) else { return Ok(None) };
@@ -58,13 +62,13 @@ fn with_files(given: &[OsString]) -> anyhow::Result<Option<Vec<OsString>>> {
     }
     let Some(chosen) = Chosen::of(&root, &matches, given) else { return Ok(None) };
     let (mut added, mut keys) = (Vec::new(), Vec::new());
-    for path in files() {
+    for path in files {
         let taken = chosen.options(&path, &keys)?;
         if taken.is_empty() {
             continue;
         }
         let shown: Vec<String> = taken.iter().map(|option| option.shown()).collect();
-        if !chosen.is_quiet() {
+        if !chosen.is_given("quiet") {
             print::remark(&format!("from {}: {}", path.display(), shown.join(", ")));
         }
         keys.extend(taken.iter().map(|option| option.key.clone()));
@@ -110,10 +114,6 @@ impl<'a> Chosen<'a> {
             matches = inner;
         }
         (!path.is_empty()).then_some(Self { root, path, command, matches, end })
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.is_given("quiet")
     }
 
     fn is_given(&self, id: &str) -> bool {

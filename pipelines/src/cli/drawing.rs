@@ -123,10 +123,9 @@ impl<'a> Work<'a> {
             self.saved += 1;
             return Ok(());
         }
-        self.record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
         let output = self.output;
         let scaled = self.record.scaled(picture)?;
-        let path = output.write(*index, &scaled.encode(output.format(), &self.record.chunks(*seed))?)?;
+        let path = output.write(*index, &scaled.encode(output.format(), &self.texts(*seed)?)?)?;
         self.saved += 1;
         if !output.is_stdout() {
             self.progress.line(&format!("saved {} (seed {seed})", path.display()));
@@ -156,20 +155,22 @@ impl<'a> Work<'a> {
     /// Writes the file with all pictures, if that was asked for.
     fn save_grid(&mut self) -> anyhow::Result<()> {
         let Some(pictures) = self.grid.take() else { return Ok(()) };
-        self.record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
         let columns = (pictures.len() as f64).sqrt().ceil() as usize;
         let grid = Photo::from(&Picture::grid(&pictures, columns, GRID_GAP)?);
         // Its settings make the first picture, and no picture that looks like it.
-        let texts = self
-            .record
-            .chunks(self.settings.request.seed)
-            .into_iter()
-            .filter(|text| text.keyword == TextChunk::PARAMETERS);
-        let path = self.output.write(0, &grid.encode(self.output.format(), &texts.collect::<Vec<_>>())?)?;
+        let mut texts = self.texts(self.settings.request.seed)?;
+        texts.retain(|text| text.keyword == TextChunk::PARAMETERS);
+        let path = self.output.write(0, &grid.encode(self.output.format(), &texts)?)?;
         if !self.output.is_stdout() {
             self.progress.line(&format!("saved {} ({} pictures)", path.display(), pictures.len()));
         }
         Ok(())
+    }
+
+    /// What the picture of a seed says of itself, once the weights' sums are known.
+    fn texts(&self, seed: u64) -> anyhow::Result<Vec<TextChunk>> {
+        self.record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
+        Ok(self.record.chunks(seed))
     }
 
     /// Writes a preview while the picture is being made.

@@ -31,6 +31,14 @@ impl fmt::Display for Stopped {
 impl std::error::Error for WrongUsage {}
 impl std::error::Error for Stopped {}
 
+/// What work came to, or that it was stopped and what there is of it.
+pub fn unless_stopped<T>(result: Result<T, Error>, what_there_is: &str) -> anyhow::Result<T> {
+    match result {
+        Err(Error::Cancelled) => Err(Stopped(format!("stopped; {what_there_is}")).into()),
+        result => Ok(result?),
+    }
+}
+
 /// Returns a [`WrongUsage`] with a formatted message.
 macro_rules! wrong_usage {
     ($($message:tt)*) => {

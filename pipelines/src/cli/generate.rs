@@ -113,25 +113,20 @@ impl Generate {
         fields
     }
 
-    /// What is wanted of a model in one drawing, with the pictures of the control models.
+    /// What is wanted of a model in one drawing, without the pictures of control models.
     fn text_request(
         &self,
         plan: &Plan,
         drawing: &Drawing,
         model: &LatentDiffusion,
     ) -> anyhow::Result<TextToImageRequest> {
-        let mut request =
-            TextToImageRequest { controls: self.adapters.control_images()?, ..TextToImageRequest::default() };
-        let given: Map<String, Value> = self.fields().into_iter().chain(drawing.fields.clone()).collect();
         let like = plan.like.clone().map(|like| {
             let own = like.model.as_deref() == Some(model.model_name());
             // Another scheduler has another configuration.
-            let own = own && !given.contains_key("scheduler");
-            if own { like.options } else { like.for_another_model() }
+            let other = [&self.fields(), &drawing.fields].into_iter().any(|fields| fields.contains_key("scheduler"));
+            if own && !other { like.options } else { like.for_another_model() }
         });
-        request.read(only::<TextToImageRequest>(like.unwrap_or_default()))?;
-        request.read(given)?;
-        Ok(request)
+        self.request_of(&only::<TextToImageRequest>(like.unwrap_or_default()), &drawing.fields)
     }
 
     /// What is wanted of a task besides, that `given` does not say.
@@ -165,9 +160,7 @@ impl Generate {
         let request = self.request_of(like, &Map::new())?;
         let files = if self.grid { 1 } else { request.num_images };
         let output = Output::plan(self.output.as_deref(), &request.prompt, request.seed, files, self.force)?;
-        if output.is_stdout() && self.json {
-            wrong_usage!("--json and --output - both write to standard output; leave one away");
-        }
+        output.spare_stdout(self.json)?;
         Ok(Drawing { fields: Map::new(), output })
     }
 
@@ -239,7 +232,11 @@ impl Generate {
         let inputs = [inputs, &self.adapters.control_inputs()?].concat();
         self.tell_of_like(plan, model);
         // All are checked before the first is drawn.
-        let settled = plan.drawings.iter().map(|drawing| settle(self.text_request(plan, drawing, model)?));
+        let controls = self.adapters.control_images()?;
+        let settled = plan.drawings.iter().map(|drawing| {
+            let request = self.text_request(plan, drawing, model)?;
+            settle(TextToImageRequest { controls: controls.clone(), ..request })
+        });
         let settled = settled.collect::<anyhow::Result<Vec<_>>>()?;
         let many = self.request.prompts().is_some();
         let mut there = 0;
@@ -274,8 +271,8 @@ impl Generate {
         let files = (output, plan.steps.as_ref());
         let seconds = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet).run(model)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
-        if self.quiet && !self.json && !output.is_stdout() {
-            print::lines(output.paths().iter().map(|path| path.display().to_string()))?;
+        if self.quiet && !self.json {
+            output.print_names()?;
         }
         if self.json {
             let summary = summary(settings, record, output, seconds, total);

@@ -83,6 +83,22 @@ impl Output {
         self.to_stdout
     }
 
+    /// That nothing but its picture goes to standard output if that goes there.
+    pub fn spare_stdout(&self, json: bool) -> anyhow::Result<()> {
+        if self.to_stdout && json {
+            wrong_usage!("--json and --output - both write to standard output; leave one away");
+        }
+        Ok(())
+    }
+
+    /// Prints the names of its files, of which standard output is none.
+    pub fn print_names(&self) -> anyhow::Result<()> {
+        if self.to_stdout {
+            return Ok(());
+        }
+        print::lines(self.paths().iter().map(|path| path.display().to_string()))
+    }
+
     /// The files, in the order of the images; of those that are written, where they are.
     pub fn paths(&self) -> Vec<PathBuf> {
         let moved = self.moved.borrow();

@@ -1,6 +1,6 @@
 //! `tweedie sample`.
 
-use super::failure::{Stopped, wrong_usage};
+use super::failure::Stopped;
 use super::fetching::Fetching;
 use super::given::Given;
 use super::interrupt::Interrupt;
@@ -122,8 +122,8 @@ impl Sample {
         let start = Instant::now();
         let seconds = self.generate(&pipeline, &settings, &record, &outputs, &interrupt)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
-        if self.quiet && !self.json && !outputs.pictures.is_stdout() {
-            print::lines(outputs.pictures.paths().iter().map(|path| path.display().to_string()))?;
+        if self.quiet && !self.json {
+            outputs.pictures.print_names()?;
         }
         if self.json {
             let summary = summary(&settings, &record, &outputs, seconds, total);
@@ -149,9 +149,7 @@ impl Sample {
             animation: self.animation.as_ref().map(one).transpose()?,
         };
         let Outputs { pictures, trajectory, animation } = &outputs;
-        if pictures.is_stdout() && self.json {
-            wrong_usage!("--json and --output - both write to standard output; leave one away");
-        }
+        pictures.spare_stdout(self.json)?;
         Output::apart(
             &[Some(pictures), trajectory.as_ref(), animation.as_ref()].into_iter().flatten().collect::<Vec<_>>(),
         )?;

@@ -1,6 +1,6 @@
 //! The scheduler of a request.
 
-use super::warnings::unsuited_scheduler;
+use super::warnings::{is_edm, unsuited_scheduler};
 use crate::requests::text_to_image::TextToImageRequest;
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
@@ -59,7 +59,6 @@ impl TextToImageRequest {
                 config = config.with(rule, false);
             }
         }
-        let is_edm = |class: &str| class.starts_with("EDM");
         let continuous = config.fields().get("timestep_type") == Some(&Value::from("continuous"));
         let told_alike =
             is_edm(choice.entry.class_name) || choice.entry.class_name == "EulerDiscreteScheduler" && continuous;

@@ -94,6 +94,11 @@ impl Settings {
     }
 }
 
+/// Whether a class is one of EDM's schedulers, which tell networks their own levels of noise.
+pub(super) fn is_edm(class: &str) -> bool {
+    class.starts_with("EDM")
+}
+
 /// That a scheduler tells a network levels of noise that it was not trained on.
 pub(super) fn unsuited_scheduler(
     choice: &SchedulerChoice,
@@ -102,7 +107,6 @@ pub(super) fn unsuited_scheduler(
 ) -> Option<String> {
     let text = |config: &ConfigFields, name: &str| config.fields().get(name).and_then(Value::as_str).map(str::to_owned);
     let is_flow = |class: &str| class.starts_with("FlowMatch");
-    let is_edm = |class: &str| class.starts_with("EDM");
     let (class, of_file) = (choice.entry.class_name, file.class_name().unwrap_or_default());
     let prediction = text(config, "prediction_type").unwrap_or_else(|| "epsilon".into());
     let predicts_flow = is_flow(of_file) || prediction == "flow_prediction";

@@ -1,7 +1,7 @@
 //! What kinds of training on captioned pictures do alike.
 
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tweedie::Result;
 use tweedie::training::data::{CaptionedPictures, LatentBatches, read_captioned, with_captions};
 
@@ -26,6 +26,18 @@ pub(super) fn pictures_of(folder: &Path, caption: Option<&String>) -> Result<Cap
     match caption {
         Some(caption) => with_captions(folder, std::slice::from_ref(caption)),
         None => read_captioned(folder),
+    }
+}
+
+/// These pictures, and if there is a folder of others of their class, those with its captions or with one for all.
+pub(super) fn with_class(
+    own: CaptionedPictures,
+    folder: Option<&PathBuf>,
+    caption: Option<&String>,
+) -> Result<CaptionedPictures> {
+    match folder {
+        Some(folder) => Ok(own.with_class(pictures_of(folder, caption)?)),
+        None => Ok(own),
     }
 }
 

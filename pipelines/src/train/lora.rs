@@ -1,6 +1,6 @@
 //! Settings of training a LoRA, and what they mean for its factors.
 
-use super::captioned::pictures_of;
+use super::captioned::{pictures_of, with_class};
 use super::choices::{LoraFormChoice, LoraModulesChoice};
 use super::frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
 use super::settings::{CommonSettings, Preparation, TrainingSettings, setting, switch};
@@ -134,10 +134,7 @@ impl FrozenModelTraining for LoraTrainingSettings {
     /// Those of the folder with their captions, or with one for all.
     fn pictures(&self, folder: &Path) -> Result<CaptionedPictures> {
         let own = pictures_of(folder, self.frozen.caption.as_ref())?;
-        match &self.class_data {
-            Some(folder) => Ok(own.with_class(pictures_of(folder, self.class_caption.as_ref())?)),
-            None => Ok(own),
-        }
+        with_class(own, self.class_data.as_ref(), self.class_caption.as_ref())
     }
 }
 

@@ -25,10 +25,7 @@ pub struct KidArguments {
 impl KidArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let mut work = self.samples.start()?;
-        let reference = self.reference.features(&mut work)?;
-        let samples = work.samples(work.kept_features())?;
-        work.tell_of_kept("samples", &samples, samples.features());
-        work.tell_of_kept("reference pictures", &reference, reference.features());
+        let [samples, reference] = work.compared(&self.reference)?;
         let Self { subsets, subset_size, .. } = *self;
         let options = KernelDistanceOptions { subsets, subset_size, seed: work.bootstrap.seed };
         let found = kernel_distance(samples.features(), reference.features(), &options, &work.bootstrap)?;

@@ -1,7 +1,7 @@
 //! `tweedie eval likelihood`.
 
-use super::samples::Part;
-use crate::cli::failure::Stopped;
+use super::samples::{NOTHING_JUDGED, Part};
+use crate::cli::failure::unless_stopped;
 use crate::cli::fetching::Fetching;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::Output;
@@ -16,7 +16,7 @@ use tweedie::images::{Picture, Plot, Series, encode_png};
 use tweedie::metrics::{BoundTerms, MeanOfPictures};
 use tweedie::schedulers::VarianceType;
 use tweedie::training::data::{FolderOptions, read_set};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, Error, LikelihoodOptions, PixelPipeline, likelihood_bound};
+use tweedie_pipelines::{DTypeChoice, DeviceChoice, LikelihoodOptions, PixelPipeline, likelihood_bound};
 
 /// The variance of the reverse step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,10 +123,7 @@ impl LikelihoodArguments {
             interrupt.flow()
         });
         progress.finish();
-        let found = match found {
-            Err(Error::Cancelled) => return Err(Stopped("stopped; nothing is judged".into()).into()),
-            found => found?,
-        };
+        let found = unless_stopped(found, NOTHING_JUDGED)?;
         if let Some(output) = &plot {
             output.write(0, &encode_png(&drawn(&found)?, &[])?)?;
         }

@@ -20,10 +20,7 @@ pub struct PrdcArguments {
 impl PrdcArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let mut work = self.samples.start()?;
-        let reference = self.reference.features(&mut work)?;
-        let samples = work.samples(work.kept_features())?;
-        work.tell_of_kept("samples", &samples, samples.features());
-        work.tell_of_kept("reference pictures", &reference, reference.features());
+        let [samples, reference] = work.compared(&self.reference)?;
         let found = manifold_figures(samples.features(), reference.features(), self.nearest, &work.bootstrap)?;
         work.figure("precision", "precision", found.precision);
         work.figure("recall", "recall", found.recall);

@@ -1,6 +1,6 @@
 //! What `tweedie eval fid`, `kid`, `is` and `prdc` have in common: samples, the network that sees their features, the reference.
 
-use crate::cli::failure::{Stopped, wrong_usage};
+use crate::cli::failure::{unless_stopped, wrong_usage};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::interrupt::Interrupt;
@@ -15,8 +15,7 @@ use std::time::Instant;
 use tweedie::metrics::{Bootstrap, FeatureNetwork, Features, Figure, Kept, PictureSet, features_of_folder};
 use tweedie::training::data::Split;
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, Error, FeatureChoice, Options, PixelPipeline, PixelRequest, features_of_samples,
-    open_features,
+    DTypeChoice, DeviceChoice, FeatureChoice, Options, PixelPipeline, PixelRequest, features_of_samples, open_features,
 };
 
 /// Pictures whose features are kept at most: with 2,048 of each 400 MB.
@@ -93,6 +92,9 @@ pub struct SampleArguments {
     offline: OfflineOption,
 }
 
+/// What there is of a judgement that was stopped.
+pub const NOTHING_JUDGED: &str = "nothing is judged";
+
 /// Which pictures samples are compared to.
 #[derive(Debug, Args)]
 pub struct ReferenceArguments {
@@ -107,7 +109,7 @@ pub struct ReferenceArguments {
 
 impl ReferenceArguments {
     /// Its features.
-    pub fn features(&self, work: &mut Work<'_>) -> anyhow::Result<PictureSet> {
+    fn features(&self, work: &mut Work<'_>) -> anyhow::Result<PictureSet> {
         if self.reference.extension().is_some_and(|extension| extension == "npz") {
             wrong_usage!(
                 "the reference {} has mean and covariance alone, from which FID follows and nothing else; give a folder of pictures",
@@ -196,6 +198,15 @@ impl Work<'_> {
         self.ended(made)
     }
 
+    /// Looks at the reference and at the samples, and says of which pictures features are kept if not of all.
+    pub fn compared(&mut self, reference: &ReferenceArguments) -> anyhow::Result<[PictureSet; 2]> {
+        let reference = reference.features(self)?;
+        let samples = self.samples(self.kept_features())?;
+        self.tell_of_kept("samples", &samples, samples.features());
+        self.tell_of_kept("reference pictures", &reference, reference.features());
+        Ok([samples, reference])
+    }
+
     /// Looks at the pictures of a folder.
     pub fn folder(&mut self, what: &'static str, folder: &Path, part: Part, kept: Kept) -> anyhow::Result<PictureSet> {
         self.progress.stage(what);
@@ -213,10 +224,7 @@ impl Work<'_> {
 
     fn ended(&self, looked: tweedie::Result<PictureSet>) -> anyhow::Result<PictureSet> {
         self.progress.finish();
-        match looked {
-            Err(Error::Cancelled) => Err(Stopped("stopped; nothing is judged".into()).into()),
-            looked => Ok(looked?),
-        }
+        unless_stopped(looked, NOTHING_JUDGED)
     }
 
     /// Says so if features are not of all pictures.

@@ -66,11 +66,8 @@ impl LatentTrainingData {
             return Err(Error::invalid("`vae`", "not given", fix));
         };
         let (autoencoder, latent_space) = load_autoencoder(vae, base.as_ref(), &families)?;
-        let own = read_captioned(folder)?;
-        let pictures = match &settings.class_data {
-            Some(folder) => own.with_class(captioned::pictures_of(folder, settings.class_caption.as_ref())?),
-            None => own,
-        };
+        let (class, caption) = (settings.class_data.as_ref(), settings.class_caption.as_ref());
+        let pictures = captioned::with_class(read_captioned(folder)?, class, caption)?;
         let fingerprint = pictures.fingerprint()?;
         if settings.buckets && resize.is_none() {
             let fix = "buckets have about N by N pixels; give N to `resize`";
