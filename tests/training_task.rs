@@ -283,6 +283,25 @@ fn players_move_in_turn() -> TestResult {
     Ok(())
 }
 
+/// Other values to start from are those of the averages too, and come before the first step.
+#[test]
+fn a_set_starts_from_other_values() -> TestResult {
+    let mut trainer = trainer()?;
+    trainer.start_from("shift", &[0.25])?;
+    let shift = trainer.sets().iter().find(|set| set.name() == "shift").ok_or("no shift")?;
+    assert_eq!((shift.parameters().values(), shift.average()), (&[0.25][..], &[0.25][..]));
+    for (set, values, message) in
+        [("shift", vec![1.0, 2.0], "shift has 1"), ("slope", vec![1.0], "scale, discriminator, shift")]
+    {
+        let error = trainer.start_from(set, &values).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(message), "{error}");
+    }
+    let mut numbers = Numbers::until(10);
+    trainer.step(|| numbers.get(0))?;
+    assert!(trainer.start_from("shift", &[0.5]).is_err());
+    Ok(())
+}
+
 #[test]
 fn sets_that_do_not_fit_the_task_are_refused() -> TestResult {
     let set = |name, loss| -> Result<ParameterSet> {

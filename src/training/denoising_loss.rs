@@ -29,6 +29,25 @@ impl DenoisingLoss {
         Self { objective, sampling }
     }
 
+    /// The same with timesteps of more or less noise more often: [`TimestepSampling::Shifted`]. 1 changes nothing.
+    ///
+    /// # Errors
+    /// If the shift is not above 0, or timesteps are drawn by importance.
+    pub fn with_timestep_shift(mut self, shift: f64) -> Result<Self> {
+        if shift <= 0.0 || !shift.is_finite() {
+            return Err(Error::invalid("the shift of timesteps", shift, "it must be above 0, and 1 draws all alike"));
+        }
+        if shift == 1.0 {
+            return Ok(self);
+        }
+        let TimestepSampling::Uniform { timesteps } = self.sampling else {
+            let fix = "timesteps are drawn by importance already; take one of both";
+            return Err(Error::invalid("the shift of timesteps", shift, fix));
+        };
+        self.sampling = TimestepSampling::Shifted { timesteps, shift };
+        Ok(self)
+    }
+
     /// The objective.
     pub fn objective(&self) -> &Objective {
         &self.objective

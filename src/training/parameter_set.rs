@@ -203,6 +203,24 @@ impl ParameterSet {
         self.parameters.layout().tensors(self.average())
     }
 
+    /// Takes other values to start from; averages start from them too.
+    ///
+    /// # Errors
+    /// If there are more or fewer.
+    pub(super) fn start_from(&mut self, values: &[f32]) -> Result<()> {
+        let count = self.parameters.layout().len();
+        if values.len() != count {
+            let fix = format!("{} has {count}", self.name);
+            return Err(Error::invalid("the number of values to start from", values.len(), fix));
+        }
+        self.parameters.update(|weights| weights.copy_from_slice(values))?;
+        let averages = self.ema.iter_mut().map(|ema| &mut ema.values);
+        for average in averages.chain(self.powers.iter_mut().map(|power| &mut power.values)) {
+            average.copy_from_slice(values);
+        }
+        Ok(())
+    }
+
     /// Forgets the gradients of the step before.
     pub(super) fn clear_gradients(&mut self) {
         self.gradients.fill(0.0);

@@ -16,6 +16,14 @@ pub enum TimestepSampling {
         /// How many there are.
         timesteps: usize,
     },
+    /// More often the noisier ones, or the less noisy ones below 1: `T s u / (1 + (s - 1) u)` with `u` even over `[0, 1)` (Esser
+    /// et al. 2024, equation 23). Their losses are not weighted down in return.
+    Shifted {
+        /// How many there are.
+        timesteps: usize,
+        /// `s`, above 0.
+        shift: f64,
+    },
     /// In proportion to `sqrt(E[L_t^2])` of the last ten losses of each (Nichol and Dhariwal 2021, equation 18);
     /// evenly until every timestep has ten.
     LossSecondMoment(LossHistory),
@@ -50,6 +58,7 @@ impl TimestepSampling {
             Self::LossSecondMoment(history) if history.is_full() => history.draw(count, generator),
             Self::LossSecondMoment(LossHistory { losses, .. }) => even(losses.len(), count, generator),
             Self::Uniform { timesteps } => even(*timesteps, count, generator),
+            Self::Shifted { timesteps, shift } => shifted(*timesteps, *shift, count, generator),
         }
     }
 
@@ -135,6 +144,16 @@ fn even(timesteps: usize, count: usize, generator: &mut TorchGenerator) -> Drawn
     DrawnTimesteps { timesteps: (0..count).map(draw).collect(), weights: vec![1.0; count] }
 }
 
+/// The same, moved: the share of draws below `t` of `T` timesteps is `t / (s T - (s - 1) t)`.
+fn shifted(timesteps: usize, shift: f64, count: usize, generator: &mut TorchGenerator) -> DrawnTimesteps {
+    let draw = |_| {
+        let u = f64::from(generator.next_u32()) / 2f64.powi(32);
+        let moved = shift * u / (1.0 + (shift - 1.0) * u);
+        ((moved * timesteps as f64) as usize).min(timesteps - 1)
+    };
+    DrawnTimesteps { timesteps: (0..count).map(draw).collect(), weights: vec![1.0; count] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +206,22 @@ mod tests {
         assert!(TimestepSampling::importance(3).restore(Some(&saved)).is_err());
         assert!(TimestepSampling::importance(2).restore(None).is_err());
         Ok(())
+    }
+
+    /// Counts below some timesteps against the distribution's closed form, to five standard deviations.
+    #[test]
+    fn shifted_draws_are_distributed_as_they_should_be() {
+        for shift in [0.5, 3.0] {
+            let sampling = TimestepSampling::Shifted { timesteps: 1000, shift };
+            let drawn = sampling.draw(40_000, &mut TorchGenerator::new(3));
+            for t in [100usize, 400, 700, 999] {
+                let share = drawn.timesteps.iter().filter(|&&drawn| drawn < t).count() as f64 / 40_000.0;
+                let expected = t as f64 / (1000.0 * shift - (shift - 1.0) * t as f64);
+                let deviation = (expected * (1.0 - expected) / 40_000.0).sqrt();
+                assert!((share - expected).abs() < 5.0 * deviation, "{shift} {t}: {share} {expected}");
+            }
+            assert!(drawn.weights.iter().all(|&weight| weight == 1.0));
+        }
     }
 
     #[test]

@@ -215,6 +215,24 @@ impl<T: TrainingTask> Trainer<T> {
         Error::Diverged { step: self.step + 1, learning_rate, what, checkpoint: "none".into() }
     }
 
+    /// Gives a set, and its averages, other values to start from, in the order of its layout.
+    ///
+    /// # Errors
+    /// If a step was done already, there is no such set, or it has another number of values.
+    pub fn start_from(&mut self, set: &str, values: &[f32]) -> Result<()> {
+        if self.step > 0 {
+            return Err(Error::invalid(
+                "the number of steps done",
+                self.step,
+                "values to start from come before the first",
+            ));
+        }
+        let names: Vec<_> = self.sets.iter().map(ParameterSet::name).collect();
+        let found = self.sets.iter_mut().find(|known| known.name() == set);
+        let fix = || format!("the task has {}", names.join(", "));
+        found.ok_or_else(|| Error::invalid("the set of parameters", set, fix()))?.start_from(values)
+    }
+
     /// All that the next step depends on.
     pub fn state(&self) -> TrainerState {
         let sets = self.sets.iter().map(ParameterSet::state).collect();

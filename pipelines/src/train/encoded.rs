@@ -36,7 +36,7 @@ impl Encoded<'_> {
             let fix = "it holds those of other pictures or of another autoencoder; give it another name, or remove it";
             return Err(Error::invalid("`latents`", self.path.display(), fix));
         }
-        let mut watch = |done, total| preparation.tell("encoding pictures", done, total);
+        let mut watch = |done, total| preparation.tell("encoding pictures", "pictures", done, total);
         let set = LatentSet::encode(self.pictures, &buckets()?, self.autoencoder, self.options, &mut watch)?;
         set.write(self.path, self.key)?;
         Ok(set)

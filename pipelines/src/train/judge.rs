@@ -214,7 +214,7 @@ impl JudgeTrainingSettings {
             return Ok(Some(decoded));
         }
         let indices = DecodedPictures::choose(&data.train, share, seed)?;
-        let mut watch = |done, total| preparation.tell("decoding pictures", done, total);
+        let mut watch = |done, total| preparation.tell("decoding pictures", "pictures", done, total);
         let decoded = DecodedPictures::make(&data.train, indices, autoencoder.network(), &mut watch)?;
         decoded.write(&path, &key)?;
         Ok(Some(decoded))

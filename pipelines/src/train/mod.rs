@@ -104,7 +104,8 @@ impl<S: TrainingSettings> TrainRequest<S> {
         settings.check_batches(&data)?;
         let (task, sets) = settings.task(&mut data)?;
         let common = settings.common();
-        let trainer = Trainer::new(task, sets, TrainerOptions { seed: common.seed, accumulate: common.accumulate })?;
+        let mut trainer =
+            Trainer::new(task, sets, TrainerOptions { seed: common.seed, accumulate: common.accumulate })?;
         let (folder, existing) = resumed.map_or_else(|| Ok((RunFolder::create(&output)?, None)), Ok::<_, Error>)?;
         if existing.is_none() {
             folder.write_config(&config)?;
@@ -121,6 +122,9 @@ impl<S: TrainingSettings> TrainRequest<S> {
         }
         let mut preparation = Preparation { folder: &output, observer };
         let batches = settings.batches(&data, trainer.task(), &mut preparation)?;
+        if folder.checkpoints().newest_good().is_none() {
+            settings.begin(&data, &mut trainer, &mut preparation)?;
+        }
         train(folder, trainer, batches, settings.plan(), observer)
     }
 }

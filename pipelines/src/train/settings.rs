@@ -14,7 +14,7 @@ use tweedie::training::data::{
     Augmentation, BatchSource, Batches, CaptionedPictures, ImageSet, LatentBatches, LatentSet, PictureTokens, hold_out,
 };
 use tweedie::training::runs::{RunFolder, RunPlan, TrainEvent, TrainObserver};
-use tweedie::training::{AdamWConfig, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, TrainingTask};
+use tweedie::training::{AdamWConfig, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, Trainer, TrainingTask};
 use tweedie::{Error, ErrorKind, Result};
 
 /// How soon a user sees what the networks can do.
@@ -259,9 +259,9 @@ pub struct Preparation<'a, 'b> {
 }
 
 impl Preparation<'_, '_> {
-    /// Tells how much is done of what; breaking stops it.
-    pub fn tell(&mut self, what: &'static str, done: usize, total: usize) -> ControlFlow<()> {
-        (self.observer)(TrainEvent::Preparing { what, done, total })
+    /// Tells how much is done of what, counted in `unit`s; breaking stops it.
+    pub fn tell(&mut self, what: &'static str, unit: &'static str, done: usize, total: usize) -> ControlFlow<()> {
+        (self.observer)(TrainEvent::Preparing { what, unit, done, total })
     }
 
     /// Tells something that the user should know.
@@ -329,6 +329,20 @@ pub trait TrainingSettings: Options + Default {
         task: &Self::Task,
         preparation: &mut Preparation<'_, '_>,
     ) -> Result<Self::Batches>;
+
+    /// What comes before the first step of a new run: it may change the values that it starts from. By default nothing.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if the observer breaks; if it cannot be done.
+    fn begin(
+        &self,
+        data: &Self::Data,
+        trainer: &mut Trainer<Self::Task>,
+        preparation: &mut Preparation<'_, '_>,
+    ) -> Result<()> {
+        let _ = (data, trainer, preparation);
+        Ok(())
+    }
 
     /// How long the run is, and what is kept of it when.
     fn plan(&self) -> RunPlan;

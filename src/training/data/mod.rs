@@ -7,6 +7,7 @@
 mod batches;
 mod buckets;
 mod captioned;
+mod captions;
 mod decoded;
 mod folder;
 mod idx;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 pub use batches::{Augmentation, Batch, Batches};
 pub use buckets::{Bucket, Buckets};
 pub use captioned::{CaptionedPicture, CaptionedPictures, PictureTokens, has_captions, read_captioned, with_captions};
+pub use captions::CaptionBatches;
 pub use decoded::DecodedPictures;
 pub use folder::{FolderOptions, has_pictures, read_folder};
 pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};

@@ -43,6 +43,8 @@ pub enum TrainEvent<'a> {
     Preparing {
         /// What is done, such as "encoding pictures".
         what: &'static str,
+        /// What it is counted in, such as "pictures".
+        unit: &'static str,
         /// How much of it is done.
         done: usize,
         /// How much there is.

@@ -1,6 +1,7 @@
 //! What can be trained: one file a task. Data, optimisers, runs and checkpoints are the same for all.
 
 mod autoencoder;
+mod caption_words;
 mod classification;
 mod classifier;
 mod embedding;
@@ -13,6 +14,7 @@ mod prompt_grid;
 mod sample_grid;
 
 pub use autoencoder::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig, Fidelity};
+pub use caption_words::CaptionWords;
 pub use classification::{Judgement, cross_entropy, cross_entropy_of_labelled, evaluate};
 pub use classifier::{ClassifierTraining, NoiseAccuracy, judge_at};
 pub use embedding::{EmbeddingTraining, EmbeddingTrainingConfig};

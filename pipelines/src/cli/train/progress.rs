@@ -37,13 +37,13 @@ impl TrainProgress {
     pub fn event(&mut self, event: &TrainEvent<'_>) {
         match event {
             TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(text)),
-            TrainEvent::Preparing { what, done, total } => {
+            TrainEvent::Preparing { what, unit, done, total } => {
                 self.bar.set_style(style("[{bar:28}] {msg}, {pos} of {len}, {eta} left"));
                 self.bar.set_message(*what);
                 self.bar.set_length(*total as u64);
                 self.bar.set_position(*done as u64);
                 if self.log.due() {
-                    print::remark(&log_lines::line(&self.bar, "pictures", what));
+                    print::remark(&log_lines::line(&self.bar, unit, what));
                 }
             }
             TrainEvent::Start { steps, parameters, done } => {

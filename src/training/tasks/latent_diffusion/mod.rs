@@ -42,6 +42,8 @@ pub struct LatentDiffusionConfig {
     pub objective: Objective,
     /// Whether timesteps are drawn by importance.
     pub importance_sampling: bool,
+    /// How much more often noisier timesteps are drawn: [`DenoisingLoss::with_timestep_shift`].
+    pub timestep_shift: f64,
     /// The share of pictures whose caption is taken for an empty one, so that the network learns to do without: classifier-free
     /// guidance (Ho and Salimans 2022, algorithm 1).
     pub caption_dropout: f64,
@@ -130,7 +132,8 @@ impl LatentDiffusion {
                 (ClipTextModel::new(&weights, text_config.clone())?, Some(parameters))
             }
         };
-        let loss = DenoisingLoss::new(config.objective.clone(), config.importance_sampling);
+        let loss = DenoisingLoss::new(config.objective.clone(), config.importance_sampling)
+            .with_timestep_shift(config.timestep_shift)?;
         let empty = tokenizer.encode("")?.ids;
         let task = Self {
             config,
