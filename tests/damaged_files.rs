@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use torch_files::zip;
 use tweedie::checkpoints::{ModelFiles, TensorFile};
 use tweedie::config::ConfigFields;
-use tweedie::images::TextChunk;
+use tweedie::images::{ColorType, Photo, PictureFormat, Samples, TextChunk};
 use tweedie::text::Tokenizer;
 use tweedie::training::data::SplitMix64;
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion};
@@ -239,6 +239,24 @@ fn pictures(damage: &mut Damage) -> TestResult {
         }
     }
     assert!(whole > 50 && texts > 50, "{whole} pictures and {texts} texts of {} files were read", files.len());
+    long_chunks()
+}
+
+/// A chunk beside the pixels of a WebP file that states more bytes than the file has takes no memory for them.
+fn long_chunks() -> TestResult {
+    let photo = Photo::new(4, 4, ColorType::Rgb, Samples::Eight(vec![7; 48]))?;
+    let bytes = photo.encode(PictureFormat::WebP, &[TextChunk::new("parameters", "a fox")])?;
+    assert!(readers::picture(&bytes) && readers::picture_text(&bytes));
+    let exif = bytes.windows(4).position(|name| name == b"EXIF").ok_or("no EXIF data")?;
+    for name in [b"EXIF", b"ICCP", b"XMP "] {
+        let mut file = bytes.clone();
+        file[exif..exif + 4].copy_from_slice(name);
+        file[exif + 4..exif + 8].copy_from_slice(&0x2000_0000u32.to_le_bytes());
+        assert!(!readers::picture_text(&file), "{name:?}");
+        let (decode, path) = (|path| Photo::decode(&file, path), Path::new("x.webp"));
+        let error = bounded("a picture", file.len(), 64, || decode(path)).err().map(|e| e.to_string());
+        assert!(error.as_ref().is_some_and(|e| e.contains("truncated")), "{name:?}: {error:?}");
+    }
     Ok(())
 }
 
