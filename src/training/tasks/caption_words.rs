@@ -10,11 +10,12 @@ use crate::layers::{Linear, Weights, log_softmax};
 use crate::models::{ClipTextConfig, ClipTextModel};
 use crate::text::Tokenizer;
 use crate::training::clip_initialization::{ClipInitialization, WithoutProjection};
+use crate::training::data::PictureTokens;
 use crate::training::runs::write_tensors;
 use crate::training::{Draws, OptimizerOptions, ParameterSet, ParameterSource, TrainingTask};
 use crate::{Device, Error, Result, Tensor};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Training of a text encoder by its captions alone: the state at each token says which tokens the caption has had so far.
@@ -27,53 +28,62 @@ pub struct CaptionWords {
     fields: Map<String, Value>,
     text_encoder: ClipTextModel,
     words: Linear,
-    vocabulary: usize,
-    /// Ids that stand for no part of a caption.
-    silent: BTreeSet<u32>,
+    /// The tokens that captions are made of, and which output of [`Self::words`] is whose.
+    outputs: BTreeMap<u32, usize>,
 }
 
 impl CaptionWords {
     /// The task and its sets of parameters, on the CPU: that of the text encoder of a `config.json`, whose values are drawn from
-    /// the seed as those of [`LatentDiffusion`](super::LatentDiffusion) are, and that of the linear layer.
+    /// the seed as those of [`LatentDiffusion`](super::LatentDiffusion) are, and that of the linear layer, which has an output for
+    /// each token of `captions`.
     ///
     /// # Errors
-    /// If the encoder cannot be built, or an option has an unusable value.
+    /// If the encoder cannot be built, captions have no tokens, or an option has an unusable value.
     pub fn new(
         fields: &Map<String, Value>,
         tokenizer: &Tokenizer,
+        captions: &PictureTokens,
         seed: u64,
         optimizer: OptimizerOptions,
     ) -> Result<(Self, Vec<ParameterSet>)> {
         let config = ClipTextConfig::from_fields(&ConfigFields::from_fields("text_encoder", fields.clone()))?;
-        let (vocabulary, width) = (config.vocab_size, config.hidden_size);
+        let (end, pad) = tokenizer.end_and_padding();
+        let silent = [tokenizer.start(), end, pad];
+        let said: BTreeSet<u32> =
+            captions.iter().flatten().flatten().copied().filter(|id| !silent.contains(id)).collect();
+        let outputs: BTreeMap<u32, usize> = said.into_iter().enumerate().map(|(output, id)| (id, output)).collect();
+        if outputs.is_empty() {
+            return Err(Error::invalid("the number of words in captions", 0, "give captions that say something"));
+        }
         let drawn = ClipInitialization::new(&config, seed);
         let without = WithoutProjection(&drawn);
         let source = ParameterSource::from_weights(&without);
         let text_encoder = ClipTextModel::new(&Weights::new(&source), config.clone())?;
         let mut sets = vec![ParameterSet::new("text_encoder", source.finish()?, optimizer)?];
         let source = ParameterSource::random(seed, &Device::Cpu);
-        let words = Linear::new(&Weights::new(&source).at("words"), width, vocabulary)?;
+        let words = Linear::new(&Weights::new(&source).at("words"), config.hidden_size, outputs.len())?;
         sets.push(ParameterSet::new("words", source.finish()?, optimizer)?);
-        let (end, pad) = tokenizer.end_and_padding();
-        let silent = BTreeSet::from([tokenizer.start(), end, pad]);
-        Ok((Self { fields: fields.clone(), text_encoder, words, vocabulary, silent }, sets))
+        Ok((Self { fields: fields.clone(), text_encoder, words, outputs }, sets))
+    }
+
+    /// The number of tokens that captions are made of.
+    pub fn vocabulary(&self) -> usize {
+        self.outputs.len()
     }
 
     /// `p` over all states that have one, each weighted by one over their number, and the mean of `sum p ln p`.
     fn wanted(&self, ids: &[Vec<u32>]) -> (Vec<f32>, f64) {
-        let length = ids.first().map_or(0, Vec::len);
-        let mut wanted = vec![0.0; ids.len() * length * self.vocabulary];
+        let (length, vocabulary) = (ids.first().map_or(0, Vec::len), self.vocabulary());
+        let mut wanted = vec![0.0; ids.len() * length * vocabulary];
         let (mut states, mut logarithms) = (0, 0.0);
-        for (row, caption) in wanted.chunks_exact_mut((length * self.vocabulary).max(1)).zip(ids) {
+        for (row, caption) in wanted.chunks_exact_mut((length * vocabulary).max(1)).zip(ids) {
             let mut bag = BTreeSet::new();
-            for (state, &id) in row.chunks_exact_mut(self.vocabulary).zip(caption) {
-                if !self.silent.contains(&id) {
-                    bag.insert(id);
-                }
+            for (state, &id) in row.chunks_exact_mut(vocabulary).zip(caption) {
+                bag.extend(self.outputs.get(&id));
                 if bag.is_empty() {
                     continue;
                 }
-                bag.iter().for_each(|&id| state[id as usize] = 1.0 / bag.len() as f32);
+                bag.iter().for_each(|&&output| state[output] = 1.0 / bag.len() as f32);
                 states += 1;
                 logarithms -= (bag.len() as f64).ln();
             }
@@ -139,7 +149,7 @@ mod tests {
         };
         let ids: Vec<Vec<u32>> = CAPTIONS.iter().map(|text| Ok(tokenizer.encode(text)?.ids)).collect::<Result<_>>()?;
         let fields = fields.as_object().cloned().unwrap_or_default();
-        let (task, sets) = CaptionWords::new(&fields, &tokenizer, 5, optimizer)?;
+        let (task, sets) = CaptionWords::new(&fields, &tokenizer, &vec![ids.clone()], 5, optimizer)?;
         Ok((task, sets, Tensor::new(ids, &Device::Cpu)?))
     }
 
@@ -147,13 +157,14 @@ mod tests {
     #[test]
     fn the_loss_is_the_divergence_of_each_state() -> Result<()> {
         let (mut task, _, ids) = task(1e-3)?;
+        let tokenizer = tokenizer()?;
+        let silent = [tokenizer.start(), tokenizer.end_and_padding().0, tokenizer.end_and_padding().1];
         let states = task.text_encoder.forward(&ids)?.last_hidden_state;
         let logits = task.words.forward(&states)?.to_vec3::<f32>()?;
         let (mut sum, mut count) = (0.0, 0);
         for (caption, logits) in ids.to_vec2::<u32>()?.iter().zip(&logits) {
             for last in 0..caption.len() {
-                let mut bag: Vec<u32> =
-                    caption[..=last].iter().copied().filter(|id| !task.silent.contains(id)).collect();
+                let mut bag: Vec<u32> = caption[..=last].iter().copied().filter(|id| !silent.contains(id)).collect();
                 bag.sort_unstable();
                 bag.dedup();
                 if bag.is_empty() {
@@ -163,7 +174,7 @@ mod tests {
                 let p = 1.0 / bag.len() as f64;
                 sum += bag
                     .iter()
-                    .map(|&id| p * (p.ln() - (f64::from(logits[last][id as usize]).exp() / total).ln()))
+                    .map(|&id| p * (p.ln() - (f64::from(logits[last][task.outputs[&id]]).exp() / total).ln()))
                     .sum::<f64>();
                 count += 1;
             }

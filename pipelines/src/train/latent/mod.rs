@@ -29,6 +29,8 @@ use tweedie::{DType, Device, Error, Result};
 /// Captions of a step in which a text encoder learns words, the learning rate, and the most steps by default.
 const TEXT_BATCH: usize = 64;
 const TEXT_RATE: f64 = 1e-3;
+/// The most probabilities of words in such a step, 64 MiB of them; fewer captions are taken where they would be more.
+const MOST_WORDS: usize = 1 << 24;
 const MOST_TEXT_STEPS: u64 = 1000;
 /// Prompts of a sample grid where none are given.
 const SAMPLE_PROMPTS: usize = 16;
@@ -120,7 +122,8 @@ options! {
             text_width: usize = 192 => setting(OptionKind::Count, "N");
             /// Layers of the text encoder.
             text_layers: usize = 3 => setting(OptionKind::Count, "N");
-            /// Steps of 64 captions in which a new text encoder learns their words before the network is trained.
+            /// Steps of 64 captions, or fewer of a large vocabulary, in which a new text encoder learns their words before the
+            /// network is trained.
             text_steps: Option<u64> = None =>
                 option(OptionKind::Count, "N").default("a twentieth of the steps, at most 1000");
             /// Heads of the text encoder.
@@ -310,8 +313,10 @@ impl TrainingSettings for LatentTrainingSettings {
         let mut optimizer = self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay);
         (optimizer.adamw.beta2, optimizer.ema) = (self.adam_beta2, None);
         let (seed, tokenizer) = (self.common.seed, trainer.task().tokenizer());
-        let (task, sets) = CaptionWords::new(&self.text_encoder_fields(data)?, tokenizer, seed, optimizer)?;
-        let mut batches = CaptionBatches::new(data.pictures().tokens(tokenizer)?.0, TEXT_BATCH, seed)?;
+        let tokens = data.pictures().tokens(tokenizer)?.0;
+        let (task, sets) = CaptionWords::new(&self.text_encoder_fields(data)?, tokenizer, &tokens, seed, optimizer)?;
+        let captions = MOST_WORDS / (tokenizer.max_length() * task.vocabulary());
+        let mut batches = CaptionBatches::new(tokens, captions.clamp(1, TEXT_BATCH), seed)?;
         let mut words = Trainer::new(task, sets, TrainerOptions { seed, accumulate: 1 })?;
         while words.steps() < steps {
             let what = "learning the captions' words";
