@@ -10,7 +10,7 @@ use crate::files::guarded;
 use crate::{Error, ErrorKind, Result};
 use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageResult, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageResult, Limits};
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -26,8 +26,6 @@ pub const MAX_ASPECT: usize = 32;
 const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Memory for what a PNG file says beside its pixels, such as its colour profile.
 const MAX_METADATA_BYTES: u64 = 64 << 20;
-/// What is said of a file that is shorter than it says.
-const TRUNCATED: &str = "it is truncated: its data end before the picture does";
 /// Bytes of a file that tell its format.
 const MAGIC_BYTES: u64 = 12;
 
@@ -80,9 +78,6 @@ pub(super) fn exif_of(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     let format = PictureFormat::of(bytes)?;
     if matches!(format, PictureFormat::Png) {
         return Ok(None);
-    }
-    if !format.is_complete(bytes) {
-        return Err(TRUNCATED.into());
     }
     let exif = guarded(|| format.decoder(bytes).and_then(|mut decoder| decoder.exif_metadata()));
     let exif = exif.map_err(damaged)?.map_err(damaged)?.unwrap_or_default();
@@ -144,7 +139,7 @@ impl PictureFormat {
         check_readable(width as usize, height as usize)?;
         let pixels = u64::from(width) * u64::from(height);
         if !self.is_complete(bytes) || self.least_bytes(bytes, pixels) > bytes.len() as u64 {
-            return Err(TRUNCATED.into());
+            return Err("it is truncated: its data end before the picture does".into());
         }
         // What is said beside the pixels may be damaged without harm.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -181,6 +176,9 @@ impl PictureFormat {
     }
 
     fn decoder(self, bytes: &[u8]) -> ImageResult<Box<dyn ImageDecoder + '_>> {
+        if matches!(self, Self::WebP) && !has_whole_chunks(bytes) {
+            return Err(ImageError::IoError(std::io::ErrorKind::UnexpectedEof.into()));
+        }
         let bytes = Cursor::new(bytes);
         let mut limits = Limits::no_limits();
         limits.max_alloc = Some(MAX_METADATA_BYTES);
@@ -191,14 +189,14 @@ impl PictureFormat {
         })
     }
 
-    /// Whether the file is as long as it says, for the formats whose decoders fill in what is missing, or take memory for it.
+    /// Whether the file is as long as it says, for the formats whose decoders fill in what is missing.
     fn is_complete(self, bytes: &[u8]) -> bool {
         match self {
             Self::Png => true,
             Self::Jpeg => has_end_of_image(bytes),
             Self::WebP => match bytes {
                 [_, _, _, _, a, b, c, d, rest @ ..] => {
-                    rest.len() as u64 >= u64::from(u32::from_le_bytes([*a, *b, *c, *d])) && has_whole_chunks(rest)
+                    rest.len() as u64 >= u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
                 }
                 _ => false,
             },
@@ -207,13 +205,13 @@ impl PictureFormat {
 }
 
 /// Whether the chunks of a WebP file that are no pixels end where the file does or before: the decoder takes the memory that
-/// their lengths state. `chunks` is what follows the file's length, its name first.
-fn has_whole_chunks(chunks: &[u8]) -> bool {
-    let mut at = 4;
-    while let Some([a, b, c, d, length @ ..]) = chunks.get(at..at + 8) {
+/// their lengths state.
+fn has_whole_chunks(file: &[u8]) -> bool {
+    let mut at = MAGIC_BYTES as usize;
+    while let Some([a, b, c, d, length @ ..]) = file.get(at..at + 8) {
         let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
         let end = (at + 8).saturating_add(length);
-        if end > chunks.len() {
+        if end > file.len() {
             return !matches!(&[*a, *b, *c, *d], b"EXIF" | b"ICCP" | b"XMP ");
         }
         at = end + length % 2;

@@ -130,12 +130,17 @@ impl LossHistory {
             .collect();
         let last = cumulative.len() - 1;
         let timesteps: Vec<usize> = (0..count)
-            .map(|_| f64::from(generator.next_u32()) / 2f64.powi(32) * cumulative[last])
+            .map(|_| even_share(generator) * cumulative[last])
             .map(|u| cumulative.partition_point(|&sum| sum <= u).min(last))
             .collect();
         let weights = timesteps.iter().map(|&t| 1.0 / (probabilities[t] * probabilities.len() as f64)).collect();
         DrawnTimesteps { timesteps, weights }
     }
+}
+
+/// A number from 0 to 1, without 1, any as likely as any other.
+fn even_share(generator: &mut TorchGenerator) -> f64 {
+    f64::from(generator.next_u32()) / 2f64.powi(32)
 }
 
 /// Every timestep alike, by the high half of a product: none is more likely than another by more than `T` in `2^32`.
@@ -147,7 +152,7 @@ fn even(timesteps: usize, count: usize, generator: &mut TorchGenerator) -> Drawn
 /// The same, moved: the share of draws below `t` of `T` timesteps is `t / (s T - (s - 1) t)`.
 fn shifted(timesteps: usize, shift: f64, count: usize, generator: &mut TorchGenerator) -> DrawnTimesteps {
     let draw = |_| {
-        let u = f64::from(generator.next_u32()) / 2f64.powi(32);
+        let u = even_share(generator);
         let moved = shift * u / (1.0 + (shift - 1.0) * u);
         ((moved * timesteps as f64) as usize).min(timesteps - 1)
     };

@@ -123,7 +123,7 @@ impl<S: TrainingSettings> TrainRequest<S> {
         let mut preparation = Preparation { folder: &output, observer };
         let batches = settings.batches(&data, trainer.task(), &mut preparation)?;
         if folder.checkpoints().newest_good().is_none() {
-            settings.begin(&data, &mut trainer, &mut preparation)?;
+            settings.begin(&data, &batches, &mut trainer, &mut preparation)?;
         }
         train(folder, trainer, batches, settings.plan(), observer)
     }

@@ -337,10 +337,11 @@ pub trait TrainingSettings: Options + Default {
     fn begin(
         &self,
         data: &Self::Data,
+        batches: &Self::Batches,
         trainer: &mut Trainer<Self::Task>,
         preparation: &mut Preparation<'_, '_>,
     ) -> Result<()> {
-        let _ = (data, trainer, preparation);
+        let _ = (data, batches, trainer, preparation);
         Ok(())
     }
 

@@ -2,12 +2,13 @@
 
 use super::{BatchSource, PictureTokens, SplitMix64};
 use crate::{Device, Error, Result, Tensor};
+use std::sync::Arc;
 
 /// Batches of captions, each a function of the seed and its number alone: for every place a picture is drawn, and one of its
 /// captions.
 #[derive(Debug)]
 pub struct CaptionBatches {
-    tokens: PictureTokens,
+    tokens: Arc<PictureTokens>,
     batch_size: usize,
     seed: u64,
 }
@@ -17,7 +18,7 @@ impl CaptionBatches {
     ///
     /// # Errors
     /// If the batch size is 0, there is no picture, or one has no caption.
-    pub fn new(tokens: PictureTokens, batch_size: usize, seed: u64) -> Result<Self> {
+    pub fn new(tokens: Arc<PictureTokens>, batch_size: usize, seed: u64) -> Result<Self> {
         if batch_size == 0 || tokens.is_empty() || tokens.iter().any(Vec::is_empty) {
             let fix = format!("a batch has {batch_size} captions; take one at least, of pictures that each have one");
             return Err(Error::invalid("the number of captioned pictures", tokens.len(), fix));
@@ -50,7 +51,7 @@ mod tests {
     /// Every caption comes, in batches that depend on nothing but their number.
     #[test]
     fn batches_are_captions_that_are_drawn_by_their_number() -> Result<()> {
-        let tokens = vec![vec![vec![1, 2], vec![1, 3]], vec![vec![1, 4]]];
+        let tokens = Arc::new(vec![vec![vec![1, 2], vec![1, 3]], vec![vec![1, 4]]]);
         let mut batches = CaptionBatches::new(tokens.clone(), 3, 7)?;
         let fifth = batches.get(5)?.to_vec2::<u32>()?;
         let seen =
@@ -60,7 +61,9 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all, [[1, 2], [1, 3], [1, 4]]);
-        assert!(CaptionBatches::new(tokens, 0, 7).is_err() && CaptionBatches::new(vec![vec![]], 1, 7).is_err());
+        assert!(
+            CaptionBatches::new(tokens, 0, 7).is_err() && CaptionBatches::new(Arc::new(vec![vec![]]), 1, 7).is_err()
+        );
         Ok(())
     }
 }

@@ -312,6 +312,11 @@ impl LatentBatches {
         Ok(self)
     }
 
+    /// Each picture's captions, those of what is held out among them.
+    pub fn captions(&self) -> &Arc<PictureTokens> {
+        &self.tokens
+    }
+
     /// Batch `n`.
     ///
     /// # Errors

@@ -124,6 +124,8 @@ impl TrainingTask for CaptionWords {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DType;
+    use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
     use crate::text::train_tokenizer;
     use crate::training::{AdamWConfig, Decay, LearningRate, Trainer, TrainerOptions};
     use serde_json::json;
@@ -196,6 +198,17 @@ mod tests {
         }
         let last = trainer.step(|| Ok(ids.clone()))?.loss();
         assert!(first > 1.0 && last < 0.02, "{first} {last}");
+        // The encoder is written as a component of a model, which says the same.
+        let folder = tempfile::tempdir().map_err(Error::io("create", Path::new("a folder")))?;
+        trainer.task().write_model(trainer.sets(), &(), folder.path())?;
+        let files = ModelFiles::Folder(folder.path().to_path_buf());
+        let written = Checkpoint::open(&files, "text_encoder", Precision::Full, DType::F32, &Device::Cpu)?;
+        let config = ClipTextConfig::from_fields(&files.config("text_encoder", "config.json")?)?;
+        let states = |encoder: &ClipTextModel| -> Result<Vec<f32>> {
+            Ok(encoder.forward(&ids)?.last_hidden_state.flatten_all()?.to_vec1()?)
+        };
+        let written = states(&ClipTextModel::new(&Weights::new(&written), config)?)?;
+        assert_eq!(written, states(&trainer.task().text_encoder)?);
         Ok(())
     }
 }

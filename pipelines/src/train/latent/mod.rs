@@ -29,9 +29,9 @@ use tweedie::{DType, Device, Error, Result};
 /// Captions of a step in which a text encoder learns words, the learning rate, and the most steps by default.
 const TEXT_BATCH: usize = 64;
 const TEXT_RATE: f64 = 1e-3;
+const MOST_TEXT_STEPS: u64 = 1000;
 /// The most probabilities of words in such a step, 64 MiB of them; fewer captions are taken where they would be more.
 const MOST_WORDS: usize = 1 << 24;
-const MOST_TEXT_STEPS: u64 = 1000;
 /// Prompts of a sample grid where none are given.
 const SAMPLE_PROMPTS: usize = 16;
 
@@ -301,6 +301,7 @@ impl TrainingSettings for LatentTrainingSettings {
     fn begin(
         &self,
         data: &LatentTrainingData,
+        batches: &LatentBatches,
         trainer: &mut Trainer<LatentDiffusion>,
         preparation: &mut Preparation<'_, '_>,
     ) -> Result<()> {
@@ -313,10 +314,10 @@ impl TrainingSettings for LatentTrainingSettings {
         let mut optimizer = self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay);
         (optimizer.adamw.beta2, optimizer.ema) = (self.adam_beta2, None);
         let (seed, tokenizer) = (self.common.seed, trainer.task().tokenizer());
-        let tokens = data.pictures().tokens(tokenizer)?.0;
-        let (task, sets) = CaptionWords::new(&self.text_encoder_fields(data)?, tokenizer, &tokens, seed, optimizer)?;
-        let captions = MOST_WORDS / (tokenizer.max_length() * task.vocabulary());
-        let mut batches = CaptionBatches::new(tokens, captions.clamp(1, TEXT_BATCH), seed)?;
+        let captions = batches.captions();
+        let (task, sets) = CaptionWords::new(&self.text_encoder_fields(data)?, tokenizer, captions, seed, optimizer)?;
+        let most = MOST_WORDS / (tokenizer.max_length() * task.vocabulary());
+        let mut captions = CaptionBatches::new(captions.clone(), most.clamp(1, TEXT_BATCH), seed)?;
         let mut words = Trainer::new(task, sets, TrainerOptions { seed, accumulate: 1 })?;
         while words.steps() < steps {
             let what = "learning the captions' words";
@@ -324,7 +325,7 @@ impl TrainingSettings for LatentTrainingSettings {
                 return Err(Error::Cancelled);
             }
             let number = words.steps();
-            words.step(|| batches.get(number))?;
+            words.step(|| captions.get(number))?;
         }
         let set = &words.sets()[0];
         trainer.start_from(set.name(), set.parameters().values())
