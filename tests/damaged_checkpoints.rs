@@ -69,7 +69,7 @@ fn what_is_no_checkpoint_says_what_it_is() -> TestResult {
     refused(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &["is a picture, not weights"])?;
     let followed = [&safetensors(&[("x", &[2])])?[..], b"more"].concat();
     refused(&followed, &["and 4 bytes follow"])?;
-    refused(b"GGUF\x03\0\0\0", &["GGUF", "as safetensors"])?;
+    refused(b"GGUF\x03\0\0\0", &["GGUF file", "ends within its header", "get it again"])?;
     refused(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", &["before version 1.6", "save it again"])?;
     let mut tar = vec![0; 512];
     tar[..7].copy_from_slice(b"storage");
@@ -389,11 +389,14 @@ fn mutated_and_truncated_headers_and_pickles_end_in_tensors_or_errors() -> TestR
     let directory = torch.windows(4).position(|w| w == b"PK\x01\x02").ok_or("no directory")?;
     let pickle_end = torch.windows(14).position(|w| w == b"archive/data/0").ok_or("no data")?;
     let header = 8 + u64::from_le_bytes(safe[..8].try_into()?) as usize;
+    let gguf = std::fs::read(golden("../gguf/tensors.gguf"))?;
+    let gguf_end = gguf.windows(4).rposition(|w| w == b"half").ok_or("no tensor")? + 48;
     let mut numbers = Numbers(1);
     for (name, bytes, part) in [
         ("safetensors", &safe, 0..header),
         ("directory", &torch, directory..torch.len()),
         ("pickle", &torch, 0..pickle_end),
+        ("GGUF", &gguf, 0..gguf_end),
     ] {
         assert!(open_and_read(folder.path(), bytes)?, "{name}, whole");
         let mut opened = 0;

@@ -103,20 +103,24 @@ fn weights(damage: &mut Damage, folder: &Path) -> TestResult {
     let safetensors = safetensors::serialize(&tensors, None)?;
     let (good, rest) = header(&safetensors).ok_or("no header")?;
     let torch = torch_files::checkpoint(&tensors)?;
+    let gguf = std::fs::read(golden("gguf/tensors.gguf"))?;
     let mut pickle = b"}(".to_vec();
     for i in 0..6u8 {
         torch_files::text(&mut pickle, &format!("layer.{i}"));
         torch_files::view(&mut pickle, "0", 6, 0, (&[2, 3], &[1, 2]));
     }
     pickle.extend(b"u.");
-    assert!(readers::weights(folder, &safetensors)? && readers::weights(folder, &torch)?);
-    let mut opened = [0; 4];
+    assert!(
+        [&safetensors, &torch, &gguf].into_iter().all(|file| readers::weights(folder, file).is_ok_and(|read| read))
+    );
+    let mut opened = [0; 5];
     for _ in 0..1500 {
         let files = [
             damage.of(&safetensors),
             with_header(&damage.of(good), rest),
             damage.of(&torch),
             zip(&[("archive/data.pkl", &damage.of(&pickle)), ("archive/data/0", &[0; 24])]),
+            damage.of(&gguf),
         ];
         for (opened, file) in opened.iter_mut().zip(&files) {
             *opened += usize::from(readers::weights(folder, file)?);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use tweedie::NoiseLevel;
 use tweedie::adapters::Loras;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::checkpoints::{Checkpoint, ElementType, ModelFiles, Precision};
 use tweedie::conditioning::Conditioning;
 use tweedie::config::ConfigFields;
 use tweedie::denoising::{Cache, Call, Network};
@@ -78,8 +78,8 @@ fn unet_output(files: &ModelFiles, keeps_halves: bool, lora: Option<&Path>) -> T
     let checkpoint = if keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
     for stored in checkpoint.stored().collect::<Vec<_>>() {
         let expected = match stored.dtype {
-            Dtype::F16 if keeps_halves => DType::F16,
-            Dtype::BF16 if keeps_halves => DType::BF16,
+            ElementType::Plain(Dtype::F16) if keeps_halves => DType::F16,
+            ElementType::Plain(Dtype::BF16) if keeps_halves => DType::BF16,
             _ => DType::F32,
         };
         assert_eq!(checkpoint.tensor(&stored.name, &stored.shape)?.dtype(), expected, "{}", stored.name);

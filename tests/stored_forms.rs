@@ -239,7 +239,7 @@ fn floats_of_eight_bits_are_widened_and_scaled() -> TestResult {
     }
     // Scales are a part of their weights, and none is left over.
     let stored: Vec<_> = whole.stored().map(|stored| (stored.name, stored.dtype)).collect();
-    let named = |name: &str, dtype| (name.to_owned(), dtype);
+    let named = |name: &str, dtype: Dtype| (name.to_owned(), dtype.into());
     assert_eq!(
         stored,
         [

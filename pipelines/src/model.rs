@@ -244,6 +244,8 @@ pub struct ComponentInfo {
     pub class_name: Option<String>,
     /// Number of parameters.
     pub parameters: usize,
+    /// Bytes of its tensors as they are stored.
+    pub bytes: usize,
     /// Element types as stored.
     pub dtypes: Vec<String>,
     /// Weight files.
@@ -300,14 +302,14 @@ impl ModelInfo {
                 continue;
             }
             let checkpoint = Checkpoint::open(&files, name, Precision::Full, DType::F32, &Device::Cpu)?;
-            let mut dtypes: Vec<String> =
-                checkpoint.stored().map(|t| format!("{:?}", t.dtype).to_lowercase()).collect();
+            let mut dtypes: Vec<String> = checkpoint.stored().map(|t| t.dtype.to_string().to_lowercase()).collect();
             dtypes.sort();
             dtypes.dedup();
             components.push(ComponentInfo {
                 name,
                 class_name: class_of(name),
                 parameters: parameters(&checkpoint),
+                bytes: checkpoint.stored().filter_map(|t| t.dtype.bytes_of(t.shape.iter().product())).sum(),
                 dtypes,
                 files: checkpoint.file_names().to_vec(),
             });

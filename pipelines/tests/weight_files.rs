@@ -146,6 +146,14 @@ fn one_file_and_back_draws_the_same() -> TestResult {
         .run(&["model", "convert", "back", "back", "--force"])?
         .fails(1, &["the output is back", "it is what the model is read from"])?;
     tweedie.run(&["model", "convert", "back", "x.ckpt"])?.fails(2, &["x.ckpt", "pickles", ".safetensors"])?;
+    let q8 = |output| tweedie.run(&["model", "convert", "back", output, "--dtype", "q8_0"]);
+    q8("x.safetensors")?.fails(2, &["x.safetensors", "q8_0 is a format of GGUF files", ".gguf"])?;
+    q8("x")?.fails(2, &["q8_0 is a format of GGUF files"])?;
+    q8("x.gguf")?.success()?;
+    let info = tweedie.run(&["model", "info", "x.gguf", "--config", "model", "--json"])?.success()?.stdout;
+    let info: Value = serde_json::from_str(&info)?;
+    let unet = &info["components"][1];
+    assert_eq!((&unet["name"], &unet["dtypes"]), (&json!("unet"), &json!(["f16", "f32", "q8_0"])));
     tweedie
         .run(&["model", "convert", "back", "whole.safetensors", "--config", "model"])?
         .fails(2, &["back is no file"])?;

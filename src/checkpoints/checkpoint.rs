@@ -1,8 +1,8 @@
 //! The weights of one component of a model folder.
 
-use super::mapped::float_type;
 use super::{
-    ComponentKind, ComponentNames, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart, WeightReport,
+    ComponentKind, ComponentNames, ElementType, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart,
+    WeightReport,
 };
 use crate::layers::{Computation, Dense, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
@@ -198,7 +198,7 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, Location { stored, shape, scale, .. })| StoredTensor {
             name: name.clone(),
             shape: shape.clone(),
-            dtype: if scale.is_some() { Dtype::F32 } else { stored.dtype },
+            dtype: if scale.is_some() { Dtype::F32.into() } else { stored.dtype },
         })
     }
 
@@ -258,11 +258,11 @@ impl Checkpoint {
             report.mis_shaped.push((self.name_in_file(name), shape.to_vec(), location.shape.clone()));
             return Ok(None);
         }
-        let dtype = match float_type(stored.dtype) {
+        let dtype = match stored.dtype.float_type() {
             Some(half @ (DType::F16 | DType::BF16)) if self.keeps_halves && location.scale.is_none() => half,
             Some(_) => self.dtype,
             None => {
-                report.wrong_type.push((self.name_in_file(name), format!("{:?}", stored.dtype)));
+                report.wrong_type.push((self.name_in_file(name), stored.dtype.to_string()));
                 return Ok(None);
             }
         };
@@ -383,7 +383,8 @@ const BESIDE_SCALED: [&str; 4] = [".scale_input", ".input_scale", ".comfy_quant"
 
 /// The tensors of a component, weights of eight bits with their scales; what else stands beside these is left out.
 fn with_scales(mut tensors: BTreeMap<String, Location>) -> BTreeMap<String, Location> {
-    let eight_bits = |location: &Location| matches!(location.stored.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2);
+    let eight_bits =
+        |location: &Location| matches!(location.stored.dtype, ElementType::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2));
     if !tensors.values().any(eight_bits) {
         return tensors;
     }

@@ -201,7 +201,36 @@ impl Bytes {
                 all_finite(&bytes, stored).then(tensor)
             }
         };
-        let tensor = tensor.transpose()?;
+        self.within_range(tensor.transpose()?, stored, device)
+    }
+
+    /// The tensor of values that were computed of these bytes, in an element type, on a device. `None` if any is not finite. That a
+    /// value is too large for f16 is an error.
+    pub fn float_values(
+        &self,
+        values: Vec<f32>,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
+        if !values.par_chunks(PIECE).all(|piece| piece.iter().all(|value| value.is_finite())) {
+            return Ok(None);
+        }
+        let tensor = match dtype {
+            DType::F16 => {
+                let halves = values.par_iter().map(|&value| f16::from_f32(value)).collect::<Vec<_>>();
+                Tensor::from_vec(halves, shape, &Device::Cpu)?
+            }
+            _ => Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?,
+        };
+        self.within_range(Some(tensor), DType::F32, device)
+    }
+
+    /// A tensor that was made of stored values, on a device.
+    ///
+    /// # Errors
+    /// If it is in f16 and a value of another type was too large for it.
+    fn within_range(&self, tensor: Option<Tensor>, stored: DType, device: &Device) -> Result<Option<Tensor>> {
         if stored != DType::F16 && tensor.as_ref().is_some_and(overflows) {
             let what = match self {
                 Self::File { path, .. } => format!("a weight in {}", path.display()),
@@ -317,7 +346,7 @@ fn copy<const N: usize, E>(bytes: &[u8], values: &mut [MaybeUninit<E>], value: i
 }
 
 /// The narrowest of candle's element types that has all values of a stored one, if that is a float that weights come in.
-pub(crate) fn float_type(dtype: Dtype) -> Option<DType> {
+pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F64 => Some(DType::F64),
         Dtype::F32 => Some(DType::F32),

@@ -25,7 +25,9 @@
 mod checkpoint;
 mod component;
 mod eight_bit;
+mod element_type;
 mod files;
+mod gguf;
 mod mapped;
 mod names;
 mod npz_file;
@@ -43,8 +45,10 @@ mod zip_file;
 
 pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use component::ComponentKind;
+pub use element_type::ElementType;
 pub use files::{ModelFiles, file_sha256, sha256, tensors_sha256};
-pub(crate) use mapped::float_type;
+pub use gguf::{BlockFormat, GgufFile};
+pub(crate) use gguf::{stored_as, write_gguf};
 pub use names::{TensorNames, TensorPart};
 pub(crate) use npz_file::{NumpyArray, read_npz, write_npz};
 pub use random::RandomWeights;

@@ -1,10 +1,10 @@
 //! One safetensors file.
 
 use super::mapped::Bytes;
-use super::{ModelFiles, safetensors_header};
+use super::{ElementType, ModelFiles, safetensors_header};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Metadata;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,15 +15,15 @@ pub struct StoredTensor {
     pub name: String,
     /// Its dimensions.
     pub shape: Vec<usize>,
-    /// Its element type, as safetensors names it: "F16", "F32", ...
-    pub dtype: Dtype,
+    /// How its values are stored.
+    pub dtype: ElementType,
 }
 
 /// Bytes of the number that says how long the header is.
 const LENGTH: usize = 8;
 
 /// The format allows three times as much; some that list the captions that a LoRA was trained on have a few million.
-const LONGEST_HEADER: usize = 32 << 20;
+pub(super) const LONGEST_HEADER: usize = 32 << 20;
 
 /// The largest models have a few thousand.
 const MOST_TENSORS: usize = 100_000;
@@ -104,7 +104,7 @@ impl SafetensorsFile {
         let stored = |(name, info): (String, &safetensors::tensor::TensorInfo)| StoredTensor {
             name,
             shape: info.shape.clone(),
-            dtype: info.dtype,
+            dtype: info.dtype.into(),
         };
         self.metadata.tensors().into_iter().map(stored).collect()
     }

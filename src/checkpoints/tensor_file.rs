@@ -2,7 +2,7 @@
 
 use super::mapped::{Bytes, float_type};
 use super::torch_file::Place;
-use super::{ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
+use super::{BlockFormat, ElementType, GgufFile, ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
 use crate::images::PictureFormat;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
@@ -18,6 +18,8 @@ pub enum TensorFile {
     Safetensors(SafetensorsFile),
     /// A zip file with a pickle, as `torch.save` writes.
     Torch(TorchFile),
+    /// GGUF.
+    Gguf(GgufFile),
 }
 
 impl TensorFile {
@@ -34,6 +36,9 @@ impl TensorFile {
         if start.starts_with(b"PK") {
             return Ok(Self::Torch(TorchFile::open(files, name)?));
         }
+        if start.starts_with(b"GGUF") {
+            return Ok(Self::Gguf(GgufFile::open(files, name)?));
+        }
         match foreign_form(&start) {
             Some(reason) => Err(Error::malformed(ErrorKind::Model, "file of weights", &files.path(name), reason)),
             None => Ok(Self::Safetensors(SafetensorsFile::open(files, name)?)),
@@ -45,6 +50,7 @@ impl TensorFile {
         match self {
             Self::Safetensors(file) => file.path(),
             Self::Torch(file) => file.path(),
+            Self::Gguf(file) => file.path(),
         }
     }
 
@@ -53,6 +59,7 @@ impl TensorFile {
         match self {
             Self::Safetensors(file) => file.tensors(),
             Self::Torch(file) => file.tensors(),
+            Self::Gguf(file) => file.tensors(),
         }
     }
 
@@ -61,6 +68,7 @@ impl TensorFile {
         match self {
             Self::Safetensors(file) => file.metadata(name),
             Self::Torch(_) => None,
+            Self::Gguf(file) => file.metadata(name),
         }
     }
 
@@ -76,9 +84,9 @@ impl TensorFile {
             return Err(wrong(format!("has shape {:?}, and should be one number", stored.shape)));
         }
         let value = match stored.dtype {
-            Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL => {
+            ElementType::Plain(dtype @ (Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL)) => {
                 let (Place { range, .. }, bytes) = self.place(stored)?;
-                let whole = match stored.dtype {
+                let whole = match dtype {
                     Dtype::I64 => DType::I64,
                     Dtype::I32 => DType::I32,
                     _ => DType::U8,
@@ -99,6 +107,7 @@ impl TensorFile {
                 (file.range(&stored.name).map(|range| Place { range, strides: None }), file.bytes())
             }
             Self::Torch(file) => (file.place(&stored.name), file.bytes()),
+            Self::Gguf(file) => (file.range(&stored.name).map(|range| Place { range, strides: None }), file.bytes()),
         };
         let missing = || {
             Error::malformed(
@@ -128,25 +137,61 @@ impl TensorFile {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
-        if float_type(stored.dtype).is_none() {
-            let reason = format!("{} has type {:?}, not a float that is read", stored.name, stored.dtype);
-            return Err(Error::malformed(ErrorKind::Model, "file of weights", self.path(), reason));
-        }
+        let unread = || {
+            let reason = format!("{} has type {}, not a float that is read", stored.name, stored.dtype);
+            Error::malformed(ErrorKind::Model, "file of weights", self.path(), reason)
+        };
         let (Place { range, strides }, bytes) = self.place(stored)?;
+        let plain = match stored.dtype {
+            ElementType::Plain(plain) => float_type(plain).map(|_| plain).ok_or_else(unread)?,
+            ElementType::Blocks(format) => {
+                return widened(bytes, &range, (format, &stored.shape), rows, dtype, device);
+            }
+        };
         let (mut shape, all) = (stored.shape.clone(), stored.shape.first().copied().unwrap_or(1));
         if let Some(first) = shape.first_mut() {
             *first = rows.len();
         }
         if let Some(strides) = strides {
-            let size = stored.dtype.bitsize() / 8;
+            let size = plain.bitsize() / 8;
             let start = range.start + rows.start * strides[0] * size;
             let gathered = bytes.gathered(start..range.end, size, &shape, &strides)?;
-            return gathered.tensor(&(0..gathered.len()), stored.dtype, &shape, dtype, device);
+            return gathered.tensor(&(0..gathered.len()), plain, &shape, dtype, device);
         }
         let row = range.len() / all.max(1);
         let part = range.start + rows.start * row..range.start + rows.end * row;
-        bytes.tensor(&part, stored.dtype, &shape, dtype, device)
+        bytes.tensor(&part, plain, &shape, dtype, device)
     }
+}
+
+/// Some of the rows of a tensor in blocks, in an element type, onto a device; `None` if any value is not finite. The range holds
+/// the blocks of all of them.
+fn widened(
+    bytes: &Bytes,
+    range: &Range<usize>,
+    (format, shape): (BlockFormat, &[usize]),
+    rows: Range<usize>,
+    dtype: DType,
+    device: &Device,
+) -> Result<Option<Tensor>> {
+    let all: usize = shape.iter().product();
+    let row = shape.iter().skip(1).product::<usize>();
+    let wanted = rows.start * row..rows.end * row;
+    // Where blocks go on over the ends of the rows, as in a tensor that was laid out otherwise, all are read.
+    let whole = wanted.start.is_multiple_of(format.values()) && wanted.end.is_multiple_of(format.values());
+    let read = if whole { wanted.clone() } else { 0..all };
+    let place = |value: usize| range.start + value / format.values() * format.bytes();
+    let mut values = vec![0.0f32; read.len()];
+    format.widen(&bytes.part(place(read.start)..place(read.end))?, &mut values);
+    if !whole {
+        values.truncate(wanted.end);
+        values.drain(..wanted.start);
+    }
+    let mut shape = shape.to_vec();
+    if let Some(first) = shape.first_mut() {
+        *first = rows.len();
+    }
+    bytes.float_values(values, &shape, dtype, device)
 }
 
 /// Enough to tell the forms apart.
@@ -168,9 +213,6 @@ fn foreign_form(start: &[u8]) -> Option<&'static str> {
     let text = text.trim_start();
     if start.is_empty() {
         return Some("it is empty; get it again");
-    }
-    if start.starts_with(b"GGUF") {
-        return Some("it is a GGUF file; get the model as safetensors");
     }
     if start.starts_with(b"\x89HDF") {
         return Some("it is an HDF5 file of Keras; get the model for PyTorch as safetensors");

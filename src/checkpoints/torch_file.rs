@@ -118,7 +118,7 @@ fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
         }
         let dtype = tensor.dtype.unwrap_or(of_storage);
         let place = values(tensor, dtype, storage).map_err(|reason| format!("its tensor {name} {reason}"))?;
-        let stored = StoredTensor { name: name.into(), shape: tensor.shape.clone(), dtype };
+        let stored = StoredTensor { name: name.into(), shape: tensor.shape.clone(), dtype: dtype.into() };
         found.insert(name.to_owned(), (stored, place));
         check_count(found.len())?;
     }

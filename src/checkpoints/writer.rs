@@ -1,9 +1,9 @@
 //! Writing safetensors files larger than memory: the header first, then one tensor after the other.
 
+use super::ElementType;
 use super::mapped::all_finite;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
-use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -61,25 +61,16 @@ fn header(planned: &[Planned], order: &[usize]) -> Vec<u8> {
     for &i in order {
         let tensor = &planned[i];
         let end = start + tensor.bytes();
-        let dtype = stored_type(tensor.dtype);
+        let dtype = ElementType::of(tensor.dtype);
         fields.insert(
             tensor.name.clone(),
-            json!({"dtype": format!("{dtype:?}"), "shape": tensor.shape, "data_offsets": [start, end]}),
+            json!({"dtype": dtype.to_string(), "shape": tensor.shape, "data_offsets": [start, end]}),
         );
         start = end;
     }
     let mut header = Value::Object(fields).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     header
-}
-
-fn stored_type(dtype: DType) -> Dtype {
-    match dtype {
-        DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::BF16,
-        DType::F64 => Dtype::F64,
-        _ => Dtype::F32,
-    }
 }
 
 /// The little-endian bytes of a tensor.

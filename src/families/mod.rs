@@ -61,7 +61,7 @@ pub use architecture::{
     UsualSettings, XlFacts,
 };
 pub use clip_encoders::text_network;
-pub use convert::{convert_to_file, convert_to_folder};
+pub use convert::{FileFormat, convert_to_file, convert_to_folder};
 pub use file_prediction::{FilePrediction, PredictionOfFile};
 pub use loader::{KeptWeights, Loader};
 pub use picture_classifier::{ClassifierFacts, PictureClassifier, load_classifier};

@@ -1,7 +1,7 @@
 //! What the tensors of a file tell that holds a whole model in the layout of Stable Diffusion's code.
 
 use super::{FilePrediction, Variant, file_prediction};
-use crate::checkpoints::{StoredTensor, TensorFile, float_type};
+use crate::checkpoints::{StoredTensor, TensorFile};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::path::Path;
@@ -115,7 +115,7 @@ fn spread(file: &TensorFile, name: &str) -> Result<Option<f64>> {
     const MOST: usize = 1 << 16;
     let tensors = file.tensors();
     let usable = |tensor: &&StoredTensor| {
-        tensor.name == name && float_type(tensor.dtype).is_some() && matches!(tensor.shape[..], [1..=MOST])
+        tensor.name == name && tensor.dtype.float_type().is_some() && matches!(tensor.shape[..], [1..=MOST])
     };
     let Some(stored) = tensors.iter().find(usable) else { return Ok(None) };
     let Some(values) = file.read(stored, DType::F64, &Device::Cpu)? else { return Ok(None) };

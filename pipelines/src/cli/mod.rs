@@ -193,7 +193,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 struct ModelArguments {
-    /// A folder in diffusers layout, one checkpoint file (.safetensors, .ckpt), or owner/name[/FILE][@revision] on the
+    /// A folder in diffusers layout, one checkpoint file (.safetensors, .gguf, .ckpt), or owner/name[/FILE][@revision] on the
     /// hub [default: the embedded model]
     #[arg(long, short, value_name = "MODEL")]
     model: Option<PathBuf>,

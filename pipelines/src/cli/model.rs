@@ -7,10 +7,10 @@ use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::DType;
-use tweedie::checkpoints::ModelFiles;
-use tweedie::families::{convert_to_file, convert_to_folder};
+use tweedie::checkpoints::{BlockFormat, ElementType, ModelFiles};
+use tweedie::families::{FileFormat, convert_to_file, convert_to_folder};
 use tweedie::files::Existing;
-use tweedie_pipelines::{Model, ModelInfo, PredictionDoubt};
+use tweedie_pipelines::{ComponentInfo, Model, ModelInfo, PredictionDoubt};
 
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
@@ -28,7 +28,8 @@ pub enum ModelCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write a model in another form: to a name that ends in .safetensors as one file, else as a folder in diffusers layout.
+    /// Write a model in another form: to a name that ends in .safetensors or .gguf as one file, else as a folder in diffusers
+    /// layout.
     Convert {
         /// A folder in diffusers layout, one checkpoint file, or owner/name in the hub's cache
         #[arg(value_name = "MODEL")]
@@ -42,8 +43,9 @@ pub enum ModelCommand {
         #[arg(long, value_name = "DIR")]
         config: Option<PathBuf>,
 
-        /// Number format of the weights: f32, f16 or bf16 [default: as they are stored]
-        #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["f32", "f16", "bf16"]))]
+        /// Number format of the weights: f32, f16 or bf16, and in a GGUF file, of the matrices, also q8_0, q6_k, q5_k, q5_1, q5_0,
+        /// q4_k, q4_1, q4_0, q3_k or q2_k [default: as they are stored; f16 in a GGUF file]
+        #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(number_formats()))]
         dtype: Option<String>,
 
         /// Replace what is there
@@ -87,26 +89,33 @@ impl ModelCommand {
             format!("predicts    {}{doubt}", or_dash(info.prediction)),
             format!("size        {}", or_dash(info.size.map(|(width, height)| format!("{width}x{height}")))),
             String::new(),
-            format!("{:16} {:24} {:>14}  {:10} files", "component", "class", "parameters", "types"),
+            format!("{:16} {:24} {:>14} {:>10}  {:10} files", "component", "class", "parameters", "size", "types"),
         ];
-        let total = info.components.iter().map(|component| component.parameters).sum();
+        let total = |of: fn(&ComponentInfo) -> usize| info.components.iter().map(of).sum();
+        let (parameters, bytes) = (total(|component| component.parameters), total(|component| component.bytes));
         for component in info.components {
             lines.push(format!(
-                "{:16} {:24} {:>14}  {:10} {}",
+                "{:16} {:24} {:>14} {:>10}  {:10} {}",
                 component.name,
                 or_dash(component.class_name),
                 grouped(component.parameters),
+                megabytes(component.bytes),
                 component.dtypes.join(","),
                 component.files.join(", ")
             ));
         }
-        lines.push(format!("{:16} {:24} {:>14}", "total", "", grouped(total)));
+        lines.push(format!("{:16} {:24} {:>14} {:>10}", "total", "", grouped(parameters), megabytes(bytes)));
         if !info.words.is_empty() {
             lines.extend([String::new(), format!("knows {} words, and no others:", info.words.len())]);
             lines.extend(wrapped(&info.words));
         }
         print::lines(lines)
     }
+}
+
+/// Bytes in millions, as disks count them.
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// Words side by side in lines.
@@ -133,6 +142,7 @@ fn as_json(info: &ModelInfo) -> Value {
             "name": component.name,
             "class_name": component.class_name,
             "parameters": component.parameters,
+            "bytes": component.bytes,
             "dtypes": component.dtypes,
             "files": component.files,
         })
@@ -151,23 +161,46 @@ fn as_json(info: &ModelInfo) -> Value {
     })
 }
 
+/// Number formats of all files.
+const FLOATS: [(&str, DType); 3] = [("f32", DType::F32), ("f16", DType::F16), ("bf16", DType::BF16)];
+
+/// The formats of GGUF files that are written.
+fn block_formats() -> impl Iterator<Item = BlockFormat> {
+    BlockFormat::ALL.into_iter().filter(|format| format.can_be_written())
+}
+
+fn name_of(format: BlockFormat) -> String {
+    ElementType::Blocks(format).to_string().to_lowercase()
+}
+
+fn number_formats() -> Vec<String> {
+    let mut blocks: Vec<_> = block_formats().map(name_of).collect();
+    blocks.sort_by(|a, b| b.cmp(a));
+    FLOATS.iter().map(|(name, _)| (*name).to_owned()).chain(blocks).collect()
+}
+
 fn convert(files: &ModelFiles, output: &Path, dtype: Option<&str>, force: bool) -> anyhow::Result<()> {
     let ending = output.extension().and_then(|ending| ending.to_str()).map(str::to_lowercase);
     if let Some(ending @ ("ckpt" | "pt" | "pth" | "bin")) = ending.as_deref() {
         wrong_usage!(
-            "the output is {}; pickles (.{ending}) are not written, give a name that ends in .safetensors",
+            "the output is {}; pickles (.{ending}) are not written, give a name that ends in .safetensors or .gguf",
             output.display()
         );
     }
-    let dtype = dtype.map(|dtype| match dtype {
-        "f16" => DType::F16,
-        "bf16" => DType::BF16,
-        _ => DType::F32,
-    });
+    let float = dtype.and_then(|dtype| FLOATS.iter().find(|(name, _)| *name == dtype)).map(|(_, float)| *float);
     let existing = if force { Existing::GivesWay } else { Existing::Stays };
-    match ending.as_deref() {
-        Some("safetensors") => convert_to_file(files, output, dtype, existing)?,
-        _ => convert_to_folder(files, output, dtype, existing)?,
+    match (ending.as_deref(), dtype) {
+        (Some("gguf"), dtype) => {
+            let block = dtype.and_then(|dtype| block_formats().find(|format| name_of(*format) == dtype));
+            let matrices = block.map_or(ElementType::of(float.unwrap_or(DType::F16)), ElementType::Blocks);
+            convert_to_file(files, output, FileFormat::Gguf(matrices), existing)?;
+        }
+        (_, Some(dtype)) if float.is_none() => wrong_usage!(
+            "the output is {}, and {dtype} is a format of GGUF files; give a name that ends in .gguf",
+            output.display()
+        ),
+        (Some("safetensors"), _) => convert_to_file(files, output, float, existing)?,
+        _ => convert_to_folder(files, output, float, existing)?,
     }
     print::remark(&format!("saved {}", output.display()));
     Ok(())

@@ -10,7 +10,7 @@ const MAIN: &str = "main";
 const LONGEST: usize = 96;
 
 /// What the names of files with weights end in: these and no others can be named alone.
-const WEIGHTS: [&str; 5] = [".safetensors", ".ckpt", ".pt", ".pth", ".bin"];
+const WEIGHTS: [&str; 6] = [".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin"];
 
 /// `owner/name` or `owner/name/FILE`, where a file of weights is meant alone, and `@revision` after it if that is not
 /// `main`; a revision is a branch, a tag or a commit.

@@ -5,7 +5,8 @@ mod output;
 
 use super::{Component, Families};
 use crate::checkpoints::{
-    Checkpoint, ComponentKind, ModelFiles, Planned, Precision, SingleFile, TensorPart, float_type, write_safetensors,
+    Checkpoint, ComponentKind, ElementType, ModelFiles, Planned, Precision, SingleFile, StoredTensor, TensorPart,
+    stored_as, write_gguf, write_safetensors,
 };
 use crate::files::{Existing, write_file, write_folder, write_synced};
 use crate::text::TokenizerFiles;
@@ -65,16 +66,37 @@ fn taken(output: &Path) -> Error {
     Error::unusable(ErrorKind::File, "the output", output.display(), fix)
 }
 
-/// Writes the weights of a model as one file in the layout of the code base that trained Stable Diffusion, as `dtype`, or
-/// as they are stored. It is read back before it takes its place. A file that is there gives way if it is to and is a model,
-/// and only once the new one is whole.
+/// The form of one file with a whole model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    /// safetensors, in a number format, or as the weights are stored.
+    Safetensors(Option<DType>),
+    /// GGUF, with its matrices in a number format. Vectors are in f32; matrices whose rows have no whole blocks are in another of
+    /// GGML's formats or in f16, as are convolutions and embeddings.
+    Gguf(ElementType),
+}
+
+impl From<Option<DType>> for FileFormat {
+    fn from(dtype: Option<DType>) -> Self {
+        Self::Safetensors(dtype)
+    }
+}
+
+/// Writes the weights of a model as one file in the layout of the code base that trained Stable Diffusion. It is read back before
+/// it takes its place. A file that is there gives way if it is to and is a model, and only once the new one is whole.
 ///
 /// # Errors
 /// As [`convert_to_folder`].
-pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>, existing: Existing) -> Result<()> {
+pub fn convert_to_file(
+    files: &ModelFiles,
+    path: &Path,
+    format: impl Into<FileFormat>,
+    existing: Existing,
+) -> Result<()> {
+    let format = format.into();
     output::check(files, path, Form::File, existing)?;
     completeness::check(files)?;
-    let components = components(files, dtype)?;
+    let components = components(files, if let FileFormat::Safetensors(dtype) = format { dtype } else { None })?;
     let layout = Families::built_in().file_layout(files);
     // By their names in the file: the component and its tensors that are joined there.
     let mut joined: BTreeMap<String, (usize, Vec<(TensorPart, Planned)>)> = BTreeMap::new();
@@ -99,13 +121,25 @@ pub fn convert_to_file(files: &ModelFiles, path: &Path, dtype: Option<DType>, ex
         None => Planned { name: name.into(), shape: vec![0], dtype },
     }));
     let placed = write_file(path, existing, |staged| {
-        write_safetensors(staged, &outputs, |i| match sources.get(i) {
+        let tensor = |i: usize| match sources.get(i) {
             Some((component, parts)) => components[*component].joined(parts, &outputs[i].shape),
             None => {
                 let number = marks[i - sources.len()].1.unwrap_or_default();
                 Ok(Tensor::full(number as f32, outputs[i].shape.as_slice(), &Device::Cpu)?)
             }
-        })?;
+        };
+        match format {
+            FileFormat::Safetensors(_) => write_safetensors(staged, &outputs, tensor)?,
+            FileFormat::Gguf(matrices) => {
+                let stored = outputs.iter().map(|Planned { name, shape, .. }| StoredTensor {
+                    name: name.clone(),
+                    dtype: stored_as(name, shape, matrices),
+                    shape: shape.clone(),
+                });
+                let architecture = Families::built_in().detect(files)?.family.id();
+                write_gguf(staged, architecture, &stored.collect::<Vec<_>>(), tensor)?;
+            }
+        }
         let configs = match files {
             ModelFiles::Single { configs, .. } => configs.clone(),
             files => Arc::new(files.clone()),
@@ -132,7 +166,7 @@ fn components(files: &ModelFiles, dtype: Option<DType>) -> Result<Vec<Converted>
             .filter(|tensor| !checkpoint.has_no_use_for(&tensor.name))
             .filter_map(|tensor| {
                 // Those of other types are none that a network asks for. f64 holds nothing that one was trained to.
-                let stored = float_type(tensor.dtype)?;
+                let stored = tensor.dtype.float_type()?;
                 let stored = if stored == DType::F64 { DType::F32 } else { stored };
                 Some(Planned { name: tensor.name, shape: tensor.shape, dtype: dtype.unwrap_or(stored) })
             })

@@ -27,6 +27,7 @@ pub fn write_seeds(folder: &Path) -> TestResult {
     let seeds = [
         ("safetensors", safetensors_files()?),
         ("torch", torch_files()?),
+        ("gguf", vec![std::fs::read(golden("gguf/tensors.gguf"))?]),
         ("model_config", configurations()?),
         ("tokenizer", tokenizers()?),
         ("lora", loras()?),

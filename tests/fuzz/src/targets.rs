@@ -26,9 +26,10 @@ use tweedie_pipelines::{
 type Target = fn(&[u8]) -> TestResult;
 
 /// All targets with their names.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("safetensors", safetensors),
     ("torch", torch),
+    ("gguf", gguf),
     ("model_config", model_config),
     ("tokenizer", tokenizer),
     ("lora", lora),
@@ -67,6 +68,12 @@ fn torch(bytes: &[u8]) -> TestResult {
     let with_pickle =
         || zip(&[("archive/data.pkl", bytes), ("archive/data/0", &[0; 24]), ("archive/data/1", &[0; 16])]);
     readers::weights(folder.path(), &if bytes.starts_with(b"PK") { bytes.to_vec() } else { with_pickle() })?;
+    Ok(())
+}
+
+/// A file as it is.
+fn gguf(bytes: &[u8]) -> TestResult {
+    readers::weights(tempdir()?.path(), bytes)?;
     Ok(())
 }
 

@@ -1,0 +1,79 @@
+//! GGUF files (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>): tensors in GGML's formats, as stable-diffusion.cpp and
+//! ComfyUI-GGUF write them.
+
+mod block_format;
+mod header;
+mod narrow;
+mod writer;
+
+pub use block_format::BlockFormat;
+pub(crate) use writer::{stored_as, write_gguf};
+
+use super::mapped::Bytes;
+use super::{ElementType, ModelFiles, StoredTensor};
+use crate::{Error, ErrorKind, Result};
+use header::{Header, Value};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Files of a UNet alone in the names of Stable Diffusion's code, as ComfyUI-GGUF makes them, have this tensor and all names
+/// without the prefix of a whole model.
+const FIRST_OF_A_UNET: &str = "input_blocks.0.0.weight";
+const LAST_OF_A_UNET: &str = "out.2.weight";
+const PREFIX_OF_A_UNET: &str = "model.diffusion_model.";
+
+/// A GGUF file whose header has been checked.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    bytes: Bytes,
+    metadata: BTreeMap<String, Value>,
+    tensors: BTreeMap<String, (StoredTensor, Range<usize>)>,
+}
+
+impl GgufFile {
+    /// Opens a file of a model.
+    ///
+    /// # Errors
+    /// If it cannot be opened, its header and length do not agree, or it has tensors of a format that is not read.
+    pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
+        let path = files.path(name);
+        let bytes = Bytes::open(files, name)?;
+        let malformed = |reason: String| Error::malformed(ErrorKind::Model, "GGUF file", &path, reason);
+        let Header { metadata, tensors } = header::read(&bytes)?.map_err(malformed)?;
+        let is_a_unet = tensors.contains_key(FIRST_OF_A_UNET) && tensors.contains_key(LAST_OF_A_UNET);
+        let prefix = if is_a_unet { PREFIX_OF_A_UNET } else { "" };
+        let named = tensors.into_iter().map(|(name, (shape, dtype, range))| {
+            let name = format!("{prefix}{name}");
+            (name.clone(), (StoredTensor { name, shape, dtype }, range))
+        });
+        Ok(Self { tensors: named.collect(), path, bytes, metadata })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All tensors; those of a UNet alone have the prefix that they have in a whole model.
+    pub fn tensors(&self) -> Vec<StoredTensor> {
+        self.tensors.values().map(|(stored, _)| stored.clone()).collect()
+    }
+
+    /// What the header says under a name, if that is a text.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        match self.metadata.get(name) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn range(&self, name: &str) -> Option<Range<usize>> {
+        self.tensors.get(name).map(|(_, range)| range.clone())
+    }
+
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
