@@ -48,6 +48,7 @@ fn train(set: &Arc<ImageSet>, channels: &[usize], steps: u64) -> tweedie::Result
         objective: Objective::new(process, PredictionType::VPrediction, LossWeighting::Uniform)?,
         importance_sampling: false,
         class_dropout: None,
+        class_names: Vec::new(),
         products: MatmulPrecision::Full,
         scheduler,
         dtype: DType::F32,

@@ -160,7 +160,7 @@ fn check_pictures(case: &Case, batch_size: usize) -> TestResult {
     scheduler_config.insert("eta".into(), case.json.get("eta").cloned().unwrap_or(json!(0.0)));
     let images = case.json["batch"].as_u64().unwrap_or(1) as usize;
     let request = |seed: u64| PixelRequest {
-        classes: classes(case).unwrap_or_default(),
+        classes: classes(case).unwrap_or_default().into_iter().map(Into::into).collect(),
         steps: case.json["steps"].as_u64().map(|steps| steps as usize),
         scheduler: Some(entry.name.into()),
         scheduler_config: scheduler_config.clone(),

@@ -159,6 +159,7 @@ fn trainer(variation: &Variation) -> Result<Trainer<PixelDiffusion>> {
         objective: Objective::new(process, PredictionType::Epsilon, LossWeighting::Uniform)?,
         importance_sampling: variation.importance_sampling,
         class_dropout: Some(ClassDropout { probability: 0.2, null_class: 3 }),
+        class_names: Vec::new(),
         products: MatmulPrecision::Full,
         scheduler: serde_json::Map::new(),
         dtype: DType::F32,

@@ -86,7 +86,8 @@ pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
 pub use model::{ComponentInfo, Defaults, Model, ModelInfo, PredictionDoubt, Purpose};
 pub use native_size::NativeSize;
 pub use pixel::{
-    PixelBuilder, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings, Trajectory,
+    PixelBuilder, PixelClass, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings,
+    Trajectory,
 };
 pub use previews::Previews;
 pub use records::record::{Input, Record};

@@ -5,7 +5,7 @@ mod tweedie;
 use ::tweedie::images::{ColorType, Photo, Samples};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tweedie::{TestResult, Tweedie, kill_when_there, read_json};
+use tweedie::{TestResult, Tweedie, kill_when_there, pixels, read_json};
 
 /// Pictures of a bright bar at the top, in the middle or at the bottom, each kind in a sub-folder.
 fn write_bars(folder: &Path, count: usize) -> TestResult {
@@ -41,10 +41,10 @@ fn a_classifier_is_trained_and_judges() -> TestResult {
     assert_eq!((&result["correct"], &result["total"]), (&12.into(), &12.into()));
     assert_eq!(result["confusion"], serde_json::json!([[4, 0, 0], [0, 4, 0], [0, 0, 4]]));
     // Classes asked for in turn, of pictures that are all of one.
-    let text = judge("data/test/top", &["--classes", "2,1"])?.success()?.stdout;
+    let text = judge("data/test/top", &["--classes", "2,middle"])?.success()?.stdout;
     assert_eq!(text, "2 of 4 right (50.00 %)\n2 of class middle taken for top\n");
     judge("data/test/top", &[])?.fails(2, &["no labels", "--classes"])?;
-    judge("data/test/top", &["--classes", "3"])?.fails(2, &["a label is 3", "3 classes"])?;
+    judge("data/test/top", &["--classes", "3"])?.fails(2, &["a class is 3", "this model has 3", "middle"])?;
 
     let result = run(&["--output", "noisy", "--noisy", "--timesteps", "400"])?.success()?.json()?;
     let timesteps: Vec<_> = result["test"].as_array().ok_or("no test")?.iter().map(|a| &a["timestep"]).collect();
@@ -57,6 +57,30 @@ fn a_classifier_is_trained_and_judges() -> TestResult {
     run(&["--output", "noisy", "--resume", "--shift", "3"])?.fails(2, &["--shift is 3", "the run has 2"])?;
     let digits = ["train", "pixel", "--data", "data", "--resume", "--output", "clean"];
     program.run(&digits)?.fails(1, &["a setting of the run", "same kind of training"])?;
+    Ok(())
+}
+
+/// A model that was trained on sub-folders knows their names, before the run is finished too.
+#[test]
+fn classes_of_a_model_have_the_names_of_folders() -> TestResult {
+    let program = Tweedie::new()?;
+    write_bars(&program.path("data"), 6)?;
+    let train = ["train", "pixel", "--data", "data", "--output", "run", "--steps", "4", "--channels", "8,8", "--quiet"];
+    program.run(&train)?.success()?;
+    let index = read_json(&program.path("run/model/model_index.json"))?;
+    assert_eq!(index["id2label"], serde_json::json!({"0": "bottom", "1": "middle", "2": "top"}));
+    let sample = |output: &str, classes: &str| {
+        let all = ["sample", "--checkpoint", "run", "--steps", "2", "--grid", "--output", output, "--classes", classes];
+        program.run(&all)
+    };
+    sample("names.png", "top,bottom,1")?.success()?;
+    sample("numbers.png", "2,0,1")?.success()?;
+    assert_eq!(pixels(&program.path("names.png"))?, pixels(&program.path("numbers.png"))?);
+    sample("x.png", "left")?.fails(2, &["a class is left", "take 0 to 2, or a name: bottom, middle, top"])?;
+    sample("x.png", "3")?.fails(2, &["a class is 3", "take 0 to 2"])?;
+    // Those of digits are their numbers.
+    let digits = ["sample", "mnist", "--classes", "seven", "--output", "x.png"];
+    program.run(&digits)?.fails(2, &["a class is seven", "this model has 10; take 0 to 9"])?;
     Ok(())
 }
 

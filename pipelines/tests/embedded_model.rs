@@ -241,13 +241,11 @@ fn models_and_schedulers_are_listed_as_json() -> TestResult {
     let table = tweedie.run(&["model", "info"])?.success()?.stdout;
     let components = info["components"].as_array().ok_or("no components")?;
     let total: u64 = components.iter().filter_map(|component| component["parameters"].as_u64()).sum();
-    let digits: String = table
-        .lines()
-        .filter(|line| line.starts_with("total"))
-        .flat_map(str::chars)
-        .filter(char::is_ascii_digit)
-        .collect();
-    assert_eq!(digits, total.to_string());
+    let line = table.lines().find(|line| line.starts_with("total")).ok_or("no total")?;
+    let digits = line.split_whitespace().nth(1).map(|number| number.replace(',', ""));
+    assert_eq!(digits, Some(total.to_string()));
+    // Two bytes for each weight, which is in half precision.
+    assert!(line.ends_with(&format!("{:.1} MB", total as f64 * 2e-6)), "{line}");
     let schedulers = tweedie.run(&["schedulers", "--json"])?.success()?.json()?;
     let table = tweedie.run(&["schedulers"])?.success()?.stdout;
     for entry in schedulers.as_array().ok_or("no list")? {

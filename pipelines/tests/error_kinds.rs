@@ -117,7 +117,7 @@ fn requests() -> TestResult {
         }),
         case("a model that is used up", kind, || once.generate(&request())),
         case("classes without a model of classes", kind, || {
-            pixels.settle(&PixelRequest { classes: vec![3], ..PixelRequest::default() })
+            pixels.settle(&PixelRequest { classes: vec![3.into()], ..PixelRequest::default() })
         }),
         case("a folder that holds something", ErrorKind::File, || RunFolder::create(&taken)),
         case("tensors that do not fit", kind, || {

@@ -122,6 +122,7 @@ fn argument(option: &OptionInfo) -> Arg {
             kind,
             OptionKind::Text
                 | OptionKind::Counts
+                | OptionKind::Names
                 | OptionKind::Numbers
                 | OptionKind::Interval
                 | OptionKind::Size
@@ -235,7 +236,8 @@ mod tests {
         assert!(given::<TextToImageRequest>(&[]).is_err());
         assert!(given::<TextToImageRequest>(&["--prompt", "x", "--sigmas", "1,0", "--timesteps", "1"]).is_err());
         assert!(given::<InpaintRequest>(&["--blend", "1", "--no-composite"]).is_err());
-        assert!(given::<PixelRequest>(&["--classes", "1,x"]).is_err());
+        let classes = given::<PixelRequest>(&["--classes", "1,x"]).map(|request| request["classes"].clone());
+        assert_eq!(classes.ok(), Some(serde_json::json!([1, "x"])));
         assert!(given::<ImageToImageRequest>(&["--strength", "-1"]).is_ok());
     }
 

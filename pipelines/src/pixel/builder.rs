@@ -3,6 +3,7 @@
 use super::PixelPipeline;
 use crate::device::{DTypeChoice, DeviceChoice};
 use crate::model::{Defaults, Model, component_parameters, folder_of_model};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles};
@@ -153,7 +154,9 @@ impl PixelBuilder {
         let format = self.dtype.on(&device, None, || component_parameters(&files, network))?;
         let scheduler = files.config("scheduler", "scheduler_config.json")?;
         let defaults = Defaults::read(&files)?;
-        let pipeline_class = files.index()?["_class_name"].as_str().map(str::to_owned);
+        let index = files.index()?;
+        let pipeline_class = index["_class_name"].as_str().map(str::to_owned);
+        let class_names = class_names(&index);
 
         let loader = Loader { backend: self.backend, ..format.loader(&files, &device) };
         let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
@@ -168,6 +171,7 @@ impl PixelBuilder {
             classifier: classifier.transpose()?,
             scheduler,
             pipeline_class,
+            class_names,
             defaults,
             weight_files,
             model_name: self.model.name(),
@@ -177,4 +181,12 @@ impl PixelBuilder {
             files,
         })
     }
+}
+
+/// The names of classes in `model_index.json`, where they stand by their numbers as the index of diffusers' DiT has them; none if
+/// they are not all there.
+fn class_names(index: &Value) -> Vec<String> {
+    let Some(labels) = index["id2label"].as_object() else { return Vec::new() };
+    let name = |number: usize| labels.get(&number.to_string())?.as_str().map(str::to_owned);
+    (0..labels.len()).map(name).collect::<Option<_>>().unwrap_or_default()
 }

@@ -11,7 +11,7 @@ mod trajectory;
 
 pub use builder::{PixelBuilder, PixelModel};
 pub use record::PixelRecord;
-pub use request::{PixelRequest, PixelSettings};
+pub use request::{PixelClass, PixelRequest, PixelSettings};
 pub use trajectory::Trajectory;
 
 use crate::device::NumberFormat;
@@ -50,7 +50,7 @@ pub struct PixelSeconds {
 ///
 /// // The embedded digits.
 /// let pipeline = PixelPipeline::builder().build()?;
-/// let request = PixelRequest { classes: vec![3, 7], steps: Some(3), seed: 1, ..PixelRequest::default() };
+/// let request = PixelRequest { classes: vec![3.into(), 7.into()], steps: Some(3), seed: 1, ..PixelRequest::default() };
 /// let pictures = pipeline.generate(&request)?;
 /// assert_eq!((pictures.len(), pictures[0].width()), (2, 28));
 /// # Ok::<_, tweedie_pipelines::Error>(())
@@ -62,6 +62,7 @@ pub struct PixelPipeline {
     classifier: Option<Box<dyn PictureClassifier>>,
     scheduler: ConfigFields,
     pipeline_class: Option<String>,
+    class_names: Vec<String>,
     defaults: Defaults,
     files: ModelFiles,
     weight_files: Vec<String>,
@@ -107,6 +108,7 @@ impl PixelPipeline {
             classifier: self.classifier.as_ref().map(|classifier| classifier.facts()),
             scheduler: &self.scheduler,
             pipeline_class: self.pipeline_class.as_deref(),
+            class_names: &self.class_names,
             defaults: &self.defaults,
         })
     }

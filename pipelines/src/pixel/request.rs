@@ -3,7 +3,12 @@
 use crate::model::Defaults;
 use crate::requests::kind::OptionKind;
 use crate::requests::options::{json, option, options, serde_by_options};
+use crate::requests::values::{OptionValue, read, values_by_serde, write};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
 use tweedie::config::ConfigFields;
 use tweedie::families::{ClassifierFacts, PixelFacts};
 use tweedie::schedulers::{self, Scheduler, SchedulerChoice};
@@ -23,10 +28,10 @@ options! {
     #[derive(Debug, Clone, PartialEq)]
     pub struct PixelRequest {
         options {
-            /// The classes of the pictures in turn.
+            /// The classes of the pictures in turn, by their numbers or their names.
             ///
             /// Image `i` is of class `classes[i mod n]`.
-            classes: Vec<u32> = Vec::new() => option(OptionKind::Counts, "C,C,...").default("all classes of the model in turn");
+            classes: Vec<PixelClass> = Vec::new() => option(OptionKind::Names, "C,C,...").default("all classes of the model in turn");
             /// How many pictures.
             num_images: Option<usize> = None => option(OptionKind::Count, "N").default("one for each of `classes`, else 1");
             /// Number of denoising steps.
@@ -66,11 +71,68 @@ serde_by_options!(PixelRequest);
 #[derive(Debug)]
 pub(super) struct PixelModelFacts<'a> {
     pub network: PixelFacts,
+    /// The names of its classes, if the model says them.
+    pub class_names: &'a [String],
     pub classifier: Option<ClassifierFacts>,
     pub scheduler: &'a ConfigFields,
     /// `_class_name` in `model_index.json`.
     pub pipeline_class: Option<&'a str>,
     pub defaults: &'a Defaults,
+}
+
+/// A class of a model, by its number from 0 on, or by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PixelClass {
+    /// Its number.
+    Number(u32),
+    /// Its name, of a model that says them (`id2label` in `model_index.json`).
+    Name(String),
+}
+
+impl PixelClass {
+    /// Its number, among so many classes, which have these names if any.
+    ///
+    /// # Errors
+    /// If it is none of them; the message says which there are.
+    pub fn among(&self, count: usize, names: &[String]) -> Result<u32> {
+        let number = match self {
+            Self::Number(number) => Some(*number as usize),
+            Self::Name(name) => names.iter().position(|known| known == name),
+        };
+        number.filter(|&number| number < count).map(|number| number as u32).ok_or_else(|| {
+            let names = if names.is_empty() { String::new() } else { format!(", or a name: {}", names.join(", ")) };
+            let fix = format!("this model has {count}; take 0 to {}{names}", count.saturating_sub(1));
+            Error::invalid("a class", self, fix)
+        })
+    }
+}
+
+impl FromStr for PixelClass {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Infallible> {
+        Ok(text.parse().map_or_else(|_| Self::Name(text.into()), Self::Number))
+    }
+}
+
+impl From<u32> for PixelClass {
+    fn from(number: u32) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl fmt::Display for PixelClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+values_by_serde! {
+    PixelClass: "a whole number from 0 on, or a name";
 }
 
 /// A request that has been checked, with every default filled in.
@@ -220,12 +282,7 @@ impl PixelRequest {
         if self.classes.is_empty() {
             return Ok((0..known as u32).collect());
         }
-        match self.classes.iter().find(|&&class| class as usize >= known) {
-            Some(class) => {
-                Err(Error::invalid("a class", class, format!("this model has {known}; take 0 to {}", known - 1)))
-            }
-            None => Ok(self.classes.clone()),
-        }
+        self.classes.iter().map(|class| class.among(known, facts.class_names)).collect()
     }
 
     fn guidance_scale(&self, facts: &PixelModelFacts<'_>) -> Result<f64> {
@@ -307,6 +364,6 @@ impl PixelRequest {
     }
 }
 
-fn list(classes: &[u32]) -> String {
-    classes.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+fn list(classes: &[PixelClass]) -> String {
+    classes.iter().map(PixelClass::to_string).collect::<Vec<_>>().join(",")
 }

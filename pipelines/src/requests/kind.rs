@@ -20,6 +20,8 @@ pub enum OptionKind {
     Number,
     /// Whole numbers with commas between.
     Counts,
+    /// Whole numbers or names, with commas between.
+    Names,
     /// Numbers with commas between.
     Numbers,
     /// Two numbers with a comma between.
@@ -50,7 +52,7 @@ pub enum FlagValue {
 impl OptionKind {
     /// Whether a text holds several values with commas between, each of which [`Self::parse`] takes.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Counts | Self::Numbers)
+        matches!(self, Self::Counts | Self::Names | Self::Numbers)
     }
 
     /// The JSON that a text stands for.
@@ -73,6 +75,7 @@ impl OptionKind {
             Self::Seed if text == "random" || text == "-1" => Ok(drawn_seed().into()),
             Self::Count | Self::Seed => whole::<u64>(text),
             Self::Counts => whole::<u32>(text),
+            Self::Names => Ok(text.parse::<u32>().map_or_else(|_| text.into(), Value::from)),
             Self::Number | Self::Numbers => {
                 text.parse::<f64>().map(|number| number.to_json()).map_err(|e| e.to_string())
             }

@@ -160,6 +160,7 @@ impl PixelTrainingSettings {
             objective: self.objective()?,
             importance_sampling: self.importance_sampling,
             class_dropout: network.null_class.map(dropout),
+            class_names: if self.conditional(set) { set.classes().to_vec() } else { Vec::new() },
             products: self.mixed_precision.into(),
             scheduler: self.scheduler(),
             dtype: self.dtype.into(),

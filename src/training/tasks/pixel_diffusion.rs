@@ -39,6 +39,8 @@ pub struct PixelDiffusionConfig {
     pub importance_sampling: bool,
     /// How often classes are dropped, of a network that has a class for none.
     pub class_dropout: Option<ClassDropout>,
+    /// The names of the classes that the network is told, in the order of their numbers.
+    pub class_names: Vec<String>,
     /// How products are taken in training.
     pub products: MatmulPrecision,
     /// The model's `scheduler_config.json`, of the objective's process.
@@ -133,12 +135,17 @@ impl TrainingTask for PixelDiffusion {
     }
 
     fn write_rest(&self, folder: &Path) -> Result<()> {
-        let index = json!({
+        let mut index = json!({
             "_class_name": "DDPMPipeline",
             "_diffusers_version": DIFFUSERS_VERSION,
             "scheduler": ["diffusers", self.config.scheduler["_class_name"]],
             "unet": ["diffusers", "UNet2DModel"],
         });
+        // As the index of diffusers' DiT has them. Names that are their numbers say nothing.
+        let numbered = || self.config.class_names.iter().enumerate().map(|(i, name)| (i.to_string(), name));
+        if numbered().any(|(number, name)| number != *name) {
+            index["id2label"] = numbered().map(|(number, name)| (number, Value::from(name.as_str()))).collect();
+        }
         write_json(folder, "model_index.json", &index)?;
         write_json(folder, "defaults.json", &self.defaults())?;
         write_json(folder, "unet/config.json", &Value::Object(self.config.network.to_fields()))?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tweedie::Error;
 use tweedie::training::data::{FolderOptions, ImageSet, read_folder};
 use tweedie::training::tasks::{Judgement, judge_at};
-use tweedie_pipelines::open_classifier;
+use tweedie_pipelines::{PixelClass, open_classifier};
 
 #[derive(Debug, Args)]
 pub struct ClassifyArguments {
@@ -21,9 +21,10 @@ pub struct ClassifyArguments {
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
 
-    /// For pictures without labels, in the order of their names: the classes asked for, repeated as often as need be
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    classes: Option<Vec<u32>>,
+    /// For pictures without labels, in the order of their names: the classes asked for, by numbers or names, repeated as often
+    /// as need be
+    #[arg(long, value_name = "C,C,...", value_delimiter = ',')]
+    classes: Option<Vec<PixelClass>>,
 
     /// Print one JSON object
     #[arg(long)]
@@ -45,12 +46,15 @@ impl ClassifyArguments {
 fn labelled(
     folder: &Path,
     options: FolderOptions,
-    classes: Option<&[u32]>,
+    classes: Option<&[PixelClass]>,
     names: &[String],
 ) -> anyhow::Result<ImageSet> {
     let set = read_folder(folder, options)?;
     let labels: Vec<u32> = match (classes, set.labels()) {
-        (Some(classes), _) => classes.iter().copied().cycle().take(set.len()).collect(),
+        (Some(classes), _) => {
+            let numbers = classes.iter().map(|class| class.among(names.len(), names)).collect::<Result<Vec<_>, _>>()?;
+            numbers.into_iter().cycle().take(set.len()).collect()
+        }
         (None, Some(labels)) => {
             let known = |name: &String| names.iter().position(|known| known == name).map(|label| label as u32);
             let labels = labels.iter().map(|&label| known(&set.classes()[label as usize]));
@@ -63,7 +67,7 @@ fn labelled(
                 )),
             }
         }
-        (None, None) => wrong_usage!("the pictures of {} have no labels; give --classes N,N,...", folder.display()),
+        (None, None) => wrong_usage!("the pictures of {} have no labels; give --classes C,C,...", folder.display()),
     };
     Ok(set.with_labels(labels, names.to_vec())?)
 }
