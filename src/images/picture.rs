@@ -2,7 +2,7 @@
 
 use super::average::averaged;
 use super::photo::{check_crop, check_size};
-use super::resample::lanczos;
+use super::resample::{Filter, lanczos, resampled};
 use super::{CropBox, Photo};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -90,6 +90,16 @@ impl Picture {
     pub fn resized(&self, width: usize, height: usize) -> Result<Self> {
         check_size("the size to resize to", width, height)?;
         let rgb = lanczos(&self.rgb, 3, (self.width, self.height), (width, height));
+        Ok(Self { width, height, rgb })
+    }
+
+    /// In another size by bicubic resampling, with the bytes of Pillow 13's `resize(size, BICUBIC)`.
+    ///
+    /// # Errors
+    /// If the size is zero or too large.
+    pub fn resized_bicubic(&self, width: usize, height: usize) -> Result<Self> {
+        check_size("the size to resize to", width, height)?;
+        let rgb = resampled(Filter::Bicubic, &self.rgb, 3, (self.width, self.height), (width, height));
         Ok(Self { width, height, rgb })
     }
 

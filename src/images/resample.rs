@@ -1,4 +1,4 @@
-//! Lanczos resampling, with the numbers of Pillow 13's `Image.resize(size, Image.LANCZOS)`.
+//! Resampling with the numbers of Pillow 13's `Image.resize(size, Image.LANCZOS)`, and the same with `Image.BICUBIC`.
 //!
 //! The filter is separable: rows, then columns. Where an axis shrinks, the filter is stretched by the factor, so that
 //! every source pixel counts. Bytes are summed in fixed point and limited to 0..=255 after each of the two passes;
@@ -6,8 +6,41 @@
 
 use rayon::prelude::*;
 
-/// Lobes of the windowed sinc on either side.
-const LOBES: f64 = 3.0;
+/// How a target sample's weights fall off with the distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filter {
+    /// A windowed sinc with three lobes on either side.
+    Lanczos,
+    /// Keys' cubic with `a = -0.5`.
+    Bicubic,
+}
+
+impl Filter {
+    /// Beyond this distance there is no weight.
+    fn support(self) -> f64 {
+        match self {
+            Self::Lanczos => 3.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        let sinc = |x: f64| if x == 0.0 { 1.0 } else { (std::f64::consts::PI * x).sin() / (std::f64::consts::PI * x) };
+        match self {
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
+            Self::Bicubic => {
+                const A: f64 = -0.5;
+                match x.abs() {
+                    x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+                    x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+                    _ => 0.0,
+                }
+            }
+        }
+    }
+}
+
 /// Fraction bits of a byte's weights: 32, less 8 for the sample and 2 for sums beyond its range.
 const FRACTION_BITS: u32 = 32 - 8 - 2;
 /// Samples of a row summed at once in the pass over columns: the sums stay in the first-level cache.
@@ -65,22 +98,17 @@ struct Taps<W> {
     weights: Vec<W>,
 }
 
-fn lanczos_kernel(x: f64) -> f64 {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (std::f64::consts::PI * x).sin() / (std::f64::consts::PI * x) };
-    if (-LOBES..LOBES).contains(&x) { sinc(x) * sinc(x / LOBES) } else { 0.0 }
-}
-
-fn taps<T: Sample>(from: usize, to: usize) -> Vec<Taps<T::Sum>> {
+fn taps<T: Sample>(filter: Filter, from: usize, to: usize) -> Vec<Taps<T::Sum>> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
-    let support = LOBES * stretch;
+    let support = filter.support() * stretch;
     let tap = |i: usize| {
         let centre = (i as f64 + 0.5) * scale;
         // The casts take a negative start to the picture's edge: what lies outside has no weight.
         let first = (centre - support + 0.5) as usize;
         let last = ((centre + support + 0.5) as usize).min(from);
         let weights: Vec<f64> =
-            (first..last).map(|x| lanczos_kernel((x as f64 - centre + 0.5) * (1.0 / stretch))).collect();
+            (first..last).map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch))).collect();
         let sum: f64 = weights.iter().sum();
         Taps { first, weights: weights.iter().map(|weight| T::weight(weight / sum)).collect() }
     };
@@ -91,33 +119,46 @@ fn taps<T: Sample>(from: usize, to: usize) -> Vec<Taps<T::Sum>> {
 ///
 /// Both sizes are (width, height), nothing is zero, and there are one to four channels.
 pub(super) fn lanczos<T: Sample>(data: &[T], channels: usize, from: (usize, usize), to: (usize, usize)) -> Vec<T> {
+    resampled(Filter::Lanczos, data, channels, from, to)
+}
+
+/// The same by any filter.
+pub(super) fn resampled<T: Sample>(
+    filter: Filter,
+    data: &[T],
+    channels: usize,
+    from: (usize, usize),
+    to: (usize, usize),
+) -> Vec<T> {
     let ((width, height), (to_width, to_height)) = (from, to);
     match (width != to_width, height != to_height) {
         (false, false) => data.to_vec(),
-        (true, false) => across(data, channels, width, to_width),
-        (false, true) => down(data, channels * width, height, to_height),
+        (true, false) => across(filter, data, channels, width, to_width),
+        (false, true) => down(filter, data, channels * width, height, to_height),
         // Pillow 13 starts with the columns where that axis loses more than twice the pixels, which is less work. The
         // order shows, because bytes are limited between the passes.
         (true, true) if to_height < height && height - to_height > 2 * width.saturating_sub(to_width) => {
-            across(&down(data, channels * width, height, to_height), channels, width, to_width)
+            across(filter, &down(filter, data, channels * width, height, to_height), channels, width, to_width)
         }
-        (true, true) => down(&across(data, channels, width, to_width), channels * to_width, height, to_height),
+        (true, true) => {
+            down(filter, &across(filter, data, channels, width, to_width), channels * to_width, height, to_height)
+        }
     }
 }
 
 /// The pass along rows.
-fn across<T: Sample>(data: &[T], channels: usize, from: usize, to: usize) -> Vec<T> {
+fn across<T: Sample>(filter: Filter, data: &[T], channels: usize, from: usize, to: usize) -> Vec<T> {
     let pass = match channels {
         1 => across_channels::<T, 1>,
         2 => across_channels::<T, 2>,
         3 => across_channels::<T, 3>,
         _ => across_channels::<T, 4>,
     };
-    pass(data, from, to)
+    pass(filter, data, from, to)
 }
 
-fn across_channels<T: Sample, const C: usize>(data: &[T], from: usize, to: usize) -> Vec<T> {
-    let taps = taps::<T>(from, to);
+fn across_channels<T: Sample, const C: usize>(filter: Filter, data: &[T], from: usize, to: usize) -> Vec<T> {
+    let taps = taps::<T>(filter, from, to);
     let mut out = vec![T::default(); data.len() / from * to];
     out.par_chunks_exact_mut(C * to).zip(data.par_chunks_exact(C * from)).for_each(|(out, row)| {
         for (out, tap) in out.chunks_exact_mut(C).zip(&taps) {
@@ -136,8 +177,8 @@ fn across_channels<T: Sample, const C: usize>(data: &[T], from: usize, to: usize
 }
 
 /// The pass along columns, over rows of `stride` samples.
-fn down<T: Sample>(data: &[T], stride: usize, from: usize, to: usize) -> Vec<T> {
-    let taps = taps::<T>(from, to);
+fn down<T: Sample>(filter: Filter, data: &[T], stride: usize, from: usize, to: usize) -> Vec<T> {
+    let taps = taps::<T>(filter, from, to);
     let mut out = vec![T::default(); stride * to];
     out.par_chunks_exact_mut(stride).zip(&taps).for_each(|(out, tap)| {
         for (strip, out) in out.chunks_mut(STRIP).enumerate() {

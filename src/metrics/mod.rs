@@ -8,6 +8,7 @@
 //! | inception score | how sure a classifier is of samples, and how many classes they have | [`inception_score`] |
 //! | precision, density | how much of the samples is like the reference | [`manifold_figures`] |
 //! | recall, coverage | how much of the reference is reached | [`manifold_figures`] |
+//! | CLIP score | how well pictures show what texts say | [`clip_score`], of a [`ClipModel`] |
 //! | variational bound | how many bits a model needs for pictures | [`LikelihoodBound`] |
 //!
 //! A [`FeatureNetwork`] makes features of pictures, through an [`Extraction`]. [`Features`] `[pictures, width]`, are f32; what is computed of them is f64. Means and covariances, [`Moments`],
@@ -15,6 +16,7 @@
 //! for. A [`Bootstrap`] gives each figure its interval.
 
 mod bootstrap;
+mod clip_score;
 mod extraction;
 mod feature_network;
 mod features;
@@ -28,6 +30,7 @@ mod picture_folder;
 mod statistics_file;
 
 pub use bootstrap::{Bootstrap, Figure, Interval};
+pub use clip_score::{ClipModel, TextDirections, clip_score, clip_scores};
 pub use extraction::{Extraction, Kept, PictureSet};
 pub use feature_network::{FeatureNetwork, PictureFeatures};
 pub use features::{FeatureSample, Features};

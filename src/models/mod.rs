@@ -39,7 +39,7 @@ pub use autoencoder::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTinyConfig, DiagonalGaussian,
     EitherAutoencoderConfig, Halves, LatentSpace, Watch,
 };
-pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput};
+pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput, ClipVisionConfig, ClipVisionModel};
 pub use controlled::{Control, ControlConfig, ControlModel, ControlledUNet};
 pub use controlnet::{ControlNet, ControlNetConfig, Strength};
 pub use judge::{Judge, JudgeClasses, JudgeConfig, JudgeHead, Shown};

@@ -1,6 +1,7 @@
 //! `tweedie eval`.
 
 mod classify;
+mod clip;
 mod fid;
 mod grid;
 mod inception_score;
@@ -23,6 +24,8 @@ pub enum EvalCommand {
     Is(Box<inception_score::InceptionScoreArguments>),
     /// Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
     Prdc(Box<prdc::PrdcArguments>),
+    /// How well pictures show what texts say, as CLIP sees it (Hessel et al. 2021).
+    Clip(clip::ClipArguments),
     /// Judge by a classifier whether pictures are of the classes that were asked for.
     Classify(classify::ClassifyArguments),
     /// How many bits a model in pixel space needs for pictures: the variational bound, term by term (Ho et al. 2020).
@@ -38,6 +41,7 @@ impl EvalCommand {
             Self::Kid(arguments) => arguments.run(),
             Self::Is(arguments) => arguments.run(),
             Self::Prdc(arguments) => arguments.run(),
+            Self::Clip(arguments) => arguments.run(),
             Self::Likelihood(arguments) => arguments.run(),
             Self::Classify(arguments) => arguments.run(),
             Self::Prompts(arguments) => arguments.run(),

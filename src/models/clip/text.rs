@@ -1,8 +1,8 @@
-//! CLIP's text encoder (Radford et al. 2021), as transformers' `CLIPTextModel` and
-//! `CLIPTextModelWithProjection` have it.
+//! The text encoder, as transformers' `CLIPTextModel` and `CLIPTextModelWithProjection` have it.
 
+use super::encoder_layer::{ACTIVATIONS, EncoderLayer, LayerConfig, check_layers};
 use crate::config::ConfigFields;
-use crate::layers::{Activation, Backend, Embedding, LayerNorm, Linear, Weights, scaled_dot_product_attention};
+use crate::layers::{Activation, Embedding, LayerNorm, Linear, Weights};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Tensor};
 
@@ -37,8 +37,6 @@ impl ClipTextConfig {
     /// # Errors
     /// If a field has an unusable value.
     pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
-        let activations =
-            [("quick_gelu", Activation::QuickGelu), ("gelu", Activation::Gelu), ("silu", Activation::Silu)];
         fields.only("use_attention_mask", &[false.into()])?;
         let config = Self {
             vocab_size: fields.usize("vocab_size", 49408)?,
@@ -47,25 +45,27 @@ impl ClipTextConfig {
             num_hidden_layers: fields.usize("num_hidden_layers", 12)?,
             num_attention_heads: fields.usize("num_attention_heads", 8)?,
             max_position_embeddings: fields.usize("max_position_embeddings", 77)?,
-            hidden_act: fields.choice("hidden_act", &activations, Activation::QuickGelu)?,
+            hidden_act: fields.choice("hidden_act", &ACTIVATIONS, Activation::QuickGelu)?,
             layer_norm_eps: fields.f64("layer_norm_eps", 1e-5)?,
             eos_token_id: fields.usize("eos_token_id", 49407)? as u32,
             projection_dim: fields.usize("projection_dim", 512)?,
         };
-        if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-            return Err(
-                fields.wrong("num_attention_heads", format!("it must divide hidden_size, {}", config.hidden_size))
-            );
-        }
-        if config.num_hidden_layers > MOST_LAYERS {
-            return Err(fields.wrong("num_hidden_layers", format!("it must be {MOST_LAYERS} at most")));
-        }
+        check_layers(fields, &config.layer())?;
         Ok(config)
     }
-}
 
-/// More than any published text encoder has.
-const MOST_LAYERS: usize = 1000;
+    fn layer(&self) -> LayerConfig {
+        LayerConfig {
+            layers: self.num_hidden_layers,
+            width: self.hidden_size,
+            inner_width: self.intermediate_size,
+            heads: self.num_attention_heads,
+            activation: self.hidden_act,
+            epsilon: self.layer_norm_eps,
+            causal: true,
+        }
+    }
+}
 
 /// What the encoder gives for a batch of token sequences.
 #[derive(Debug, Clone)]
@@ -100,9 +100,6 @@ impl ClipTextModel {
         let bare = weights.contains("embeddings.token_embedding.weight");
         let text = if bare { weights.clone() } else { weights.at("text_model") };
         let embeddings = text.at("embeddings");
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| EncoderLayer::new(&text.at("encoder.layers").at(i), &config))
-            .collect::<Result<_>>()?;
         let projection = weights.contains("text_projection.weight").then(|| {
             Linear::with_bias(&weights.at("text_projection"), config.hidden_size, config.projection_dim, false)
         });
@@ -113,7 +110,7 @@ impl ClipTextModel {
                 config.max_position_embeddings,
                 config.hidden_size,
             )?,
-            layers,
+            layers: EncoderLayer::all(&text.at("encoder.layers"), &config.layer())?,
             final_layer_norm: LayerNorm::new(&text.at("final_layer_norm"), config.hidden_size, config.layer_norm_eps)?,
             text_projection: projection.transpose()?,
             config,
@@ -199,50 +196,5 @@ impl ClipTextModel {
             id => id,
         };
         ids.iter().position(|&id| id == wanted).unwrap_or(0)
-    }
-}
-
-/// A transformer layer with the norm before each part.
-#[derive(Debug)]
-struct EncoderLayer {
-    layer_norm1: LayerNorm,
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-    layer_norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
-    heads: usize,
-    backend: Backend,
-}
-
-impl EncoderLayer {
-    fn new(weights: &Weights<'_>, config: &ClipTextConfig) -> Result<Self> {
-        let width = config.hidden_size;
-        let attention = weights.at("self_attn");
-        Ok(Self {
-            layer_norm1: LayerNorm::new(&weights.at("layer_norm1"), width, config.layer_norm_eps)?,
-            q_proj: Linear::new(&attention.at("q_proj"), width, width)?,
-            k_proj: Linear::new(&attention.at("k_proj"), width, width)?,
-            v_proj: Linear::new(&attention.at("v_proj"), width, width)?,
-            out_proj: Linear::new(&attention.at("out_proj"), width, width)?,
-            layer_norm2: LayerNorm::new(&weights.at("layer_norm2"), width, config.layer_norm_eps)?,
-            fc1: Linear::new(&weights.at("mlp.fc1"), width, config.intermediate_size)?,
-            fc2: Linear::new(&weights.at("mlp.fc2"), config.intermediate_size, width)?,
-            activation: config.hidden_act,
-            heads: config.num_attention_heads,
-            backend: weights.backend(),
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.layer_norm1.forward(x)?;
-        let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
-        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, true, self.q_proj.products(), self.backend)?;
-        let x = self.out_proj.forward_plus_residual(&mixed, x)?;
-        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
-        self.fc2.forward_plus_residual(&self.activation.forward(&h)?, &x)
     }
 }
