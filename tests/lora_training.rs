@@ -81,6 +81,32 @@ fn gradients_are_differences_of_the_loss() -> TestResult {
     Ok(())
 }
 
+/// Blocks that are computed again on the way back give the loss and the gradients of those that are kept.
+#[test]
+fn recomputed_blocks_have_the_same_gradients() -> TestResult {
+    for (name, modules, trains_text) in
+        [("sd15", LowRankModules::All, true), ("xl-small", LowRankModules::Transformers, false)]
+    {
+        for backend in [Backend::Kernels, Backend::Candle] {
+            let gradients = |recomputes: bool| -> TestResult<(f64, Vec<Vec<f32>>)> {
+                let model = load(name, HeldWeights { backend, ..HeldWeights::default() })?;
+                let mut trainer = trainer(model, modules, trains_text)?.with_recomputation(recomputes);
+                away_from_start(&mut trainer)?;
+                loss_and_gradients(&mut trainer, &[], 0.0)
+            };
+            let ((kept_loss, kept), (loss, found)) = (gradients(false)?, gradients(true)?);
+            assert_eq!(loss, kept_loss, "{name}");
+            for (kept, found) in kept.iter().zip(&found) {
+                let largest = kept.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+                let off = kept.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                // What several parts contribute is summed in another order.
+                assert!(largest > 0.0 && off < 1e-5 * largest, "{name} {backend:?}: {off} of {largest}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// How a LoRA's file is put on a model.
 #[derive(Debug, Clone, Copy)]
 enum Put {

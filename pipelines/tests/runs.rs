@@ -198,3 +198,15 @@ fn data_of_another_kind_and_other_devices_are_answered() -> TestResult {
     std::fs::remove_file(tweedie.path("pictures/metadata.jsonl"))?;
     train("pixel", &["--resume"])?.fails(2, &["the data", "3 images in the place of 2", "another --output"])
 }
+
+/// `mnist` is the embedded model, also where a folder of data is called so.
+#[cfg(feature = "embedded-mnist")]
+#[test]
+fn data_of_the_name_of_a_model_are_no_model() -> TestResult {
+    let tweedie = with_data()?;
+    std::fs::rename(tweedie.path("data"), tweedie.path("mnist"))?;
+    let judge = ["eval", "fid", "--checkpoint", "mnist", "--num-images", "2", "--steps", "2", "--resamples", "0"];
+    tweedie.run(&[&judge[..], &["--write-statistics", "x.npz"]].concat())?.success()?;
+    assert!(tweedie.path("x.npz").is_file());
+    Ok(())
+}

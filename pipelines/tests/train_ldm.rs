@@ -218,6 +218,30 @@ fn what_is_trained_draws_and_is_gone_on_from() -> TestResult {
     Ok(())
 }
 
+/// Less memory, and the same losses but for the order of sums.
+#[test]
+fn blocks_that_are_computed_again_train_alike() -> TestResult {
+    let tweedie = with_data()?;
+    let vae = embedded();
+    let losses = |output: &str, more: &[&str]| -> TestResult<Vec<f64>> {
+        let options = [&["--steps", "5", "--channels", "8,16", "--attention", "0,1"], more].concat();
+        tweedie.run(&small(output, text(&vae)?, &options))?.success()?;
+        let log = std::fs::read_to_string(tweedie.path(output).join("metrics.jsonl"))?;
+        let loss = |line: &str| {
+            let line: Value = serde_json::from_str(line)?;
+            line["loss"]["loss"].as_f64().ok_or_else(|| "no loss".into())
+        };
+        log.lines().map(loss).collect()
+    };
+    let (kept, again) = (losses("kept", &[])?, losses("again", &["--gradient-checkpointing"])?);
+    assert_eq!((kept.len(), kept[0]), (5, again[0]));
+    for (kept, again) in kept.iter().zip(&again) {
+        // Steps of AdamW take a gradient next to nothing, whose sign roundings decide, as far as any other.
+        assert!((kept / again - 1.0).abs() < 1e-3, "{kept} {again}");
+    }
+    Ok(())
+}
+
 /// Other objectives, and captions beside pictures.
 #[test]
 fn flow_and_epsilon_are_trained_from_captions_beside_pictures() -> TestResult {

@@ -28,7 +28,7 @@ pub fn with_gradients<R, E: From<candle_core::Error>>(
 }
 
 /// From the loss to the variables, kernel by kernel, the last one first.
-fn walk_back(mut entries: Vec<Entry>, loss: &Tensor) -> Result<GradStore> {
+pub(super) fn walk_back(mut entries: Vec<Entry>, loss: &Tensor) -> Result<GradStore> {
     // What candle's operations made has its whole gradient as soon as the first kernel that reads it has given its part.
     let mut first_reader = HashMap::<TensorId, usize>::new();
     for (i, entry) in entries.iter().enumerate() {
@@ -37,15 +37,15 @@ fn walk_back(mut entries: Vec<Entry>, loss: &Tensor) -> Result<GradStore> {
         }
     }
     let mut gradients = loss.backward()?;
-    while let Some(Entry { arguments, result, backward }) = entries.pop() {
-        if let Some(gradient) = gradients.remove(&result) {
-            let parts = backward(&arguments, &result, &gradient)?;
-            drop((result, gradient));
-            for (argument, part) in arguments.iter().zip(parts) {
-                if let Some(part) = part {
-                    accumulate(&mut gradients, argument.id(), part)?;
-                }
-            }
+    while let Some(entry) = entries.pop() {
+        let parts = match gradients.remove(&entry.result) {
+            Some(gradient) => entry.contributions(&gradient)?,
+            None => Vec::new(),
+        };
+        let arguments = entry.arguments;
+        drop(entry.result);
+        for (id, part) in parts {
+            accumulate(&mut gradients, id, part)?;
         }
         for argument in &arguments {
             if first_reader.get(&argument.id()) == Some(&entries.len())

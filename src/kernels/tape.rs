@@ -1,17 +1,40 @@
 //! A record of the kernels that ran, along which [`gradients`](super::with_gradients) go back.
 
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Storage, Tensor, TensorId};
 use std::cell::Cell;
 
 /// The gradients of a kernel's arguments, from its arguments, its result and the result's gradient.
 pub(super) type Backward = Box<dyn Fn(&[Tensor], &Tensor, &Tensor) -> Result<Vec<Option<Tensor>>>>;
 
-/// A kernel that ran.
+/// The gradients that a part of a network contributes, of its arguments and of the variables in it.
+pub(super) type BackwardOfPart = Box<dyn Fn(&[Tensor], &Tensor, &Tensor) -> Result<Vec<(TensorId, Tensor)>>>;
+
+/// A kernel that ran, or a part of a network.
 pub(super) struct Entry {
     pub arguments: Vec<Tensor>,
     pub result: Tensor,
-    pub backward: Backward,
+    pub step: Step,
+}
+
+/// How gradients go back through an entry.
+pub(super) enum Step {
+    Kernel(Backward),
+    Part(BackwardOfPart),
+}
+
+impl Entry {
+    /// What the gradient of the result contributes to others, by the tensors that those are of.
+    pub fn contributions(&self, gradient: &Tensor) -> Result<Vec<(TensorId, Tensor)>> {
+        match &self.step {
+            Step::Part(backward) => backward(&self.arguments, &self.result, gradient),
+            Step::Kernel(backward) => {
+                let parts = backward(&self.arguments, &self.result, gradient)?;
+                let each = self.arguments.iter().zip(parts);
+                Ok(each.filter_map(|(argument, part)| Some((argument.id(), part?))).collect())
+            }
+        }
+    }
 }
 
 thread_local! {
@@ -56,6 +79,14 @@ pub(super) fn record(
     let (storage, shape) = forward()?;
     let result = Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), true);
     let arguments = arguments.iter().map(|&argument| argument.clone()).collect();
-    entries.push(Entry { arguments, result: result.clone(), backward: backward() });
+    entries.push(Entry { arguments, result: result.clone(), step: Step::Kernel(backward()) });
     Ok(result)
+}
+
+/// Puts a part of a network on the tape, if there is one; says whether there is.
+pub(super) fn record_part(arguments: Vec<Tensor>, result: &Tensor, backward: BackwardOfPart) -> bool {
+    let mut tape = Suspended(TAPE.take());
+    let Some(entries) = tape.0.as_mut() else { return false };
+    entries.push(Entry { arguments, result: result.clone(), step: Step::Part(backward) });
+    true
 }

@@ -2,7 +2,7 @@
 
 use super::{Draws, ParameterSet, SetReport, SetState, TrainingTask};
 use crate::kernels::{RecyclingAllocator, make_pool};
-use crate::layers::{on_device, with_gradients};
+use crate::layers::{on_device, recomputing, with_gradients};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device};
 use std::collections::BTreeMap;
@@ -52,6 +52,7 @@ pub struct Trainer<T> {
     task: T,
     sets: Vec<ParameterSet>,
     options: TrainerOptions,
+    recomputes: bool,
     step: u64,
 }
 
@@ -91,7 +92,15 @@ impl<T: TrainingTask> Trainer<T> {
         }
         make_pool(None);
         RecyclingAllocator::keep_most_used();
-        Ok(Self { task, sets, options, step: 0 })
+        Ok(Self { task, sets, options, recomputes: false, step: 0 })
+    }
+
+    /// The same, which computes blocks of transformers again on the way back in the place of keeping what is in them: steps take
+    /// less memory and longer.
+    #[must_use]
+    pub fn with_recomputation(mut self, recomputes: bool) -> Self {
+        self.recomputes = recomputes;
+        self
     }
 
     /// The task.
@@ -201,8 +210,10 @@ impl<T: TrainingTask> Trainer<T> {
     /// Adds the gradient of a batch's loss to its sets; gives the loss.
     fn backward(&mut self, loss: usize, batch: &T::Batch, draws: Draws) -> Result<f64> {
         let device = self.sets_of(loss).next().map_or(Device::Cpu, |set| set.parameters().device().clone());
-        let task = &mut self.task;
-        let (value, (), gradients) = with_gradients(&device, || Ok::<_, Error>((task.loss(loss, batch, draws)?, ())))?;
+        let (task, recomputes) = (&mut self.task, self.recomputes);
+        let mut compute = || Ok::<_, Error>((task.loss(loss, batch, draws)?, ()));
+        let compute = || if recomputes { recomputing(compute) } else { compute() };
+        let (value, (), gradients) = with_gradients(&device, compute)?;
         self.sets_of(loss).try_for_each(|set| set.add_gradients(&gradients))?;
         Ok(f64::from(value.to_dtype(DType::F32)?.to_scalar::<f32>()?))
     }

@@ -84,7 +84,7 @@ impl<R: Options> FromArgMatches for Given<R> {
 }
 
 /// What else options are called: by one letter, as in stable-diffusion.cpp, and in other programs.
-const OTHER_NAMES: [(&str, Option<char>, &[&str]); 8] = [
+const OTHER_NAMES: [(&str, Option<char>, &[&str]); 10] = [
     (PROMPT, Some('p'), &[]),
     ("negative_prompt", Some('n'), &[]),
     ("width", Some('W'), &[]),
@@ -93,6 +93,8 @@ const OTHER_NAMES: [(&str, Option<char>, &[&str]); 8] = [
     ("guidance_scale", None, &["cfg-scale", "cfg"]),
     ("scheduler", None, &["sampling-method", "sampler"]),
     ("num_images", None, &["batch-count"]),
+    ("min_snr_gamma", None, &["snr-gamma"]),
+    ("snr_gamma", None, &["min-snr-gamma"]),
 ];
 
 /// The option that may also stand alone, without its name.
@@ -239,6 +241,35 @@ mod tests {
         let classes = given::<PixelRequest>(&["--classes", "1,x"]).map(|request| request["classes"].clone());
         assert_eq!(classes.ok(), Some(serde_json::json!([1, "x"])));
         assert!(given::<ImageToImageRequest>(&["--strength", "-1"]).is_ok());
+    }
+
+    /// What a help text calls an option is one, of the same command.
+    #[test]
+    fn options_that_help_names_are_there() {
+        use clap::CommandFactory;
+        fn check(command: &Command, path: &str) {
+            let known = |name: &str| {
+                let names = |argument: &Arg| {
+                    argument
+                        .get_long()
+                        .into_iter()
+                        .chain(argument.get_all_aliases().into_iter().flatten())
+                        .any(|n| n == name)
+                };
+                command.get_arguments().any(names) || ["help", "version"].contains(&name)
+            };
+            for argument in command.get_arguments() {
+                let texts = [argument.get_help(), argument.get_long_help()].into_iter().flatten();
+                let text = texts.map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                for part in text.split("--").skip(1) {
+                    let name: String = part.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+                    let name = name.trim_end_matches('-');
+                    assert!(name.is_empty() || known(name), "{path}: the help of {} names --{name}", argument.get_id());
+                }
+            }
+            command.get_subcommands().for_each(|inner| check(inner, &format!("{path} {}", inner.get_name())));
+        }
+        check(&crate::cli::Arguments::command(), "tweedie");
     }
 
     /// A number that cannot be is answered as a value, and not as an option that there is none of.

@@ -134,7 +134,7 @@ enum Command {
     #[command(subcommand)]
     Train(train::TrainCommand),
     /// Judge pictures.
-    #[command(after_help = examples(&["tweedie eval classify digits --classifier runs/classifier/model", "tweedie eval prompts --model MODEL --prompts prompts.json --judge JUDGE --output scores"]))]
+    #[command(after_help = examples(&["tweedie eval classify --images digits --classifier runs/classifier/model", "tweedie eval prompts --model MODEL --prompts prompts.json --judge JUDGE --output scores"]))]
     #[command(subcommand)]
     Eval(eval::EvalCommand),
     /// Make pictures with a model in pixel space, such as the embedded digits.
@@ -193,8 +193,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 struct ModelArguments {
-    /// A folder in diffusers layout, one checkpoint file (.safetensors, .gguf, .ckpt), or owner/name[/FILE][@revision] on the
-    /// hub [default: the embedded model]
+    /// A folder in diffusers layout, a training run, one checkpoint file (.safetensors, .gguf, .ckpt), a short name (tweedie
+    /// model known), or owner/name[/FILE][@revision] on the hub [default: the embedded model]
     #[arg(long, short, value_name = "MODEL")]
     model: Option<PathBuf>,
 

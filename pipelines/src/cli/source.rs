@@ -6,6 +6,7 @@ use super::print;
 use anyhow::Context;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use tweedie::training::data::has_idx;
 #[cfg(feature = "hub")]
 use tweedie_pipelines::hub::{HubName, is_short_name, known_models, nearest_name};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, PixelModel, Purpose};
@@ -114,7 +115,8 @@ impl Source<'_> {
     /// The same, or the embedded one by its name.
     pub fn pixel_model_or_mnist(&self, path: &Path) -> anyhow::Result<PixelModel> {
         match path.to_str() {
-            Some("mnist") if !path.exists() => Ok(PixelModel::Mnist),
+            // A folder of data of this name is no model.
+            Some("mnist") if !path.exists() || has_idx(path) => Ok(PixelModel::Mnist),
             _ => self.pixel_model(path),
         }
     }

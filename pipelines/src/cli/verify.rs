@@ -22,7 +22,7 @@ use tweedie_pipelines::{
 
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// A PNG file that txt2img, img2img or inpaint wrote
+    /// A picture that txt2img, img2img or inpaint wrote: PNG, WebP or JPEG
     #[arg(value_name = "PICTURE")]
     picture: PathBuf,
 

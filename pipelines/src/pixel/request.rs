@@ -50,7 +50,7 @@ options! {
             ///
             /// A picture's record has all of them.
             scheduler_config: Map<String, Value> = Map::new() => json().always_recorded();
-            /// The first image's seed; image i uses seed + i. `random` or -1 draws one, which is told. It is the same by default, so
+            /// The first image's seed; image i uses seed + i. The word random or -1 draws one, which is told. It is the same by default, so
             /// that a command makes the same picture again.
             seed: u64 = 0 => option(OptionKind::Seed, "N").always_recorded();
             /// How many pictures at a time; changes speed and memory, not the pictures.

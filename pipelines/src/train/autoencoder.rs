@@ -45,7 +45,7 @@ options! {
             /// Side of the squares that are cut out of pictures at random, which must be a multiple of the factor by which
             /// latents are smaller; 0 takes pictures whole.
             crop: usize = 64 => setting(OptionKind::Count, "N");
-            /// Mirror half of the pictures.
+            /// Do not mirror half of the pictures.
             flip: bool = true => switch(FlagValue::Off).named("no_flip");
             /// Channels of latents.
             latent_channels: usize = 8 => setting(OptionKind::Count, "N");

@@ -92,6 +92,10 @@ impl TrainingSettings for EmbeddingTrainingSettings {
         EmbeddingTraining::new(config, model, self.frozen.common.seed, self.frozen.optimizer(self.frozen.learning_rate))
     }
 
+    fn recomputes(&self) -> bool {
+        self.frozen.gradient_checkpointing
+    }
+
     fn check_batches(&self, _: &FrozenModelData) -> Result<()> {
         Ok(())
     }

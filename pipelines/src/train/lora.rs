@@ -104,6 +104,10 @@ impl TrainingSettings for LoraTrainingSettings {
         LoraTraining::new(config, model, seed, (self.frozen.optimizer(rate), text_optimizer))
     }
 
+    fn recomputes(&self) -> bool {
+        self.frozen.gradient_checkpointing
+    }
+
     fn check_batches(&self, _: &FrozenModelData) -> Result<()> {
         Ok(())
     }

@@ -105,7 +105,8 @@ impl<S: TrainingSettings> TrainRequest<S> {
         let (task, sets) = settings.task(&mut data)?;
         let common = settings.common();
         let mut trainer =
-            Trainer::new(task, sets, TrainerOptions { seed: common.seed, accumulate: common.accumulate })?;
+            Trainer::new(task, sets, TrainerOptions { seed: common.seed, accumulate: common.accumulate })?
+                .with_recomputation(settings.recomputes());
         let (folder, existing) = resumed.map_or_else(|| Ok((RunFolder::create(&output)?, None)), Ok::<_, Error>)?;
         if existing.is_none() {
             folder.write_config(&config)?;

@@ -313,6 +313,11 @@ pub trait TrainingSettings: Options + Default {
     /// If settings and data do not fit each other.
     fn task(&self, data: &mut Self::Data) -> Result<(Self::Task, Vec<ParameterSet>)>;
 
+    /// Whether what is within transformers' blocks is computed again for the gradients. By default it is kept.
+    fn recomputes(&self) -> bool {
+        false
+    }
+
     /// Whether batches can be made, before anything is.
     ///
     /// # Errors

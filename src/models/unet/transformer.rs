@@ -2,9 +2,13 @@
 
 use super::blocks::BlockContext;
 use crate::Result;
-use crate::layers::{Attention, AttentionConfig, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights};
+use crate::layers::{
+    Attention, AttentionConfig, Cache, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, recomputed,
+    recomputes,
+};
 use candle_core::Tensor;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The sizes of a [`Transformer`].
 #[derive(Debug, Clone, Copy)]
@@ -58,17 +62,17 @@ impl Projection {
 pub(super) struct Transformer {
     norm: GroupNorm,
     proj_in: Projection,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     proj_out: Projection,
 }
 
 impl Transformer {
     pub fn new(weights: &Weights<'_>, config: TransformerConfig) -> Result<Self> {
-        let blocks = (0..config.layers).map(|k| Block::new(&weights.at("transformer_blocks").at(k), config));
+        let block = |k| Block::new(&weights.at("transformer_blocks").at(k), config).map(Arc::new);
         Ok(Self {
             norm: GroupNorm::new(&weights.at("norm"), config.groups, config.channels, 1e-6)?,
             proj_in: Projection::new(&weights.at("proj_in"), config.channels, config.linear_projection)?,
-            blocks: blocks.collect::<Result<_>>()?,
+            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
             proj_out: Projection::new(&weights.at("proj_out"), config.channels, config.linear_projection)?,
         })
     }
@@ -111,13 +115,23 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &BlockContext<'_>, perturbed: &Range<usize>) -> Result<Tensor> {
+    /// Where gradients are taken in [`recomputing`](crate::layers::recomputing), of this block nothing is kept but what goes in.
+    fn forward(self: &Arc<Self>, x: &Tensor, context: &BlockContext<'_>, perturbed: &Range<usize>) -> Result<Tensor> {
+        if !recomputes() {
+            return self.compute(x, context.text, context.cache, perturbed);
+        }
+        let (block, perturbed) = (self.clone(), perturbed.clone());
+        // What is kept of a text is of one call.
+        recomputed([x, context.text], move |[x, text]| block.compute(x, text, &Cache::default(), &perturbed))
+    }
+
+    fn compute(&self, x: &Tensor, text: &Tensor, cache: &Cache, perturbed: &Range<usize>) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let x = match perturbed.is_empty() {
             true => self.attn1.forward(&h, &h, x)?,
             false => self.attn1.forward_perturbed(&h, perturbed.clone(), x)?,
         };
-        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, context.text, &x, context.cache)?;
+        let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, text, &x, cache)?;
         self.ff.forward(&self.norm3.forward(&x)?, &x)
     }
 }

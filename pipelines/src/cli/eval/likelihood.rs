@@ -41,8 +41,8 @@ impl From<VarianceChoice> for VarianceType {
 
 #[derive(Debug, Args)]
 pub struct LikelihoodArguments {
-    /// A model in pixel space: a folder in diffusers layout, a finished training run, owner/name[@revision] on the hub, or mnist,
-    /// the embedded one
+    /// A model in pixel space: a folder in diffusers layout, a training run or one of its checkpoints,
+    /// owner/name[@revision] on the hub, or mnist, the embedded one
     #[arg(long, value_name = "MODEL")]
     checkpoint: PathBuf,
 

@@ -47,8 +47,8 @@ pub struct SampleArguments {
     #[arg(value_name = "SAMPLES", group = "from")]
     samples: Option<PathBuf>,
 
-    /// Judge samples of this model in pixel space, which are made on the way: a folder in diffusers layout, a finished training
-    /// run, owner/name[@revision] on the hub, or mnist, the embedded one
+    /// Judge samples of this model in pixel space, which are made on the way: a folder in diffusers layout, a training run
+    /// or one of its checkpoints, owner/name[@revision] on the hub, or mnist, the embedded one
     #[arg(long, value_name = "MODEL", group = "from")]
     checkpoint: Option<PathBuf>,
 

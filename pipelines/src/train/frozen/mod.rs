@@ -74,6 +74,9 @@ options! {
             /// BF16, AMX); what is trained and sums stay f32.
             mixed_precision: MixedPrecisionChoice = MixedPrecisionChoice::No =>
                 setting(OptionKind::Choice(MixedPrecisionChoice::NAMES), "NAME");
+            /// Compute what is within the blocks of transformers again on the way back, in the place of keeping it: less memory,
+            /// and longer steps.
+            gradient_checkpointing: bool = false => switch(FlagValue::On);
             /// Number format of the finished file.
             dtype: StoredChoice = StoredChoice::F32 => setting(OptionKind::Choice(StoredChoice::NAMES), "NAME");
         }

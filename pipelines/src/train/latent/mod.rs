@@ -84,8 +84,8 @@ options! {
             /// Averages of weights that are kept beside, to choose one afterwards: the lengths of their memories as relative
             /// standard deviations (EDM2).
             power_averages: Vec<f64> = vec![] => setting(OptionKind::Numbers, "F,F,...").default("none");
-            /// The one of `power_averages` that the finished model has, in the place of the one of `ema_decay`; a run that is
-            /// finished makes its model again by going on with another one.
+            /// The one of `power_averages` that the finished model has, in the place of the one of `ema_decay`. A run that is
+            /// finished makes its model again with another one when it is resumed with it.
             average: Option<f64> = None => setting(OptionKind::Number, "F");
             /// What the network predicts.
             prediction_type: PredictionChoice = PredictionChoice::V =>
@@ -100,8 +100,8 @@ options! {
             timesteps: usize = 1000 => setting(OptionKind::Count, "N");
             /// Draw timesteps by the size of their losses.
             importance_sampling: bool = false => switch(FlagValue::On);
-            /// Draw noisier timesteps more often, in which texts matter most: `s u / (1 + (s - 1) u)` of even `u` (SD3); 1 draws
-            /// all alike.
+            /// Draw noisier timesteps more often, in which texts matter most: s u / (1 + (s - 1) u) of even u (SD3); 1 draws all
+            /// alike.
             timestep_shift: f64 = 1.0 => setting(OptionKind::Number, "F");
             /// Gamma of the min-SNR weights; 0 for even weights.
             snr_gamma: f64 = 0.0 => setting(OptionKind::Number, "F");
@@ -149,6 +149,9 @@ options! {
             /// BF16, AMX); weights and sums stay f32.
             mixed_precision: MixedPrecisionChoice = MixedPrecisionChoice::No =>
                 setting(OptionKind::Choice(MixedPrecisionChoice::NAMES), "NAME");
+            /// Compute what is within the blocks of transformers again on the way back, in the place of keeping it: less memory,
+            /// and longer steps.
+            gradient_checkpointing: bool = false => switch(FlagValue::On);
             /// Number format of the finished model.
             dtype: StoredChoice = StoredChoice::F32 => setting(OptionKind::Choice(StoredChoice::NAMES), "NAME");
         }
@@ -253,6 +256,10 @@ impl TrainingSettings for LatentTrainingSettings {
         let (task, sets) = made?;
         let kept = |set: ParameterSet| set.with_power_averages(&self.power_averages, self.average);
         Ok((task, sets.into_iter().map(kept).collect::<Result<_>>()?))
+    }
+
+    fn recomputes(&self) -> bool {
+        self.gradient_checkpointing
     }
 
     fn check_batches(&self, _: &LatentTrainingData) -> Result<()> {
