@@ -45,7 +45,7 @@ fn golden_directions_and_scores() -> TestResult {
         // A hundred times what the directions may be off by.
         assert!((score - expected.as_f64().ok_or("no score")?).abs() < 1e-3, "{scores:?}");
     }
-    assert_eq!(scores.len(), 3);
+    assert_eq!((scores.len(), case["scores"].as_array().map(Vec::len)), (3, Some(3)));
     Ok(())
 }
 
@@ -110,5 +110,5 @@ fn what_is_no_clip_model_says_so() -> TestResult {
     let white = ClipModel::open(folder.path())?.prepare(&grey)?;
     assert!(white.flatten_all()?.to_vec1::<f32>()?.iter().all(|value| *value == 1.0) && white.dtype() == DType::F32);
     std::fs::remove_file(folder.path().join("model.safetensors"))?;
-    refused(folder.path(), &["model.safetensors", "get the model again"])
+    refused(folder.path(), &["model.safetensors", "models in several files"])
 }

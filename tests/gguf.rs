@@ -170,15 +170,17 @@ fn file(entries: &[(&str, u32, &[u8])], tensors: &[(&str, &[u64], u32, u64)], va
 }
 
 #[test]
-fn a_unet_alone_has_the_names_of_one_in_a_model() -> TestResult {
+fn a_unet_alone_goes_with_the_rest_of_its_model() -> TestResult {
     let folder = tempfile::tempdir()?;
     let tensors: [(&str, &[u64], u32, u64); 2] =
         [("input_blocks.0.0.weight", &[3, 3, 4, 1], 0, 0), ("out.2.weight", &[1, 2], 0, 160)];
     let alone = open(folder.path(), &file(&[], &tensors, &[0; 192]))?;
     let names: Vec<_> = alone.tensors().into_iter().map(|stored| (stored.name, stored.shape)).collect();
-    let name = |name: &str| format!("model.diffusion_model.{name}");
-    assert_eq!(names, [(name("input_blocks.0.0.weight"), vec![1, 4, 3, 3]), (name("out.2.weight"), vec![2, 1])]);
+    let expected = [("input_blocks.0.0.weight", vec![1, 4, 3, 3]), ("out.2.weight", vec![2, 1])];
+    assert_eq!(names, expected.map(|(name, shape)| (name.to_owned(), shape)));
     values(&alone)?;
+    let message = Families::built_in().detect_file(&alone).err().ok_or("it was known")?.to_string();
+    assert!(message.contains("a UNet alone") && message.contains("`config`"), "{message}");
 
     // As ComfyUI-GGUF has it: the UNet in one file, the rest of the model in its folder.
     let at = |name: &str| folder.path().join(name);
@@ -220,8 +222,8 @@ fn headers_that_cannot_be_are_refused_in_words() -> TestResult {
     refused(&file(&[], &[("x", &[40, 32], 8, 0)], &[0; 1360]), "no whole blocks of Q8_0")?;
     refused(&file(&[], &[("x", &[1; 5], 0, 0)], &[0; 4]), "has 5 dimensions")?;
     refused(&file(&[], &[("x", &[u64::MAX, 2], 0, 0)], &[0; 4]), "which no tensor has")?;
-    refused(&file(&[], &[("x", &[8], 0, u64::MAX - 31)], &[0; 32]), "no whole blocks")?;
-    refused(&file(&[], &[("x", &[1], 0, 16)], &[0; 32]), "lies at bytes")?;
+    refused(&file(&[], &[("x", &[8], 0, u64::MAX - 31)], &[0; 32]), "may be truncated")?;
+    refused(&file(&[], &[("x", &[1], 0, 16)], &[0; 32]), "no multiple of 32")?;
     refused(&file(&[], &[("x", &[16], 0, 0), ("y", &[8], 0, 32)], &[0; 64]), "y begins within another")?;
     refused(&file(&[], &[("x", &[1], 0, 0), ("x", &[1], 0, 32)], &[0; 64]), "two tensors x")?;
     refused(&file(&[("a", 99, &[])], &[], &[]), "the unknown type 99")?;

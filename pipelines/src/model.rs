@@ -309,7 +309,7 @@ impl ModelInfo {
                 name,
                 class_name: class_of(name),
                 parameters: parameters(&checkpoint),
-                bytes: checkpoint.stored().filter_map(|t| t.dtype.bytes_of(t.shape.iter().product())).sum(),
+                bytes: checkpoint.stored_bytes(),
                 dtypes,
                 files: checkpoint.file_names().to_vec(),
             });

@@ -78,6 +78,17 @@ fn classes_of_a_model_have_the_names_of_folders() -> TestResult {
     assert_eq!(pixels(&program.path("names.png"))?, pixels(&program.path("numbers.png"))?);
     sample("x.png", "left")?.fails(2, &["a class is left", "take 0 to 2, or a name: bottom, middle, top"])?;
     sample("x.png", "3")?.fails(2, &["a class is 3", "take 0 to 2"])?;
+    // A name that is a number goes before the number of a class.
+    for (from, to) in [("top", "2"), ("middle", "1"), ("bottom", "3")] {
+        std::fs::rename(program.path("data").join(from), program.path("data").join(to))?;
+    }
+    let other =
+        ["train", "pixel", "--data", "data", "--output", "run2", "--steps", "1", "--channels", "8,8", "--quiet"];
+    program.run(&other)?.success()?;
+    let numbered = ["sample", "--checkpoint", "run2", "--steps", "1", "--json", "--output", "y.png", "--classes"];
+    let classes = |classes: &str| program.run(&[&numbered[..], &[classes, "--grid", "--force"]].concat());
+    assert_eq!(classes("1,3")?.success()?.json()?["classes"], serde_json::json!([0, 2]));
+    classes("4")?.fails(2, &["a class is 4", "or a name: 1, 2, 3"])?;
     // Those of digits are their numbers.
     let digits = ["sample", "mnist", "--classes", "seven", "--output", "x.png"];
     program.run(&digits)?.fails(2, &["a class is seven", "this model has 10; take 0 to 9"])?;

@@ -23,6 +23,7 @@ fn pictures_are_scored_by_what_they_should_show() -> TestResult {
     score(&[])?.fails(1, &["0.png", "does not say what it should show", "--texts"])?;
     std::fs::write(program.path("texts.txt"), list("texts").join("\n"))?;
     let of_list = score(&["--texts", "texts.txt"])?.success()?.json()?;
+    assert_eq!([&of_list["pictures"], &case["scores"]].map(|list| list.as_array().map(Vec::len)), [Some(3); 2]);
     for (found, expected) in
         of_list["pictures"].as_array().into_iter().flatten().zip(case["scores"].as_array().into_iter().flatten())
     {

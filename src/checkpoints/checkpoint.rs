@@ -202,6 +202,12 @@ impl Checkpoint {
         })
     }
 
+    /// The bytes of all tensors as they are stored, of those that are parts of others once for each part; scales beside.
+    pub fn stored_bytes(&self) -> usize {
+        let bytes = |location: &Location| location.stored.dtype.bytes_of(location.shape.iter().product());
+        self.tensors.values().filter_map(bytes).sum()
+    }
+
     /// Whether a tensor is of the kind that models of this form leave alone.
     pub(crate) fn has_no_use_for(&self, name: &str) -> bool {
         name.ends_with("position_ids") || self.unused.iter().any(|prefix| name.starts_with(prefix))

@@ -18,7 +18,7 @@ const TELLING: &str = "model.diffusion_model.output_blocks.11.1.transformer_bloc
 const LEAST_OF_V: f64 = 0.09;
 
 /// Tensors by which other kinds of files are known: a part of a name, what the file is, what to do.
-const FOREIGN: [(&str, &str, &str); 18] = [
+const FOREIGN: [(&str, &str, &str); 19] = [
     ("joint_blocks.", "Stable Diffusion 3", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("double_blocks.", "Flux", "take a model of Stable Diffusion 1.x, 2.x or XL"),
     ("double_layers.", "AuraFlow", "take a model of Stable Diffusion 1.x, 2.x or XL"),
@@ -44,6 +44,7 @@ const FOREIGN: [(&str, &str, &str); 18] = [
         "the UNet of a diffusers folder alone",
         "give the folder that its folder lies in, or that of the rest of its model with `config`",
     ),
+    ("input_blocks.0.0.weight", "a UNet alone", "give the folder of the rest of its model with `config`"),
     ("text_model.", "a text encoder alone", "give a file or a folder with the whole model"),
 ];
 

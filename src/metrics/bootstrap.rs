@@ -79,7 +79,9 @@ impl Bootstrap {
         resampled: impl Fn(&[usize]) -> Result<f64> + Sync,
     ) -> Result<Figure> {
         let draw = |resample| resampled(&self.indices(resample, count));
-        let resampled = (0..self.resamples).into_par_iter().map(draw).collect::<Result<Vec<_>>>()?;
+        // One picture is all of every resample.
+        let resamples = if count < 2 { 0 } else { self.resamples };
+        let resampled = (0..resamples).into_par_iter().map(draw).collect::<Result<Vec<_>>>()?;
         Ok(Figure { value, interval: Interval::around(value, &resampled) })
     }
 

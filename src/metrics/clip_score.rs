@@ -62,7 +62,7 @@ impl ClipModel {
         let vision = ConfigFields::from_fields("vision_config", vision);
 
         let Some(name) = WEIGHTS.into_iter().find(|name| files.exists(name)) else {
-            let fix = format!("it has none of {}; get the model again", WEIGHTS.join(", "));
+            let fix = format!("it has none of {}; models in several files are not read", WEIGHTS.join(", "));
             return Err(Error::unusable(ErrorKind::Model, "the CLIP model", folder.display(), fix));
         };
         let file = SingleFile::open(&files.path(name))?;
@@ -185,7 +185,5 @@ pub fn clip_score(scores: &[f64], bootstrap: &Bootstrap) -> Result<Figure> {
     if scores.is_empty() {
         return Err(Error::invalid("the number of pictures", 0, "give at least one"));
     }
-    let mean = |values: &mut dyn Iterator<Item = f64>, count: usize| values.sum::<f64>() / count as f64;
-    let value = mean(&mut scores.iter().copied(), scores.len());
-    bootstrap.figure(value, scores.len(), |chosen| Ok(mean(&mut chosen.iter().map(|&i| scores[i]), chosen.len())))
+    bootstrap.mean(scores)
 }

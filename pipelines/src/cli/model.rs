@@ -44,7 +44,7 @@ pub enum ModelCommand {
         config: Option<PathBuf>,
 
         /// Number format of the weights: f32, f16 or bf16, and in a GGUF file, of the matrices, also q8_0, q6_k, q5_k, q5_1, q5_0,
-        /// q4_k, q4_1, q4_0, q3_k or q2_k [default: as they are stored; f16 in a GGUF file]
+        /// q4_k, q4_1, q4_0, q3_k or q2_k [default: as they are stored, blocks of a GGUF file as f32; f16 in a GGUF file]
         #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(number_formats()))]
         dtype: Option<String>,
 

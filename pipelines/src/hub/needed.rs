@@ -244,7 +244,7 @@ fn named_file(name: &HubName, file: &str, names: &BTreeSet<String>) -> Result<St
 }
 
 /// The one file of weights in a repository without folder layout: the one with the usual name, or else the only one;
-/// safetensors before pickles.
+/// safetensors before pickles, and those before GGUF, of which repositories have many of one model.
 fn single_file(name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> Result<String> {
     if let Some(usual) = purpose.usual_files().iter().find(|usual| names.contains(**usual)) {
         return Ok((*usual).into());
@@ -254,9 +254,13 @@ fn single_file(name: &HubName, purpose: Purpose, names: &BTreeSet<String>) -> Re
         let at_the_top = !name.contains(['/', '\\', ':']) && !name.starts_with('.');
         at_the_top && is_weights(name) && !of_adapters.contains(&name.as_str())
     };
-    let (safe, pickled): (Vec<_>, Vec<_>) =
-        names.iter().filter(may_be_meant).partition(|name| name.ends_with(".safetensors"));
-    let found = if safe.is_empty() { pickled } else { safe };
+    let rank = |name: &String| match () {
+        () if name.ends_with(".safetensors") => 0,
+        () if name.ends_with(".gguf") => 2,
+        () => 1,
+    };
+    let first = names.iter().filter(may_be_meant).map(rank).min();
+    let found: Vec<_> = names.iter().filter(may_be_meant).filter(|&name| Some(rank(name)) == first).collect();
     match found[..] {
         [file] => Ok(file.clone()),
         [] => {

@@ -28,7 +28,7 @@ options! {
     #[derive(Debug, Clone, PartialEq)]
     pub struct PixelRequest {
         options {
-            /// The classes of the pictures in turn, by their numbers or their names.
+            /// The classes of the pictures in turn, by their names, if the model says them, or their numbers.
             ///
             /// Image `i` is of class `classes[i mod n]`.
             classes: Vec<PixelClass> = Vec::new() => option(OptionKind::Names, "C,C,...").default("all classes of the model in turn");
@@ -91,15 +91,14 @@ pub enum PixelClass {
 }
 
 impl PixelClass {
-    /// Its number, among so many classes, which have these names if any.
+    /// Its number, among so many classes, which have these names if any. What is the name of a class is not taken for a number.
     ///
     /// # Errors
     /// If it is none of them; the message says which there are.
     pub fn among(&self, count: usize, names: &[String]) -> Result<u32> {
-        let number = match self {
-            Self::Number(number) => Some(*number as usize),
-            Self::Name(name) => names.iter().position(|known| known == name),
-        };
+        let text = self.to_string();
+        let named = names.iter().position(|known| *known == text);
+        let number = named.or(if let Self::Number(number) = self { Some(*number as usize) } else { None });
         number.filter(|&number| number < count).map(|number| number as u32).ok_or_else(|| {
             let names = if names.is_empty() { String::new() } else { format!(", or a name: {}", names.join(", ")) };
             let fix = format!("this model has {count}; take 0 to {}{names}", count.saturating_sub(1));

@@ -12,7 +12,7 @@ use std::ops::Range;
 const FIRST_READ: usize = 256 << 10;
 
 /// Where values start if the file does not say it: at multiples of this many bytes.
-const ALIGNMENT: usize = 32;
+pub(super) const ALIGNMENT: usize = 32;
 const MOST_ALIGNMENT: usize = 1 << 20;
 
 /// The most dimensions that GGML has.
@@ -191,18 +191,20 @@ fn parse(bytes: &[u8], length: usize) -> std::result::Result<Header, Failure> {
         let values: usize = shape.iter().product();
         // Blocks lie within rows.
         let row = shape.last().copied().unwrap_or(1);
-        let place = dtype.bytes_of(row).and_then(|_| dtype.bytes_of(values)).and_then(|bytes| {
-            let start = usize::try_from(offset).ok()?.checked_add(data)?;
-            Some(start..start.checked_add(bytes)?)
-        });
-        let place =
-            place.ok_or_else(|| format!("its tensor {name} of shape {shape:?} has no whole blocks of {dtype}"))?;
-        if !place.start.is_multiple_of(alignment) || place.end > length {
+        let bytes = dtype.bytes_of(row).and_then(|_| dtype.bytes_of(values));
+        let bytes =
+            bytes.ok_or_else(|| format!("its tensor {name} of shape {shape:?} has no whole blocks of {dtype}"))?;
+        let start = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(data));
+        let place = start.and_then(|start| Some(start..start.checked_add(bytes)?));
+        let Some(place) = place.filter(|place| place.end <= length) else {
             return Err(format!(
-                "its tensor {name} lies at bytes {} to {} of {length}; it may be truncated, get it again",
-                place.start, place.end
+                "the {bytes} bytes of its tensor {name} begin {offset} after byte {data}, and the file has {length}; it may be \
+                 truncated, get it again"
             )
             .into());
+        };
+        if !place.start.is_multiple_of(alignment) {
+            return Err(format!("its tensor {name} begins at byte {}, no multiple of {alignment}", place.start).into());
         }
         let shape = true_shape(&metadata, &name, values)?.unwrap_or(shape);
         check_shape(&name, &shape)?;
@@ -257,7 +259,13 @@ fn check_places(
 
 /// What a number of GGML's means.
 fn element_type(kind: u32) -> Option<ElementType> {
-    let plain = match kind {
+    let block = || BlockFormat::ALL.into_iter().find(|format| format.number() == kind).map(ElementType::Blocks);
+    plain_type(kind).map(ElementType::Plain).or_else(block)
+}
+
+/// The same of types without blocks.
+pub(super) fn plain_type(kind: u32) -> Option<Dtype> {
+    Some(match kind {
         0 => Dtype::F32,
         1 => Dtype::F16,
         24 => Dtype::I8,
@@ -266,9 +274,8 @@ fn element_type(kind: u32) -> Option<ElementType> {
         27 => Dtype::I64,
         28 => Dtype::F64,
         30 => Dtype::BF16,
-        _ => return BlockFormat::ALL.into_iter().find(|format| format.number() == kind).map(ElementType::Blocks),
-    };
-    Some(plain.into())
+        _ => return None,
+    })
 }
 
 /// The name of a format that is not read.

@@ -17,12 +17,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Files of a UNet alone in the names of Stable Diffusion's code, as ComfyUI-GGUF makes them, have this tensor and all names
-/// without the prefix of a whole model.
-const FIRST_OF_A_UNET: &str = "input_blocks.0.0.weight";
-const LAST_OF_A_UNET: &str = "out.2.weight";
-const PREFIX_OF_A_UNET: &str = "model.diffusion_model.";
-
 /// A GGUF file whose header has been checked.
 #[derive(Debug)]
 pub struct GgufFile {
@@ -42,12 +36,9 @@ impl GgufFile {
         let bytes = Bytes::open(files, name)?;
         let malformed = |reason: String| Error::malformed(ErrorKind::Model, "GGUF file", &path, reason);
         let Header { metadata, tensors } = header::read(&bytes)?.map_err(malformed)?;
-        let is_a_unet = tensors.contains_key(FIRST_OF_A_UNET) && tensors.contains_key(LAST_OF_A_UNET);
-        let prefix = if is_a_unet { PREFIX_OF_A_UNET } else { "" };
-        let named = tensors.into_iter().map(|(name, (shape, dtype, range))| {
-            let name = format!("{prefix}{name}");
-            (name.clone(), (StoredTensor { name, shape, dtype }, range))
-        });
+        let named = tensors
+            .into_iter()
+            .map(|(name, (shape, dtype, range))| (name.clone(), (StoredTensor { name, shape, dtype }, range)));
         Ok(Self { tensors: named.collect(), path, bytes, metadata })
     }
 
@@ -56,7 +47,7 @@ impl GgufFile {
         &self.path
     }
 
-    /// All tensors; those of a UNet alone have the prefix that they have in a whole model.
+    /// All tensors.
     pub fn tensors(&self) -> Vec<StoredTensor> {
         self.tensors.values().map(|(stored, _)| stored.clone()).collect()
     }

@@ -3,6 +3,7 @@
 use super::super::mapped::all_finite;
 use super::super::{ElementType, StoredTensor};
 use super::BlockFormat;
+use super::header::{ALIGNMENT, plain_type};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
@@ -10,7 +11,6 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 const VERSION: u32 = 3;
-const ALIGNMENT: usize = 32;
 
 /// Numbers of types of the metadata.
 const U32: u32 = 4;
@@ -20,7 +20,8 @@ const TEXT: u32 = 8;
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// Parts of names of matrices that other programs leave in half precision, for they are small and all else depends on them.
-const PRECISE: [&str; 5] = ["time_embed.", "label_emb.", "token_embedding", "position_embedding", "time_embedding."];
+const PRECISE: [&str; 6] =
+    ["time_embed.", "label_emb.", "token_embedding", "position_embedding", "positional_embedding", "time_embedding."];
 
 /// How a tensor is stored in a file whose matrices are to be in a format: vectors in f32; what is no matrix, or has rows that no
 /// block divides, in half precision; and rows that only shorter blocks divide in the next better format of those.
@@ -113,9 +114,9 @@ fn header(architecture: &str, tensors: &[StoredTensor]) -> Result<Vec<u8>> {
 /// The number of a type, of those that are written.
 fn number(dtype: ElementType) -> Option<u32> {
     match dtype {
-        ElementType::Plain(Dtype::F32) => Some(0),
-        ElementType::Plain(Dtype::F16) => Some(1),
-        ElementType::Plain(Dtype::BF16) => Some(30),
+        ElementType::Plain(dtype @ (Dtype::F32 | Dtype::F16 | Dtype::BF16)) => {
+            (0..=30).find(|&number| plain_type(number) == Some(dtype))
+        }
         ElementType::Blocks(format) if format.can_be_written() => Some(format.number()),
         _ => None,
     }
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!(stored("x.norm.weight", &[320]), "F32");
         assert_eq!(stored("model.diffusion_model.time_embed.0.weight", &[1280, 320]), "F16");
         assert_eq!(stored("text_model.embeddings.token_embedding.weight", &[49408, 768]), "F16");
+        assert_eq!(stored("conditioner.embedders.1.model.positional_embedding", &[77, 1280]), "F16");
         assert_eq!(stored_as("x.norm.weight", &[320], Dtype::F16.into()).to_string(), "F32");
         assert_eq!(stored_as("x.weight", &[320, 320], Dtype::BF16.into()).to_string(), "BF16");
     }

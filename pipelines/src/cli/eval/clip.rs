@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::images::Picture;
 use tweedie::metrics::{Bootstrap, ClipModel, clip_score, clip_scores};
+use tweedie::text::{Piece, parse_weights};
 use tweedie::training::data::{Split, has_captions, picture_files, read_captioned};
 use tweedie::{Error, Tensor};
 use tweedie_pipelines::ReusedSettings;
@@ -20,8 +21,8 @@ const BATCH: usize = 16;
 
 #[derive(Debug, Args)]
 pub struct ClipArguments {
-    /// A folder of pictures. What each should show is in a metadata.jsonl or a .txt file beside it, or else in the picture itself, as
-    /// this program and A1111 write it
+    /// A folder of pictures. What they should show is in a metadata.jsonl, or in a .txt file beside each; if there are none, in the
+    /// pictures themselves, as this program and A1111 write it
     #[arg(value_name = "PICTURES")]
     pictures: PathBuf,
 
@@ -29,7 +30,7 @@ pub struct ClipArguments {
     #[arg(long, value_name = "DIR")]
     clip: PathBuf,
 
-    /// A file with a text a line, for the pictures in the order of their names
+    /// A file with a text a line, for the pictures in the order of their names, in which numbers count as such
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
 
@@ -104,6 +105,13 @@ impl ClipArguments {
         Ok((scores, cut))
     }
 
+    /// The pictures, `fox-10.png` after `fox-9.png`.
+    fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut files = picture_files(&self.pictures, Split::Train)?;
+        files.sort_by_cached_key(|path| words_and_numbers(&path.to_string_lossy()));
+        Ok(files)
+    }
+
     /// Every picture with its text.
     fn pairs(&self) -> anyhow::Result<Vec<(PathBuf, String)>> {
         if self.texts.is_none() && has_captions(&self.pictures)? {
@@ -113,7 +121,7 @@ impl ClipArguments {
             };
             return Ok(captioned.pictures().iter().map(first).collect());
         }
-        let files = picture_files(&self.pictures, Split::Test)?;
+        let files = self.files()?;
         let Some(list) = &self.texts else {
             return files.into_iter().map(|path| Ok((path.clone(), prompt_of(&path)?))).collect();
         };
@@ -132,14 +140,54 @@ impl ClipArguments {
     }
 }
 
-/// What a picture says that it was made of.
+/// A name as words, each with the number that follows it.
+fn words_and_numbers(name: &str) -> Vec<(String, u64)> {
+    let mut parts = vec![(String::new(), 0u64)];
+    let mut in_number = false;
+    for c in name.chars() {
+        match (c.to_digit(10), parts.last_mut()) {
+            (Some(digit), Some((_, number))) => *number = number.saturating_mul(10).saturating_add(digit.into()),
+            (None, Some((word, _))) if !in_number => word.push(c),
+            _ => parts.push((c.into(), 0)),
+        }
+        in_number = c.is_ascii_digit();
+    }
+    parts
+}
+
+/// What a picture says that it was made of, without the weights of words.
 fn prompt_of(path: &Path) -> anyhow::Result<String> {
-    let settings = ReusedSettings::read(path);
-    match settings.ok().and_then(|settings| settings.options.get("prompt")?.as_str().map(str::to_owned)) {
-        Some(prompt) if !prompt.trim().is_empty() => Ok(prompt),
-        _ => bail!(
+    // A picture that cannot be read says so itself.
+    Picture::read(path)?;
+    let options = ReusedSettings::read(path).map(|settings| settings.options).unwrap_or_default();
+    let text = |name: &str| options.get(name).and_then(Value::as_str);
+    let prompt = match (text("prompt"), text("prompt_syntax")) {
+        (Some(prompt), Some("weighted")) => {
+            let words = parse_weights(prompt).into_iter().filter_map(|piece| match piece {
+                Piece::Text(words, _) => Some(words),
+                Piece::Break => None,
+            });
+            words.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+        }
+        (prompt, _) => prompt.unwrap_or_default().trim().to_owned(),
+    };
+    match prompt.is_empty() {
+        false => Ok(prompt),
+        true => bail!(
             "{} does not say what it should show; give --texts with a line for each picture, or a metadata.jsonl",
             path.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_comes_after_nine() {
+        let mut names = ["fox-10.png", "fox-9.png", "a2/x", "fox.png", "a10/x"];
+        names.sort_by_cached_key(|name| words_and_numbers(name));
+        assert_eq!(names, ["a2/x", "a10/x", "fox-9.png", "fox-10.png", "fox.png"]);
     }
 }
