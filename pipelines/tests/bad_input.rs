@@ -51,9 +51,9 @@ fn edit_json(path: PathBuf, field: &str, value: serde_json::Value) -> TestResult
 
 #[test]
 fn sizes_that_the_model_cannot_do() -> TestResult {
-    refused(&["--width", "66"], &["width is 66", "multiples of 4", "nearest is 68, then 64"])?;
-    refused(&["--height", "65"], &["height is 65", "nearest is 64, then 68"])?;
-    refused(&["--width", "0"], &["width is 0", "nearest is 4"])?;
+    refused(&["--width", "66"], &["width is 66", "multiples of 8", "nearest is 64, then 72"])?;
+    refused(&["--height", "65"], &["height is 65", "nearest is 64, then 72"])?;
+    refused(&["--width", "0"], &["width is 0", "nearest is 8"])?;
     refused(&["--width", "1000000"], &["width is 1000000", "16384 is the largest"])?;
     // The factor comes from the model.
     let tweedie = Tweedie::new()?;
@@ -83,7 +83,7 @@ fn impossible_numbers() -> TestResult {
     refused(&["--eta", "nan"], &["eta is null"])?;
     refused(&["--num-images", "0"], &["number of images is 0"])?;
     refused(&["--batch-size", "0"], &["batch size is 0"])?;
-    refused(&["--clip-skip", "5"], &["clip-skip is 5", "4 layers"])
+    refused(&["--clip-skip", "5"], &["clip-skip is 5", "3 layers"])
 }
 
 #[test]

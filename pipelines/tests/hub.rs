@@ -540,7 +540,8 @@ fn shards_one_file_and_a_lone_autoencoder_come_too() -> TestResult {
     assert!(cache.hub(NOBODY).cached(&some_model()?, WHOLE).is_none(), "a part is missing");
 
     // Pickles and GGUF beside it are other forms of it.
-    let others = ["README.md", "model-v1.ckpt", "model-Q4_0.gguf", "model-Q8_0.gguf"].map(|name| (name.into(), vec![1]));
+    let others =
+        ["README.md", "model-v1.ckpt", "model-Q4_0.gguf", "model-Q8_0.gguf"].map(|name| (name.into(), vec![1]));
     let single = Files::from_iter(others.into_iter().chain([("model-v1.safetensors".into(), unet.clone())]));
     let (cache, server) = (Cache::new()?, hub_with(single, |_| None)?);
     let Model::File { path, config: None } = fetch(&cache.hub(&server.base), WHOLE)? else {

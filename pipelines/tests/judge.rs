@@ -118,7 +118,7 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
     let vae = autoencoder();
     let run =
         |output: &str, more: &[&str]| program.run(&[&SMALL[..], &["--output", output, "--vae", &vae], more].concat());
-    let result = run("run", &["--steps", "240", "--batch-size", "32", "--shift", "1"])?.success()?.json()?;
+    let result = run("run", &["--steps", "320", "--batch-size", "32", "--shift", "1"])?.success()?.json()?;
     let accuracy = &result["accuracy"];
     for (of, least) in [("raw", 0.9), ("decoded", 0.75)] {
         for measure in ["concept", "background", "style", "position", "size", "both_concepts", "in_order", "relation"] {

@@ -20,7 +20,7 @@ use tweedie::{TestResult, Tweedie, kill_when_there, pixels, read_json};
 /// The side of the pictures.
 const SIDE: usize = 16;
 
-/// The folder of the embedded model, whose autoencoder runs here work with: 4 channels at a quarter of the size.
+/// The folder of the embedded model, whose autoencoder runs here work with: 8 channels at an eighth of the size.
 fn embedded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../weights/emoji-ldm")
 }
@@ -224,7 +224,7 @@ fn blocks_that_are_computed_again_train_alike() -> TestResult {
     let tweedie = with_data()?;
     let vae = embedded();
     let losses = |output: &str, more: &[&str]| -> TestResult<Vec<f64>> {
-        let options = [&["--steps", "5", "--channels", "8,16", "--attention", "0,1"], more].concat();
+        let options = [&["--steps", "5", "--attention", "0,1"], more].concat();
         tweedie.run(&small(output, text(&vae)?, &options))?.success()?;
         let log = std::fs::read_to_string(tweedie.path(output).join("metrics.jsonl"))?;
         let loss = |line: &str| {
@@ -271,7 +271,7 @@ fn flow_and_epsilon_are_trained_from_captions_beside_pictures() -> TestResult {
 fn pictures_of_several_proportions_are_trained_in_buckets() -> TestResult {
     let tweedie = Tweedie::new()?;
     std::fs::create_dir_all(tweedie.path("data"))?;
-    for (i, (width, height)) in [(48, 30), (30, 48), (40, 40)].into_iter().cycle().take(9).enumerate() {
+    for (i, (width, height)) in [(96, 60), (60, 96), (80, 80)].into_iter().cycle().take(9).enumerate() {
         let samples = Samples::Eight((0..3 * width * height).map(|j| (j * (i + 3)) as u8).collect());
         let photo = Photo::new(width, height, ColorType::Rgb, samples)?;
         std::fs::write(tweedie.path(&format!("data/{i}.png")), photo.encode_png(&[])?)?;
@@ -284,14 +284,14 @@ fn pictures_of_several_proportions_are_trained_in_buckets() -> TestResult {
         tweedie.run(&[&all[..], &[text(&vae)?], &SMALL[..], &options[..], more].concat())
     };
     run(&[])?.fails(2, &["--buckets", "--resize"])?;
-    run(&["--resize", "32"])?.success()?;
+    run(&["--resize", "64"])?.success()?;
     let latents = std::fs::read(tweedie.path("run/latents.safetensors"))?;
     let header = String::from_utf8_lossy(&latents[..2000.min(latents.len())]).into_owned();
-    // Wide, tall and square ones, at a quarter of 40x24, 24x40 and 32x32 pixels.
-    for shape in ["[3,4,6,10]", "[3,4,10,6]", "[3,4,8,8]"] {
+    // Wide, tall and square ones, at an eighth of 80x48, 48x80 and 64x64 pixels.
+    for shape in ["[3,8,6,10]", "[3,8,10,6]", "[3,8,8,8]"] {
         assert!(header.contains(shape), "{shape}: {header}");
     }
-    run(&["--resize", "32", "--resume"])?.success()?;
+    run(&["--resize", "64", "--resume"])?.success()?;
     Ok(())
 }
 
@@ -348,7 +348,7 @@ fn parts_that_do_not_fit_are_named() -> TestResult {
     let vae = embedded();
     let with = |more: &[&str]| tweedie.run(&small("run", text(&vae)?, &[&["--steps", "2"], more].concat()));
     tweedie.run(&arguments("run", &["--steps", "2"]))?.fails(2, &["--vae", "not given"])?;
-    with(&["--resize", "12"])?.fails(2, &["a side of the pictures is 12", "multiples of 8"])?;
+    with(&["--resize", "12"])?.fails(2, &["a side of the pictures is 12", "multiples of 16"])?;
     with(&["--attention", "2"])?.fails(2, &["--attention", "2 resolutions"])?;
     with(&["--caption-dropout", "2"])?.fails(2, &["caption dropout", "between 0 and 1"])?;
     with(&["--timestep-shift", "0"])?.fails(2, &["shift of timesteps", "above 0"])?;
@@ -356,7 +356,10 @@ fn parts_that_do_not_fit_are_named() -> TestResult {
     with(&["--snr-gamma", "-1"])?.fails(2, &["--snr-gamma"])?;
     let absent = arguments("run", &["--steps", "2", "--vae", "absent"]);
     assert_eq!(tweedie.run(&absent)?.status, 1);
-    std::fs::write(tweedie.path("unet.json"), json!({"cross_attention_dim": 7, "sample_size": 4}).to_string())?;
+    std::fs::write(
+        tweedie.path("unet.json"),
+        json!({"cross_attention_dim": 7, "sample_size": 4, "in_channels": 8, "out_channels": 8}).to_string(),
+    )?;
     let given = ["--steps", "2", "--vae", text(&vae)?, "--unet-config", "unet.json"];
     tweedie.run(&arguments("run", &given))?.fails(1, &["cross_attention_dim", "192"])?;
     assert!(!tweedie.path("run").exists());

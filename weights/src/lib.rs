@@ -11,7 +11,7 @@ macro_rules! files {
     };
 }
 
-/// A text-to-image model of emoji on plain backgrounds, 64x64.
+/// A text-to-image model of emoji on backgrounds and in scenes, 128x128.
 pub const EMOJI_LDM: Files = files!("emoji-ldm":
     "model_index.json",
     "defaults.json",

@@ -34,7 +34,10 @@ pub fn with_data(word: &str) -> TestResult<Tweedie> {
 
 /// The arguments of a run of a kind.
 pub fn arguments<'a>(kind: &'a str, output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut all = vec!["train", kind, "--data", "data", "--output", output, "--quiet", "--resize", "32"];
+    let mut all = vec!["train", kind, "--data", "data", "--output", output, "--quiet"];
+    if !more.contains(&"--resize") {
+        all.extend(["--resize", "32"]);
+    }
     all.extend(["--sample-steps", STEPS, "--sample-prompts", "prompts.txt", "--sample-every", "1000"]);
     all.extend(more);
     all
@@ -62,9 +65,10 @@ pub fn check_kills(tweedie: &Tweedie, kind: &str, more: &[&str], file: &str) -> 
 
 /// Draws a prompt as sample grids do, at a guidance and from the first seed.
 pub fn draw(tweedie: &Tweedie, prompt: &str, guidance_scale: &str, output: &str, more: &[&str]) -> TestResult {
-    let all = ["txt2img", "--prompt", prompt, "--width", "32", "--height", "32", "--steps", STEPS, "--quiet"];
+    let size: &[_] = if more.contains(&"--width") { &[] } else { &["--width", "32", "--height", "32"] };
+    let all = ["txt2img", "--prompt", prompt, "--steps", STEPS, "--quiet"];
     let sampled = ["--guidance-scale", guidance_scale, "--seed", "0", "--output", output];
-    tweedie.run(&[&all[..], &sampled, more].concat())?.success()?;
+    tweedie.run(&[&all[..], &sampled, size, more].concat())?.success()?;
     Ok(())
 }
 
