@@ -220,7 +220,7 @@ fn iq4_nl(block: &[u8], values: &mut [f32]) {
 fn iq4_xs(block: &[u8], values: &mut [f32]) {
     let (d, upper, lower) = (half(block, 0), u16::from_le_bytes([block[2], block[3]]), &block[4..8]);
     for (part, (bytes, values)) in block[8..].chunks_exact(16).zip(values.chunks_exact_mut(32)).enumerate() {
-        let scale = lower[part / 2] >> (part % 2 * 4) & 15 | (upper >> (part * 2) & 3) as u8 * 16;
+        let scale = lower[part / 2] >> (part % 2 * 4) & 15 | (((upper >> (part * 2)) & 3) as u8) << 4;
         uneven(d * (i32::from(scale) - 32) as f32, bytes, values);
     }
 }
