@@ -32,7 +32,7 @@
 //! let architecture = detected.family.architecture(&files)?;
 //! let loader = Loader::new(&files, &Device::Cpu);
 //! let (autoencoder, _) = architecture.autoencoder(&files, "vae")?.load(&loader, "vae", Halves::Decoder)?;
-//! assert_eq!(autoencoder.latent_space().factor, 4);
+//! assert_eq!(autoencoder.latent_space().factor, 8);
 //! # Ok::<_, tweedie::Error>(())
 //! ```
 
