@@ -2,7 +2,7 @@
 
 use super::super::mapped::Bytes;
 use super::super::safetensors_file::{LONGEST_HEADER, check_count, check_shape};
-use super::{BlockFormat, ElementType};
+use super::{BlockFormat, ElementType, StoredTensor};
 use crate::Result;
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
@@ -30,12 +30,15 @@ pub(super) enum Value {
     Other,
 }
 
+/// Tensors and where their values are in the file, by name.
+pub(super) type Tensors = BTreeMap<String, (StoredTensor, Range<usize>)>;
+
 /// A header that agrees with the length of its file.
 #[derive(Debug)]
 pub(super) struct Header {
     pub metadata: BTreeMap<String, Value>,
-    /// Shape, format and place of each tensor. Shapes are in the order of other files, the outermost dimension first.
-    pub tensors: BTreeMap<String, (Vec<usize>, ElementType, Range<usize>)>,
+    /// Each tensor and its place. Shapes are in the order of other files, the outermost dimension first.
+    pub tensors: Tensors,
 }
 
 /// Why no header could be read.
@@ -208,8 +211,9 @@ fn parse(bytes: &[u8], length: usize) -> std::result::Result<Header, Failure> {
         }
         let shape = true_shape(&metadata, &name, values)?.unwrap_or(shape);
         check_shape(&name, &shape)?;
-        if tensors.insert(name.clone(), (shape, dtype, place)).is_some() {
-            return Err(format!("it has two tensors {name}").into());
+        let stored = StoredTensor { name: name.clone(), shape, dtype };
+        if let Some((twin, _)) = tensors.insert(name, (stored, place)) {
+            return Err(format!("it has two tensors {}", twin.name).into());
         }
     }
     check_places(&tensors, data, alignment, length)?;
@@ -233,13 +237,8 @@ fn true_shape(
 }
 
 /// That no two tensors share bytes, and that nothing but what fills up to the alignment follows the last.
-fn check_places(
-    tensors: &BTreeMap<String, (Vec<usize>, ElementType, Range<usize>)>,
-    data: usize,
-    alignment: usize,
-    length: usize,
-) -> std::result::Result<(), String> {
-    let mut places: Vec<_> = tensors.iter().map(|(name, (.., place))| (place.start, place.end, name)).collect();
+fn check_places(tensors: &Tensors, data: usize, alignment: usize, length: usize) -> std::result::Result<(), String> {
+    let mut places: Vec<_> = tensors.iter().map(|(name, (_, place))| (place.start, place.end, name)).collect();
     places.sort_unstable();
     let mut end = data;
     for (start, next, name) in places {

@@ -12,7 +12,7 @@ pub(crate) use writer::{stored_as, write_gguf};
 use super::mapped::Bytes;
 use super::{ElementType, ModelFiles, StoredTensor};
 use crate::{Error, ErrorKind, Result};
-use header::{Header, Value};
+use header::{Header, Tensors, Value};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub struct GgufFile {
     path: PathBuf,
     bytes: Bytes,
     metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, (StoredTensor, Range<usize>)>,
+    tensors: Tensors,
 }
 
 impl GgufFile {
@@ -36,10 +36,7 @@ impl GgufFile {
         let bytes = Bytes::open(files, name)?;
         let malformed = |reason: String| Error::malformed(ErrorKind::Model, "GGUF file", &path, reason);
         let Header { metadata, tensors } = header::read(&bytes)?.map_err(malformed)?;
-        let named = tensors
-            .into_iter()
-            .map(|(name, (shape, dtype, range))| (name.clone(), (StoredTensor { name, shape, dtype }, range)));
-        Ok(Self { tensors: named.collect(), path, bytes, metadata })
+        Ok(Self { path, bytes, metadata, tensors })
     }
 
     /// The file's path.

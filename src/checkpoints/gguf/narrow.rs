@@ -171,13 +171,25 @@ fn level(value: f32, scale: f32, least: f32, most: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { (value / scale).round().clamp(least, most) }
 }
 
+/// What is put down of the parts of a K block of which each has a scale and a least value: theirs, written at a byte, and the pair of
+/// each part in whole numbers up to `levels`.
+fn pairs_of_parts(
+    values: &[f32],
+    (width, most): (usize, f32),
+    levels: f32,
+    (block, at): (&mut [u8], usize),
+) -> (f32, f32, Vec<(f32, f32)>) {
+    let pairs: Vec<_> = values.chunks_exact(width).map(|part| scale_and_least(part, most)).collect();
+    let greatest = |of: fn(&(f32, f32)) -> f32| pairs.iter().map(of).fold(0.0, f32::max);
+    let d = put_half(block, at, greatest(|pair| pair.0) / levels);
+    let m = put_half(block, at + 2, greatest(|pair| pair.1) / levels);
+    let whole = |(scale, least)| (level(scale, d, 0.0, levels), level(least, m, 0.0, levels));
+    (d, m, pairs.into_iter().map(whole).collect())
+}
+
 fn q2_k(values: &[f32], block: &mut [u8]) {
-    let parts: Vec<_> = values.chunks_exact(16).map(|part| scale_and_least(part, 3.0)).collect();
-    let greatest = |of: fn(&(f32, f32)) -> f32| parts.iter().map(of).fold(0.0, f32::max);
-    let d = put_half(block, 80, greatest(|part| part.0) / 15.0);
-    let m = put_half(block, 82, greatest(|part| part.1) / 15.0);
-    for (i, ((scale, least), values)) in parts.iter().zip(values.chunks_exact(16)).enumerate() {
-        let (scale, least) = (level(*scale, d, 0.0, 15.0), level(*least, m, 0.0, 15.0));
+    let (d, m, pairs) = pairs_of_parts(values, (16, 3.0), 15.0, (block, 80));
+    for (i, ((scale, least), values)) in pairs.into_iter().zip(values.chunks_exact(16)).enumerate() {
         block[i] = scale as u8 | (least as u8) << 4;
         for (j, value) in values.iter().enumerate() {
             let at = i * 16 + j;
@@ -213,13 +225,9 @@ fn q3_k(values: &[f32], block: &mut [u8]) {
 
 /// `Q4_K` and `Q5_K`, whose blocks differ by the fifth bits.
 fn q45_k(values: &[f32], most: u8, block: &mut [u8]) {
-    let parts: Vec<_> = values.chunks_exact(32).map(|part| scale_and_least(part, f32::from(most))).collect();
-    let greatest = |of: fn(&(f32, f32)) -> f32| parts.iter().map(of).fold(0.0, f32::max);
-    let d = put_half(block, 0, greatest(|part| part.0) / 63.0);
-    let m = put_half(block, 2, greatest(|part| part.1) / 63.0);
+    let (d, m, pairs) = pairs_of_parts(values, (32, f32::from(most)), 63.0, (block, 0));
     let (fifths, fourths) = if most > 15 { (16, 48) } else { (0, 16) };
-    for (i, ((scale, least), values)) in parts.iter().zip(values.chunks_exact(32)).enumerate() {
-        let (scale, least) = (level(*scale, d, 0.0, 63.0), level(*least, m, 0.0, 63.0));
+    for (i, ((scale, least), values)) in pairs.into_iter().zip(values.chunks_exact(32)).enumerate() {
         let (packed_scale, packed_least) = (scale as u8, least as u8);
         if i < 4 {
             block[4 + i] |= packed_scale;

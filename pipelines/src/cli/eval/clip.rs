@@ -157,8 +157,6 @@ fn words_and_numbers(name: &str) -> Vec<(String, u64)> {
 
 /// What a picture says that it was made of, without the weights of words.
 fn prompt_of(path: &Path) -> anyhow::Result<String> {
-    // A picture that cannot be read says so itself.
-    Picture::read(path)?;
     let options = ReusedSettings::read(path).map(|settings| settings.options).unwrap_or_default();
     let text = |name: &str| options.get(name).and_then(Value::as_str);
     let prompt = match (text("prompt"), text("prompt_syntax")) {
@@ -173,10 +171,14 @@ fn prompt_of(path: &Path) -> anyhow::Result<String> {
     };
     match prompt.is_empty() {
         false => Ok(prompt),
-        true => bail!(
-            "{} does not say what it should show; give --texts with a line for each picture, or a metadata.jsonl",
-            path.display()
-        ),
+        true => {
+            // One that cannot be read says so itself.
+            Picture::read(path)?;
+            bail!(
+                "{} does not say what it should show; give --texts with a line for each picture, or a metadata.jsonl",
+                path.display()
+            )
+        }
     }
 }
 
