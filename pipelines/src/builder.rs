@@ -10,7 +10,7 @@ use crate::records::record::UsedAutoencoder;
 use crate::settings::ModelFacts;
 use crate::stages::{Decode, Denoise, Encode};
 use crate::task::{TaskKind, Usage, check_task};
-use crate::used_weights::WeightFile;
+use crate::used_weights::{WeightFile, WeightSums};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -226,10 +226,12 @@ impl Builder {
             facts,
             blueprint: (self.usage == Usage::Any).then(blueprint),
             adapters,
-            weights: [(&files, text_files), (&files, network_files), (vae_files, vae_weights)]
-                .into_iter()
-                .flat_map(|(files, names)| names.into_iter().map(|name| WeightFile { files: files.clone(), name }))
-                .collect(),
+            weights: WeightSums::new(
+                [(&files, text_files), (&files, network_files), (vae_files, vae_weights)]
+                    .into_iter()
+                    .flat_map(|(files, names)| WeightFile::all(files, &names))
+                    .collect(),
+            ),
             vae: used_vae,
             model_name: self.model.name(),
             format,

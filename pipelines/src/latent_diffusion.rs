@@ -11,7 +11,7 @@ use crate::requests::request::Request;
 use crate::settings::{ModelFacts, Settings};
 use crate::stages::{Decode, Denoise, Encode, Encoded, Reference, prepare, reference};
 use crate::task::Usage;
-use crate::used_weights::{UsedWeights, WeightFile};
+use crate::used_weights::{UsedWeights, WeightSums};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -43,7 +43,7 @@ pub struct LatentDiffusion {
     /// What stages with a request's LoRAs are built from; nothing in a model for one run.
     pub(crate) blueprint: Option<Blueprint>,
     pub(crate) adapters: Vec<UsedAdapter>,
-    pub(crate) weights: Vec<WeightFile>,
+    pub(crate) weights: Arc<WeightSums>,
     /// Its autoencoder, if it is another model's.
     pub(crate) vae: Option<UsedAutoencoder>,
     pub(crate) model_name: String,

@@ -64,6 +64,8 @@ mod pixel;
 mod previews;
 mod records;
 mod requests;
+#[cfg(feature = "server")]
+pub mod serve;
 mod settings;
 pub mod stages;
 mod task;
@@ -89,7 +91,7 @@ pub use pixel::{
     PixelBuilder, PixelClass, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings,
     Trajectory,
 };
-pub use previews::Previews;
+pub use previews::{LatentColours, Previews};
 pub use records::record::{Input, Record};
 pub use records::reuse::ReusedSettings;
 pub use requests::control::ControlImage;

@@ -38,6 +38,28 @@ impl Previews {
     }
 }
 
+/// What a model's latents look like, learned from one finished picture: previews of others while they are being made.
+#[derive(Debug)]
+pub struct LatentColours(Projection);
+
+impl LatentColours {
+    /// Learns from a finished picture and the latents that it was decoded from, `[1, latent_channels, height, width]`.
+    ///
+    /// # Errors
+    /// If the picture's sides are no multiples of the latents'.
+    pub fn learn(latents: &Tensor, decoded: &Picture) -> Result<Self> {
+        Ok(Self(Projection::fit(&Columns::of(latents)?, decoded)?))
+    }
+
+    /// The picture of other latents, `[1, latent_channels, height, width]`.
+    ///
+    /// # Errors
+    /// If they have other channels.
+    pub fn picture(&self, latents: &Tensor) -> Result<Picture> {
+        self.0.picture(&Columns::of(latents)?)
+    }
+}
+
 /// Latents as one list of channel values for each place.
 struct Columns {
     channels: usize,
@@ -60,6 +82,7 @@ impl Columns {
 }
 
 /// An affine map from latent channels to red, green and blue, 0 to 255.
+#[derive(Debug)]
 struct Projection {
     factor: usize,
     /// For each colour a weight for each channel, and what is added.

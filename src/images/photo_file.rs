@@ -40,6 +40,22 @@ impl Photo {
         Self::decode(&picture_bytes(path)?, path)
     }
 
+    /// The width and height that a file in memory states, of the picture as its pixels are stored; nothing is unpacked. `path` is
+    /// named in messages.
+    ///
+    /// # Errors
+    /// If the file is empty, of another format, or has no such header.
+    pub fn size(bytes: &[u8], path: &Path) -> Result<(usize, usize)> {
+        let fail = |reason| malformed(path, reason);
+        let format = PictureFormat::of(bytes).map_err(fail)?;
+        if let Some(size) = format.stated_size(bytes) {
+            return Ok(size);
+        }
+        let size = guarded(|| format.decoder(bytes).map(|decoder| decoder.dimensions())).map_err(damaged);
+        let (width, height) = size.and_then(|size| size.map_err(damaged)).map_err(fail)?;
+        Ok((width as usize, height as usize))
+    }
+
     /// Reads a file that is in memory; `path` is named in messages.
     ///
     /// # Errors

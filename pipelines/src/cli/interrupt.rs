@@ -4,6 +4,8 @@ use super::print;
 use anyhow::Context;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+#[cfg(feature = "server")]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The number of the signal that asked; [`NOBODY`] or [`NOT_ANY_MORE`].
@@ -11,6 +13,10 @@ static ASKED: AtomicI32 = AtomicI32::new(NOBODY);
 const NOBODY: i32 = 0;
 /// The program is beyond what can be stopped in order.
 const NOT_ANY_MORE: i32 = -1;
+
+/// Whether to stop when asked is what the program is to do, as for a server.
+#[cfg(feature = "server")]
+static IS_SERVICE: AtomicBool = AtomicBool::new(false);
 
 /// Ctrl-C.
 const SIGINT: i32 = 2;
@@ -24,6 +30,13 @@ impl Interrupt {
     pub fn listen() -> anyhow::Result<Self> {
         listen(asked).context("cannot listen for Ctrl-C")?;
         Ok(Self(()))
+    }
+
+    /// Listens from now on, and to have been asked to stop is success.
+    #[cfg(feature = "server")]
+    pub fn listen_as_service() -> anyhow::Result<Self> {
+        IS_SERVICE.store(true, Ordering::SeqCst);
+        Self::listen()
     }
 
     /// Whether to go on. From here on nobody asks again, so the next Ctrl-C ends the program at once.
@@ -42,6 +55,10 @@ impl Interrupt {
 
 /// The status of a program that was asked to stop, as shells give it: 128 and the signal's number. Nothing if nobody asked.
 pub fn status() -> Option<ExitCode> {
+    #[cfg(feature = "server")]
+    if IS_SERVICE.load(Ordering::SeqCst) {
+        return None;
+    }
     let signal = ASKED.load(Ordering::SeqCst);
     (signal > NOBODY).then(|| ExitCode::from(status_of(signal)))
 }

@@ -26,6 +26,8 @@ mod progress;
 mod prompts_file;
 mod sample;
 mod schedulers;
+#[cfg(feature = "server")]
+mod serve;
 mod source;
 mod train;
 mod txt2img;
@@ -76,6 +78,7 @@ fn examples(commands: &[&str]) -> String {
 const ENVIRONMENT: &str = "\
 Environment:
   RAYON_NUM_THREADS   threads to compute with, as --threads
+  TWEEDIE_API_KEY     the key that clients of tweedie serve must send
   TWEEDIE_ISA         the instruction set to use, of those that --version lists
   HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE
                       where models of the hub are kept and fetched from, as in Python's huggingface_hub
@@ -88,6 +91,11 @@ Files:
                       options by their long names, for all commands that make pictures or in a table for one, such as
                       `steps = 20` under `[txt2img]`; the command line goes before both";
 
+/// What a build without the server says of it.
+#[cfg(not(feature = "server"))]
+const NO_SERVER: &str = "this build has no server, which needs a C compiler and Rust 1.94; build it from a clone with: cargo install --locked \
+     --path pipelines --features server";
+
 /// The heading of options that few need.
 const ADVANCED: &str = "Advanced";
 
@@ -99,6 +107,9 @@ fn about_program() -> String {
         ("embedded-mnist", cfg!(feature = "embedded-mnist")),
         ("embedded-model", cfg!(feature = "embedded-model")),
         ("hub", cfg!(feature = "hub")),
+        ("postgres", cfg!(feature = "postgres")),
+        ("s3", cfg!(feature = "s3")),
+        ("server", cfg!(feature = "server")),
         ("cuda", cfg!(feature = "cuda")),
         ("cudnn", cfg!(feature = "cudnn")),
         ("flash-attn", cfg!(feature = "flash-attn")),
@@ -147,6 +158,22 @@ enum Command {
     /// Make a picture again from the settings in its file, and compare.
     #[command(after_help = examples(&["tweedie verify fox.png", "tweedie verify castle.png --model sd15"]))]
     Verify(Box<verify::Verify>),
+    /// Answer programs and browsers over HTTP, with models that stay loaded.
+    #[cfg(feature = "server")]
+    #[command(after_help = examples(&["tweedie serve", "tweedie serve --model sd15 --models models --listen 0.0.0.0:7860 --api-key KEY"]))]
+    Serve(Box<serve::Serve>),
+    /// Work on the jobs of servers on other machines.
+    #[cfg(feature = "server")]
+    #[command(after_help = examples(&["tweedie worker --queue postgres://tweedie@host/tweedie --results /mnt/results"]))]
+    Worker(Box<serve::WorkerArguments>),
+    /// Not in this build: build with --features server to answer programs and browsers over HTTP.
+    #[cfg(not(feature = "server"))]
+    #[command(name = "serve", alias = "worker")]
+    NoServer {
+        /// Whatever is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        given: Vec<String>,
+    },
     /// List the schedulers with their order, cost and references.
     Schedulers {
         /// Print one JSON array
@@ -185,6 +212,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => print::result(&manual::completions(shell)?),
         Command::Man { command } => print::result(&manual::page(&command)?),
         Command::Bench(command) => command.run(),
+        #[cfg(feature = "server")]
+        Command::Serve(command) => command.run(),
+        #[cfg(feature = "server")]
+        Command::Worker(command) => command.run(),
+        #[cfg(not(feature = "server"))]
+        Command::NoServer { .. } => Err(failure::WrongUsage(NO_SERVER.into()).into()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

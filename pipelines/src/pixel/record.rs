@@ -4,7 +4,7 @@ use super::{PixelRequest, PixelSettings};
 use crate::device::NumberFormat;
 use crate::records::provenance::Provenance;
 use crate::requests::options::Options;
-use crate::used_weights::{UsedWeights, WeightFile};
+use crate::used_weights::{UsedWeights, WeightFile, WeightSums};
 use serde_json::{Map, Value};
 use tweedie::Result;
 use tweedie::checkpoints::ModelFiles;
@@ -29,7 +29,7 @@ impl PixelRecord {
     ) -> Self {
         Self {
             settings: settings.clone(),
-            weights: UsedWeights::new(model_name, WeightFile::all(files, weight_files), format),
+            weights: UsedWeights::new(model_name, WeightSums::new(WeightFile::all(files, weight_files)), format),
         }
     }
 

@@ -28,7 +28,15 @@ impl ReusedSettings {
     /// # Errors
     /// If the file is no picture, or has no settings.
     pub fn read(path: &Path) -> Result<Self> {
-        let texts = read_picture_text(&picture_bytes(path)?, path)?;
+        Self::of_picture(&picture_bytes(path)?, path)
+    }
+
+    /// The same of a file in memory; `path` is named in messages.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn of_picture(bytes: &[u8], path: &Path) -> Result<Self> {
+        let texts = read_picture_text(bytes, path)?;
         let text = |keyword: &str| texts.iter().find(|text| text.keyword == keyword).map(|text| text.text.as_str());
         let malformed = |reason: String| Error::malformed(ErrorKind::File, "picture with settings", path, reason);
         if let Some(json) = text(TextChunk::SETTINGS) {

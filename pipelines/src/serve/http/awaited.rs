@@ -1,0 +1,86 @@
+//! Requests that are answered when their pictures are there.
+
+use crate::serve::board::{Asked, Board};
+use crate::serve::failure::{Failure, FailureCode};
+use crate::serve::job::{JobView, State};
+use crate::serve::store::picture_name;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A job whose client waits: if the client goes, so does the job.
+pub struct Awaited {
+    board: Arc<Board>,
+    id: String,
+    is_over: bool,
+}
+
+impl Awaited {
+    /// Lets a request wait among the others.
+    pub async fn begin(board: &Arc<Board>, asked: Asked) -> Result<Self, Failure> {
+        let (view, _) = board.admit(asked).await?;
+        Ok(Self { board: board.clone(), id: view.job.id, is_over: false })
+    }
+
+    /// The job's name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The job once it has changed since a sequence number. What ended badly is an error.
+    pub async fn changed(&mut self, since: u64) -> Result<JobView, Failure> {
+        let view = tokio::select! {
+            view = self.board.changed(&self.id, since) => view?,
+            () = self.board.running.stopped() => {
+                let message = "the server is stopping; the job goes on when it is started again";
+                self.is_over = true;
+                return Err(Failure::new(FailureCode::Unavailable, message));
+            }
+        };
+        self.is_over = view.status.state.is_final();
+        match view.status.state {
+            State::Failed => {
+                let unknown = || Failure::new(FailureCode::Internal, "the job failed");
+                Err(view.status.error.clone().unwrap_or_else(unknown))
+            }
+            State::Cancelled => Err(Failure::new(FailureCode::Conflict, "the job was cancelled")),
+            _ => Ok(view),
+        }
+    }
+
+    /// The job once its pictures are there.
+    pub async fn done(&mut self) -> Result<JobView, Failure> {
+        let mut since = 0;
+        loop {
+            let view = self.changed(since).await?;
+            if view.status.state == State::Done {
+                return Ok(view);
+            }
+            since = view.status.sequence;
+        }
+    }
+
+    /// The files of its pictures.
+    pub async fn pictures(&self, view: &JobView) -> Result<Vec<Bytes>, Failure> {
+        let mut pictures = Vec::new();
+        for index in 0..view.status.pictures.len() {
+            pictures.push(picture(&self.board, &self.id, index).await?);
+        }
+        Ok(pictures)
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let (board, id) = (self.board.clone(), std::mem::take(&mut self.id));
+        tokio::spawn(async move { board.cancel(&id).await.map(drop) });
+    }
+}
+
+/// The file of a job's picture.
+pub async fn picture(board: &Board, id: &str, index: usize) -> Result<Bytes, Failure> {
+    let missing = || Failure::new(FailureCode::Missing, format!("the job {id} has no picture {index}"));
+    board.store.get(&picture_name(id, index)).await?.ok_or_else(missing)
+}

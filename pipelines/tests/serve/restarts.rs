@@ -1,0 +1,67 @@
+//! What a kill, a restart and a stop leave.
+#![cfg(unix)]
+
+use super::running::{Running, rgb};
+use super::tweedie::{TestResult, Tweedie};
+use serde_json::json;
+
+#[test]
+fn jobs_survive_a_kill_of_the_server() -> TestResult {
+    let place = Tweedie::new()?;
+    let server = Running::start(&place, &[])?;
+    let long = json!({"prompt": "a cat", "steps": 400, "seed": 1});
+    let short = json!({"prompt": "a dog", "steps": 2, "seed": 2});
+    let (first, second) = (server.job(&long)?, server.job(&short)?);
+    server.when(&first, |state| state == "running")?;
+    server.kill()?;
+
+    let server = Running::start(&place, &[])?;
+    let (pictures, others) = (server.pictures(&first)?, server.pictures(&second)?);
+    assert_eq!(server.ended(&first)?["attempt"], 2, "it was begun twice");
+    let again = [server.job(&long)?, server.job(&short)?];
+    assert_eq!(rgb(&pictures[0])?, rgb(&server.pictures(&again[0])?[0])?);
+    assert_eq!(rgb(&others[0])?, rgb(&server.pictures(&again[1])?[0])?);
+    Ok(())
+}
+
+#[test]
+fn a_job_that_ends_its_process_is_set_aside() -> TestResult {
+    let place = Tweedie::new()?;
+    let endless = json!({"prompt": "a cat", "steps": 1000, "num_images": 64});
+    let mut server = Running::start(&place, &[])?;
+    let job = server.job(&endless)?;
+    for _ in 0..3 {
+        server.when(&job, |state| state == "running")?;
+        // Once it is begun again the state says so anew.
+        let attempt = server.when(&job, |_| true)?["attempt"].as_u64();
+        server.kill()?;
+        server = Running::start(&place, &[])?;
+        if attempt < Some(3) {
+            let later = |server: &Running| -> TestResult<bool> {
+                Ok(server.when(&job, |_| true)?["attempt"].as_u64() > attempt)
+            };
+            while !later(&server)? {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+    }
+    let ended = server.ended(&job)?;
+    assert_eq!(ended["state"], "failed");
+    assert!(ended["error"]["message"].as_str().is_some_and(|text| text.contains("begun 3 times")), "{ended}");
+    // Others are not held up.
+    server.pictures(&server.job(&json!({"prompt": "a dog", "steps": 1}))?)?;
+    Ok(())
+}
+
+#[test]
+fn a_stop_hands_the_running_job_back() -> TestResult {
+    let place = Tweedie::new()?;
+    let server = Running::start(&place, &[])?;
+    let job = server.job(&json!({"prompt": "a cat", "steps": 600, "seed": 1}))?;
+    server.when(&job, |state| state == "running")?;
+    assert_eq!(server.stop()?, Some(0), "a stop in order is no failure");
+    let server = Running::start(&place, &[])?;
+    let done = server.ended(&job)?;
+    assert_eq!((done["state"].as_str(), done["attempt"].as_u64()), (Some("done"), Some(1)), "the stop does not count");
+    Ok(())
+}
