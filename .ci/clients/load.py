@@ -2,8 +2,10 @@
 
 Usage: load.py TWEEDIE RESULTS QUEUE
 """
+import atexit
 import concurrent.futures
 import json
+import socket
 import pathlib
 import random
 import signal
@@ -16,16 +18,25 @@ import httpx
 from PIL import Image
 
 tweedie, results, queue = sys.argv[1:4]
-JOBS, CLIENTS, PORT = 100, 16, 7873
+JOBS, CLIENTS = 100, 16
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
 URL = f"http://127.0.0.1:{PORT}"
 PROMPTS = ["a fox on a blue background", "a castle at sunset", "an octopus in space", "a panda and a pizza on a beach"]
 pathlib.Path(results).mkdir(parents=True, exist_ok=True)
 log = open(pathlib.Path(results) / "log", "w")
-places = ["--results", results, "--queue", queue, "--no-config"]
+# Kills fall on jobs by chance here, on some more than three times.
+places = ["--results", results, "--queue", queue, "--no-config", "--max-attempts", "10"]
+
+
+started = []
+atexit.register(lambda: [process.kill() for process in started])
 
 
 def start(*arguments):
-    return subprocess.Popen([tweedie, *arguments, *places], stderr=log)
+    started.append(subprocess.Popen([tweedie, *arguments, *places], stderr=log))
+    return started[-1]
 
 
 def server():
@@ -44,10 +55,10 @@ over, kills, restarts = threading.Event(), 0, 0
 
 
 def trouble():
-    """Kills a worker every few seconds, and the server twice."""
+    """Kills a worker every seven seconds or so, and the server twice."""
     global front, kills, restarts
     rng = random.Random(1)
-    while not over.wait(rng.uniform(2, 5)):
+    while not over.wait(rng.uniform(5, 9)):
         i = rng.randrange(2)
         workers[i].send_signal(signal.SIGKILL)
         workers[i].wait()
@@ -116,10 +127,13 @@ for state, path in zip(states, expected):
 assert len({state["id"] for state in states}) == JOBS
 listed = list((pathlib.Path(results) / "jobs").iterdir())
 assert len(listed) == JOBS, f"{len(listed)} jobs were made of {JOBS}"
-for process in [front, *workers]:
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
 admissions.sort()
 begun_again = sum(state["attempt"] > 1 for state in states)
 print(f"{JOBS} jobs of {CLIENTS} clients in {seconds:.0f} s with {kills} kills of workers and {restarts} of the server: all right; "
-      f"{begun_again} were begun again; admission p50 {admissions[JOBS // 2] * 1e3:.0f} ms, p99 {admissions[-2] * 1e3:.0f} ms")
+      f"{begun_again} were begun again; admission p50 {admissions[JOBS // 2] * 1e3:.0f} ms, p99 {admissions[-2] * 1e3:.0f} ms",
+      flush=True)
+# The last worker may have been started a moment ago.
+time.sleep(3)
+for process in [front, *workers]:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0, process.returncode

@@ -27,7 +27,7 @@ struct Places {
     #[arg(long, value_name = "DIR", help_heading = "Models")]
     models: Option<PathBuf>,
 
-    /// Keep loaded models within so many megabytes of weights; the one that was used longest ago goes first [default: half of
+    /// Keep loaded models within so many megabytes of weights as they are stored; the one that was used longest ago goes first [default: half of
     /// what is free]
     #[arg(long, value_name = "MB", help_heading = "Models")]
     model_memory: Option<u64>,
@@ -48,6 +48,22 @@ struct Places {
     /// [default: queue.sqlite among the results]
     #[arg(long, value_name = "PLACE", help_heading = "Jobs")]
     queue: Option<String>,
+
+    /// The largest picture, in pixels
+    #[arg(long, value_name = "N", default_value_t = Limits::default().pixels, help_heading = "Limits")]
+    max_pixels: usize,
+
+    /// The most steps of a picture
+    #[arg(long, value_name = "N", default_value_t = Limits::default().steps, help_heading = "Limits")]
+    max_steps: usize,
+
+    /// The most pictures of a request
+    #[arg(long, value_name = "N", default_value_t = Limits::default().images, help_heading = "Limits")]
+    max_images: usize,
+
+    /// Set a job aside that was begun so often, each time ending with its process
+    #[arg(long, value_name = "N", default_value_t = Limits::default().attempts, help_heading = "Limits")]
+    max_attempts: u32,
 
     #[command(flatten)]
     offline: OfflineOption,
@@ -86,18 +102,6 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = Limits::default().waiting, help_heading = "Limits")]
     max_waiting: usize,
 
-    /// The largest picture, in pixels
-    #[arg(long, value_name = "N", default_value_t = Limits::default().pixels, help_heading = "Limits")]
-    max_pixels: usize,
-
-    /// The most steps of a picture
-    #[arg(long, value_name = "N", default_value_t = Limits::default().steps, help_heading = "Limits")]
-    max_steps: usize,
-
-    /// The most pictures of a request
-    #[arg(long, value_name = "N", default_value_t = Limits::default().images, help_heading = "Limits")]
-    max_images: usize,
-
     /// The largest request, in megabytes
     #[arg(long, value_name = "MB", default_value_t = Limits::default().body >> 20, help_heading = "Limits")]
     max_request: usize,
@@ -118,7 +122,7 @@ pub struct WorkerArguments {
 }
 
 impl Places {
-    fn options(&self, interrupt: &Interrupt, limits: Limits, quiet: bool) -> anyhow::Result<ServeOptions> {
+    fn options(&self, interrupt: &Interrupt, of_server: Limits, quiet: bool) -> anyhow::Result<ServeOptions> {
         let fetching = Fetching { interrupt, quiet };
         let offline = self.offline.offline();
         let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
@@ -130,7 +134,7 @@ impl Places {
             shelf: ShelfOptions { device: self.device, dtype: self.dtype, budget },
             results: self.results.clone(),
             queue: self.queue.clone(),
-            limits,
+            limits: Limits { pixels: self.max_pixels, steps: self.max_steps, images: self.max_images, ..of_server },
             log: Some(print::remark),
         })
     }
@@ -149,14 +153,8 @@ impl Serve {
         if key.as_ref().is_some_and(String::is_empty) {
             wrong_usage!("the key is empty; give one with --api-key");
         }
-        let limits = Limits {
-            waiting: self.max_waiting,
-            pixels: self.max_pixels,
-            steps: self.max_steps,
-            images: self.max_images,
-            body: self.max_request.saturating_mul(1 << 20),
-            ..Limits::default()
-        };
+        let limits =
+            Limits { waiting: self.max_waiting, body: self.max_request.saturating_mul(1 << 20), ..Limits::default() };
         let interrupt = Interrupt::listen_as_service()?;
         let options = self.places.options(&interrupt, limits, self.quiet)?;
         let (hosts, origins) = (self.allow_host.clone(), self.allow_origin.clone());
@@ -197,7 +195,7 @@ async fn asked(interrupt: Interrupt) {
     }
 }
 
-/// The tasks that answer clients have one thread: what takes long runs elsewhere.
+/// The tasks that answer clients have two threads: what takes long runs elsewhere.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }

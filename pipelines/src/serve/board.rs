@@ -7,14 +7,18 @@ use super::queue::{Queue, Ticket};
 use super::running::Running;
 use super::shelf::Shelf;
 use super::store::{Store, is_id, sum_of};
+use crate::latent_diffusion::LatentDiffusion;
 use crate::requests::kind::OptionKind;
+use crate::requests::lora::LoraRequest;
+use crate::settings::Settings;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tweedie::images::{Mask, Photo};
+use tokio::sync::Semaphore;
+use tweedie::images::{Margins, Mask, Photo};
 
 /// How often a state is read that another process may have written.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -22,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const FAIR_STEPS: i32 = 1000;
 /// The largest priority that a client can ask for, and the smallest with a minus.
 const MOST_PRIORITY: i32 = 100;
+/// Requests whose pictures are unpacked at a time.
+const HANDS: usize = 2;
 /// The longest key of a client.
 const LONGEST_KEY: usize = 256;
 
@@ -60,6 +66,8 @@ pub struct Board {
     limits: Limits,
     /// Where the operator is told of what nobody else is.
     log: fn(&str),
+    /// So many at a time do what takes long.
+    hands: Semaphore,
     /// Who asked for the jobs that wait, as far as they came by this process.
     clients: Mutex<HashMap<String, String>>,
 }
@@ -67,7 +75,16 @@ pub struct Board {
 impl Board {
     /// Over a store and a queue.
     pub fn new(store: Store, queue: Queue, shelf: Arc<Shelf>, limits: Limits, log: fn(&str)) -> Self {
-        Self { store, queue, shelf, running: Running::default(), limits, log, clients: Mutex::default() }
+        Self {
+            store,
+            queue,
+            shelf,
+            running: Running::default(),
+            limits,
+            log,
+            hands: Semaphore::new(HANDS),
+            clients: Mutex::default(),
+        }
     }
 
     /// Tells the operator of a fault that concerns a job.
@@ -91,47 +108,95 @@ impl Board {
     /// Checks what is asked for as far as that can be told before it is worked on, fixes its seed, and lets it wait. Whether it is new:
     /// the same key gives the same job again.
     ///
+    /// It goes on to its end when its future is dropped, as it is when a client hangs up: a job is admitted whole or not at all.
+    ///
     /// # Errors
     /// If it cannot be carried out, or too much waits already.
-    pub async fn admit(&self, asked: Asked) -> Result<(JobView, bool), Failure> {
+    pub async fn admit(self: &Arc<Self>, asked: Asked) -> Result<(JobView, bool), Failure> {
+        let board = self.clone();
+        tokio::spawn(async move { board.admit_now(asked).await }).await.unwrap_or_else(|_| Err(fault()))
+    }
+
+    async fn admit_now(self: Arc<Self>, asked: Asked) -> Result<(JobView, bool), Failure> {
         let key = asked.key.as_deref().map(|key| key_name(&asked.client, key)).transpose()?;
         let mut id = match &key {
-            Some(key) => self.store.get(key).await?.map(|id| String::from_utf8_lossy(&id).into_owned()),
+            Some(key) => self.id_of_key(key).await?,
             None => None,
         };
-        if let Some(id) = &id
-            && let Ok(view) = self.view(id).await
-        {
-            return Ok((view, false));
+        if let Some(id) = &id {
+            match self.view(id).await {
+                Err(failure) if failure.code == FailureCode::Missing => {}
+                view => return Ok((view?, false)),
+            }
         }
-        if asked.priority.abs() > MOST_PRIORITY {
-            let message = format!("`priority` is {}; give from -{MOST_PRIORITY} to {MOST_PRIORITY}", asked.priority);
-            return Err(Failure::field("priority", message));
+        self.check_room().await?;
+        let checked = self.clone();
+        // Pictures are unpacked, and perhaps resized.
+        let checking = self.blocking(move || checked.check(&asked).map(|job| (job, asked)));
+        let (mut job, asked) = checking.await?;
+        // The key is there first: of two requests with it, and of one that a kill cut short and its repeat, there comes one job.
+        if let Some(key) = key.as_ref().filter(|_| id.is_none())
+            && !self.store.put_new(key, job.id.clone()).await?
+        {
+            id = self.id_of_key(key).await?;
+        }
+        (job.id, job.key) = (id.unwrap_or(job.id), key);
+        if !self.store.add(&job, asked.image, asked.mask).await? {
+            return Ok((self.view(&job.id).await?, false));
         }
         let waiting = self.waiting().await?;
-        if waiting.len() >= self.limits.waiting {
-            let message = format!("{} jobs wait already; try again later", waiting.len());
-            return Err(Failure { retry_after: Some(5), ..Failure::new(FailureCode::Busy, message) });
-        }
-        let mut job = self.check(&asked)?;
-        // The key is there first: of two requests with it, and of one that a kill cut short and its repeat, there comes one job.
-        if let Some(key) = key.filter(|_| id.is_none())
-            && !self.store.put_new(&key, job.id.clone()).await?
-        {
-            id = self.store.get(&key).await?.map(|id| String::from_utf8_lossy(&id).into_owned());
-        }
-        job.id = id.unwrap_or(job.id);
-        self.store.add(&job, asked.image, asked.mask).await?;
         let behind = self.count_of_client(&job.client, &waiting);
         let priority = job.priority * FAIR_STEPS - behind.min(FAIR_STEPS - 1);
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id.clone(), job.client.clone());
-        self.queue.push(&Ticket { job: job.id.clone() }, priority).await?;
-        let position = waiting.len();
-        Ok((JobView { job, status: Status::default(), position: Some(position) }, true))
+        if let Err(error) = self.queue.push(&Ticket { job: job.id.clone() }, priority).await {
+            self.store.delete(&job.id).await?;
+            return Err(error.into());
+        }
+        let position = Some(waiting.len() + self.running.count());
+        Ok((JobView { job, status: Status::default(), position }, true))
+    }
+
+    /// The name of the job that a key stands for.
+    async fn id_of_key(&self, key: &str) -> Result<Option<String>, Failure> {
+        Ok(self.store.get(key).await?.map(|id| String::from_utf8_lossy(&id).into_owned()))
+    }
+
+    /// That no more jobs wait than the server takes.
+    ///
+    /// # Errors
+    /// If they do.
+    pub async fn check_room(&self) -> Result<(), Failure> {
+        let waiting = self.queue.count().await?;
+        if waiting < self.limits.waiting {
+            return Ok(());
+        }
+        let message = format!("{waiting} jobs wait already; try again later");
+        Err(Failure { retry_after: Some(5), ..Failure::new(FailureCode::Busy, message) })
+    }
+
+    /// Does what takes long away from the tasks that answer clients, for few of them at a time.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let _permit = self.hands.acquire().await.map_err(|_| fault())?;
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(fault()))
     }
 
     /// A job of what is asked for.
     fn check(&self, asked: &Asked) -> Result<Job, Failure> {
+        if !(-MOST_PRIORITY..=MOST_PRIORITY).contains(&asked.priority) {
+            let message = format!("`priority` is {}; give from -{MOST_PRIORITY} to {MOST_PRIORITY}", asked.priority);
+            return Err(Failure::field("priority", message));
+        }
+        let length = Value::from(asked.request.clone()).to_string().len();
+        if length > self.limits.text {
+            let message = format!("`request` has {length} bytes; give {} at most", self.limits.text);
+            return Err(Failure { code: FailureCode::TooLarge, ..Failure::field("request", message) });
+        }
         let model = match &asked.model {
             Some(name) => self.shelf.check(name)?.to_owned(),
             None => self.shelf.default_name().to_owned(),
@@ -149,9 +214,7 @@ impl Board {
         let request = OwnedRequest::read(kind, &fields, image, mask.as_ref().map(Mask::from_photo))?;
         self.check_limits(&request)?;
         if let Some(model) = self.shelf.loaded(&model) {
-            let settings =
-                model.settle(request.as_request()).map_err(|error| Failure::from(error).within("request"))?;
-            self.check_pixels(settings.width, settings.height)?;
+            self.settle(&model, &request)?;
         }
         let sum = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| sum_of(bytes));
         Ok(Job {
@@ -164,6 +227,7 @@ impl Board {
             request: request.fields().into_iter().chain([("seed".into(), request.text().seed.into())]).collect(),
             image: sum(&asked.image),
             mask: sum(&asked.mask),
+            key: None,
         })
     }
 
@@ -182,32 +246,45 @@ impl Board {
         Photo::decode(bytes, Path::new(field)).map_err(|error| wrong(error.to_string()))
     }
 
-    fn check_limits(&self, request: &OwnedRequest) -> Result<(), Failure> {
-        let text = request.text();
-        let Limits { steps, images, batch, .. } = self.limits;
-        let counts = [
-            ("steps", text.steps.unwrap_or(1), steps),
-            ("num_images", text.num_images, images),
-            ("batch_size", text.batch_size, batch),
-        ];
-        for (name, value, most) in counts {
-            if value > most {
-                let message = format!("`{name}` is {value}; this server takes {most} at most");
-                return Err(Failure::field(name, message).within("request"));
-            }
-        }
-        text.loras.iter().try_for_each(|lora| self.shelf.lora(&lora.name.to_string_lossy()).map(drop))?;
-        match (text.width, text.height) {
-            (None, None) => Ok(()),
-            (width, height) => self.check_pixels(width.unwrap_or(1), height.unwrap_or(1)),
-        }
-    }
-
-    /// That a picture is no larger than the server makes.
+    /// What a model makes of a request, within the server's bounds.
     ///
     /// # Errors
-    /// If it is.
-    pub fn check_pixels(&self, width: usize, height: usize) -> Result<(), Failure> {
+    /// If it cannot be carried out, or is larger than the server makes.
+    pub fn settle(&self, model: &LatentDiffusion, request: &OwnedRequest) -> Result<Settings, Failure> {
+        self.check_limits(request)?;
+        let settings = model.settle(request.as_request()).map_err(|error| Failure::from(error).within("request"))?;
+        let times = match request {
+            OwnedRequest::Inpaint(request) => request.inpaint.resample.unwrap_or(1),
+            _ => 1,
+        };
+        self.check_count("steps", settings.steps.saturating_mul(times), self.limits.steps)?;
+        self.check_pixels((settings.width, settings.height))?;
+        self.check_pixels(settings.picture_size())?;
+        Ok(settings)
+    }
+
+    fn check_limits(&self, request: &OwnedRequest) -> Result<(), Failure> {
+        let text = request.text();
+        let Limits { steps, images, batch, loras, .. } = self.limits;
+        let lists = [text.timesteps.as_ref(), text.sigmas.as_ref()].into_iter().flatten().map(Vec::len);
+        self.check_count("steps", lists.chain(text.steps).max().unwrap_or(0), steps)?;
+        self.check_count("num_images", text.num_images, images)?;
+        self.check_count("batch_size", text.batch_size, batch)?;
+        self.check_count("loras", text.loras.len(), loras)?;
+        let check = |lora: &LoraRequest| self.shelf.lora(&lora.name.to_string_lossy()).map(drop);
+        text.loras.iter().try_for_each(check).map_err(|failure| failure.within("request"))?;
+        self.check_pixels(asked_size(request))
+    }
+
+    fn check_count(&self, name: &str, value: usize, most: usize) -> Result<(), Failure> {
+        if value <= most {
+            return Ok(());
+        }
+        let message = format!("`{name}` is {value}; this server takes {most} at most");
+        Err(Failure::field(name, message).within("request"))
+    }
+
+    fn check_pixels(&self, (width, height): (usize, usize)) -> Result<(), Failure> {
         let most = self.limits.pixels;
         if width.saturating_mul(height) <= most {
             return Ok(());
@@ -228,15 +305,16 @@ impl Board {
     /// # Errors
     /// If there is no such job.
     pub async fn view(&self, id: &str) -> Result<JobView, Failure> {
-        let waiting = self.waiting().await?;
-        self.view_among(id, &waiting).await
-    }
-
-    async fn view_among(&self, id: &str, waiting: &[Ticket]) -> Result<JobView, Failure> {
         let job = self.store.job(id).await?;
         let status = self.store.status(id).await?;
-        let position = waiting.iter().position(|ticket| ticket.job == id).filter(|_| status.state == State::Queued);
-        Ok(JobView { job, status, position })
+        let waiting = if status.state == State::Queued { self.waiting().await? } else { Vec::new() };
+        Ok(self.view_of(job, status, &waiting))
+    }
+
+    fn view_of(&self, job: Job, status: Status, waiting: &[Ticket]) -> JobView {
+        let place = waiting.iter().position(|ticket| ticket.job == job.id).filter(|_| status.state == State::Queued);
+        let position = place.map(|place| place + self.running.count());
+        JobView { job, status, position }
     }
 
     /// Jobs from the newest on, or from the one before `before`, and where the next page starts.
@@ -250,8 +328,8 @@ impl Board {
         let mut views = Vec::new();
         for id in ids.by_ref() {
             // One that is being deleted is none.
-            if let Ok(view) = self.view_among(&id, &waiting).await {
-                views.push(view);
+            if let (Ok(job), Ok(status)) = (self.store.job(&id).await, self.store.status(&id).await) {
+                views.push(self.view_of(job, status, &waiting));
             }
             if views.len() == limit {
                 break;
@@ -297,35 +375,67 @@ impl Board {
         self.view(id).await
     }
 
-    /// Removes a job that has ended, with its pictures.
+    /// Removes a job that has ended, with its pictures, or one whose files are damaged.
     ///
     /// # Errors
     /// If there is no such job, or it has not ended.
     pub async fn delete(&self, id: &str) -> Result<(), Failure> {
-        let view = self.view(id).await?;
-        if !view.status.state.is_final() {
-            let fix = "cancel it first";
-            return Err(Failure::new(FailureCode::Conflict, format!("the job {id} has not ended; {fix}")));
+        match self.view(id).await {
+            Ok(view) if !view.status.state.is_final() => {
+                let message = format!("the job {id} has not ended; cancel it first");
+                return Err(Failure::new(FailureCode::Conflict, message));
+            }
+            Ok(view) => {
+                if let Some(key) = view.job.key {
+                    self.store.remove(&key).await?;
+                }
+            }
+            Err(failure) if failure.code == FailureCode::Internal => {}
+            Err(failure) => return Err(failure),
         }
         self.store.delete(id).await
     }
 
-    /// Lets jobs wait again that a server took and did not bring into the queue before it was killed.
+    /// Lets jobs wait again that have not ended and are not in the queue: a server that was killed took them and did not bring them
+    /// there, or their end could not be written.
     ///
     /// # Errors
     /// If the store or the queue cannot be used.
-    pub async fn take_up(&self) -> Result<usize, Failure> {
-        let waiting = self.waiting().await?;
-        let mut taken_up = 0;
+    pub async fn take_up(&self) -> Result<(), Failure> {
         for id in self.store.ids().await? {
             let (Ok(job), Ok(status)) = (self.store.job(&id).await, self.store.status(&id).await) else { continue };
-            if status.state == State::Queued && !waiting.iter().any(|ticket| ticket.job == id) {
+            if !status.state.is_final() && !self.queue.has(&id).await? {
                 self.queue.push(&Ticket { job: id }, job.priority * FAIR_STEPS).await?;
-                taken_up += 1;
             }
         }
-        Ok(taken_up)
+        Ok(())
     }
+}
+
+/// The size of the pictures that are asked for, before a model is asked; 0 where it is left to the model.
+fn asked_size(request: &OwnedRequest) -> (usize, usize) {
+    let (photo, margins) = match request {
+        OwnedRequest::Text(_) => (None, Margins::default()),
+        OwnedRequest::Image(request) => (Some(&request.image), Margins::default()),
+        OwnedRequest::Inpaint(request) => (Some(&request.image), request.inpaint.outpaint),
+    };
+    let side = |of: usize, before: usize, after: usize| of.saturating_add(before).saturating_add(after);
+    let whole = photo.map(|photo| {
+        (side(photo.width(), margins.left, margins.right), side(photo.height(), margins.top, margins.bottom))
+    });
+    let other = |side: usize, of: usize, to: usize| (side as f64 * to as f64 / of.max(1) as f64) as usize;
+    match (request.text().width, request.text().height, whole) {
+        (Some(width), Some(height), _) => (width, height),
+        (Some(width), None, Some(whole)) => (width, other(width, whole.0, whole.1)),
+        (None, Some(height), Some(whole)) => (other(height, whole.1, whole.0), height),
+        (None, None, Some(whole)) => whole,
+        (width, height, None) => (width.unwrap_or(1), height.unwrap_or(1)),
+    }
+}
+
+/// Work that ended in a panic, or never began.
+fn fault() -> Failure {
+    Failure::new(FailureCode::Internal, "the request ended in a fault of the program")
 }
 
 /// A seed, drawn now where none is given, so that the job makes the same pictures whenever it is worked on.
@@ -348,7 +458,7 @@ fn key_name(client: &str, key: &str) -> Result<String, Failure> {
     Ok(format!("keys/{}", sum_of(format!("{client}\n{key}").as_bytes())))
 }
 
-/// A name that no other job has, and that sorts after those before.
+/// A name that no other job has; names sort by the millisecond in which they were made.
 fn new_id() -> String {
     let id = ulid::Ulid::generate().to_string();
     debug_assert!(is_id(&id));

@@ -26,6 +26,11 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 /// The shortest time between two previews.
 const PREVIEW_EVERY: Duration = Duration::from_millis(500);
 
+/// How often the last state is tried to be written.
+const LAST_TRIES: usize = 10;
+/// The time between two tries.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A job with all that it needs.
 pub struct Order {
     /// What was asked for.
@@ -64,6 +69,7 @@ impl Engine {
         let (orders, incoming) = mpsc::channel::<(Order, oneshot::Sender<Ending>)>();
         let mut bench = Workbench { board, runtime, colours: HashMap::new() };
         std::thread::Builder::new().name("engine".into()).spawn(move || {
+            bench.warm_up();
             for (order, done) in incoming {
                 // Whoever asked may be gone.
                 let _ = done.send(bench.carry_out(order));
@@ -91,6 +97,14 @@ struct Workbench {
 }
 
 impl Workbench {
+    /// Loads the model that most will ask for before anybody does.
+    fn warm_up(&self) {
+        let shelf = &self.board.shelf;
+        if let Err(failure) = shelf.get(shelf.default_name()) {
+            self.board.log("-", &failure);
+        }
+    }
+
     fn carry_out(&mut self, order: Order) -> Ending {
         let Order { job, status, image, mask, cancel } = order;
         let mut report = Report::new(self.board.clone(), self.runtime.clone(), job.id.clone(), status);
@@ -102,20 +116,20 @@ impl Workbench {
             Err(Failure::new(FailureCode::Internal, message))
         });
         let running = &self.board.running;
-        match result {
-            Ok(()) => report.change(|status| status.state = State::Done),
-            Err(_) if cancel.load(Ordering::SeqCst) => report.change(|status| status.state = State::Cancelled),
+        let ended = match result {
+            Ok(()) => report.end(|status| status.state = State::Done),
+            Err(_) if cancel.load(Ordering::SeqCst) => report.end(|status| status.state = State::Cancelled),
             Err(failure) if failure.code == FailureCode::Conflict && running.is_stopping() => {
                 report.change(|status| *status = Status { sequence: status.sequence, ..Status::default() });
                 return Ending::HandedBack;
             }
             Err(failure) => {
                 running.failed.fetch_add(1, Ordering::Relaxed);
-                report.change(|status| (status.state, status.error) = (State::Failed, Some(failure)));
+                report.end(|status| (status.state, status.error) = (State::Failed, Some(failure)))
             }
-        }
+        };
         running.finished.fetch_add(1, Ordering::Relaxed);
-        Ending::Final
+        if ended { Ending::Final } else { Ending::HandedBack }
     }
 
     fn run(
@@ -131,20 +145,25 @@ impl Workbench {
         let mask_photo = decode(&mask, "mask")?;
         let photo = decode(&image, "image")?;
         let mut request = OwnedRequest::read(job.kind, &job.request, photo, mask_photo.as_ref().map(Mask::from_photo))?;
+        let model = self.board.shelf.get(&job.model)?;
+        let asked = || cancel.load(Ordering::SeqCst) || self.board.running.is_stopping();
+        if asked() {
+            return Err(Error::Cancelled.into());
+        }
+        let settings = self.board.settle(&model, &request)?;
         for lora in &mut request.text_mut().loras {
             lora.name = self.board.shelf.lora(&lora.name.to_string_lossy())?.to_path_buf();
         }
-        let model = self.board.shelf.get(&job.model)?;
-        let settings = model.settle(request.as_request()).map_err(|error| Failure::from(error).within("request"))?;
-        self.board.check_pixels(settings.width, settings.height)?;
+        // With the files of its LoRAs, which clients know by name alone.
+        let settings = Settings { request: request.text().clone(), ..settings };
         let inputs = [("image", &job.image), ("mask", &job.mask)].into_iter().filter_map(|(role, sum)| {
             let sha256 = sum.clone()?;
             Some(Input { role, name: format!("{role}-{}", &sha256[..8.min(sha256.len())]), sha256 })
         });
-        let record = inputs.fold(model.record(&settings), Record::with_input);
+        let record = Arc::new(inputs.fold(model.record(&settings), Record::with_input));
         let mut run = Run {
             colours: self.colours.remove(&job.model),
-            asked: || cancel.load(Ordering::SeqCst) || self.board.running.is_stopping(),
+            asked,
             settings: &settings,
             record: &record,
             report,
@@ -166,7 +185,7 @@ struct Run<'a, F: Fn() -> bool> {
     /// Whether it is to end.
     asked: F,
     settings: &'a Settings,
-    record: &'a Record,
+    record: &'a Arc<Record>,
     report: &'a mut Report,
     start: Instant,
     previewed: Instant,
@@ -175,18 +194,16 @@ struct Run<'a, F: Fn() -> bool> {
 
 impl<F: Fn() -> bool> Run<'_, F> {
     fn draw(&mut self, model: &LatentDiffusion) -> Result<(), Failure> {
-        let (settings, record) = (self.settings, self.record);
-        let result = std::thread::scope(|scope| {
-            // The sum of the weights goes into every picture; after a model's first run it is known.
-            scope.spawn(|| record.hash_weights().is_ok());
-            model.run(settings, &mut |event| match self.event(event) {
-                Ok(()) if !(self.asked)() => ControlFlow::Continue(()),
-                Ok(()) => ControlFlow::Break(()),
-                Err(failure) => {
-                    self.failure = Some(failure);
-                    ControlFlow::Break(())
-                }
-            })
+        // The sum of the weights goes into every picture; after a model's first run it is known. Nobody waits for it but pictures.
+        let record = self.record.clone();
+        std::thread::spawn(move || record.hash_weights().is_ok());
+        let result = model.run(self.settings, &mut |event| match self.event(event) {
+            Ok(()) if !(self.asked)() => ControlFlow::Continue(()),
+            Ok(()) => ControlFlow::Break(()),
+            Err(failure) => {
+                self.failure = Some(failure);
+                ControlFlow::Break(())
+            }
         });
         match (self.failure.take(), result) {
             (Some(failure), _) => Err(failure),
@@ -258,13 +275,30 @@ impl Report {
     /// Changes the state and writes it. That it cannot be written must not end the work: the next change tells all of it.
     fn change(&mut self, change: impl FnOnce(&mut Status)) {
         change(&mut self.status);
+        self.write();
+    }
+
+    /// Changes the state for the last time. Whether that was written, which is tried for some seconds.
+    fn end(&mut self, change: impl FnOnce(&mut Status)) -> bool {
+        change(&mut self.status);
+        for _ in 0..LAST_TRIES {
+            if self.write() {
+                return true;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        false
+    }
+
+    fn write(&mut self) -> bool {
         self.status.sequence += 1;
         self.told = Instant::now();
         let written = self.runtime.block_on(self.board.store.set_status(&self.id, &self.status));
-        if let Err(failure) = written {
-            self.board.log(&self.id, &failure);
+        if let Err(failure) = &written {
+            self.board.log(&self.id, failure);
         }
         self.board.running.tell(&self.id);
+        written.is_ok()
     }
 
     fn progress(&mut self, progress: Progress) {
@@ -275,7 +309,7 @@ impl Report {
     }
 
     fn preview(&mut self, png: Vec<u8>) -> Result<(), Failure> {
-        self.runtime.block_on(self.board.store.put(&of_job(&self.id, "preview.png"), png))?;
+        self.runtime.block_on(self.board.store.put_quickly(&of_job(&self.id, "preview.png"), png))?;
         self.change(|status| status.preview = Some(status.preview.unwrap_or(0) + 1));
         Ok(())
     }

@@ -37,6 +37,9 @@ pub struct Job {
     pub image: Option<String>,
     /// The SHA-256 of its mask, which is the job's file `mask`.
     pub mask: Option<String>,
+    /// The file that names this job by the key of its client.
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 /// What a job makes pictures from.
@@ -156,7 +159,7 @@ pub struct JobView {
     pub job: Job,
     /// How far it is.
     pub status: Status,
-    /// How many jobs are before it, while it waits.
+    /// How many jobs are before it, those that this process works on among them, while it waits.
     pub position: Option<usize>,
 }
 

@@ -32,12 +32,17 @@ pub use limits::Limits;
 use queue::Queue;
 use shelf::Shelf;
 pub use shelf::ShelfOptions;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use store::Store;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// How long clients have to read their answers when the server stops.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// What a server or a worker needs to be told.
 #[derive(Debug, Clone, Default)]
@@ -129,11 +134,19 @@ impl Server {
         let stopped = board.clone();
         let served = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
             .with_graceful_shutdown(async move { stopped.running.stopped().await });
-        served.await.map_err(|error| Failure::new(FailureCode::Unavailable, format!("the server stopped: {error}")))?;
+        let stalled = async {
+            board.running.stopped().await;
+            tokio::time::sleep(STALLED).await;
+        };
+        tokio::select! {
+            served = served.into_future() => {
+                served.map_err(|error| Failure::new(FailureCode::Unavailable, format!("the server stopped: {error}")))?;
+            }
+            // Clients who neither send nor read do not hold it up.
+            () = stalled => {}
+        }
         match worker {
-            Some(worker) => worker.await.unwrap_or_else(|error| {
-                Err(Failure::new(FailureCode::Internal, format!("the worker stopped: {error}")))
-            }),
+            Some(worker) => ended(worker).await,
             None => Ok(()),
         }
     }
@@ -164,16 +177,28 @@ impl Worker {
             stop.await;
             stopping.running.stop();
         });
-        start_worker(&self.board)?
-            .await
-            .unwrap_or_else(|error| Err(Failure::new(FailureCode::Internal, format!("the worker stopped: {error}"))))
+        ended(start_worker(&self.board)?).await
     }
 }
 
-/// The task that takes tickets, and the thread that computes.
-fn start_worker(board: &Arc<Board>) -> Result<tokio::task::JoinHandle<Result<(), Failure>>, Failure> {
+/// How the worker ended.
+async fn ended(worker: JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
+    worker
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(FailureCode::Internal, format!("the worker stopped: {error}"))))
+}
+
+/// The task that takes tickets, and the thread that computes. When it ends the process is to stop: without it a server would take
+/// jobs for nobody.
+fn start_worker(board: &Arc<Board>) -> Result<JoinHandle<Result<(), Failure>>, Failure> {
     let engine = Engine::start(board.clone(), tokio::runtime::Handle::current())
         .map_err(|error| Failure::new(FailureCode::Internal, format!("the system has no thread: {error}")))?;
     let (board, stopping) = (board.clone(), board.clone());
-    Ok(tokio::spawn(worker::work(board, engine, async move { stopping.running.stopped().await })))
+    Ok(tokio::spawn(async move {
+        let stopped = stopping.clone();
+        let worker = tokio::spawn(worker::work(board, engine, async move { stopped.running.stopped().await }));
+        let ended = ended(worker).await;
+        stopping.running.stop();
+        ended
+    }))
 }

@@ -46,6 +46,11 @@ impl Running {
         self.jobs().keys().cloned().collect()
     }
 
+    /// How many jobs are worked on here.
+    pub fn count(&self) -> usize {
+        self.jobs().len()
+    }
+
     /// That the process is to stop: jobs are handed back.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
@@ -77,8 +82,7 @@ impl Running {
             waiting.retain(|other, notify| other == id || Arc::strong_count(notify) > 1);
             waiting.entry(id.into()).or_default().clone()
         };
-        let notified = notify.notified_owned();
-        async move { notified.await }
+        notify.notified_owned()
     }
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<String, Arc<AtomicBool>>> {

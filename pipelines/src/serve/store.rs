@@ -24,7 +24,10 @@ const SCHEME: &str = "://";
 /// The files of all jobs. It is cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// What is written here outlasts a loss of power.
     inner: Arc<dyn ObjectStore>,
+    /// The same without waiting for that, for what is soon written again.
+    quick: Arc<dyn ObjectStore>,
     /// What keys begin with.
     prefix: Key,
 }
@@ -59,9 +62,10 @@ impl Store {
             )
         };
         std::fs::create_dir_all(folder).map_err(|error| fail(&error))?;
-        let inner = LocalFileSystem::new_with_prefix(folder).map_err(|error| fail(&error))?;
+        let open = || LocalFileSystem::new_with_prefix(folder).map_err(|error| fail(&error));
         // Folders of jobs that were deleted go too.
-        Ok(Self { inner: Arc::new(inner.with_automatic_cleanup(true)), prefix: Key::default() })
+        let inner = Arc::new(open()?.with_automatic_cleanup(true).with_fsync(true));
+        Ok(Self { inner, quick: Arc::new(open()?), prefix: Key::default() })
     }
 
     fn open_url(place: &str) -> Result<Self, Failure> {
@@ -72,7 +76,8 @@ impl Store {
         let url = url::Url::parse(place).map_err(|error| fail(error.to_string()))?;
         let options = std::env::vars().map(|(name, value)| (name.to_lowercase(), value));
         let (inner, prefix) = object_store::parse_url_opts(&url, options).map_err(|error| fail(error.to_string()))?;
-        Ok(Self { inner: inner.into(), prefix })
+        let inner: Arc<dyn ObjectStore> = inner.into();
+        Ok(Self { quick: inner.clone(), inner, prefix })
     }
 
     fn key(&self, name: &str) -> Key {
@@ -115,6 +120,15 @@ impl Store {
         Ok(())
     }
 
+    /// The same of what is soon written again: a loss of power may take it.
+    ///
+    /// # Errors
+    /// If the place cannot be written.
+    pub async fn put_quickly(&self, name: &str, bytes: impl Into<Bytes>) -> Result<(), Failure> {
+        self.quick.put(&self.key(name), bytes.into().into()).await?;
+        Ok(())
+    }
+
     /// Writes a file unless there is one of that name; of many who try, one does. Whether it was this one.
     ///
     /// # Errors
@@ -146,25 +160,18 @@ impl Store {
         })
     }
 
-    async fn write(&self, name: &str, value: &impl Serialize) -> Result<(), Failure> {
-        let bytes = serde_json::to_vec(value)
-            .map_err(|error| Failure::new(FailureCode::Internal, format!("{name} cannot be written: {error}")))?;
-        self.put(name, bytes).await
-    }
-
-    /// Writes a new job with its first state, and the pictures that it is made from.
+    /// Writes a new job with its first state, and the pictures that it is made from; false if there is one of that name.
     ///
     /// # Errors
     /// If the place cannot be written.
-    pub async fn add(&self, job: &Job, image: Option<Bytes>, mask: Option<Bytes>) -> Result<(), Failure> {
+    pub async fn add(&self, job: &Job, image: Option<Bytes>, mask: Option<Bytes>) -> Result<bool, Failure> {
         for (name, bytes) in [(IMAGE, image), (MASK, mask)] {
             if let Some(bytes) = bytes {
                 self.put(&of_job(&job.id, name), bytes).await?;
             }
         }
-        self.set_status(&job.id, &Status::default()).await?;
-        // Last: what has this file is whole.
-        self.write(&of_job(&job.id, "job.json"), job).await
+        // Last: what has this file is whole. Without a state a job waits.
+        self.put_new(&of_job(&job.id, "job.json"), json(job)?).await
     }
 
     /// A picture that a job is made from, [`IMAGE`] or [`MASK`].
@@ -201,7 +208,11 @@ impl Store {
     /// # Errors
     /// If the place cannot be written.
     pub async fn set_status(&self, id: &str, status: &Status) -> Result<(), Failure> {
-        self.write(&of_job(id, "state.json"), status).await
+        let name = of_job(id, "state.json");
+        match status.state.is_final() {
+            true => self.put(&name, json(status)?).await,
+            false => self.put_quickly(&name, json(status)?).await,
+        }
     }
 
     /// The names of all jobs, newest first.
@@ -268,6 +279,11 @@ impl Store {
     }
 }
 
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(value)
+        .map_err(|error| Failure::new(FailureCode::Internal, format!("a job cannot be written: {error}")))
+}
+
 /// The SHA-256 of bytes, in hexadecimal.
 pub fn sum_of(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -304,6 +320,7 @@ mod tests {
             request: Default::default(),
             image: None,
             mask: None,
+            key: None,
         }
     }
 
@@ -313,7 +330,7 @@ mod tests {
         let store = Store::open(&folder.path().join("new").to_string_lossy())?;
         let ids = ["01J0000000000000000000000A", "01J0000000000000000000000B"];
         for id in ids {
-            store.add(&job(id), Some(Bytes::from_static(b"picture")), None).await?;
+            assert!(store.add(&job(id), Some(Bytes::from_static(b"picture")), None).await?);
         }
         assert_eq!(store.ids().await?, [ids[1], ids[0]]);
         assert_eq!(store.job(ids[0]).await?.id, ids[0]);

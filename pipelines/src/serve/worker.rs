@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// How often it is looked at whether another process was asked for a job's end.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The sequence number of a state whose predecessor could not be read; it is exact in JavaScript.
+const UNREAD: u64 = 1 << 52;
 /// How long a ticket waits whose job cannot be read or written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,11 @@ pub async fn work(
                 Err(failure) if failure.code == FailureCode::Missing => Outcome::Done,
                 Err(failure) => {
                     board.log(&ticket.job, &failure);
+                    // Its files are damaged: others must not wait for it.
+                    if failure.code == FailureCode::Internal {
+                        set_aside(&board, &ticket.job, failure).await;
+                        return Outcome::Done;
+                    }
                     tokio::time::sleep(PATIENCE).await;
                     Outcome::HandBack
                 }
@@ -55,6 +62,17 @@ pub async fn work(
         }
     };
     Ok(queue.work(handler, stop).await?)
+}
+
+/// Says in the state of a job that cannot be read why it failed.
+async fn set_aside(board: &Board, id: &str, failure: Failure) {
+    board.running.failed.fetch_add(1, Ordering::Relaxed);
+    board.running.finished.fetch_add(1, Ordering::Relaxed);
+    let status = Status { sequence: UNREAD, state: State::Failed, error: Some(failure), ..Status::default() };
+    if let Err(failure) = board.store.set_status(id, &status).await {
+        board.log(id, &failure);
+    }
+    board.running.tell(id);
 }
 
 async fn carry_out(board: &Board, engine: &Engine, id: &str) -> Result<Outcome, Failure> {
@@ -78,6 +96,7 @@ async fn carry_out(board: &Board, engine: &Engine, id: &str) -> Result<Outcome, 
     }
     let Some(attempt) = board.store.begin(id, board.limits().attempts).await? else {
         board.running.failed.fetch_add(1, Ordering::Relaxed);
+        board.running.finished.fetch_add(1, Ordering::Relaxed);
         let message =
             format!("it was begun {} times, and each time the process ended before it", board.limits().attempts);
         return finish(State::Failed, Some(Failure::new(FailureCode::Internal, message))).await;

@@ -161,7 +161,9 @@ fn wrong_requests_name_the_field_and_say_what_to_do() -> TestResult {
     let large = base64(&std::fs::read(place.path("large.png"))?);
     let request = |fields: Value| {
         let mut request = json!({"prompt": "a cat"});
-        request.as_object_mut().zip(fields.as_object()).map(|(all, more)| all.extend(more.clone()));
+        if let Some((all, more)) = request.as_object_mut().zip(fields.as_object()) {
+            all.extend(more.clone());
+        }
         json!({"request": request})
     };
     for (body, field, parts) in [
@@ -173,9 +175,11 @@ fn wrong_requests_name_the_field_and_say_what_to_do() -> TestResult {
         (request(json!({"steps": 51})), "request.steps", vec!["51", "50 at most"]),
         (request(json!({"num_images": 5})), "request.num_images", vec!["4 at most"]),
         (request(json!({"width": 512, "height": 512})), "request.width", vec!["70000 pixels"]),
+        (request(json!({"sigmas": vec![1.0; 51]})), "request.steps", vec!["51", "50 at most"]),
+        (request(json!({"loras": vec![json!({"name": "a"}); 17]})), "request.loras", vec!["16 at most"]),
         (request(json!({"width": 100})), "request.width", vec!["100"]),
         (request(json!({"scheduler": "eulr"})), "request.scheduler", vec!["eulr"]),
-        (request(json!({"loras": [{"name": "../../etc/passwd"}]})), "loras", vec!["not in the server's list"]),
+        (request(json!({"loras": [{"name": "../../etc/passwd"}]})), "request.loras", vec!["not in the server's list"]),
         (request(json!({"inpaint": {"mask_grow": -1}})), "request.inpaint", vec!["no such option"]),
         (json!({"request": {"prompt": "a"}, "image": "not base64!"}), "image", vec!["neither base64"]),
         (json!({"request": {"prompt": "a"}, "image": "AAAA"}), "image", vec!["picture format"]),
@@ -183,12 +187,26 @@ fn wrong_requests_name_the_field_and_say_what_to_do() -> TestResult {
         (json!({"request": {"prompt": "a"}, "mask": large}), "mask", vec!["300x300"]),
         (json!({"request": {"prompt": "a"}, "kind": "inpaint"}), "image", vec!["not given"]),
         (json!({"request": {"prompt": "a"}, "kind": "paint"}), "kind", vec!["txt2img, img2img or inpaint"]),
-        (json!({"request": {"prompt": "a"}, "priority": 1000}), "priority", vec!["-100 to 100"]),
+        (json!({"request": {"prompt": "a"}, "priority": i32::MIN}), "priority", vec!["-100 to 100"]),
         (json!({"request": {"prompt": "a"}, "colour": 1}), "colour", vec!["not known"]),
     ] {
         let reply = server.post("/api/jobs", &body)?;
         reply.refused(400, Some(field), &parts).map_err(|error| format!("{body}: {error}"))?;
     }
+    image::RgbImage::new(64, 64).save(place.path("small.png"))?;
+    let small = base64(&std::fs::read(place.path("small.png"))?);
+    for (request, field) in [
+        (json!({"prompt": "a", "width": 512}), "request.width"),
+        (json!({"prompt": "a", "inpaint": {"outpaint": {"right": 16000}}}), "request.width"),
+        (json!({"prompt": "a", "steps": 40, "inpaint": {"outpaint": {"right": 8}, "resample": 2}}), "request.steps"),
+    ] {
+        let reply = server.post("/api/jobs", &json!({"request": request, "image": small}))?;
+        reply.refused(400, Some(field), &["at most"]).map_err(|error| format!("{request}: {error}"))?;
+    }
+    let long = server.post("/api/jobs", &json!({"request": {"prompt": "a".repeat(70_000)}}))?;
+    long.refused(413, Some("request"), &["65536 at most"])?;
+    let many = server.post("/api/jobs", &json!({"request": {"prompt": "a", "sigmas": vec![0; 30_000]}}))?;
+    many.refused(413, None, &["more than 20000 values"])?;
     let unknown = server.post("/api/jobs", &json!({"request": {"prompt": "a"}, "model": "/etc/passwd"}))?;
     unknown.refused(404, Some("model"), &["not in the server's list", "emoji-ldm"])?;
     let reply = server.ask("POST", "/api/jobs", &[], Some(("application/json", b"{")))?;
@@ -241,10 +259,10 @@ fn nobody_waits_behind_another_clients_hundredth_job() -> TestResult {
         let path = format!("/api/jobs/{}", job["id"].as_str().unwrap_or_default());
         Ok(server.get(&path)?.expect(200)?["position"].as_u64())
     };
-    assert_eq!(position(&urgent)?, Some(0));
+    assert_eq!(position(&urgent)?, Some(1), "behind the one that is worked on");
     assert_eq!(
         [position(&mine[0])?, position(&yours)?, position(&mine[1])?, position(&mine[2])?],
-        [1, 2, 3, 4].map(Some)
+        [2, 3, 4, 5].map(Some)
     );
     Ok(())
 }

@@ -65,3 +65,35 @@ fn a_stop_hands_the_running_job_back() -> TestResult {
     assert_eq!((done["state"].as_str(), done["attempt"].as_u64()), (Some("done"), Some(1)), "the stop does not count");
     Ok(())
 }
+
+#[test]
+fn a_damaged_job_holds_nobody_up_and_can_be_deleted() -> TestResult {
+    let place = Tweedie::new()?;
+    let server = Running::start(&place, &[])?;
+    let running = server.job(&json!({"prompt": "a cat", "steps": 300, "seed": 1}))?;
+    let damaged = server.job(&json!({"prompt": "a cat", "steps": 1}))?;
+    server.when(&running, |state| state == "running")?;
+    let id = damaged["id"].as_str().ok_or("no id")?;
+    std::fs::write(place.path("tweedie-results/jobs").join(id).join("job.json"), "")?;
+    server.pictures(&server.job(&json!({"prompt": "a dog", "steps": 1}))?)?;
+    let path = format!("/api/jobs/{id}");
+    server.get(&path)?.refused(500, None, &["damaged", "delete its job"])?;
+    assert_eq!(server.ask("DELETE", &path, &[], None)?.status, 204);
+    assert_eq!(server.get(&path)?.status, 404);
+    Ok(())
+}
+
+#[test]
+fn a_job_without_a_ticket_is_taken_up() -> TestResult {
+    let place = Tweedie::new()?;
+    let server = Running::start(&place, &[])?;
+    let job = server.job(&json!({"prompt": "a cat", "steps": 600, "seed": 1}))?;
+    server.when(&job, |state| state == "running")?;
+    server.kill()?;
+    for file in ["queue.sqlite", "queue.sqlite-wal", "queue.sqlite-shm"] {
+        let _ = std::fs::remove_file(place.path("tweedie-results").join(file));
+    }
+    let server = Running::start(&place, &[])?;
+    assert_eq!(server.ended(&job)?["state"], "done");
+    Ok(())
+}

@@ -6,7 +6,11 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+
+/// Commas of a request.
+const MOST_VALUES: usize = 20_000;
 
 /// An answer in the server's own interface.
 pub type Answer = Result<Response, Failure>;
@@ -56,8 +60,8 @@ impl Dialect {
         if let Some(seconds) = failure.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if failure.code == FailureCode::Internal {
-            // The same request fails again.
+        if matches!(failure.code, FailureCode::Internal | FailureCode::Conflict) {
+            // The same request fails again, or makes anew what somebody ended.
             headers.insert("x-should-retry", header::HeaderValue::from_static("false"));
         }
         if failure.code == FailureCode::Unauthorized {
@@ -95,6 +99,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 /// The object that a request is, without what is null in it: clients send that for what they leave open.
 pub fn object(bytes: &Bytes) -> Result<Map<String, Value>, Failure> {
     let invalid = |message: String| Failure::new(FailureCode::Invalid, message);
+    // Values take far more memory than their bytes, and there is one to a comma.
+    if bytes.iter().filter(|byte| **byte == b',').count() > MOST_VALUES {
+        return Err(Failure::new(FailureCode::TooLarge, format!("the request has more than {MOST_VALUES} values")));
+    }
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(mut fields)) => {
             fields.retain(|_, value| !value.is_null());
@@ -106,19 +114,16 @@ pub fn object(bytes: &Bytes) -> Result<Map<String, Value>, Failure> {
 }
 
 /// Takes a field of a type out of an object.
-pub fn take<T: serde::de::DeserializeOwned>(
+pub fn take<T: DeserializeOwned>(
     fields: &mut Map<String, Value>,
     name: &str,
     expected: &str,
 ) -> Result<Option<T>, Failure> {
     let Some(value) = fields.shift_remove(name) else { return Ok(None) };
-    match serde_json::from_value(value.clone()) {
-        Ok(read) => Ok(Some(read)),
-        Err(_) => {
-            let shown = crate::requests::options::shortened(&value);
-            Err(Failure::field(name, format!("`{name}` is {shown}; it must be {expected}")))
-        }
-    }
+    T::deserialize(&value).map(Some).map_err(|_| {
+        let shown = crate::requests::options::shortened(&value);
+        Failure::field(name, format!("`{name}` is {shown}; it must be {expected}"))
+    })
 }
 
 /// That nothing is left of an object.

@@ -17,8 +17,14 @@ pub struct Awaited {
 impl Awaited {
     /// Lets a request wait among the others.
     pub async fn begin(board: &Arc<Board>, asked: Asked) -> Result<Self, Failure> {
-        let (view, _) = board.admit(asked).await?;
-        Ok(Self { board: board.clone(), id: view.job.id, is_over: false })
+        let board = board.clone();
+        // If the client goes meanwhile, what this task returns is dropped, and the job with it.
+        let begun = tokio::spawn(async move {
+            let (view, _) = board.admit(asked).await?;
+            Ok(Self { board, id: view.job.id, is_over: false })
+        });
+        let fault = || Failure::new(FailureCode::Internal, "the request ended in a fault of the program");
+        begun.await.unwrap_or_else(|_| Err(fault()))
     }
 
     /// The job's name.
@@ -26,7 +32,7 @@ impl Awaited {
         &self.id
     }
 
-    /// The job once it has changed since a sequence number. What ended badly is an error.
+    /// The job once it has changed since a sequence number. That it failed is an error.
     pub async fn changed(&mut self, since: u64) -> Result<JobView, Failure> {
         let view = tokio::select! {
             view = self.board.changed(&self.id, since) => view?,
@@ -42,20 +48,27 @@ impl Awaited {
                 let unknown = || Failure::new(FailureCode::Internal, "the job failed");
                 Err(view.status.error.clone().unwrap_or_else(unknown))
             }
-            State::Cancelled => Err(Failure::new(FailureCode::Conflict, "the job was cancelled")),
             _ => Ok(view),
         }
     }
 
-    /// The job once its pictures are there.
-    pub async fn done(&mut self) -> Result<JobView, Failure> {
+    /// The job once all its pictures are there, or those that were when somebody ended it.
+    pub async fn ended(&mut self) -> Result<JobView, Failure> {
         let mut since = 0;
         loop {
             let view = self.changed(since).await?;
-            if view.status.state == State::Done {
+            if view.status.state.is_final() {
                 return Ok(view);
             }
             since = view.status.sequence;
+        }
+    }
+
+    /// That nobody ended it before its pictures were there.
+    pub fn check(view: &JobView) -> Result<(), Failure> {
+        match view.status.state {
+            State::Cancelled => Err(Failure::new(FailureCode::Conflict, "the job was cancelled")),
+            _ => Ok(()),
         }
     }
 

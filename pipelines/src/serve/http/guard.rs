@@ -86,8 +86,8 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         return with_origin(StatusCode::NO_CONTENT.into_response(), foreign);
     }
     if !is_open(&path) && !app.access.has_key(headers) {
-        let fix = "send the header Authorization: Bearer KEY";
-        return refuse(Failure::new(FailureCode::Unauthorized, format!("the server's key is missing or wrong; {fix}")));
+        let message = "the server's key is missing or wrong; send the header Authorization: Bearer KEY";
+        return with_origin(refuse(Failure::new(FailureCode::Unauthorized, message)), foreign);
     }
     let mut response = next.run(request).await;
     // What a picture or an answer is, is what the server says it is.
@@ -102,7 +102,7 @@ fn with_origin(mut response: Response, origin: Option<String>) -> Response {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         let methods = HeaderValue::from_static("GET, POST, DELETE");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let names = HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, Last-Event-ID");
+        let names = HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Client");
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     }

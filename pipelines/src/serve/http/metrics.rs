@@ -22,7 +22,7 @@ pub async fn text(State(app): Shared) -> Answer {
     let seconds = app.started.elapsed().as_secs();
     let rows = [
         ("tweedie_jobs_waiting", "gauge", "Jobs that wait in the queue.", waiting),
-        ("tweedie_jobs_running", "gauge", "Jobs that this process works on.", running.ids().len() as u64),
+        ("tweedie_jobs_running", "gauge", "Jobs that this process works on.", running.count() as u64),
         (
             "tweedie_jobs_finished_total",
             "counter",

@@ -10,7 +10,7 @@ use super::pictures::base64;
 use super::{App, Shared};
 use crate::requests::options::Options;
 use crate::requests::text_to_image::TextToImageRequest;
-use crate::serve::board::Asked;
+use crate::serve::board::{Asked, Board};
 use crate::serve::failure::{Failure, FailureCode};
 use crate::serve::job::{JobKind, JobView, State as JobState};
 use crate::serve::store::of_job;
@@ -59,7 +59,11 @@ struct Refused(Failure);
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
         // Fields of the request stand at the top there.
-        let field = failure.field.map(|field| field.trim_start_matches("request.").to_owned());
+        let field = failure.field.map(|field| match field.trim_start_matches("request.") {
+            "num_images" => "n".to_owned(),
+            "width" | "height" => "size".to_owned(),
+            field => field.to_owned(),
+        });
         Self(Failure { field, ..failure })
     }
 }
@@ -112,14 +116,20 @@ async fn edits(
     if images.is_empty() {
         return Err(Failure::field("image", "`image` is not given; send the picture to change as a file").into());
     }
-    let mask = masks.first().map(|mask| mask_of_alpha(&app, mask)).transpose()?;
+    let mask = match masks.into_iter().next() {
+        Some(mask) => {
+            let board = app.board.clone();
+            Some(app.board.blocking(move || mask_of_alpha(&board, &mask)).await?)
+        }
+        None => None,
+    };
     let (asked, wanted) = read(form.fields, images, mask, &headers, client(&headers, address))?;
     answer(&app, asked, wanted).await
 }
 
 /// A mask as this program has it, white where to repaint, of one that is transparent there.
-fn mask_of_alpha(app: &App, bytes: &Bytes) -> Result<Bytes, Failure> {
-    let photo = app.board.photo(bytes, "mask")?;
+fn mask_of_alpha(board: &Board, bytes: &Bytes) -> Result<Bytes, Failure> {
+    let photo = board.photo(bytes, "mask")?;
     if !photo.color().has_alpha() {
         let fix = "it has no transparency; it is repainted where the mask is transparent";
         return Err(Failure::field("mask", format!("`mask` cannot be used: {fix}")));
@@ -172,6 +182,11 @@ fn read(
             ));
         }
     };
+    if urls.is_some() && format != PictureFormat::Png {
+        let message =
+            "`output_format` is not png, which pictures named by address are; give png, or `response_format` b64_json";
+        return Err(Failure::field("output_format", message));
+    }
     if let Some(compression) = take::<u64>(&mut fields, "output_compression", "a whole number")?.filter(|&c| c != 100) {
         let message = format!("`output_compression` is {compression}; only 100 is known here");
         return Err(Failure::field("output_compression", message));
@@ -236,7 +251,8 @@ async fn answer(app: &Arc<App>, asked: Asked, wanted: Wanted) -> Answer {
     if wanted.stream {
         return Ok(streamed(app.clone(), job, wanted));
     }
-    let view = job.done().await?;
+    let view = job.ended().await?;
+    Awaited::check(&view)?;
     let mut data = Vec::new();
     for (index, png) in job.pictures(&view).await?.into_iter().enumerate() {
         data.push(match &wanted.urls {
@@ -310,6 +326,7 @@ impl Streaming {
 
     async fn look(&mut self) -> Result<(), Failure> {
         let view = self.job.changed(self.since).await?;
+        Awaited::check(&view)?;
         self.since = view.status.sequence;
         let preview = view.status.preview.unwrap_or(0);
         if preview > self.previews && self.sent < self.wanted.partial {

@@ -196,6 +196,19 @@ impl Queue {
             .collect()
     }
 
+    /// How many tickets wait.
+    pub async fn count(&self) -> Result<usize, QueueError> {
+        let count = each!(&self.store, store => store.count().await).map_err(QueueError::refused("count the jobs"))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// Whether there is a ticket of a job, waiting or being worked on.
+    pub async fn has(&self, job: &str) -> Result<bool, QueueError> {
+        let ticket = Ticket { job: job.to_owned() };
+        let tickets = each!(&self.store, store => store.tickets(&ticket).await);
+        Ok(tickets.map_err(QueueError::refused("look for the job in the queue"))? > 0)
+    }
+
     /// Takes a waiting ticket out. False if it does not wait, or not any more: then it may be being worked on.
     pub async fn remove(&self, job: &str) -> Result<bool, QueueError> {
         let ticket = Ticket { job: job.to_owned() };
@@ -346,7 +359,7 @@ where
         let _ = settled.await;
     }
 
-    /// Tells the database what came of a ticket, until it accepts that. If it never does, the lease puts it back.
+    /// Tells the database what came of a ticket, until it accepts that. If it never does, the end of this process puts it back.
     async fn settle(&self, id: &str, outcome: Outcome) {
         let worker = self.worker.name();
         for _ in 0..SETTLE_TRIES {

@@ -76,6 +76,20 @@ impl Postgres {
         .await
     }
 
+    /// How many tickets wait.
+    pub(super) async fn count(&self) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar("SELECT COUNT(*) FROM apalis.jobs WHERE job_type = $1 AND status = 'Pending'")
+            .bind(NAME)
+            .fetch_one(&self.pool)
+            .await
+    }
+
+    /// How many tickets of a job there are, waiting or being worked on.
+    pub(super) async fn tickets(&self, ticket: &Ticket) -> Result<i64, Cause> {
+        let count = sqlx::query_scalar("SELECT COUNT(*) FROM apalis.jobs WHERE job_type = $1 AND job = $2");
+        Ok(count.bind(NAME).bind(serde_json::to_vec(ticket)?).fetch_one(&self.pool).await?)
+    }
+
     /// Deletes a ticket that waits, and says how many there were.
     pub(super) async fn remove(&self, ticket: &Ticket) -> Result<u64, Cause> {
         let job = serde_json::to_vec(ticket)?;

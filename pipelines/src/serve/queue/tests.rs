@@ -127,6 +127,7 @@ async fn one_is_worked_on_at_a_time_and_nothing_is_taken_in_advance() -> TestRes
     begun.until(1).await?;
     queue.push(&ticket("urgent"), 9).await?;
     assert_eq!(waiting(&queue).await?, ["urgent", "b"]);
+    assert_eq!((queue.count().await?, queue.has("a").await?, queue.has("never").await?), (2, true, false));
     // What is worked on cannot be taken out, what waits can, once.
     assert!(!queue.remove("a").await?);
     assert!(queue.remove("b").await? && !queue.remove("b").await? && !queue.remove("never").await?);

@@ -43,14 +43,16 @@ pub async fn img2img(
 }
 
 async fn draw(app: Arc<App>, fields: Map<String, Value>, from_picture: bool, client: String) -> Answer {
+    app.board.check_room().await?;
     let chosen = app.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     // A mask's surroundings take a while to compute.
     let board = app.board.clone();
-    let read = tokio::task::spawn_blocking(move || read(&board, fields, from_picture, chosen)).await;
-    let Read { mut asked, sends_images, mut parameters } = read.map_err(|_| gone())??;
+    let reading = app.board.blocking(move || read(&board, fields, from_picture, chosen));
+    let Read { mut asked, sends_images, mut parameters } = reading.await?;
     asked.client = client;
     let mut job = Awaited::begin(&app.board, asked).await?;
-    let view = job.done().await?;
+    // As there, an interrupted request is answered with what there is.
+    let view = job.ended().await?;
     let pictures = job.pictures(&view).await?;
     let info = info(&view, &pictures);
     let images: Vec<_> = if sends_images { pictures.iter().map(|png| base64(png)).collect() } else { Vec::new() };
@@ -58,14 +60,10 @@ async fn draw(app: Arc<App>, fields: Map<String, Value>, from_picture: bool, cli
     Ok(Json(json!({"images": images, "parameters": parameters, "info": info.to_string()})).into_response())
 }
 
-fn gone() -> Failure {
-    Failure::new(crate::serve::failure::FailureCode::Internal, "the request ended in a fault of the program")
-}
-
 /// What that program says of pictures.
 fn info(view: &JobView, pictures: &[Bytes]) -> Value {
     let request = &view.job.request;
-    let texts: Vec<String> = pictures.iter().map(|png| parameters_of(png)).collect();
+    let texts: Vec<String> = pictures.iter().map(parameters_of).collect();
     let seeds: Vec<_> = view.status.pictures.iter().map(|made| made.seed).collect();
     let prompt = request.get("prompt").cloned().unwrap_or_default();
     let negative = request.get("negative_prompt").cloned().unwrap_or_else(|| "".into());
@@ -162,7 +160,7 @@ async fn current_image(app: &App, view: &JobView) -> Result<Option<String>, Fail
     }
 }
 
-/// `POST /sdapi/v1/interrupt`: the end of what is being drawn.
+/// `POST /sdapi/v1/interrupt`: the end of what this process draws.
 pub async fn interrupt(State(app): Shared) -> Answer {
     for id in app.board.running.ids() {
         app.board.running.cancel(&id);

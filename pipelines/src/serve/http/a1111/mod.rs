@@ -20,7 +20,15 @@ pub struct Refused(Failure);
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        Self(failure)
+        let field = failure.field.map(|field| match field.as_str() {
+            "request.num_images" => "n_iter".to_owned(),
+            "request.guidance_scale" => "cfg_scale".to_owned(),
+            "request.strength" => "denoising_strength".to_owned(),
+            "request.scheduler" => "sampler_name".to_owned(),
+            "image" => "init_images".to_owned(),
+            field => field.trim_start_matches("request.").to_owned(),
+        });
+        Self(Failure { field, ..failure })
     }
 }
 

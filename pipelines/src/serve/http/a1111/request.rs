@@ -172,10 +172,17 @@ fn sampler(fields: &mut Map<String, Value>, request: &mut Map<String, Value>) ->
     let name: Option<String> = take(fields, "sampler_name", "a text")?;
     let spacing: Option<String> = take(fields, "scheduler", "a text")?;
     let usual = ["", "automatic", "normal", "default"];
-    let Some(name) = name.or(index).filter(|name| !usual.contains(&name.to_lowercase().as_str())) else {
-        return Ok(());
+    let is_usual = |name: &String| usual.contains(&name.to_lowercase().as_str());
+    let spacing = spacing.filter(|spacing| !is_usual(spacing));
+    let Some(name) = name.or(index).filter(|name| !is_usual(name)) else {
+        return match spacing {
+            Some(spacing) => {
+                let message = format!("`scheduler` is {spacing:?} and `sampler_name` is not given; give both, or none");
+                Err(Failure::field("scheduler", message))
+            }
+            None => Ok(()),
+        };
     };
-    let spacing = spacing.filter(|spacing| !usual.contains(&spacing.to_lowercase().as_str()));
     let whole = spacing.map_or_else(|| name.clone(), |spacing| format!("{name} {spacing}"));
     let choice = schedulers::by_name(&whole).map_err(|error| Failure {
         code: crate::serve::failure::FailureCode::Missing,
@@ -217,6 +224,10 @@ fn picture(
     let whole: Option<Value> = fields.shift_remove("inpaint_full_res");
     let padding = count(fields, "inpaint_full_res_padding")?.unwrap_or(0);
     let inverts = count(fields, "inpainting_mask_invert")?.unwrap_or(0);
+    if inverts > 1 {
+        let message = format!("`inpainting_mask_invert` is {inverts}; give 0 or 1");
+        return Err(Failure::field("inpainting_mask_invert", message));
+    }
     let Some(painted) = painted else {
         asked.kind = Some(JobKind::Img2img);
         asked.image = Some(image);
