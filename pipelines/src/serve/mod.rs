@@ -6,7 +6,7 @@
 //!        clients <- Board::changed <- Store <- Engine (one thread, Shelf of models) <- work
 //! ```
 //!
-//! A job's options, pictures and state lie in a [`Store`], a folder as a rule; a [`Queue`] hands its name to one worker, in this process or
+//! A job's options, pictures and state lie in a store, a folder as a rule; a queue hands its name to one worker, in this process or
 //! another ([`Server`], [`Worker`]). Seeds are fixed when a job comes in, so a job that is begun again after a crash makes the same
 //! pictures.
 
