@@ -134,7 +134,13 @@ impl Places {
             shelf: ShelfOptions { device: self.device, dtype: self.dtype, budget },
             results: self.results.clone(),
             queue: self.queue.clone(),
-            limits: Limits { pixels: self.max_pixels, steps: self.max_steps, images: self.max_images, ..of_server },
+            limits: Limits {
+                pixels: self.max_pixels,
+                steps: self.max_steps,
+                images: self.max_images,
+                attempts: self.max_attempts,
+                ..of_server
+            },
             log: Some(print::remark),
         })
     }
