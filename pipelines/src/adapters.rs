@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use tweedie::Result;
 use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
-use tweedie::checkpoints::{file_sha256, tensors_sha256};
+use tweedie::checkpoints::tensors_sha256;
+use tweedie::files::file_sha256;
 
 /// The adapters of a pipeline; none by default.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -96,7 +96,7 @@ pub use records::record::{Input, Record};
 pub use records::reuse::ReusedSettings;
 pub use requests::control::ControlImage;
 pub use requests::image_to_image::ImageToImageRequest;
-pub use requests::inpaint::{InpaintOptions, InpaintRequest};
+pub use requests::inpaint::{InpaintOptions, InpaintRequest, MaskFill};
 pub use requests::kind::{FlagValue, OptionKind};
 pub use requests::lora::LoraRequest;
 pub use requests::options::{OptionInfo, Options, WrongOption};
@@ -110,8 +110,8 @@ pub use train::{
     EmbeddingTrainingSettings, FrozenModelData, FrozenModelSettings, FrozenModelTraining, HeldChoice,
     JudgeTrainingData, JudgeTrainingSettings, LatentBetaChoice, LatentTrainingData, LatentTrainingSettings,
     LoraFormChoice, LoraModulesChoice, LoraTrainingSettings, MixedPrecisionChoice, PixelTrainingSettings,
-    PredictionChoice, Preparation, SeenPictures, StoredChoice, TrainRequest, TrainingBench, TrainingData,
-    TrainingModels, TrainingSet, TrainingSettings, judge, open_classifier,
+    PredictionChoice, Preparation, SeenPictures, SharedSettings, StoredChoice, TrainRequest, TrainingBench,
+    TrainingData, TrainingModels, TrainingSet, TrainingSettings, judge, open_classifier,
 };
 pub use tweedie::{Error, ErrorKind, Result};
 pub use xl::{LastSize, Sizes, XlSettings};

@@ -291,6 +291,26 @@ fn empty_full_and_stretched_masks_have_defined_results() -> TestResult {
     Ok(())
 }
 
+/// Each way of filling gives another picture under the mask and the same around it, and none has a part in one from noise alone.
+#[test]
+fn drawing_starts_from_what_fills_the_mask() -> TestResult {
+    let tweedie = folder_with_files()?;
+    rectangle(64, 64, 16, 16, 48, 48).save(tweedie.path("mask.png"))?;
+    let given = pixels(&tweedie.path("photo.png"))?.2;
+    let mut made: Vec<Vec<u16>> = Vec::new();
+    for fill in ["original", "surroundings", "noise", "nothing"] {
+        tweedie.run(&inpaint(&["--force", "--strength", "0.8", "--mask-fill", fill]))?.success()?;
+        let (_, _, painted) = pixels(&tweedie.path("out.png"))?;
+        let masked = |i: usize| (16..48).contains(&(i / 3 % 64)) && (16..48).contains(&(i / 3 / 64));
+        assert!((0..painted.len()).all(|i| masked(i) || painted[i] == given[i]), "{fill}");
+        assert!(made.iter().all(|other| *other != painted), "{fill}");
+        made.push(painted);
+    }
+    let outcome = tweedie.run(&inpaint(&["--force", "--mask-fill", "noise"]))?.success()?;
+    assert!(outcome.stderr.contains("--mask-fill has no effect at a --strength of 1"), "{}", outcome.stderr);
+    Ok(())
+}
+
 #[test]
 fn strength_zero_gives_the_input_back() -> TestResult {
     let tweedie = folder_with_files()?;
@@ -504,7 +524,7 @@ fn a_picture_says_what_it_was_made_from() -> TestResult {
     let json: serde_json::Value = serde_json::from_str(&text("tweedie"))?;
     assert_eq!((json["kind"].as_str(), json["strength"].as_f64()), (Some("inpaint"), Some(0.75)));
     assert_eq!((json["mask"]["name"].as_str(), json["inpaint"]["mask_grow"].as_u64()), (Some("mask.png"), Some(2)));
-    let sha256 = ::tweedie::checkpoints::sha256(std::fs::File::open(tweedie.path("photo.png"))?)?;
+    let sha256 = ::tweedie::files::sha256(std::fs::File::open(tweedie.path("photo.png"))?)?;
     assert_eq!(json["image"]["sha256"].as_str(), Some(sha256.as_str()));
     Ok(())
 }

@@ -299,7 +299,7 @@ fn a_picture_knows_its_one_file() -> TestResult {
     assert_eq!(settings["model"], "whole");
     let hashes = settings["weights_sha256"].as_object().ok_or("no hashes")?;
     assert_eq!(hashes.len(), 1, "one file is hashed once");
-    let expected = ::tweedie::checkpoints::sha256(std::fs::File::open(tweedie.path("whole.safetensors"))?)?;
+    let expected = ::tweedie::files::sha256(std::fs::File::open(tweedie.path("whole.safetensors"))?)?;
     assert_eq!(hashes["whole.safetensors"], expected.as_str());
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use super::{FileLayout, SingleFile};
 use crate::config::{ConfigFields, LONGEST};
+use crate::files::{bytes_sha256, file_sha256, sha256};
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -168,19 +168,10 @@ impl ModelFiles {
     /// If the file cannot be read.
     pub fn sha256(&self, name: &str) -> Result<String> {
         if let Some(bytes) = self.embedded(name) {
-            return Ok(hexadecimal(&Sha256::digest(bytes)));
+            return Ok(bytes_sha256(bytes));
         }
         file_sha256(&self.path(name))
     }
-}
-
-/// The SHA-256 of a file in hexadecimal, read in pieces.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn file_sha256(path: &Path) -> Result<String> {
-    let file = std::fs::File::open(path).map_err(Error::io("read", path))?;
-    sha256(file).map_err(Error::io("read", path))
 }
 
 /// The SHA-256 of a safetensors file without its header, in hexadecimal, by which LoRAs are known whatever their metadata say
@@ -199,23 +190,4 @@ pub fn tensors_sha256(path: &Path) -> Result<String> {
         sha256(file)
     };
     std::fs::File::open(path).and_then(after_header).map_err(Error::io("read", path))
-}
-
-/// The SHA-256 of all that a reader gives, in hexadecimal.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn sha256(mut reader: impl Read) -> std::io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => return Ok(hexadecimal(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -46,7 +46,7 @@ mod zip_file;
 pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
 pub use component::ComponentKind;
 pub use element_type::ElementType;
-pub use files::{ModelFiles, file_sha256, sha256, tensors_sha256};
+pub use files::{ModelFiles, tensors_sha256};
 pub use gguf::{BlockFormat, GgufFile};
 pub(crate) use gguf::{stored_as, write_gguf};
 pub use names::{TensorNames, TensorPart};

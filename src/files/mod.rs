@@ -20,6 +20,7 @@
 mod durable_file;
 mod guard;
 mod space;
+mod sums;
 
 pub use durable_file::{
     Existing, folder_of, remove_folder, replace_file, replace_folder, sync_folder, unfinished, write_file,
@@ -27,3 +28,4 @@ pub use durable_file::{
 };
 pub use guard::guarded;
 pub use space::free_space;
+pub use sums::{bytes_sha256, file_sha256, hexadecimal, sha256};

@@ -43,6 +43,7 @@ mod picture;
 mod plot;
 mod png_file;
 mod resample;
+mod surroundings;
 
 pub use animation::encode_animation;
 pub use canvas::Margins;

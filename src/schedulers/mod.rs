@@ -127,6 +127,7 @@ use crate::{NoiseLevel, Result};
 use choice::{RESPACED, RESPACED_LINSPACE, RESPACED_OR_LU};
 use final_sigma::falling;
 use given_levels::GIVEN_FIELDS;
+use serde_json::{Value, json};
 
 /// A configured sampling method: everything about a run but the network, the noise and the steps.
 pub trait Scheduler {
@@ -179,6 +180,17 @@ pub enum Stochastic {
     Yes,
 }
 
+impl Stochastic {
+    /// It in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Optional => "optional",
+            Self::Yes => "yes",
+        }
+    }
+}
+
 /// One line of the registry.
 #[derive(Debug, Clone, Copy)]
 pub struct SchedulerEntry {
@@ -221,6 +233,20 @@ impl SchedulerEntry {
     /// If a field that it has holds an unusable value.
     pub fn build(&self, config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
         (self.build)(config)
+    }
+
+    /// What there is to say of it to other programs.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "label": self.label,
+            "class_name": self.class_name,
+            "order": self.order,
+            "evaluations": self.evaluations,
+            "noise": self.stochastic.name(),
+            "reference": self.reference,
+            "endings": self.suffixes.iter().map(|suffix| suffix.name).collect::<Vec<_>>(),
+        })
     }
 
     /// The fields with what diffusers' pipelines add where a request says nothing: an `eta` of 0, whatever the class has by

@@ -2,7 +2,7 @@
 
 use super::tokenizer::{clip_vocabulary, unpacked_merges};
 use crate::checkpoints::ModelFiles;
-use crate::files::write_synced;
+use crate::files::{hexadecimal, write_synced};
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -108,7 +108,7 @@ impl TokenizerFiles {
             hasher.update((bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hasher.finalize())
     }
 
     /// Names and contents.

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tweedie::checkpoints::file_sha256;
+use tweedie::files::file_sha256;
 use tweedie::training::runs::{RunCheckpoints, RunFolder};
 use tweedie::training::{
     AdamWConfig, Decay, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, Parameters, SetState, TrainerState,

@@ -1,5 +1,4 @@
 import { chromium } from "playwright-core";
-import { mkdtempSync } from "node:fs";
 export const URL = (process.env.TWEEDIE_URL ?? "http://127.0.0.1:8791").replace(/\/$/, "");
 export const MOCK = URL.endsWith(":8791");
 export const KEYED = process.env.TWEEDIE_KEYED_URL ?? (MOCK ? "http://127.0.0.1:8792" : null);

@@ -16,7 +16,11 @@ pub struct DataArguments {
     /// Cut out each picture's centre and resample it to N by N pixels
     #[arg(long, value_name = "N")]
     resize: Option<usize>,
+}
 
+/// Data sets that can be fetched.
+#[derive(Debug, Args)]
+pub struct DownloadArguments {
     /// Fetch MNIST's four files into the folder first, as far as they are not there
     #[cfg(feature = "download")]
     #[arg(long)]
@@ -28,17 +32,17 @@ pub struct DataArguments {
     mirror: Option<String>,
 }
 
-impl DataArguments {
+impl DownloadArguments {
     /// Fetches the data if that was asked for.
     #[cfg(feature = "download")]
-    pub fn fetch(&self, quiet: bool) -> anyhow::Result<()> {
+    pub fn fetch(&self, data: &DataArguments, quiet: bool) -> anyhow::Result<()> {
         use std::ops::ControlFlow;
         use tweedie_pipelines::download::{DownloadEvent, MNIST, MNIST_MIRROR, fetch};
         if !self.download {
             return Ok(());
         }
         let mirror = self.mirror.clone().or_else(|| std::env::var("TWEEDIE_MNIST_MIRROR").ok());
-        fetch(&MNIST, mirror.as_deref().unwrap_or(MNIST_MIRROR), &self.data, &mut |event| {
+        fetch(&MNIST, mirror.as_deref().unwrap_or(MNIST_MIRROR), &data.data, &mut |event| {
             match event {
                 DownloadEvent::Saved(name) if !quiet => print::remark(&format!("fetched {name}")),
                 DownloadEvent::Present(name) if !quiet => print::remark(&format!("{name} is there")),
@@ -51,10 +55,12 @@ impl DataArguments {
 
     /// This build fetches nothing.
     #[cfg(not(feature = "download"))]
-    pub fn fetch(&self, _: bool) -> anyhow::Result<()> {
+    pub fn fetch(&self, _: &DataArguments, _: bool) -> anyhow::Result<()> {
         Ok(())
     }
+}
 
+impl DataArguments {
     /// The side of the squares that pictures are made to.
     pub fn resize(&self) -> Option<usize> {
         self.resize

@@ -1,7 +1,7 @@
 //! Files that pictures are made from.
 
 use std::path::Path;
-use tweedie::checkpoints::file_sha256;
+use tweedie::files::file_sha256;
 use tweedie_pipelines::Input;
 
 /// What a picture says of such a file.

@@ -43,6 +43,7 @@ use source::{OfflineOption, Source};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tweedie::kernels::{InstructionSet, processor};
+use tweedie::schedulers::{SCHEDULERS, SchedulerEntry};
 use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Purpose, TaskKind, Usage};
 
 /// Pictures from text by latent diffusion, with no download for the first one.
@@ -208,7 +209,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sample(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Schedulers { json: false } => print::result(&schedulers::list()),
-        Command::Schedulers { json: true } => print::result(&serde_json::to_string_pretty(&schedulers::as_json())?),
+        Command::Schedulers { json: true } => {
+            let rows: Vec<_> = SCHEDULERS.iter().map(SchedulerEntry::to_json).collect();
+            print::result(&serde_json::to_string_pretty(&rows)?)
+        }
         Command::Completions { shell } => print::result(&manual::completions(shell)?),
         Command::Man { command } => print::result(&manual::page(&command)?),
         Command::Bench(command) => command.run(),
@@ -228,7 +232,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 struct ModelArguments {
     /// A folder in diffusers layout, a training run, one checkpoint file (.safetensors, .gguf, .ckpt), a short name (tweedie
     /// model known), or owner/name[/FILE][@revision] on the hub [default: the embedded model]
-    #[arg(long, short, value_name = "MODEL")]
+    #[arg(long, short, visible_alias = "checkpoint", value_name = "MODEL")]
     model: Option<PathBuf>,
 
     /// With a checkpoint file: the folder in diffusers layout whose configurations and tokenizer it takes, and all other

@@ -38,7 +38,7 @@ pub struct Sample {
 
     /// A model in pixel space: a folder in diffusers layout, a training run or one of its checkpoints, or owner/name[@revision] on the
     /// hub
-    #[arg(long, value_name = "MODEL", group = "source")]
+    #[arg(long, visible_alias = "model", value_name = "MODEL", group = "source")]
     checkpoint: Option<PathBuf>,
 
     /// Also guide by the gradient of this classifier, made by `tweedie train classifier`

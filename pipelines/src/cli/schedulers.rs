@@ -1,8 +1,7 @@
 //! `tweedie schedulers`, and the plot of a schedule.
 
-use serde_json::{Value, json};
 use tweedie::images::{Picture, Plot, Series};
-use tweedie::schedulers::{SCHEDULERS, Stochastic};
+use tweedie::schedulers::SCHEDULERS;
 use tweedie_pipelines::Settings;
 
 /// Every scheduler in a table.
@@ -13,7 +12,7 @@ pub fn list() -> String {
     };
     let mut lines = vec![row(["name", "order", "evaluations", "noise", "diffusers' class", "reference"])];
     for entry in SCHEDULERS {
-        let noise = noise(entry.stochastic);
+        let noise = entry.stochastic.name();
         let (order, evaluations) = (entry.order.to_string(), entry.evaluations.to_string());
         lines.push(row([entry.name, &order, &evaluations, noise, entry.class_name, entry.reference]));
     }
@@ -24,32 +23,6 @@ pub fn list() -> String {
     }
     lines.push("\nevaluations: of the network in each step. noise: whether it is added on the way.".into());
     lines.join("\n")
-}
-
-/// Every scheduler as an object.
-pub fn as_json() -> Value {
-    let rows = SCHEDULERS.iter().map(|entry| {
-        json!({
-            "name": entry.name,
-            "label": entry.label,
-            "class_name": entry.class_name,
-            "order": entry.order,
-            "evaluations": entry.evaluations,
-            "noise": noise(entry.stochastic),
-            "reference": entry.reference,
-            "endings": entry.suffixes.iter().map(|suffix| suffix.name).collect::<Vec<_>>(),
-        })
-    });
-    rows.collect()
-}
-
-/// Whether a solver adds noise, in a word.
-fn noise(stochastic: Stochastic) -> &'static str {
-    match stochastic {
-        Stochastic::No => "no",
-        Stochastic::Optional => "optional",
-        Stochastic::Yes => "yes",
-    }
 }
 
 /// Alpha and sigma of the forward process over the timesteps, and the levels that a run visits.

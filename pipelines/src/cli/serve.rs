@@ -27,8 +27,8 @@ struct Places {
     #[arg(long, value_name = "DIR", help_heading = "Models")]
     models: Option<PathBuf>,
 
-    /// Keep loaded models within so many megabytes of weights as they are stored; the one that was used longest ago goes first [default: half of
-    /// what is free]
+    /// Keep loaded models within so many megabytes of weights as they are stored; the one that was used longest ago goes first
+    /// [default: half of what is free]
     #[arg(long, value_name = "MB", help_heading = "Models")]
     model_memory: Option<u64>,
 

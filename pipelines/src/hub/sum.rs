@@ -4,7 +4,7 @@ use sha1::{Digest, Sha1};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use tweedie::checkpoints::file_sha256;
+use tweedie::files::{file_sha256, hexadecimal};
 use tweedie::{Error, Result};
 
 /// What the contents of a file have to be.
@@ -49,7 +49,7 @@ fn sha1(path: &Path) -> Result<[String; 2]> {
             count => hashers.iter_mut().for_each(|hasher| hasher.update(&buffer[..count])),
         }
     }
-    Ok(hashers.map(|hasher| hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok(hashers.map(|hasher| hexadecimal(&hasher.finalize())))
 }
 
 #[cfg(test)]

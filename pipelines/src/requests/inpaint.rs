@@ -38,6 +38,21 @@ options! {
     }
 }
 
+/// What drawing starts from under a mask, before noise is added to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskFill {
+    /// What is there.
+    #[default]
+    Original,
+    /// Colours that grow into it from around it ([`tweedie::images::Picture::filled_from_surroundings`]).
+    Surroundings,
+    /// Latents that are noise, the same that is then added.
+    Noise,
+    /// Latents of zero.
+    Nothing,
+}
+
 options! {
     /// What is done to the mask, in this order, and what becomes of what is painted.
     #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +69,10 @@ options! {
             /// How the mask comes to another size: lanczos as diffusers does, or max, which keeps thin lines.
             mask_resize: MaskResize = MaskResize::Lanczos =>
                 option(OptionKind::Choice(&["lanczos", "max"]), "NAME").always_recorded();
+            /// What drawing starts from under the mask: original (what is there), surroundings (colours that grow into it from around
+            /// it), noise (twice as much of it) or nothing (noise alone); as in A1111's web UI, and for a strength below 1.
+            mask_fill: MaskFill = MaskFill::Original =>
+                option(OptionKind::Choice(&["original", "surroundings", "noise", "nothing"]), "NAME");
             /// Work at full resolution on the mask's surroundings alone, so many pixels around it, and paste the result
             /// back.
             crop_to_mask: Option<usize> = None => option(OptionKind::Count, "PADDING");

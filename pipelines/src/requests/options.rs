@@ -203,16 +203,26 @@ impl OptionInfo {
         let paragraph: Vec<_> = lines.iter().map(|line| line.trim()).take_while(|line| !line.is_empty()).collect();
         // rustdoc takes brackets for links where they are not escaped.
         self.help = paragraph.join(" ").trim_end_matches('.').replace("\\[", "[").replace("\\]", "]");
-        let in_words = match default {
+        let in_words = self.in_words(default);
+        self.default = self.default.or(in_words).filter(|words| !words.is_empty());
+        self
+    }
+
+    /// The same with another default, where that has words.
+    pub(crate) fn with_default(mut self, default: &Value) -> Self {
+        self.default = self.in_words(default).or(self.default);
+        self
+    }
+
+    fn in_words(&self, default: &Value) -> Option<String> {
+        match default {
             _ if matches!(self.kind, OptionKind::Flag(_) | OptionKind::Json) || self.required => None,
             Value::String(name) => Some(name.clone()),
             Value::Number(number) => {
                 Some(number.as_f64().map_or_else(|| number.to_string(), |number| number.to_string()))
             }
             _ => None,
-        };
-        self.default = self.default.or(in_words).filter(|words| !words.is_empty());
-        self
+        }
     }
 
     /// The same inside an object.

@@ -2,6 +2,7 @@
 
 use crate::PixelRequest;
 use crate::requests::image_to_image::ImageToImageRequest;
+use crate::requests::inpaint::MaskFill;
 use crate::requests::inpaint::{InpaintOptions, InpaintRequest};
 use crate::requests::kind::OptionKind;
 use crate::requests::lora::LoraRequest;
@@ -71,6 +72,7 @@ fn a_request_goes_through_json_and_back() -> TestResult {
     request.text.xl.negative_sizes.crop_top_left = Some((8, 16));
     request.inpaint = InpaintOptions {
         mask_resize: MaskResize::Max,
+        mask_fill: MaskFill::Surroundings,
         outpaint: Margins { left: 3, ..Margins::default() },
         composite: false,
         resample: Some(2),

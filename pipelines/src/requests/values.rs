@@ -1,5 +1,6 @@
 //! The values of options as JSON.
 
+use crate::requests::inpaint::MaskFill;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -48,6 +49,7 @@ values_by_serde! {
     PathBuf: "a path";
     Map<String, Value>: "an object";
     GuidanceShape: "constant, linear or cosine";
+    MaskFill: "original, surroundings, noise or nothing";
     MaskResize: "lanczos or max";
     Margins: "an object with left, top, right and bottom";
     Projection: "an object with eta, norm_threshold and momentum";

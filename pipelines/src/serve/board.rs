@@ -6,7 +6,7 @@ use super::limits::Limits;
 use super::queue::{Queue, Ticket};
 use super::running::Running;
 use super::shelf::Shelf;
-use super::store::{Store, is_id, sum_of};
+use super::store::{Store, is_id};
 use crate::latent_diffusion::LatentDiffusion;
 use crate::requests::kind::OptionKind;
 use crate::requests::lora::LoraRequest;
@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tweedie::files::bytes_sha256;
 use tweedie::images::{Margins, Mask, Photo};
 
 /// How often a state is read that another process may have written.
@@ -50,6 +51,16 @@ pub struct Asked {
     pub client: String,
     /// What makes a repeat of the same request the same job.
     pub key: Option<String>,
+}
+
+/// Goes on with work when whoever waits for it does not, as when a client hangs up.
+///
+/// # Errors
+/// Those of the work.
+pub async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(Failure::fault()))
 }
 
 /// Jobs of a server; all of its tasks share one.
@@ -108,16 +119,11 @@ impl Board {
     /// Checks what is asked for as far as that can be told before it is worked on, fixes its seed, and lets it wait. Whether it is new:
     /// the same key gives the same job again.
     ///
-    /// It goes on to its end when its future is dropped, as it is when a client hangs up: a job is admitted whole or not at all.
+    /// A job is admitted whole or not at all if this is done [to its end](to_its_end).
     ///
     /// # Errors
     /// If it cannot be carried out, or too much waits already.
     pub async fn admit(self: &Arc<Self>, asked: Asked) -> Result<(JobView, bool), Failure> {
-        let board = self.clone();
-        tokio::spawn(async move { board.admit_now(asked).await }).await.unwrap_or_else(|_| Err(fault()))
-    }
-
-    async fn admit_now(self: Arc<Self>, asked: Asked) -> Result<(JobView, bool), Failure> {
         let key = asked.key.as_deref().map(|key| key_name(&asked.client, key)).transpose()?;
         let mut id = match &key {
             Some(key) => self.id_of_key(key).await?,
@@ -182,8 +188,8 @@ impl Board {
         &self,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let _permit = self.hands.acquire().await.map_err(|_| fault())?;
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(fault()))
+        let _permit = self.hands.acquire().await.map_err(|_| Failure::fault())?;
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Failure::fault()))
     }
 
     /// A job of what is asked for.
@@ -212,11 +218,11 @@ impl Board {
         let image = asked.image.as_ref().map(|bytes| self.photo(bytes, "image")).transpose()?;
         let mask = asked.mask.as_ref().map(|bytes| self.photo(bytes, "mask")).transpose()?;
         let request = OwnedRequest::read(kind, &fields, image, mask.as_ref().map(Mask::from_photo))?;
-        self.check_limits(&request)?;
-        if let Some(model) = self.shelf.loaded(&model) {
-            self.settle(&model, &request)?;
+        match self.shelf.loaded(&model) {
+            Some(model) => self.settle(&model, &request).map(drop)?,
+            None => self.check_limits(&request)?,
         }
-        let sum = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| sum_of(bytes));
+        let sum = |bytes: &Option<Bytes>| bytes.as_ref().map(|bytes| bytes_sha256(bytes));
         Ok(Job {
             id: new_id(),
             created: now(),
@@ -397,12 +403,13 @@ impl Board {
     }
 
     /// Lets jobs wait again that have not ended and are not in the queue: a server that was killed took them and did not bring them
-    /// there, or their end could not be written.
+    /// there, or their end could not be written. Jobs that come meanwhile are on their way there.
     ///
     /// # Errors
     /// If the store or the queue cannot be used.
     pub async fn take_up(&self) -> Result<(), Failure> {
-        for id in self.store.ids().await? {
+        let first_new = new_id();
+        for id in self.store.ids().await?.into_iter().filter(|id| *id < first_new) {
             let (Ok(job), Ok(status)) = (self.store.job(&id).await, self.store.status(&id).await) else { continue };
             if !status.state.is_final() && !self.queue.has(&id).await? {
                 self.queue.push(&Ticket { job: id }, job.priority * FAIR_STEPS).await?;
@@ -412,7 +419,7 @@ impl Board {
     }
 }
 
-/// The size of the pictures that are asked for, before a model is asked; 0 where it is left to the model.
+/// The size of the pictures that are asked for, before a model is asked; 1 where it is left to the model.
 fn asked_size(request: &OwnedRequest) -> (usize, usize) {
     let (photo, margins) = match request {
         OwnedRequest::Text(_) => (None, Margins::default()),
@@ -433,11 +440,6 @@ fn asked_size(request: &OwnedRequest) -> (usize, usize) {
     }
 }
 
-/// Work that ended in a panic, or never began.
-fn fault() -> Failure {
-    Failure::new(FailureCode::Internal, "the request ended in a fault of the program")
-}
-
 /// A seed, drawn now where none is given, so that the job makes the same pictures whenever it is worked on.
 fn fix_seed(fields: &mut Map<String, Value>) {
     let drawn = match fields.get("seed") {
@@ -455,7 +457,7 @@ fn key_name(client: &str, key: &str) -> Result<String, Failure> {
         let message = format!("the header Idempotency-Key has {} bytes; give 1 to {LONGEST_KEY}", key.len());
         return Err(Failure::new(FailureCode::Invalid, message));
     }
-    Ok(format!("keys/{}", sum_of(format!("{client}\n{key}").as_bytes())))
+    Ok(format!("keys/{}", bytes_sha256(format!("{client}\n{key}").as_bytes())))
 }
 
 /// A name that no other job has; names sort by the millisecond in which they were made.

@@ -70,6 +70,11 @@ impl Failure {
         Self { message: message.into(), field: None, code, retry_after: None }
     }
 
+    /// Work that ended in a panic, or never began.
+    pub fn fault() -> Self {
+        Self::new(FailureCode::Internal, "the request ended in a fault of the program")
+    }
+
     /// A field that has a value that cannot be used.
     pub fn field(field: &str, message: impl Into<String>) -> Self {
         Self { field: Some(field.into()), ..Self::new(FailureCode::Invalid, message) }

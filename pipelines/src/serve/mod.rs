@@ -90,7 +90,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens all that is needed, and listens. Jobs that a server before it took and did not bring into the queue are taken up.
+    /// Opens all that is needed, and listens.
     ///
     /// # Errors
     /// If a model, the results, the queue or the address cannot be used.
@@ -99,9 +99,7 @@ impl Server {
             let fix = "give another address with --listen, such as 127.0.0.1:7861";
             Failure::new(FailureCode::Unavailable, format!("cannot listen at {address}: {error}; {fix}"))
         })?;
-        let board = options.open().await?;
-        board.take_up().await?;
-        Ok(Self { board, access, listener })
+        Ok(Self { board: options.open().await?, access, listener })
     }
 
     /// Where it listens.
@@ -117,7 +115,8 @@ impl Server {
         self.board.shelf.default_name()
     }
 
-    /// Answers clients until `stop` resolves, and works on jobs if `works`. What is worked on then is handed back to the queue.
+    /// Answers clients until `stop` resolves, and works on jobs if `works`. What is worked on then is handed back to the queue. Jobs
+    /// that a server before it took and did not bring into the queue are taken up meanwhile.
     ///
     /// # Errors
     /// If the queue cannot be used, or the system has no thread.

@@ -21,8 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often tickets that are done are forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
 
-/// Forgets tickets that are done, now and then; does not resolve.
+/// Takes up jobs that were left, then forgets tickets that are done, now and then; does not resolve.
 pub async fn tidy(board: Arc<Board>) {
+    if let Err(failure) = board.take_up().await {
+        board.log("-", &failure);
+    }
     loop {
         if let Err(error) = board.queue.vacuum().await {
             board.log("-", &error.into());

@@ -199,7 +199,7 @@ impl InpaintRequest {
         let options = self.inpaint.settle()?;
         let canvas = Canvas::for_inpainting(self, facts.native_size())?;
         let mut settings = self.text.settle(facts, Task::Inpaint { canvas, strength, options })?;
-        settings.warnings.extend(self.doubts());
+        settings.warnings.extend(self.doubts(strength));
         Ok(settings)
     }
 }

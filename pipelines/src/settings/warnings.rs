@@ -5,7 +5,7 @@
 use super::Settings;
 use crate::native_size::NativeSize;
 use crate::requests::image_to_image::ImageToImageRequest;
-use crate::requests::inpaint::InpaintRequest;
+use crate::requests::inpaint::{InpaintRequest, MaskFill};
 use serde_json::Value;
 use tweedie::NoiseLevel;
 use tweedie::config::ConfigFields;
@@ -143,8 +143,8 @@ impl ImageToImageRequest {
 }
 
 impl InpaintRequest {
-    /// What the user should know of the mask and of what is done with it.
-    pub(super) fn doubts(&self) -> Vec<String> {
+    /// What the user should know of the mask and of what is done with it at a strength.
+    pub(super) fn doubts(&self, strength: f64) -> Vec<String> {
         let options = &self.inpaint;
         let idle = options.jump_length.is_some() && options.resample.is_none_or(|times| times <= 1);
         let idle = idle.then(|| "`jump_length` has no effect without `resample`, whose jumps it is about".to_owned());
@@ -156,7 +156,12 @@ impl InpaintRequest {
                 100.0 * grey
             )
         });
-        idle.into_iter().chain(photo).collect()
+        let forgotten = options.mask_fill != MaskFill::Original && strength == 1.0;
+        let forgotten = forgotten.then(|| {
+            "`mask_fill` has no effect at a `strength` of 1, which starts from noise alone; give one of 0.6 to 0.9"
+                .to_owned()
+        });
+        idle.into_iter().chain(photo).chain(forgotten).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Noise levels, the first latents of a batch, and what of the picture is known.
 
 use super::Reference;
+use crate::requests::inpaint::MaskFill;
 use crate::settings::Settings;
 use crate::task::Task;
 use candle_core::Tensor;
@@ -75,6 +76,12 @@ pub fn prepare(
     let picture =
         reference.picture.as_ref().map(|gaussian| sampled(gaussian, &mut draw, batch, latent_space)).transpose()?;
     let noise = draw()?;
+    let picture = match (&settings.task, &reference.mask, picture) {
+        (Task::Inpaint { options, .. }, Some(mask), Some(picture)) => {
+            Some(filled(picture, options.mask_fill, mask, &noise)?)
+        }
+        (.., picture) => picture,
+    };
     let start = settings.start();
     // At full strength inpainting forgets what is under the mask; image to image still starts from its picture.
     let from_pure_noise = matches!(&settings.task, Task::Inpaint { strength, .. } if *strength == 1.0);
@@ -100,6 +107,16 @@ pub fn prepare(
     Ok(prepared)
 }
 
+/// Latents with what drawing starts from where the mask is 1. Colours of the surroundings are in them already.
+fn filled(latents: Tensor, fill: MaskFill, mask: &Tensor, noise: &Tensor) -> Result<Tensor> {
+    let unmasked = || latents.broadcast_mul(&mask.affine(-1.0, 1.0)?);
+    match fill {
+        MaskFill::Original | MaskFill::Surroundings => Ok(latents),
+        MaskFill::Nothing => Ok(unmasked()?),
+        MaskFill::Noise => Ok((unmasked()? + noise.broadcast_mul(mask)?)?),
+    }
+}
+
 /// Scaled latents for each image; where they are certain nothing is drawn.
 fn sampled(
     gaussian: &DiagonalGaussian,
@@ -109,4 +126,27 @@ fn sampled(
 ) -> Result<Tensor> {
     let each = gaussian.repeat(batch)?;
     latent_space.scaled(&if each.is_certain() { each.mean } else { each.sample(&draw()?)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tweedie::Device;
+
+    #[test]
+    fn what_is_under_the_mask_is_filled_and_the_rest_stays() -> Result<()> {
+        let row = |values: [f32; 4]| Tensor::from_slice(&values, (1, 1, 1, 4), &Device::Cpu);
+        let (latents, noise) = (row([1.0, 2.0, 3.0, 4.0])?, row([0.1, 0.2, 0.3, 0.4])?);
+        let mask = row([0.0, 1.0, 1.0, 0.0])?;
+        for (fill, expected) in [
+            (MaskFill::Original, [1.0, 2.0, 3.0, 4.0]),
+            (MaskFill::Surroundings, [1.0, 2.0, 3.0, 4.0]),
+            (MaskFill::Noise, [1.0, 0.2, 0.3, 4.0]),
+            (MaskFill::Nothing, [1.0, 0.0, 0.0, 4.0]),
+        ] {
+            let filled = filled(latents.clone(), fill, &mask, &noise)?;
+            assert_eq!(filled.flatten_all()?.to_vec1::<f32>()?, expected, "{fill:?}");
+        }
+        Ok(())
+    }
 }

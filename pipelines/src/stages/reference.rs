@@ -1,5 +1,6 @@
 //! A given picture to the distribution of its latents.
 
+use crate::requests::inpaint::MaskFill;
 use crate::task::Task;
 use candle_core::Tensor;
 use tweedie::families::NetworkFacts;
@@ -29,8 +30,12 @@ pub fn reference(task: &Task, vae: &dyn Autoencoder, network: &NetworkFacts, dev
             let pixels = canvas.picture()?.to_tensor(device)?;
             Ok(Reference { picture: Some(vae.encode(&pixels)?), ..Reference::default() })
         }
-        Task::Inpaint { canvas, strength, .. } => {
-            let pixels = canvas.picture()?.to_tensor(device)?;
+        Task::Inpaint { canvas, strength, options } => {
+            let picture = match options.mask_fill {
+                MaskFill::Surroundings => canvas.picture()?.filled_from_surroundings(&canvas.mask()?)?,
+                _ => canvas.picture()?,
+            };
+            let pixels = picture.to_tensor(device)?;
             let network_sees_known = network.in_channels > latent_space.channels;
             let known = canvas.mask()?.to_tensor(device)?.affine(-1.0, 1.0)?;
             let masked = pixels.broadcast_mul(&known)?;

@@ -29,7 +29,7 @@ pub use judge::{JudgeTrainingData, JudgeTrainingSettings};
 pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
 pub use lora::LoraTrainingSettings;
 pub use pixel::PixelTrainingSettings;
-pub use settings::{CommonSettings, Preparation, TrainingData, TrainingSet, TrainingSettings};
+pub use settings::{CommonSettings, Preparation, SharedSettings, TrainingData, TrainingSet, TrainingSettings};
 
 use serde_json::{Value, json};
 use std::path::PathBuf;

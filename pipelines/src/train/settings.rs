@@ -3,8 +3,9 @@
 use super::captioned::in_balance;
 use super::choices::{BetaChoice, DecayChoice};
 use crate::requests::kind::{FlagValue, OptionKind};
-use crate::requests::options::{OptionInfo, Options, flag, option, options, serde_by_options};
+use crate::requests::options::{OptionInfo, Options, WrongOption, flag, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
+use std::marker::PhantomData;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,14 +42,13 @@ options! {
             /// Seed of everything random.
             seed: u64 = 0 => setting(OptionKind::Count, "N");
             /// Images of a batch.
-            batch_size: usize = 64 => setting(OptionKind::Count, "N").default("64; 16 of an autoencoder, 1 of a LoRA or an embedding");
+            batch_size: usize = 64 => setting(OptionKind::Count, "N");
             /// Batches whose gradients make one step.
             accumulate: usize = 1 => setting(OptionKind::Count, "N");
             /// Steps between checkpoints.
-            checkpoint_every: u64 = 500 => setting(OptionKind::Count, "N").default("500; 100 of a LoRA or an embedding");
+            checkpoint_every: u64 = 500 => setting(OptionKind::Count, "N");
             /// What the learning rate does after the warm-up.
-            lr_schedule: DecayChoice = DecayChoice::Cosine =>
-                setting(OptionKind::Choice(DecayChoice::NAMES), "NAME").default("cosine; constant of a LoRA or an embedding");
+            lr_schedule: DecayChoice = DecayChoice::Cosine => setting(OptionKind::Choice(DecayChoice::NAMES), "NAME");
             /// Weight decay of AdamW.
             weight_decay: f64 = 0.01 => setting(OptionKind::Number, "F");
             /// Share of the pictures that is held out: nothing is trained on it, and its loss is logged; 0 holds out none.
@@ -66,6 +66,36 @@ impl Default for CommonSettings {
 }
 
 serde_by_options!(CommonSettings);
+
+/// Settings that kinds of training share, as one of them has them: with its defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SharedSettings<T, S> {
+    settings: T,
+    kind: PhantomData<S>,
+}
+
+impl<T: Options, S: TrainingSettings> Options for SharedSettings<T, S> {
+    fn options() -> Vec<OptionInfo> {
+        let defaults = S::default().write();
+        let own = |option: OptionInfo| match option.path.first().and_then(|key| defaults.get(*key)) {
+            Some(default) => option.with_default(default),
+            None => option,
+        };
+        T::options().into_iter().map(own).collect()
+    }
+
+    fn keys() -> Vec<&'static str> {
+        T::keys()
+    }
+
+    fn take(&mut self, fields: &mut Map<String, Value>) -> std::result::Result<(), WrongOption> {
+        self.settings.take(fields)
+    }
+
+    fn put(&self, fields: &mut Map<String, Value>) {
+        self.settings.put(fields);
+    }
+}
 
 impl CommonSettings {
     pub(super) fn check(&self) -> Result<()> {

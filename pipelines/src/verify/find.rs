@@ -4,7 +4,7 @@ use crate::model::Model;
 use serde_json::{Map, Value};
 use std::path::Path;
 use tweedie::Result;
-use tweedie::checkpoints::file_sha256;
+use tweedie::files::file_sha256;
 
 /// Whether a model has the weights that a picture was made with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -84,7 +84,8 @@ fn pictures_are_repainted_under_a_mask() -> TestResult {
         let (before, after) = (rgb(&own)?.2, rgb(made)?.2);
         Ok((0..before.len()).any(|i| (from..to).contains(&(i / 3 % 128)) && before[i] != after[i]))
     };
-    for (fill, full, invert) in [(1, false, 0), (0, false, 0), (0, true, 0), (1, false, 1)] {
+    for (fill, full, invert) in [(1, false, 0), (0, false, 0), (2, false, 0), (3, true, 0), (0, true, 0), (1, false, 1)]
+    {
         let more = json!({
             "mask": mask, "mask_blur": 0, "inpainting_fill": fill, "inpaint_full_res": full, "inpaint_full_res_padding": 16,
             "inpainting_mask_invert": invert,

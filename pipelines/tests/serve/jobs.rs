@@ -3,7 +3,6 @@
 use super::running::{Running, base64, rgb};
 use super::tweedie::{TestResult, Tweedie, pixels};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 #[test]
 fn pictures_are_those_of_the_command_line() -> TestResult {
@@ -307,14 +306,8 @@ fn a_client_that_goes_takes_its_job_along() -> TestResult {
     let head =
         format!("POST /v1/images/generations HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
     client.write_all(format!("{head}{body}").as_bytes())?;
-    let job = loop {
-        let jobs = server.get("/api/jobs")?.expect(200)?;
-        if let Some(job) = jobs["jobs"].get(0) {
-            break job.clone();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    server.when(&job, |state| state == "running")?;
+    let jobs = server.once("/api/jobs", |jobs| jobs["jobs"][0]["state"] == "running")?;
+    let job = jobs["jobs"][0].clone();
     drop(client);
     assert_eq!(server.ended(&job)?["state"], "cancelled");
     Ok(())

@@ -32,9 +32,8 @@ fn a_job_that_ends_its_process_is_set_aside() -> TestResult {
     let mut server = Running::start(&place, &twice)?;
     let job = server.job(&endless)?;
     for attempt in 1..=2 {
-        while server.when(&job, |state| state == "running")?["attempt"] != attempt {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        let path = format!("/api/jobs/{}", job["id"].as_str().ok_or("no id")?);
+        server.once(&path, |job| job["state"] == "running" && job["attempt"] == attempt)?;
         server.kill()?;
         server = Running::start(&place, &twice)?;
     }

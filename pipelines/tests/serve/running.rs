@@ -138,14 +138,19 @@ impl Running {
     /// The job once its state is as wanted.
     pub fn when(&self, job: &Value, wanted: impl Fn(&str) -> bool) -> TestResult<Value> {
         let path = format!("/api/jobs/{}", job["id"].as_str().ok_or("no id")?);
+        self.once(&path, |job| wanted(job["state"].as_str().unwrap_or_default()))
+    }
+
+    /// What is at a path once it is as wanted.
+    pub fn once(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> TestResult<Value> {
         let start = Instant::now();
         loop {
-            let job = self.get(&path)?.expect(200)?;
-            if wanted(job["state"].as_str().unwrap_or_default()) {
-                return Ok(job);
+            let found = self.get(path)?.expect(200)?;
+            if wanted(&found) {
+                return Ok(found);
             }
             if start.elapsed() > PATIENCE {
-                return Err(format!("still {job}").into());
+                return Err(format!("still {found}").into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -1,6 +1,7 @@
 //! A folder of captioned pictures.
 
 use super::listing::{METADATA, in_line, is_picture, list, no_picture, walk};
+use crate::files::hexadecimal;
 use crate::images::{CropBox, Photo, Picture};
 use crate::text::Tokenizer;
 use crate::{Error, ErrorKind, Result};
@@ -340,6 +341,6 @@ impl CaptionedPictures {
                 hasher.update(caption);
             }
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(&hasher.finalize()))
     }
 }

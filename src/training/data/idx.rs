@@ -2,6 +2,7 @@
 
 use super::ImageSet;
 use super::image_set::checked_size;
+use crate::files::hexadecimal;
 use crate::{Error, ErrorKind, Result};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
@@ -169,7 +170,7 @@ pub fn contents_sha256(path: &Path) -> Result<String> {
     if total > super::LARGEST_SET {
         return Err(Error::malformed(ErrorKind::File, KIND, path, "it holds more than any data set that is read"));
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hasher.finalize()))
 }
 
 /// The contents of a file, decompressed if it starts as gzip does, whatever its name says.

@@ -1,5 +1,6 @@
 //! A set of images in memory.
 
+use crate::files::hexadecimal;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -191,7 +192,7 @@ impl ImageSet {
             hasher.update((text.len() as u64).to_le_bytes());
             hasher.update(text);
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hasher.finalize())
     }
 }
 

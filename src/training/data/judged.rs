@@ -5,6 +5,7 @@ use super::image_set::{checked_size, scaled};
 use super::listing::{METADATA, in_line, list};
 use super::shuffle::{EpochOrder, SplitMix64};
 use super::{BatchSource, DecodedPictures, ImageSet};
+use crate::files::hexadecimal;
 use crate::images::{Photo, Picture};
 use crate::models::judge::{JudgeClasses, Labels, Shown, Unsaid};
 use crate::noise::TorchGenerator;
@@ -141,7 +142,7 @@ impl JudgedPictures {
         for shown in &self.shown {
             hasher.update(format!("{shown:?}\n"));
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hasher.finalize())
     }
 }
 

@@ -2,12 +2,11 @@
 
 use super::tensor_file::encode;
 use crate::checkpoints::{ModelFiles, SafetensorsFile};
-use crate::files::{remove_folder, replace_folder, sync_folder, unfinished, write_synced};
+use crate::files::{bytes_sha256, remove_folder, replace_folder, sync_folder, unfinished, write_synced};
 use crate::training::{ParameterSet, SetState, TrainerState};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +71,7 @@ impl RunCheckpoints {
         replace_folder(&folder, |staged| {
             for (name, tensors) in files(state, sets)? {
                 let bytes = encode(tensors, &staged.join(name))?;
-                sums.insert(name.into(), sha256(&bytes).into());
+                sums.insert(name.into(), bytes_sha256(&bytes).into());
                 write_synced(&staged.join(name), &bytes)?;
             }
             let updates = state.sets.iter().map(|set| (set.name.clone(), json!({"updates": set.updates})));
@@ -227,10 +226,6 @@ fn files(state: &TrainerState, sets: &[ParameterSet]) -> Result<Vec<(&'static st
     let task = state.task.iter().map(flat).collect::<Result<Tensors>>()?;
     let files = [(WEIGHTS, weights), (EMA, ema), (POWERS, powers), (OPTIMIZER, moments), (TASK, task)];
     Ok(files.into_iter().filter(|(_, tensors)| !tensors.is_empty()).collect())
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a manifest says of the files beside it, which are as it says.

@@ -7,6 +7,7 @@ use crate::conditioning::Conditioning;
 use crate::config::ConfigFields;
 use crate::denoising::{Cache, Call};
 use crate::families::{Architecture, DenoisingNetwork, Families, KeptWeights, Loader, XlFacts};
+use crate::files::hexadecimal;
 use crate::images::Picture;
 use crate::kernels::MatmulPrecision;
 use crate::layers::{Backend, Weights};
@@ -258,7 +259,7 @@ fn fingerprint(files: &ModelFiles, mut names: Vec<String>) -> Result<String> {
     for name in names {
         hasher.update(files.sha256(&name)?);
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hasher.finalize()))
 }
 
 /// The error of a batch that names a caption which is not there.

@@ -43,7 +43,7 @@ impl From<VarianceChoice> for VarianceType {
 pub struct LikelihoodArguments {
     /// A model in pixel space: a folder in diffusers layout, a training run or one of its checkpoints,
     /// owner/name[@revision] on the hub, or mnist, the embedded one
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, visible_alias = "model", value_name = "MODEL")]
     checkpoint: PathBuf,
 
     /// A folder of IDX files (MNIST) or of pictures of the model's size

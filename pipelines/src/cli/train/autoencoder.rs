@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tweedie::training::data::Split;
 use tweedie::training::tasks::Fidelity;
-use tweedie_pipelines::{AutoencoderTrainingSettings, CommonSettings, TrainingData};
+use tweedie_pipelines::{AutoencoderTrainingSettings, CommonSettings, SharedSettings, TrainingData};
 
 #[derive(Debug, Args)]
 pub struct AutoencoderArguments {
@@ -21,7 +21,7 @@ pub struct AutoencoderArguments {
     vae_config: Option<PathBuf>,
 
     #[command(flatten)]
-    common: Given<CommonSettings>,
+    common: Given<SharedSettings<CommonSettings, AutoencoderTrainingSettings>>,
 
     #[command(flatten)]
     settings: Given<AutoencoderTrainingSettings>,

@@ -1,13 +1,14 @@
 //! `tweedie train classifier`.
 
 use super::run::{Account, Next, RunArguments};
+use crate::cli::data::DownloadArguments;
 use crate::cli::given::Given;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use tweedie::training::data::Split;
 use tweedie::training::tasks::NoiseAccuracy;
-use tweedie_pipelines::{ClassifierTrainingSettings, CommonSettings, TrainingData};
+use tweedie_pipelines::{ClassifierTrainingSettings, CommonSettings, SharedSettings, TrainingData};
 
 #[derive(Debug, Args)]
 pub struct ClassifierArguments {
@@ -15,7 +16,10 @@ pub struct ClassifierArguments {
     run: RunArguments,
 
     #[command(flatten)]
-    common: Given<CommonSettings>,
+    download: DownloadArguments,
+
+    #[command(flatten)]
+    common: Given<SharedSettings<CommonSettings, ClassifierTrainingSettings>>,
 
     #[command(flatten)]
     settings: Given<ClassifierTrainingSettings>,
@@ -26,6 +30,7 @@ impl ClassifierArguments {
         let mut given = self.common.fields();
         given.extend(self.settings.fields());
         self.run.run::<ClassifierTrainingSettings>(given, |data| {
+            self.download.fetch(data, self.run.quiet)?;
             Ok(TrainingData { train: Arc::new(data.read(Split::Train)?), test: data.read_test()? })
         })
     }

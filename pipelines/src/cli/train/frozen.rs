@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tweedie::training::TrainingTask;
 use tweedie_pipelines::{
     CommonSettings, DTypeChoice, EmbeddingTrainingSettings, FrozenModelData, FrozenModelSettings, FrozenModelTraining,
-    LoraTrainingSettings, Model, Purpose,
+    LoraTrainingSettings, Model, Purpose, SharedSettings,
 };
 
 #[derive(Debug, Args)]
@@ -31,10 +31,10 @@ pub struct FrozenModelArguments<S: FrozenModelTraining + Debug> {
     offline: OfflineOption,
 
     #[command(flatten)]
-    common: Given<CommonSettings>,
+    common: Given<SharedSettings<CommonSettings, S>>,
 
     #[command(flatten)]
-    frozen: Given<FrozenModelSettings>,
+    frozen: Given<SharedSettings<FrozenModelSettings, S>>,
 
     #[command(flatten)]
     settings: Given<S>,

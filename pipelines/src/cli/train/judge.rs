@@ -8,7 +8,9 @@ use clap::Args;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::training::tasks::{JudgeAccuracy, Measure, Score, Share};
-use tweedie_pipelines::{CommonSettings, DTypeChoice, JudgeTrainingData, JudgeTrainingSettings, Purpose};
+use tweedie_pipelines::{
+    CommonSettings, DTypeChoice, JudgeTrainingData, JudgeTrainingSettings, Purpose, SharedSettings,
+};
 
 #[derive(Debug, Args)]
 pub struct JudgeArguments {
@@ -23,7 +25,7 @@ pub struct JudgeArguments {
     offline: OfflineOption,
 
     #[command(flatten)]
-    common: Given<CommonSettings>,
+    common: Given<SharedSettings<CommonSettings, JudgeTrainingSettings>>,
 
     #[command(flatten)]
     settings: Given<JudgeTrainingSettings>,

@@ -10,7 +10,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use tweedie_pipelines::{
     CommonSettings, DTypeChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose, SeenPictures,
-    TrainingModels,
+    SharedSettings, TrainingModels,
 };
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub struct LatentArguments {
     offline: OfflineOption,
 
     #[command(flatten)]
-    common: Given<CommonSettings>,
+    common: Given<SharedSettings<CommonSettings, LatentTrainingSettings>>,
 
     #[command(flatten)]
     settings: Given<LatentTrainingSettings>,

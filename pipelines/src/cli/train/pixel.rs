@@ -1,7 +1,7 @@
 //! `tweedie train mnist` and `tweedie train pixel`.
 
 use super::run::{Next, RunArguments};
-use crate::cli::data::DataArguments;
+use crate::cli::data::{DataArguments, DownloadArguments};
 use crate::cli::failure::wrong_usage;
 use crate::cli::given::Given;
 use anyhow::Context;
@@ -10,19 +10,22 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::training::data::{Split, has_idx, has_pictures, read_idx};
-use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, TrainingData};
+use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, SharedSettings, TrainingData};
 
 #[derive(Debug, Args)]
 pub struct PixelArguments {
     #[command(flatten)]
     run: RunArguments,
 
+    #[command(flatten)]
+    download: DownloadArguments,
+
     /// A unet/config.json in diffusers' form, in the place of --channels and --blocks
     #[arg(long, value_name = "FILE", conflicts_with_all = ["channels", "blocks"])]
     unet_config: Option<PathBuf>,
 
     #[command(flatten)]
-    common: Given<CommonSettings>,
+    common: Given<SharedSettings<CommonSettings, PixelTrainingSettings>>,
 
     #[command(flatten)]
     settings: Given<PixelTrainingSettings>,
@@ -67,6 +70,9 @@ impl PixelArguments {
         if let Some(path) = &self.unet_config {
             given.insert("unet_config".into(), read_config("unet config", path)?);
         }
-        self.run.run::<PixelTrainingSettings>(given, load)
+        self.run.run::<PixelTrainingSettings>(given, |data| {
+            self.download.fetch(data, self.run.quiet)?;
+            load(data)
+        })
     }
 }

@@ -37,7 +37,7 @@ pub struct RunArguments {
 
     /// Show nothing but warnings and errors
     #[arg(long, short)]
-    quiet: bool,
+    pub quiet: bool,
 }
 
 /// What a user does next with what was trained.
@@ -110,7 +110,6 @@ impl RunArguments {
             let fix = "training computes on the CPU alone; leave it away. What is trained runs on other devices";
             return Err(tweedie::Error::invalid("`device`", self.device, fix).into());
         }
-        self.data.fetch(self.quiet)?;
         let existing = if self.resume { RunFolder::config(&self.output)? } else { None };
         let mut settings = existing.as_ref().map(S::from_config).transpose()?.unwrap_or_default();
         settings.read(given).map_err(tweedie::Error::from)?;

@@ -1,6 +1,6 @@
 //! Requests that are answered when their pictures are there.
 
-use crate::serve::board::{Asked, Board};
+use crate::serve::board::{Asked, Board, to_its_end};
 use crate::serve::failure::{Failure, FailureCode};
 use crate::serve::job::{JobView, State};
 use crate::serve::store::picture_name;
@@ -19,12 +19,11 @@ impl Awaited {
     pub async fn begin(board: &Arc<Board>, asked: Asked) -> Result<Self, Failure> {
         let board = board.clone();
         // If the client goes meanwhile, what this task returns is dropped, and the job with it.
-        let begun = tokio::spawn(async move {
+        to_its_end(async move {
             let (view, _) = board.admit(asked).await?;
             Ok(Self { board, id: view.job.id, is_over: false })
-        });
-        let fault = || Failure::new(FailureCode::Internal, "the request ended in a fault of the program");
-        begun.await.unwrap_or_else(|_| Err(fault()))
+        })
+        .await
     }
 
     /// The job's name.

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::answer::{Answer, Body, nothing_else, object, take};
 use super::pictures::data;
-use crate::serve::board::Asked;
+use crate::serve::board::{Asked, to_its_end};
 use crate::serve::failure::{Failure, FailureCode};
 use crate::serve::job::{JobKind, JobView};
 use axum::Json;
@@ -50,7 +50,7 @@ pub async fn create(
     if asked.request.get("prompt").is_none_or(|prompt| !prompt.is_string()) {
         return Err(Failure::field("request.prompt", "`request.prompt` is not given; say what to draw"));
     }
-    let (view, is_new) = app.board.admit(asked).await?;
+    let (view, is_new) = to_its_end(async move { app.board.admit(asked).await }).await?;
     let status = if is_new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(view.json())).into_response())
 }

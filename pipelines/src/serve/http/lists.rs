@@ -16,7 +16,7 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
-use tweedie::schedulers::SCHEDULERS;
+use tweedie::schedulers::{SCHEDULERS, SchedulerEntry};
 
 /// `GET /api/models`.
 pub async fn models(State(app): Shared) -> Answer {
@@ -32,11 +32,7 @@ pub async fn loras(State(app): Shared) -> Answer {
 
 /// `GET /api/schedulers`.
 pub async fn schedulers() -> Answer {
-    let rows = SCHEDULERS.iter().map(|entry| {
-        let endings: Vec<_> = entry.suffixes.iter().map(|suffix| suffix.name).collect();
-        json!({"name": entry.name, "label": entry.label, "evaluations": entry.evaluations, "endings": endings})
-    });
-    Ok(Json(Value::Array(rows.collect())).into_response())
+    Ok(Json(SCHEDULERS.iter().map(SchedulerEntry::to_json).collect::<Value>()).into_response())
 }
 
 /// Whose options.

@@ -27,6 +27,7 @@ use ulid::Ulid;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
+mod statements;
 #[cfg(test)]
 mod tests;
 

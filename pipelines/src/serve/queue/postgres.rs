@@ -10,7 +10,8 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 use ulid::Ulid;
 
-use super::{Cause, HEARTBEAT, KEEP_WORKERS, MISSED_HEARTBEATS, NAME, POLL, Running, Ticket, WAITING};
+use super::statements::statements;
+use super::{Cause, HEARTBEAT, KEEP_WORKERS, MISSED_HEARTBEATS, NAME, POLL, Running, Ticket};
 
 /// How many connections a process has.
 const CONNECTIONS: u32 = 8;
@@ -27,6 +28,8 @@ impl std::fmt::Debug for Postgres {
         f.debug_struct("Postgres").field("pool", &self.pool).finish_non_exhaustive()
     }
 }
+
+statements!(Postgres, jobs: "apalis.jobs");
 
 impl Postgres {
     /// Connects to a database and brings its tables to this version of apalis.
@@ -63,76 +66,10 @@ impl Postgres {
         Ok(())
     }
 
-    /// The tickets that wait, as JSON.
-    pub(super) async fn waiting(&self) -> Result<Vec<Vec<u8>>, sqlx::Error> {
-        // The order of apalis's `get_jobs`.
-        sqlx::query_scalar(
-            "SELECT job FROM apalis.jobs WHERE job_type = $1 AND status = 'Pending' \
-             ORDER BY priority DESC, run_at ASC LIMIT $2",
-        )
-        .bind(NAME)
-        .bind(WAITING)
-        .fetch_all(&self.pool)
-        .await
-    }
-
-    /// How many tickets wait.
-    pub(super) async fn count(&self) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar("SELECT COUNT(*) FROM apalis.jobs WHERE job_type = $1 AND status = 'Pending'")
-            .bind(NAME)
-            .fetch_one(&self.pool)
-            .await
-    }
-
-    /// How many tickets of a job there are, waiting or being worked on.
-    pub(super) async fn tickets(&self, ticket: &Ticket) -> Result<i64, Cause> {
-        let count = sqlx::query_scalar("SELECT COUNT(*) FROM apalis.jobs WHERE job_type = $1 AND job = $2");
-        Ok(count.bind(NAME).bind(serde_json::to_vec(ticket)?).fetch_one(&self.pool).await?)
-    }
-
-    /// Deletes a ticket that waits, and says how many there were.
-    pub(super) async fn remove(&self, ticket: &Ticket) -> Result<u64, Cause> {
-        let job = serde_json::to_vec(ticket)?;
-        let deleted = sqlx::query("DELETE FROM apalis.jobs WHERE job_type = $1 AND status = 'Pending' AND job = $2")
-            .bind(NAME)
-            .bind(job)
-            .execute(&self.pool)
-            .await?;
-        Ok(deleted.rows_affected())
-    }
-
-    /// Deletes a ticket that was worked on, also if it was put back meanwhile, but not one that another worker has.
-    pub(super) async fn finish(&self, id: &str, worker: &str) -> Result<(), sqlx::Error> {
-        let delete = sqlx::query("DELETE FROM apalis.jobs WHERE id = $1 AND (lock_by = $2 OR lock_by IS NULL)");
-        delete.bind(id).bind(worker).execute(&self.pool).await.map(drop)
-    }
-
-    /// Puts a ticket back that was begun, unless another worker has it.
-    pub(super) async fn hand_back(&self, id: &str, worker: &str) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "UPDATE apalis.jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL \
-             WHERE id = $1 AND lock_by = $2",
-        )
-        .bind(id)
-        .bind(worker)
-        .execute(&self.pool)
-        .await
-        .map(drop)
-    }
-
     /// Says that a worker lives whose apalis does not say so any more.
     pub(super) async fn keep_alive(&self, worker: &str) -> Result<(), sqlx::Error> {
         let update = sqlx::query("UPDATE apalis.workers SET last_seen = now() WHERE id = $1");
         update.bind(worker).execute(&self.pool).await.map(drop)
-    }
-
-    /// Puts all tickets of a worker back, which it has not begun.
-    pub(super) async fn release(&self, worker: &str) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE apalis.jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL WHERE lock_by = $1")
-            .bind(worker)
-            .execute(&self.pool)
-            .await
-            .map(drop)
     }
 
     /// Deletes workers that have long been silent and have no ticket.

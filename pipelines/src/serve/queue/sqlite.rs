@@ -1,8 +1,6 @@
 //! The queue in a SQLite file.
 //!
-//! The statements are on the tables `Jobs` and `Workers` as apalis-sqlite 1.0.0 makes them. In `Jobs`, `job` is the
-//! ticket as JSON, `job_type` the queue's name, `status` is `Pending` for what waits and `Queued` for what a worker has
-//! (the one that `lock_by` names).
+//! The statements are on the tables `Jobs` and `Workers` as apalis-sqlite 1.0.0 makes them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +10,8 @@ use apalis_sqlite::{Config, SqliteConnectOptions, SqlitePool, SqlitePoolOptions,
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use ulid::{Generator, Ulid};
 
-use super::{Cause, HEARTBEAT, KEEP_WORKERS, MISSED_HEARTBEATS, NAME, POLL, Running, Ticket, WAITING};
+use super::statements::statements;
+use super::{Cause, HEARTBEAT, KEEP_WORKERS, MISSED_HEARTBEATS, NAME, POLL, Running, Ticket};
 
 /// How long a statement waits for those of other processes.
 const BUSY: Duration = Duration::from_secs(30);
@@ -31,6 +30,8 @@ pub(super) struct Sqlite {
     /// apalis notes a ticket's age in seconds and then orders by id, so ids have to rise within one millisecond too.
     ids: Arc<Mutex<Generator>>,
 }
+
+statements!(Sqlite, jobs: "Jobs");
 
 impl Sqlite {
     /// Opens a file, makes it if it is not there, and brings its tables to this version of apalis.
@@ -79,77 +80,10 @@ impl Sqlite {
         ids.generate().unwrap_or_else(|overflow| overflow.commit_overflow_increment())
     }
 
-    /// The tickets that wait, as JSON.
-    pub(super) async fn waiting(&self) -> Result<Vec<Vec<u8>>, sqlx::Error> {
-        // The order of apalis's `fetch_next.sql`.
-        sqlx::query_scalar(
-            "SELECT job FROM Jobs WHERE job_type = ?1 AND status = 'Pending' \
-             ORDER BY priority DESC, run_at ASC, id ASC LIMIT ?2",
-        )
-        .bind(NAME)
-        .bind(WAITING)
-        .fetch_all(&self.pool)
-        .await
-    }
-
-    /// How many tickets wait.
-    pub(super) async fn count(&self) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar("SELECT COUNT(*) FROM Jobs WHERE job_type = ?1 AND status = 'Pending'")
-            .bind(NAME)
-            .fetch_one(&self.pool)
-            .await
-    }
-
-    /// How many tickets of a job there are, waiting or being worked on.
-    pub(super) async fn tickets(&self, ticket: &Ticket) -> Result<i64, Cause> {
-        let count = sqlx::query_scalar("SELECT COUNT(*) FROM Jobs WHERE job_type = ?1 AND job = ?2");
-        Ok(count.bind(NAME).bind(serde_json::to_vec(ticket)?).fetch_one(&self.pool).await?)
-    }
-
-    /// Deletes a ticket that waits, and says how many there were.
-    pub(super) async fn remove(&self, ticket: &Ticket) -> Result<u64, Cause> {
-        // The codec of apalis writes it in the same way.
-        let job = serde_json::to_vec(ticket)?;
-        let deleted = sqlx::query("DELETE FROM Jobs WHERE job_type = ?1 AND status = 'Pending' AND job = ?2")
-            .bind(NAME)
-            .bind(job)
-            .execute(&self.pool)
-            .await?;
-        Ok(deleted.rows_affected())
-    }
-
-    /// Deletes a ticket that was worked on, also if it was put back meanwhile, but not one that another worker has.
-    pub(super) async fn finish(&self, id: &str, worker: &str) -> Result<(), sqlx::Error> {
-        let delete = sqlx::query("DELETE FROM Jobs WHERE id = ?1 AND (lock_by = ?2 OR lock_by IS NULL)");
-        delete.bind(id).bind(worker).execute(&self.pool).await.map(drop)
-    }
-
-    /// Puts a ticket back that was begun, unless another worker has it.
-    pub(super) async fn hand_back(&self, id: &str, worker: &str) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "UPDATE Jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL \
-             WHERE id = ?1 AND lock_by = ?2",
-        )
-        .bind(id)
-        .bind(worker)
-        .execute(&self.pool)
-        .await
-        .map(drop)
-    }
-
     /// Says that a worker lives whose apalis does not say so any more.
     pub(super) async fn keep_alive(&self, worker: &str) -> Result<(), sqlx::Error> {
         let update = sqlx::query("UPDATE Workers SET last_seen = strftime('%s', 'now') WHERE id = ?1");
         update.bind(worker).execute(&self.pool).await.map(drop)
-    }
-
-    /// Puts all tickets of a worker back, which it has not begun.
-    pub(super) async fn release(&self, worker: &str) -> Result<(), sqlx::Error> {
-        sqlx::query("UPDATE Jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL WHERE lock_by = ?1")
-            .bind(worker)
-            .execute(&self.pool)
-            .await
-            .map(drop)
     }
 
     /// Deletes workers that have long been silent and have no ticket.

@@ -34,7 +34,7 @@ options! {
         }
         options {
             /// Steps of the run.
-            steps: u64 = 1000 => setting(OptionKind::Count, "N").default("1000; 3000 of an embedding").excluded_by("epochs");
+            steps: u64 = 1000 => setting(OptionKind::Count, "N").excluded_by("epochs");
             /// Passes over the data, in the place of `steps`.
             epochs: Option<u64> = None => option(OptionKind::Count, "N");
             /// Steps between grids of samples.
@@ -44,7 +44,7 @@ options! {
             /// One caption for all pictures, in the place of those in files.
             caption: Option<String> = None => setting(OptionKind::Text, "TEXT");
             /// Learning rate after the warm-up.
-            learning_rate: f64 = 1e-4 => setting(OptionKind::Number, "F").default("1e-4; 5e-4 of an embedding");
+            learning_rate: f64 = 1e-4 => setting(OptionKind::Number, "F");
             /// Steps over which the learning rate rises.
             warmup_steps: u64 = 0 => setting(OptionKind::Count, "N");
             /// Decay of the mean of squared gradients in AdamW.

@@ -1,7 +1,7 @@
 //! The autoencoder of a latent diffusion model in training, which stays as it is.
 
 use crate::checkpoints::ModelFiles;
-use crate::files::write_synced;
+use crate::files::{hexadecimal, write_synced};
 use crate::models::Autoencoder;
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -62,7 +62,7 @@ impl FrozenAutoencoder {
             hasher.update((bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hasher.finalize())
     }
 
     /// Writes the files into a folder, which is made.

@@ -45,10 +45,7 @@ pub async fn img2img(
 async fn draw(app: Arc<App>, fields: Map<String, Value>, from_picture: bool, client: String) -> Answer {
     app.board.check_room().await?;
     let chosen = app.chosen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    // A mask's surroundings take a while to compute.
-    let board = app.board.clone();
-    let reading = app.board.blocking(move || read(&board, fields, from_picture, chosen));
-    let Read { mut asked, sends_images, mut parameters } = reading.await?;
+    let Read { mut asked, sends_images, mut parameters } = read(fields, from_picture, chosen)?;
     asked.client = client;
     let mut job = Awaited::begin(&app.board, asked).await?;
     // As there, an interrupted request is answered with what there is.

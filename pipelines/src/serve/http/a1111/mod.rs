@@ -2,7 +2,6 @@
 
 mod generation;
 mod lists;
-mod mask;
 mod prompt;
 mod request;
 

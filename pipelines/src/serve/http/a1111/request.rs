@@ -3,13 +3,12 @@
 use super::super::answer::take;
 use super::super::pictures::data;
 use super::prompt::without_loras;
-use super::{count, mask, number};
-use crate::serve::board::{Asked, Board};
+use super::{count, number};
+use crate::requests::inpaint::MaskFill;
+use crate::serve::board::Asked;
 use crate::serve::failure::Failure;
 use crate::serve::job::JobKind;
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tweedie::images::{Mask, Photo, PictureFormat};
 use tweedie::schedulers;
 
 /// Fields that this program has no use for, with the values at which that changes nothing: whatever else is refused by name.
@@ -69,6 +68,9 @@ const WITHOUT_EFFECT: &[(&str, &[&str])] = &[
 const OVERRIDES_WITHOUT_EFFECT: [&str; 4] =
     ["sd_vae", "samples_format", "save_images_add_number", "live_previews_enable"];
 
+/// What drawing starts from under a mask, by that program's numbers.
+const FILLS: [MaskFill; 4] = [MaskFill::Surroundings, MaskFill::Original, MaskFill::Noise, MaskFill::Nothing];
+
 /// A request, and what is wanted of its answer.
 #[derive(Debug)]
 pub struct Read {
@@ -81,12 +83,7 @@ pub struct Read {
 }
 
 /// Reads a request for pictures, from a picture if `from_picture`.
-pub fn read(
-    board: &Board,
-    fields: Map<String, Value>,
-    from_picture: bool,
-    chosen: Option<String>,
-) -> Result<Read, Failure> {
+pub fn read(fields: Map<String, Value>, from_picture: bool, chosen: Option<String>) -> Result<Read, Failure> {
     let mut parameters = fields.clone();
     parameters.shift_remove("init_images");
     parameters.shift_remove("mask");
@@ -101,7 +98,7 @@ pub fn read(
     let sends_images = take(&mut fields, "send_images", "true or false")?.unwrap_or(true);
     let mut asked = Asked { model: model.or(chosen), ..Asked::default() };
     if from_picture {
-        picture(board, &mut fields, &mut request, &mut asked)?;
+        picture(&mut fields, &mut request, &mut asked)?;
     } else if let Some(strength) = number(&mut fields, "denoising_strength")? {
         // Of a second pass that is not asked for.
         parameters.insert("denoising_strength".into(), strength.into());
@@ -205,7 +202,6 @@ fn overrides(fields: &mut Map<String, Value>) -> Result<(Option<String>, Option<
 
 /// What drawing starts from.
 fn picture(
-    board: &Board,
     fields: &mut Map<String, Value>,
     request: &mut Map<String, Value>,
     asked: &mut Asked,
@@ -243,20 +239,17 @@ fn picture(
         [Some(side), _] | [None, Some(side)] => side,
         [None, None] => blur.unwrap_or(4),
     };
-    let mask_bytes = data(&painted, "mask")?;
-    let mask = Mask::from_photo(&board.photo(&mask_bytes, "mask")?);
-    let mask = if inverts == 1 { mask.inverted() } else { mask };
-    asked.image = Some(match fill {
-        0 => fill_in(board, &image, &mask)?,
-        1 => image,
-        other => {
-            let fix = "give 0 (surroundings) or 1 (what is there); noise is a denoising_strength of 1";
-            return Err(Failure::field("inpainting_fill", format!("`inpainting_fill` is {other}; {fix}")));
+    let fill = match FILLS.get(fill as usize) {
+        Some(fill) => fill,
+        None => {
+            let fix = "give 0 (surroundings), 1 (what is there), 2 (noise) or 3 (nothing)";
+            return Err(Failure::field("inpainting_fill", format!("`inpainting_fill` is {fill}; {fix}")));
         }
-    });
-    asked.mask = Some(mask_bytes);
+    };
+    asked.image = Some(image);
+    asked.mask = Some(data(&painted, "mask")?);
     asked.kind = Some(JobKind::Inpaint);
-    let mut inpaint = Map::from_iter([("mask_blur".to_owned(), json!(blur))]);
+    let mut inpaint = Map::from_iter([("mask_blur".to_owned(), json!(blur)), ("mask_fill".to_owned(), json!(fill))]);
     if !is_false(&whole) {
         inpaint.insert("crop_to_mask".into(), padding.into());
     }
@@ -270,14 +263,4 @@ fn picture(
 /// Whether a truth value, which some clients send as a number, says no.
 fn is_false(value: &Option<Value>) -> bool {
     matches!(value, Some(Value::Bool(false))) || value.as_ref().and_then(Value::as_f64) == Some(0.0)
-}
-
-/// The picture with its masked part filled from the surroundings. What is not masked keeps its bytes, and its transparency goes.
-fn fill_in(board: &Board, image: &Bytes, mask: &Mask) -> Result<Bytes, Failure> {
-    let photo: Photo = board.photo(image, "init_images")?;
-    if mask.is_empty() {
-        return Ok(image.clone());
-    }
-    let filled = mask::filled(&photo, mask)?;
-    Ok(filled.encode(PictureFormat::Png, &[])?.into())
 }
