@@ -277,6 +277,14 @@ fn what_there_is_to_choose_from_is_listed() -> TestResult {
     let options = server.get("/api/options?kind=inpaint")?.expect(200)?;
     assert!(options.as_array().is_some_and(|list| list.iter().any(|option| option["name"] == "mask_blur")));
     assert_eq!(server.get("/healthz")?.expect(200)?["status"], "ok");
+    for (path, field) in [
+        ("/api/options?kind=x", "message"),
+        ("/api/jobs?limit=x", "message"),
+        ("/api/jobs/%ff", "message"),
+        ("/v1/models/%ff", "error"),
+    ] {
+        assert!(!server.get(path)?.expect(400)?[field].is_null(), "{path}");
+    }
     let page = server.get("/")?;
     assert!(page.kind.starts_with("text/html") && page.body.starts_with(b"<!"), "{}", page.kind);
 

@@ -2,7 +2,6 @@
 
 use crate::serve::failure::{Failure, FailureCode};
 use axum::Json;
-use axum::extract::{FromRequest, Request};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -75,24 +74,6 @@ impl Dialect {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         Dialect::Own.refuse(&self)
-    }
-}
-
-/// The bytes of a request, no more than the server takes.
-pub struct Body(pub Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for Body {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
-        let dialect = Dialect::of_path(request.uri().path());
-        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| {
-            let code = match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => FailureCode::TooLarge,
-                _ => FailureCode::Invalid,
-            };
-            dialect.refuse(&Failure::new(code, format!("the request cannot be read: {}", rejection.body_text())))
-        })
     }
 }
 

@@ -4,8 +4,9 @@
 
 use super::Shared;
 use super::answer::Answer;
+use super::extract::InPath;
 use crate::serve::board::Board;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -18,7 +19,7 @@ use std::time::Duration;
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// `GET /api/jobs/ID/events`.
-pub async fn of_job(State(app): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+pub async fn of_job(State(app): Shared, InPath(id): InPath<String>, headers: HeaderMap) -> Answer {
     // That there is one is said before the stream begins.
     app.board.view(&id).await?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);

@@ -1,13 +1,14 @@
 //! Jobs in the server's own interface.
 
 use super::Shared;
-use super::answer::{Answer, Body, nothing_else, object, take};
+use super::answer::{Answer, nothing_else, object, take};
+use super::extract::{Body, InPath, InQuery};
 use super::pictures::data;
 use crate::serve::board::{Asked, to_its_end};
-use crate::serve::failure::{Failure, FailureCode};
+use crate::serve::failure::Failure;
 use crate::serve::job::{JobKind, JobView};
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Deserialize;
@@ -64,9 +65,7 @@ pub struct Page {
 }
 
 /// `GET /api/jobs`.
-pub async fn list(State(app): Shared, page: Result<Query<Page>, axum::extract::rejection::QueryRejection>) -> Answer {
-    let Query(Page { limit, before }) =
-        page.map_err(|rejection| Failure::new(FailureCode::Invalid, rejection.body_text()))?;
+pub async fn list(State(app): Shared, InQuery(Page { limit, before }): InQuery<Page>) -> Answer {
     let limit = limit.unwrap_or(PAGE);
     if !(1..=LONGEST_PAGE).contains(&limit) {
         return Err(Failure::field("limit", format!("`limit` is {limit}; give from 1 to {LONGEST_PAGE}")));
@@ -77,17 +76,17 @@ pub async fn list(State(app): Shared, page: Result<Query<Page>, axum::extract::r
 }
 
 /// `GET /api/jobs/ID`.
-pub async fn show(State(app): Shared, Path(id): Path<String>) -> Answer {
+pub async fn show(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     Ok(Json(app.board.view(&id).await?.json()).into_response())
 }
 
 /// `POST /api/jobs/ID/cancel`.
-pub async fn cancel(State(app): Shared, Path(id): Path<String>) -> Answer {
+pub async fn cancel(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     Ok(Json(app.board.cancel(&id).await?.json()).into_response())
 }
 
 /// `DELETE /api/jobs/ID`.
-pub async fn delete(State(app): Shared, Path(id): Path<String>) -> Answer {
+pub async fn delete(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     app.board.delete(&id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -1,7 +1,8 @@
 //! What there is to choose from: models, LoRAs, schedulers, options; and what a picture says of how it was made.
 
 use super::Shared;
-use super::answer::{Answer, Body};
+use super::answer::Answer;
+use super::extract::{Body, InQuery};
 use crate::records::reuse::ReusedSettings;
 use crate::requests::image_to_image::ImageToImageRequest;
 use crate::requests::inpaint::InpaintRequest;
@@ -11,7 +12,7 @@ use crate::requests::text_to_image::TextToImageRequest;
 use crate::serve::failure::Failure;
 use crate::serve::job::JobKind;
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -42,9 +43,7 @@ pub struct Whose {
 }
 
 /// `GET /api/options`.
-pub async fn options(whose: Result<Query<Whose>, axum::extract::rejection::QueryRejection>) -> Answer {
-    let Query(Whose { kind }) =
-        whose.map_err(|_| Failure::field("kind", "`kind` is none of txt2img, img2img and inpaint"))?;
+pub async fn options(InQuery(Whose { kind }): InQuery<Whose>) -> Answer {
     let options: Vec<_> = of_kind(kind.unwrap_or(JobKind::Txt2img)).iter().map(described).collect();
     Ok(Json(Value::Array(options)).into_response())
 }

@@ -4,6 +4,7 @@ mod a1111;
 mod answer;
 mod awaited;
 mod events;
+mod extract;
 mod guard;
 mod jobs;
 mod lists;

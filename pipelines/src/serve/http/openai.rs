@@ -2,8 +2,9 @@
 //!
 //! Fields of this program's own, such as `seed` and `steps`, stand beside OpenAI's; its clients send them as `extra_body`.
 
-use super::answer::{Body, Dialect, nothing_else, object, take};
+use super::answer::{Dialect, nothing_else, object, take};
 use super::awaited::Awaited;
+use super::extract::{Body, InPath};
 use super::jobs::client;
 use super::multipart::Form;
 use super::pictures::base64;
@@ -14,7 +15,7 @@ use crate::serve::board::{Asked, Board};
 use crate::serve::failure::{Failure, FailureCode};
 use crate::serve::job::{JobKind, JobView, State as JobState};
 use crate::serve::store::of_job;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -375,7 +376,7 @@ async fn models(State(app): Shared) -> Answer {
     Ok(Json(json!({"object": "list", "data": models})).into_response())
 }
 
-async fn model(State(app): Shared, Path(id): Path<String>) -> Answer {
+async fn model(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     let name = app.board.shelf.check(&id).map_err(|failure| Failure { code: FailureCode::Missing, ..failure })?;
     Ok(Json(described(name)).into_response())
 }

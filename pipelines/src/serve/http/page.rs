@@ -1,7 +1,7 @@
 //! The page: its files are compiled in.
 
 use super::answer::no_such_path;
-use axum::extract::Path;
+use super::extract::InPath;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 
@@ -48,7 +48,7 @@ pub async fn index(uri: Uri) -> Response {
 }
 
 /// `GET /page/FILE`.
-pub async fn file(Path(name): Path<String>, uri: Uri) -> Response {
+pub async fn file(InPath(name): InPath<String>, uri: Uri) -> Response {
     send(&name, uri).await
 }
 

@@ -1,10 +1,11 @@
 //! Pictures as bytes, on the way out and in.
 
 use super::answer::Answer;
+use super::extract::InPath;
 use super::{App, Shared, awaited};
 use crate::serve::failure::{Failure, FailureCode};
 use crate::serve::store::{IMAGE, MASK, of_job};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use base64::Engine as _;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use tweedie::images::PictureFormat;
 
 /// `GET /api/jobs/ID/pictures/N`.
-pub async fn picture(State(app): Shared, Path((id, index)): Path<(String, String)>) -> Answer {
+pub async fn picture(State(app): Shared, InPath((id, index)): InPath<(String, String)>) -> Answer {
     app.board.store.job(&id).await?;
     let missing = || Failure::new(FailureCode::Missing, format!("the job {id} has no picture {index:?}"));
     let bytes = awaited::picture(&app.board, &id, index.parse().map_err(|_| missing())?).await?;
@@ -21,19 +22,19 @@ pub async fn picture(State(app): Shared, Path((id, index)): Path<(String, String
 }
 
 /// `GET /api/jobs/ID/preview`.
-pub async fn preview(State(app): Shared, Path(id): Path<String>) -> Answer {
+pub async fn preview(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     app.board.store.job(&id).await?;
     let missing = || Failure::new(FailureCode::Missing, format!("the job {id} has no preview"));
     Ok(png(app.board.store.get(&of_job(&id, "preview.png")).await?.ok_or_else(missing)?, "no-store"))
 }
 
 /// `GET /api/jobs/ID/image`.
-pub async fn image(State(app): Shared, Path(id): Path<String>) -> Answer {
+pub async fn image(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     given(&app, &id, IMAGE).await
 }
 
 /// `GET /api/jobs/ID/mask`.
-pub async fn mask(State(app): Shared, Path(id): Path<String>) -> Answer {
+pub async fn mask(State(app): Shared, InPath(id): InPath<String>) -> Answer {
     given(&app, &id, MASK).await
 }
 

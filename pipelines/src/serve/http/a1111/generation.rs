@@ -1,7 +1,8 @@
 //! Pictures, and how far they are, in that form.
 
-use super::super::answer::{Body, object};
+use super::super::answer::object;
 use super::super::awaited::{Awaited, picture};
+use super::super::extract::{Body, InQuery};
 use super::super::jobs::client;
 use super::super::pictures::base64;
 use super::super::{App, Shared};
@@ -11,7 +12,7 @@ use crate::serve::failure::Failure;
 use crate::serve::job::JobView;
 use crate::serve::store::of_job;
 use axum::Json;
-use axum::extract::{ConnectInfo, Query, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -107,7 +108,7 @@ pub struct Wanted {
 }
 
 /// `GET /sdapi/v1/progress`.
-pub async fn progress(State(app): Shared, Query(wanted): Query<Wanted>) -> Answer {
+pub async fn progress(State(app): Shared, InQuery(wanted): InQuery<Wanted>) -> Answer {
     let waiting = app.board.waiting().await?.len();
     let current = match app.board.running.ids().into_iter().next() {
         Some(id) => Some(app.board.view(&id).await?),

@@ -1,7 +1,8 @@
 //! What there is to choose from, in that form.
 
 use super::super::Shared;
-use super::super::answer::{Body, object, take};
+use super::super::answer::{object, take};
+use super::super::extract::Body;
 use super::super::pictures::data;
 use super::Answer;
 use crate::serve::failure::Failure;
