@@ -8,13 +8,9 @@
 
 use candle_core::Tensor;
 use std::error::Error;
-use std::ops::ControlFlow;
 use std::path::Path;
 use tweedie::Result;
-use tweedie::denoising::{ClassifierFreeGuidance, Denoiser};
-use tweedie::noise::TorchNoise;
-use tweedie::schedulers::{Run, Solver, sample};
-use tweedie_pipelines::stages::{Reference, prepare};
+use tweedie::schedulers::{Run, Solver};
 use tweedie_pipelines::{LatentDiffusion, TextToImageRequest};
 
 #[derive(Default)]
@@ -53,25 +49,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 2,
         ..TextToImageRequest::default()
     };
-    let settings = model.settle(&request)?;
-
-    let encoded = model.encode()?.run(&settings)?;
-    let negative = encoded.negative.ok_or("the guidance scale is 1 or less")?;
-    let denoise = model.denoise()?;
-    let guided = ClassifierFreeGuidance::new(denoise.network(), &negative, settings.guidance_scale, 0.0);
-    for name in ["ddim", "adams-bashforth"] {
-        let mut noise = TorchNoise::per_image(&[settings.request.seed]);
-        let device = model.device();
-        let start = prepare(&settings, &Reference::default(), model.decode().latent_space(), 1, &mut noise, device)?;
-        let mut solver: Box<dyn Solver> =
-            if name == "ddim" { start.scheduler.solver() } else { Box::new(AdamsBashforth::default()) };
-
-        let denoiser = Denoiser::new(&guided, &encoded.positive, start.scheduler.parameterization());
-        let run = Run::new(&start.levels, &denoiser, &mut noise);
-        let latents = sample(solver.as_mut(), start.latents, 0, run, &mut |_| ControlFlow::Continue(()))?;
-
+    let ddim = model.settle(&request)?;
+    let own = ddim.clone().with_solver("adams-bashforth", || Box::new(AdamsBashforth::default()));
+    for (name, settings) in [("ddim", ddim), ("adams-bashforth", own)] {
         let file = format!("rocket-{name}.png");
-        model.decode().run(&latents)?.save(Path::new(&file), &[])?;
+        for picture in model.generate_settled(&settings)?.pictures {
+            picture.save(Path::new(&file), &[])?;
+        }
         println!("saved {file}");
     }
     Ok(())

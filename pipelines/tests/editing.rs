@@ -297,7 +297,7 @@ fn drawing_starts_from_what_fills_the_mask() -> TestResult {
     let tweedie = folder_with_files()?;
     rectangle(64, 64, 16, 16, 48, 48).save(tweedie.path("mask.png"))?;
     let given = pixels(&tweedie.path("photo.png"))?.2;
-    let mut made: Vec<Vec<u16>> = Vec::new();
+    let mut made: Vec<Vec<u8>> = Vec::new();
     for fill in ["original", "surroundings", "noise", "nothing"] {
         tweedie.run(&inpaint(&["--force", "--strength", "0.8", "--mask-fill", fill]))?.success()?;
         let (_, _, painted) = pixels(&tweedie.path("out.png"))?;

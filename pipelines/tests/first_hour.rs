@@ -45,7 +45,9 @@ fn what_has_no_effect_or_another_is_told_once() -> TestResult {
     assert_eq!(warnings(&tweedie, "txt2img", &["a fox", "--size", "96x96"])?, Vec::<String>::new());
     told(&["a fox", "--size", "160x160"], &["64x64", "160x160", "--strength"])?;
     told(&["a fox", "--size", "160x64"], &["160x64"])?;
+    told(&["a fox", "--size", "112x64"], &["112x64"])?;
     told(&["a fox", "--size", "32x32"], &["too little room"])?;
+    told(&["a fox", "--size", "32x64"], &["too little room"])?;
     told(&["a fox", "--guidance-scale", "1000000"], &["--guidance-scale", "1000000", "5 to 12"])?;
     told(&["a fox", "--guidance-scale", "1", "--negative-prompt", "b"], &["--negative-prompt", "no effect"])?;
     told(&["a fox", "--scheduler", "edm-euler"], &["edm-euler", "EDM", "--scheduler euler"])?;
@@ -53,6 +55,35 @@ fn what_has_no_effect_or_another_is_told_once() -> TestResult {
     told(&["a (fluffy:1.3) fox, [blurry]"], &["(fluffy:1.3)", "--prompt-syntax weighted"])?;
     told(&["a fox <lora:ink:1>"], &["<lora:ink:1>", "--lora"])?;
     assert!(warnings(&tweedie, "txt2img", &["a (fluffy:1.3) fox", "--prompt-syntax", "weighted"])?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn so_it_is_with_digits() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    for (more, part) in [
+        (["--scheduler", "flow-euler"], "flow-euler"),
+        (["--scheduler", "edm-euler"], "EDM's levels of noise"),
+        (["--guidance-scale", "1000000"], "saturated"),
+    ] {
+        let base = ["sample", "mnist", "--classes", "3", "--steps", "2", "--output", "x.png", "--force"];
+        let ended = tweedie.run(&[&base[..], &more].concat())?.success()?;
+        assert!(ended.stderr.starts_with("warning: ") && ended.stderr.contains(part), "{}", ended.stderr);
+    }
+    Ok(())
+}
+
+/// What has no name of its own is made under the same one again, if that is wanted.
+#[test]
+fn a_picture_gives_way_to_one_of_its_name_if_that_is_forced() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let draw = |more: &[&str]| -> TestResult<String> {
+        let base = ["txt2img", "a fox", "--steps", "1", "--quiet"];
+        Ok(tweedie.run(&[&base[..], more].concat())?.success()?.stdout.trim().to_owned())
+    };
+    assert_eq!(draw(&[])?, "a-fox-0.png");
+    assert_eq!(draw(&[])?, "a-fox-0-again.png");
+    assert_eq!(draw(&["--force"])?, "a-fox-0.png");
     Ok(())
 }
 

@@ -194,8 +194,8 @@ impl ClipEncoder {
             .collect();
         let count = self.tokenizer.known_words().map_or(0, KnownWords::len);
         warnings.push(format!(
-            "the model was not trained on words of the {what}: {}; it knows {count} words (`tweedie model info` lists them), and nothing \
-             else has an effect. Another `model` may know more",
+            "the model was not trained on words of the {what}: {}; it knows {count} words (`tweedie model info` lists them, with an \
+             example), and nothing else has an effect. Another model knows more: `model` sd15, or owner/name of one on the hub",
             words.join(", ")
         ));
     }

@@ -5,6 +5,7 @@ use super::fetching::Fetching;
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::print;
+use super::progress::waiting;
 use super::source::{OfflineOption, Source};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -82,7 +83,10 @@ impl BenchArguments {
         }
         let output = self.breakdown.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
         let mut results = match self.preset {
-            Some(Preset::MnistTraining) => self.training()?.run()?,
+            Some(Preset::MnistTraining) => {
+                let bench = self.training()?;
+                waiting("timing a step of training", self.json, || bench.run())?
+            }
             Some(Preset::Sd15) => self.time(BenchModel::Sd15)?,
             None => self.time(self.model()?)?,
         };
@@ -113,7 +117,8 @@ impl BenchArguments {
 
     fn time(&self, model: BenchModel) -> anyhow::Result<Map<String, Value>> {
         let (size, batch, runs) = (self.size, self.batch.unwrap_or(2), self.runs);
-        Ok(Bench { model, size, batch, runs, device: self.device, dtype: self.dtype }.run()?)
+        let bench = Bench { model, size, batch, runs, device: self.device, dtype: self.dtype };
+        Ok(waiting("timing the parts of the model", self.json, || bench.run())?)
     }
 
     fn model(&self) -> anyhow::Result<BenchModel> {
@@ -139,7 +144,13 @@ fn table(results: &Map<String, Value>) -> String {
     let mut lines = Vec::new();
     for (name, value) in results {
         let Value::Object(kernels) = value else {
-            lines.push(format!("{name:26} {value}"));
+            let rounded =
+                |number: &Value| number.as_f64().map_or_else(|| number.to_string(), |number| format!("{number:.4}"));
+            let shown = match value {
+                Value::Array(values) => values.iter().map(rounded).collect::<Vec<_>>().join(" "),
+                value => value.to_string(),
+            };
+            lines.push(format!("{name:26} {shown}"));
             continue;
         };
         let whole: f64 = kernels.values().filter_map(|row| row["s"].as_f64()).sum();

@@ -15,6 +15,7 @@
 use super::Arguments;
 use super::failure::WrongUsage;
 use super::print;
+use super::tips::with_tip;
 use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
@@ -26,13 +27,16 @@ use toml::{Table, Value};
 const PROJECT_FILE: &str = "tweedie.toml";
 
 /// Options that belong to one run: a file that is forgotten must not replace, destroy or repeat anything.
-const OF_ONE_RUN: [&str; 6] = ["force", "help", "like", "output", "resume", "version"];
+const OF_ONE_RUN: [&str; 7] = ["force", "help", "like", "no-config", "output", "resume", "version"];
 
 /// The commands for which options stand outside of tables.
 const DRAWING: [&str; 4] = ["img2img", "inpaint", "sample", "txt2img"];
 
 /// Options that do so for all others too.
 const OF_ALL: [&str; 5] = ["device", "dtype", "offline", "quiet", "threads"];
+
+/// From this similarity on (1 is equal) a name is offered in the place of one that there is none of.
+const SIMILAR: f64 = 0.8;
 
 /// A picture that says what another file would.
 const LIKE: &str = "like";
@@ -44,8 +48,11 @@ pub fn parse() -> anyhow::Result<Arguments> {
         Some(arguments) => arguments,
         None => given,
     };
-    let matches = Arguments::command().get_matches_from(with_files);
-    Ok(Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    let mut root = Arguments::command();
+    match root.try_get_matches_from_mut(with_files) {
+        Ok(matches) => Ok(Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())),
+        Err(error) => with_tip(error, &root).exit(),
+    }
 }
 
 /// The command line with the options of the files, or nothing if it has all.
@@ -123,7 +130,11 @@ impl<'a> Chosen<'a> {
     /// The options of a file that the command has, and that neither the command line nor a file before has given.
     fn options(&self, path: &Path, before: &[String]) -> anyhow::Result<Vec<Taken>> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let table: Table = toml::from_str(&text).map_err(|error| WrongUsage(format!("{}: {error}", path.display())))?;
+        let table: Table = toml::from_str(&text).map_err(|error| {
+            let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
+            WrongUsage(format!("{}: line {line}: {}", path.display(), error.message()))
+        })?;
+        check_tables(self.root, &table, "").map_err(|fault| WrongUsage(format!("{}: {fault}", path.display())))?;
         let mut found: Vec<Taken> = Vec::new();
         // What is said for the command itself goes before what is said for more.
         for (name, table) in self.tables(&table) {
@@ -149,15 +160,21 @@ impl<'a> Chosen<'a> {
         self.path.iter().rev().filter_map(inner).chain([(String::new(), root)]).collect()
     }
 
+    /// The option of the command whose name is like another.
+    fn nearest(&self, key: &str) -> String {
+        nearest(key, self.command.get_arguments().filter_map(Arg::get_long))
+    }
+
     /// What a key stands for: nothing if the command does not have it, or has been given it or another in its place.
     fn option(&self, key: &str, value: &Value, table: &str) -> Result<Option<Taken>, String> {
         if OF_ONE_RUN.contains(&key) {
             return Err("belongs to one run, on the command line".into());
         }
         let for_all = table.is_empty();
-        let Some(argument) = argument_of(self.command, key) else {
+        let of_all = || argument_of(self.root, key).filter(|argument| argument.is_global_set());
+        let Some(argument) = argument_of(self.command, key).or_else(of_all) else {
             let known = for_all && somewhere(self.root, key);
-            return if known { Ok(None) } else { Err("is no option of these commands".into()) };
+            return if known { Ok(None) } else { Err(format!("is no option of these commands{}", self.nearest(key))) };
         };
         if for_all && !DRAWING.contains(&self.path[0].as_str()) && !OF_ALL.contains(&key) {
             return Ok(None);
@@ -184,6 +201,27 @@ impl<'a> Chosen<'a> {
         };
         Ok(Some(Taken { key: key.into(), values }))
     }
+}
+
+/// That every table is one of a command.
+fn check_tables(command: &Command, table: &Table, around: &str) -> Result<(), String> {
+    let tables = table.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
+    for (name, inner) in tables {
+        let place = if around.is_empty() { name.clone() } else { format!("{around}.{name}") };
+        let Some(command) = command.find_subcommand(name) else {
+            let nearest = nearest(name, command.get_subcommands().map(Command::get_name));
+            return Err(format!("the table [{place}] is of no command{nearest}"));
+        };
+        check_tables(command, inner, &place)?;
+    }
+    Ok(())
+}
+
+/// What was perhaps meant by a name that is none of those that there are.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let similar = known.map(|known| (strsim::jaro_winkler(name, known), known));
+    let nearest = similar.filter(|(share, _)| *share >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
+    nearest.map_or(String::new(), |(_, known)| format!("; did you mean {known}?"))
 }
 
 /// The option of a command with a long name.
@@ -257,6 +295,7 @@ mod tests {
             ["--learning-rate=0.001", "--quiet"]
         );
         assert_eq!(added(file, &["txt2img", "--like", "a.png"])?, ["--quiet"]);
+        assert_eq!(added("threads = 3", &["model", "info"])?, ["--threads=3"]);
         Ok(())
     }
 
@@ -268,7 +307,10 @@ mod tests {
             ("stepz = 3", vec!["stepz", "no option"]),
             ("[txt2img]\nlearning-rate = 3", vec!["txt2img.learning-rate", "no option"]),
             ("quiet = 3", vec!["quiet", "true or false"]),
-            ("steps = ", vec!["tweedie.toml", "line 1"]),
+            ("steps = ", vec!["tweedie.toml: line 1: "]),
+            ("[txt2im]\nsteps = 3", vec!["[txt2im]", "did you mean txt2img?"]),
+            ("[train.mnisd]\nsteps = 3", vec!["[train.mnisd]", "did you mean mnist?"]),
+            ("stepss = 3", vec!["did you mean steps?"]),
         ] {
             let message = added(file, &["txt2img", "a"]).err().map(|error| format!("{error:#}")).unwrap_or_default();
             assert!(parts.iter().all(|part| message.contains(part)), "{file}: {message}");

@@ -7,7 +7,9 @@ use super::progress::Progress;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use tweedie::Tensor;
 use tweedie::images::{Photo, Picture, TextChunk, encode_animation, encode_png};
+use tweedie_pipelines::stages::Decode;
 use tweedie_pipelines::{Error, Event, LatentDiffusion, Previews, Record, Seconds, Settings};
 
 /// A run that is under way.
@@ -17,6 +19,8 @@ pub struct Work<'a> {
     output: &'a Output,
     /// Where previews go.
     steps: Option<&'a NewFolder>,
+    /// What draws them, if that takes little.
+    decoder: Option<&'a Decode>,
     interrupt: &'a Interrupt,
     progress: Progress,
     previews: Previews,
@@ -42,6 +46,7 @@ impl<'a> Work<'a> {
             record,
             output,
             steps,
+            decoder: None,
             interrupt,
             progress: Progress::new(quiet),
             previews: Previews::default(),
@@ -50,6 +55,13 @@ impl<'a> Work<'a> {
             saved: 0,
             failure: None,
         }
+    }
+
+    /// The same, with previews by the model's own decoder where its pictures are small.
+    #[must_use]
+    pub fn previewing(self, decoder: &'a Decode) -> Self {
+        let small = self.settings.width * self.settings.height <= SMALL;
+        Self { decoder: small.then_some(decoder), ..self }
     }
 
     /// Makes the pictures and writes their files.
@@ -89,13 +101,16 @@ impl<'a> Work<'a> {
         match event {
             Event::Warning(text) => self.progress.warning(&text),
             Event::Step { done, steps, batch, batches, x0 } => {
-                self.progress.steps(batch * steps + done, batches * steps);
                 self.progress.stage("denoising");
+                self.progress.steps(batch * steps + done, batches * steps);
                 if done == 1 {
                     self.previews.clear();
                 }
-                if let (Some(x0), Some(_)) = (x0, self.steps) {
-                    self.previews.push(x0);
+                if let (Some(x0), Some(_)) = (x0, self.steps)
+                    && let Err(error) = self.show(batch * self.settings.request.batch_size, done, x0)
+                {
+                    self.failure = Some(error);
+                    return ControlFlow::Break(());
                 }
             }
             Event::Preview { index, done, picture } => {
@@ -173,6 +188,19 @@ impl<'a> Work<'a> {
         Ok(self.record.chunks(seed))
     }
 
+    /// The previews of a batch after a step, whose first picture is the one of that number.
+    fn show(&mut self, first: usize, done: usize, x0: &Tensor) -> anyhow::Result<()> {
+        let Some(decoder) = self.decoder else {
+            self.previews.push(x0);
+            return Ok(());
+        };
+        for i in 0..x0.dim(0)? {
+            let picture = decoder.run(&x0.narrow(0, i, 1)?)?;
+            self.preview(first + i, done, &picture)?;
+        }
+        Ok(())
+    }
+
     /// Writes a preview while the picture is being made.
     fn preview(&mut self, index: usize, done: usize, picture: &Picture) -> anyhow::Result<()> {
         let Some(folder) = self.steps else { return Ok(()) };
@@ -186,6 +214,9 @@ impl<'a> Work<'a> {
         if self.settings.request.num_images > 1 { format!("{index}-") } else { String::new() }
     }
 }
+
+/// Pixels of a picture that a decoder draws in about the time of a step.
+const SMALL: usize = 256 * 256;
 
 /// Pixels between the pictures of a grid.
 const GRID_GAP: usize = 2;

@@ -7,6 +7,7 @@ use super::fetching::Fetching;
 use super::given::Given;
 use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
+use super::progress::waiting;
 use super::prompts_file::{self, Line};
 use super::{ModelArguments, print, schedulers};
 use anyhow::Context;
@@ -203,7 +204,8 @@ impl Generate {
         let builder = self.model.builder(task, &source)?.preview_vae(preview);
         // Many runs need all parts again.
         let builder = if self.request.prompts().is_some() { builder.usage(Usage::Any) } else { builder };
-        Ok(builder.adapters(self.adapters.adapters(&source)?).build()?)
+        let builder = builder.adapters(self.adapters.adapters(&source)?);
+        Ok(waiting("loading the model", self.quiet, || builder.build())?)
     }
 
     /// Says what of another picture's settings is not taken.
@@ -269,7 +271,9 @@ impl Generate {
         }
         let (start, output) = (Instant::now(), &drawing.output);
         let files = (output, plan.steps.as_ref());
-        let seconds = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet).run(model)?;
+        let work = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet);
+        let mut work = if self.preview_vae.is_none() { work.previewing(model.decode()) } else { work };
+        let seconds = work.run(model)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
         if self.quiet && !self.json {
             output.print_names()?;

@@ -2,7 +2,7 @@
 
 use super::generate::Generate;
 use super::given::Given;
-use super::inputs;
+use super::{inputs, print};
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::{Mask, Photo};
@@ -31,6 +31,11 @@ impl InpaintArguments {
         let files: Vec<_> =
             [Some(&self.image), self.mask.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
         let plan = self.generate.plan(&files)?;
+        if self.mask.as_ref() == Some(&self.image) {
+            print::warning(
+                "the picture is its own mask, so what is opaque in it is repainted; to fill its transparent hole leave `mask` away",
+            );
+        }
         let image = Photo::read(&self.image)?;
         plan.check_format(&image)?;
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;

@@ -29,6 +29,7 @@ mod schedulers;
 #[cfg(feature = "server")]
 mod serve;
 mod source;
+mod tips;
 mod train;
 mod txt2img;
 mod verify;
@@ -49,7 +50,8 @@ use tweedie_pipelines::{Builder, DTypeChoice, DeviceChoice, Model, Purpose, Task
 /// Pictures from text by latent diffusion, with no download for the first one.
 #[derive(Debug, Parser)]
 #[command(name = "tweedie", version, long_version = about_program(), max_term_width = 100, arg_required_else_help = true)]
-#[command(after_long_help = ENVIRONMENT)]
+#[command(after_help = examples(&FIRST))]
+#[command(after_long_help = format!("{}\n\n{ENVIRONMENT}", examples(&FIRST)))]
 pub struct Arguments {
     /// Threads to compute with [default: RAYON_NUM_THREADS, or as many as there are cores]; no picture depends on it
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = ADVANCED)]
@@ -75,6 +77,9 @@ fn examples(commands: &[&str]) -> String {
     format!("Examples:\n  {}", commands.join("\n  "))
 }
 
+/// What a newcomer does first.
+const FIRST: [&str; 2] = [r#"tweedie txt2img "a fox on a blue background""#, "tweedie model info"];
+
 /// What stands at the foot of the program's long help.
 const ENVIRONMENT: &str = "\
 Environment:
@@ -86,6 +91,9 @@ Environment:
   HTTPS_PROXY, ALL_PROXY, NO_PROXY
                       how the network is reached
   XDG_CONFIG_HOME     where tweedie/config.toml is [default: ~/.config]
+  XDG_CACHE_HOME      where the cache of the hub is, unless HF_HOME says it [default: ~/.cache]
+  TWEEDIE_MNIST_MIRROR
+                      where train mnist --download fetches from
 
 Files:
   tweedie.toml, ~/.config/tweedie/config.toml
@@ -176,20 +184,24 @@ enum Command {
         given: Vec<String>,
     },
     /// List the schedulers with their order, cost and references.
+    #[command(after_help = examples(&[r#"tweedie schedulers --json"#]))]
     Schedulers {
         /// Print one JSON array
         #[arg(long)]
         json: bool,
     },
     /// Time the parts of a model on this machine.
+    #[command(after_help = examples(&[r#"tweedie bench"#, r#"tweedie bench --preset sd15 --size 512 --json"#]))]
     Bench(bench::BenchArguments),
     /// Print a script that completes commands and options in a shell.
+    #[command(after_help = examples(&[r#"tweedie completions bash > ~/.local/share/bash-completion/completions/tweedie"#]))]
     Completions {
         /// Which shell
         #[arg(value_enum)]
         shell: Shell,
     },
     /// Print the manual page of the program, or of one of its commands.
+    #[command(after_help = examples(&[r#"tweedie man txt2img | man -l -"#]))]
     Man {
         /// The command, such as `txt2img` or `train mnist`
         #[arg(value_name = "COMMAND")]

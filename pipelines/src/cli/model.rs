@@ -1,5 +1,6 @@
 //! `tweedie model`.
 
+use super::examples;
 use super::failure::wrong_usage;
 use super::flags::in_text;
 use super::print;
@@ -15,6 +16,7 @@ use tweedie_pipelines::{ComponentInfo, Model, ModelInfo, PredictionDoubt};
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
     /// Show a model's family, components, parameters and number formats, from its headers alone.
+    #[command(after_help = examples(&[r#"tweedie model info"#, r#"tweedie model info model.safetensors --json"#]))]
     Info {
         /// A folder in diffusers layout, one checkpoint file, or owner/name in the hub's cache [default: the embedded model]
         #[arg(value_name = "MODEL")]
@@ -30,6 +32,7 @@ pub enum ModelCommand {
     },
     /// Write a model in another form: to a name that ends in .safetensors or .gguf as one file, else as a folder in diffusers
     /// layout.
+    #[command(after_help = examples(&[r#"tweedie model convert model.safetensors model-folder"#, r#"tweedie model convert model-folder model.gguf --dtype q8_0"#]))]
     Convert {
         /// A folder in diffusers layout, one checkpoint file, or owner/name in the hub's cache
         #[arg(value_name = "MODEL")]
@@ -59,6 +62,14 @@ pub enum ModelCommand {
 }
 
 impl ModelCommand {
+    /// The model that is looked at, as it was named.
+    fn named(&self) -> Option<std::path::Display<'_>> {
+        match self {
+            Self::Info { model, .. } => model.as_ref().map(|path| path.display()),
+            _ => None,
+        }
+    }
+
     pub fn run(&self) -> anyhow::Result<()> {
         let (model, config, json) = match self {
             Self::Info { model, config, json } => (model, config, *json),
@@ -108,10 +119,17 @@ impl ModelCommand {
         if !info.words.is_empty() {
             lines.extend([String::new(), format!("knows {} words, and no others:", info.words.len())]);
             lines.extend(wrapped(&info.words));
+            if EXAMPLE.split(' ').all(|word| info.words.iter().any(|known| known == word)) {
+                let model = self.named().map_or(String::new(), |model| format!(" --model {model}"));
+                lines.extend([String::new(), format!("for example: tweedie txt2img{model} \"{EXAMPLE}\"")]);
+            }
         }
         print::lines(lines)
     }
 }
+
+/// A prompt for models that know its words.
+const EXAMPLE: &str = "a fox on a blue background";
 
 /// Bytes in millions, as disks count them.
 fn megabytes(bytes: usize) -> String {

@@ -5,6 +5,7 @@ use super::print;
 use anyhow::{Context, anyhow, bail};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use tweedie::files::{Existing, folder_of, write_file, write_synced};
 use tweedie::images::PictureFormat;
@@ -31,16 +32,29 @@ pub struct Output {
 
 impl Output {
     /// Plans `count` files: the one that was asked for, with `-0`, `-1`, ... before its extension if there are
-    /// several; or names made from prompt and seed that are still free. `-` is standard output, for one picture.
+    /// several; or names made from prompt and seed that are still free, or whatever they are with `force`. `-` is standard output,
+    /// for one picture.
     pub fn plan(asked: Option<&Path>, prompt: &str, seed: u64, count: usize, force: bool) -> anyhow::Result<Self> {
         let to_stdout = asked.is_some_and(|path| path == Path::new(STDOUT));
         let (paths, format) = match asked {
             Some(_) if to_stdout && count > 1 => {
                 wrong_usage!("--output - takes one picture, and there are {count}; make one, or put them into a --grid")
             }
+            Some(_) if to_stdout && std::io::stdout().is_terminal() => {
+                wrong_usage!(
+                    "--output - writes the picture's bytes, and standard output is a terminal; send it elsewhere (> fox.png)"
+                )
+            }
             Some(path) if to_stdout => (vec![path.into()], PictureFormat::Png),
             Some(path) => (numbered(path, count)?, PictureFormat::of_path(path)?),
-            None => (unused_names(&format!("{}-{seed}", slug(prompt)), count)?, PictureFormat::Png),
+            None => {
+                let name = format!("{}-{seed}", slug(prompt));
+                let paths = match force {
+                    true => numbered(Path::new(&format!("{name}.png")), count)?,
+                    false => unused_names(&name, count)?,
+                };
+                (paths, PictureFormat::Png)
+            }
         };
         let output = Self { paths, to_stdout, ..Self::of_format(format, force) };
         if !to_stdout {

@@ -42,26 +42,44 @@ impl Progress {
         self.bar.set_position(done as u64);
         if self.log.due() {
             let line = log_lines::line(&self.bar, &format!("{}s", self.unit), &rate(self.bar.per_sec(), self.unit));
-            print::remark(&format!("{}: {line}", self.bar.message()));
+            let stage = self.bar.message();
+            print::remark(&if stage.is_empty() { line } else { format!("{stage}: {line}") });
         }
     }
 
     /// A line of text.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| print::remark(text));
+            self.aside(|| print::remark(text));
         }
     }
 
     /// A warning, shown even if quiet.
     pub fn warning(&self, text: &str) {
-        self.bar.suspend(|| print::warning(text));
+        self.aside(|| print::warning(text));
+    }
+
+    /// Says something above the bar, which is not shown before the first step.
+    fn aside(&self, say: impl FnOnce()) {
+        if self.bar.length() == Some(0) { say() } else { self.bar.suspend(say) }
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Does what takes a while, of which nothing can be counted: in a terminal it shows what that is and for how long it has gone on.
+pub fn waiting<T>(what: &'static str, quiet: bool, work: impl FnOnce() -> T) -> T {
+    let spinner = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+    spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    spinner.set_message(what);
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let done = work();
+    spinner.finish_and_clear();
+    done
 }
 
 /// Units per second, or seconds per unit where that is more than one.

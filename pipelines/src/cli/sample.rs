@@ -179,8 +179,8 @@ impl Sample {
             match event {
                 Event::Warning(text) => progress.warning(&text),
                 Event::Step { done, steps, batch, batches, .. } => {
-                    progress.steps(batch * steps + done, batches * steps);
                     progress.stage("denoising");
+                    progress.steps(batch * steps + done, batches * steps);
                 }
                 Event::Picture { picture, .. } if self.grid => {
                     kept.push(picture.to_picture());

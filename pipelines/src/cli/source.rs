@@ -11,6 +11,9 @@ use tweedie::training::data::has_idx;
 use tweedie_pipelines::hub::{HubName, is_short_name, known_models, nearest_name};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, Model, PixelModel, Purpose};
 
+/// The name of the embedded model in pixel space.
+const EMBEDDED_PIXEL_MODEL: &str = "mnist";
+
 /// What the hub calls something that is not here: by its name there, or by a short one. Nothing if it can only be a path.
 #[cfg(feature = "hub")]
 pub fn hub_name(path: &Path) -> anyhow::Result<Option<HubName>> {
@@ -20,6 +23,11 @@ pub fn hub_name(path: &Path) -> anyhow::Result<Option<HubName>> {
     }
     if !is_short_name(text) {
         return Ok(text.parse().ok());
+    }
+    if text == EMBEDDED_PIXEL_MODEL {
+        anyhow::bail!(
+            "the model is {text}, the embedded one of digits in pixel space: draw them with `tweedie sample {text}`"
+        );
     }
     let nearest = nearest_name(text).map_or(String::new(), |name| format!("did you mean {name}? "));
     let names: Vec<_> = known_models().keys().map(String::as_str).collect();
@@ -116,7 +124,7 @@ impl Source<'_> {
     pub fn pixel_model_or_mnist(&self, path: &Path) -> anyhow::Result<PixelModel> {
         match path.to_str() {
             // A folder of data of this name is no model.
-            Some("mnist") if !path.exists() || has_idx(path) => Ok(PixelModel::Mnist),
+            Some(EMBEDDED_PIXEL_MODEL) if !path.exists() || has_idx(path) => Ok(PixelModel::Mnist),
             _ => self.pixel_model(path),
         }
     }

@@ -266,8 +266,8 @@ impl Verify {
         let run = model.run(settings, &mut |event| {
             match event {
                 Event::Step { done, steps, .. } => {
-                    progress.steps(done, steps);
                     progress.stage("denoising");
+                    progress.steps(done, steps);
                 }
                 Event::Decoding { .. } => progress.stage("decoding"),
                 Event::Picture { picture, .. } => again = Some(picture.clone()),

@@ -4,6 +4,7 @@ use crate::model::Defaults;
 use crate::requests::kind::OptionKind;
 use crate::requests::options::{json, option, options, serde_by_options};
 use crate::requests::values::{OptionValue, read, values_by_serde, write};
+use crate::settings::warnings::{burning, unsuited_scheduler};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::convert::Infallible;
@@ -258,6 +259,7 @@ impl PixelRequest {
             let fix = "it has no training timesteps, which a classifier is told; take another, such as ddim";
             return Err(Error::invalid("the scheduler", settings.scheduler.name(), fix));
         }
+        settings.warnings.extend(burning(settings.guidance_scale, "1 to 5"));
         Ok(settings)
     }
 
@@ -355,6 +357,7 @@ impl PixelRequest {
             config = config.with_requested(name, value.clone());
         }
         config = choice.entry.with_pipeline_defaults(config);
+        warnings.extend(unsuited_scheduler(&choice, file, &config));
         if facts.classifier.is_some_and(|classifier| !classifier.noisy) {
             warnings
                 .push("the classifier was trained on clean pictures; it guides better if trained on noisy ones".into());

@@ -181,7 +181,7 @@ impl Record {
         text += &format!(
             "\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {}x{}",
             s.steps,
-            quoted(&s.scheduler.label()),
+            quoted(&s.scheduler_label()),
             s.guidance_scale,
             s.width,
             s.height

@@ -65,7 +65,8 @@ impl OptionKind {
         ) -> Result<Value, String> {
             text.parse::<T>().map(Into::into).map_err(|e| match text.parse::<i128>() {
                 Ok(number) if number < 0 => "give a whole number from 0 on".into(),
-                _ => e.to_string(),
+                Ok(_) => e.to_string(),
+                Err(_) => "give a whole number".into(),
             })
         }
         match self {
@@ -73,7 +74,8 @@ impl OptionKind {
             Self::Choice(names) if names.contains(&text) => Ok(text.into()),
             Self::Choice(names) => Err(format!("it is none of {}", names.join(", "))),
             Self::Seed if text == "random" || text == "-1" => Ok(drawn_seed().into()),
-            Self::Count | Self::Seed => whole::<u64>(text),
+            Self::Count => whole::<u64>(text),
+            Self::Seed => whole::<u64>(text).map_err(|fix| format!("{fix}, or random")),
             Self::Counts => whole::<u32>(text),
             Self::Names => Ok(text.parse::<u32>().map_or_else(|_| text.into(), Value::from)),
             Self::Number | Self::Numbers => {

@@ -1,11 +1,13 @@
 //! A request settled: checked against a model, with every default filled in. This is the only check.
 
 mod control;
+mod custom_solver;
 mod inpaint;
 mod scheduler;
-mod warnings;
+pub(crate) mod warnings;
 
 pub use control::ControlSettings;
+use custom_solver::CustomSolver;
 
 use crate::adapters::{LORAS, UsedAdapter};
 use crate::canvas::Canvas;
@@ -24,7 +26,7 @@ use tweedie::config::ConfigFields;
 use tweedie::denoising::{GuidanceSchedule, NoiseShare};
 use tweedie::families::{NetworkFacts, UsualSettings, XlFacts};
 use tweedie::models::LatentSpace;
-use tweedie::schedulers::{GivenLevels, Scheduler, SchedulerChoice};
+use tweedie::schedulers::{GivenLevels, Scheduler, SchedulerChoice, Solver};
 use tweedie::{Error, Result};
 
 /// The most pictures of a request.
@@ -80,6 +82,8 @@ pub struct Settings {
     pub scheduler: SchedulerChoice,
     /// Its fields.
     pub scheduler_config: ConfigFields,
+    /// What is in the place of its solver, if anything: see [`Self::with_solver`].
+    pub(crate) solver: Option<CustomSolver>,
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
@@ -100,12 +104,54 @@ impl Settings {
         self.guidance_scale > 1.0 && !self.guidance_is_embedded
     }
 
-    /// The scheduler, configured.
+    /// The scheduler, configured, with the solver of one's own if there is one.
     ///
     /// # Errors
     /// If a field of its configuration has an unusable value.
     pub fn build_scheduler(&self) -> Result<Box<dyn Scheduler>> {
-        self.scheduler.entry.build(&self.scheduler_config)
+        let scheduler = self.scheduler.entry.build(&self.scheduler_config)?;
+        Ok(match &self.solver {
+            Some(solver) => solver.over(scheduler),
+            None => scheduler,
+        })
+    }
+
+    /// The same with a solver of one's own in the place of the scheduler's, whose noise levels it takes; `make` makes one for each
+    /// batch, and pictures' settings call it by its name.
+    ///
+    /// ```
+    /// use tweedie::{Result, Tensor, schedulers::{Run, Solver}};
+    /// use tweedie_pipelines::{LatentDiffusion, TextToImageRequest};
+    ///
+    /// struct Euler;
+    ///
+    /// impl Solver for Euler {
+    ///     fn step(&mut self, x: &Tensor, i: usize, run: &mut Run<'_>) -> Result<Tensor> {
+    ///         let (from, to) = (run.levels().from(i), run.levels().to(i));
+    ///         let prediction = run.predict(x, &from)?;
+    ///         Ok(((prediction.x0 * to.alpha)? + (prediction.epsilon * to.sigma)?)?)
+    ///     }
+    /// }
+    ///
+    /// let model = LatentDiffusion::builder().build()?;
+    /// let request = TextToImageRequest { prompt: "a fox".into(), steps: Some(2), ..TextToImageRequest::default() };
+    /// let settings = model.settle(&request)?.with_solver("my-euler", || Box::new(Euler));
+    /// assert_eq!(model.generate_settled(&settings)?.pictures.len(), 1);
+    /// # Ok::<_, tweedie::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_solver(self, name: &str, make: impl Fn() -> Box<dyn Solver> + Send + Sync + 'static) -> Self {
+        Self { solver: Some(CustomSolver::new(name, make)), ..self }
+    }
+
+    /// What pictures' settings call the scheduler.
+    pub fn scheduler_name(&self) -> String {
+        self.solver.as_ref().map_or_else(|| self.scheduler.name(), |solver| solver.name().to_owned())
+    }
+
+    /// The same in the words of other programs.
+    pub(crate) fn scheduler_label(&self) -> String {
+        self.solver.as_ref().map_or_else(|| self.scheduler.label(), |solver| solver.name().to_owned())
     }
 
     /// The width and height of the pictures that are made.
@@ -152,7 +198,7 @@ impl Settings {
             steps: Some(self.steps),
             guidance_scale: Some(self.guidance_scale),
             guidance_rescale: Some(self.guidance_rescale),
-            scheduler: Some(self.scheduler.name()),
+            scheduler: Some(self.scheduler_name()),
             timestep_spacing: None,
             prediction_type: None,
             timesteps: None,
@@ -250,6 +296,7 @@ impl TextToImageRequest {
             guidance_rescale,
             scheduler,
             scheduler_config,
+            solver: None,
             width,
             height,
             controls,

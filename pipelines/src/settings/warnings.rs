@@ -17,11 +17,12 @@ use tweedie::schedulers::{Levels, SchedulerChoice};
 const BURNING_SCALE: f64 = 30.0;
 
 /// How many times as large and as long as those that it was made for a model's pictures may be before it draws things twice:
-/// Stable Diffusion 1.5, of 512x512, still draws 768x768 and 1024x512.
+/// Stable Diffusion 1.5, of 512x512, still draws 768x768 and 768x512.
 const MUCH_LARGER: f64 = 1.5;
-const MUCH_LONGER: f64 = 2.0;
-/// And how many times as small.
+const MUCH_LONGER: f64 = 1.75;
+/// And how many times as small, and as short.
 const MUCH_SMALLER: f64 = 0.6;
+const MUCH_SHORTER: f64 = 0.5;
 
 /// The share of grey pixels from which a mask is rather a photo: soft edges have fewer.
 const MOSTLY_GREY: f64 = 0.3;
@@ -29,10 +30,7 @@ const MOSTLY_GREY: f64 = 0.3;
 impl Settings {
     /// What the user should know of a run through these levels, of a model for pictures of that size.
     pub(super) fn doubts(&self, native: NativeSize, levels: &Levels) -> Vec<String> {
-        let burning = self.guided() && self.guidance_scale >= BURNING_SCALE;
-        let burning = burning.then(|| {
-            format!("a `guidance_scale` of {} mostly gives saturated colours; 5 to 12 are usual", self.guidance_scale)
-        });
+        let burning = burning(self.guidance_scale, "5 to 12").filter(|_| self.guided());
         self.unsuited_size(native).into_iter().chain(burning).chain(self.idle_guidance(levels)).collect()
     }
 
@@ -41,10 +39,10 @@ impl Settings {
         let share = |side: usize, native: usize| side as f64 / native.max(1) as f64;
         let (wide, high) = (share(self.width, native.width), share(self.height, native.height));
         let size = (wide * high).sqrt();
-        let (how, what) = if size > MUCH_LARGER || wide.max(high) > MUCH_LONGER {
+        let (how, what) = if size > MUCH_LARGER || wide.max(high) >= MUCH_LONGER {
             let what = "enlarge it (`scale`), or draw over the enlarged one by img2img with a `strength` of 0.3 to 0.5";
             ("draws things twice or in pieces", what)
-        } else if size < MUCH_SMALLER {
+        } else if size < MUCH_SMALLER || wide.min(high) <= MUCH_SHORTER {
             ("has too little room, and draws stains", "make it smaller")
         } else {
             return None;
@@ -72,7 +70,8 @@ impl Settings {
                 "no step of the run is within `guidance_interval` {low},{high}, so there is no guidance at all; the levels \
                  where steps start are sigma / alpha"
             );
-            return if (self.start()..levels.len()).any(acts) { Vec::new() } else { vec![nowhere] };
+            let is_asked = request.guidance_interval.is_some() && self.task.unchanged().is_none();
+            return if !is_asked || (self.start()..levels.len()).any(acts) { Vec::new() } else { vec![nowhere] };
         }
         let given = [
             ("`guidance_interval`", request.guidance_interval.is_some()),
@@ -94,13 +93,19 @@ impl Settings {
     }
 }
 
+/// That guidance is stronger than pictures bear; so much is `usual`.
+pub(crate) fn burning(scale: f64, usual: &str) -> Option<String> {
+    (scale >= BURNING_SCALE)
+        .then(|| format!("a `guidance_scale` of {scale} mostly gives saturated colours; {usual} are usual"))
+}
+
 /// Whether a class is one of EDM's schedulers, which tell networks their own levels of noise.
 pub(super) fn is_edm(class: &str) -> bool {
     class.starts_with("EDM")
 }
 
 /// That a scheduler tells a network levels of noise that it was not trained on.
-pub(super) fn unsuited_scheduler(
+pub(crate) fn unsuited_scheduler(
     choice: &SchedulerChoice,
     file: &ConfigFields,
     config: &ConfigFields,

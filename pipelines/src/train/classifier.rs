@@ -5,6 +5,7 @@ use super::settings::{
     CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
     zero_or_above,
 };
+use crate::model::folder_of_model;
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{option, options, serde_by_options};
 use serde_json::{Map, Value, json};
@@ -162,7 +163,8 @@ impl ClassifierTrainingSettings {
 /// # Errors
 /// If there is none, or its files do not fit each other.
 pub fn open_classifier(model: &Path) -> Result<LeNet> {
-    classifier_of(&ModelFiles::folder(model)?)
+    let folder = folder_of_model(model, |folder| folder.join("classifier").is_dir());
+    classifier_of(&ModelFiles::folder(&folder)?)
 }
 
 /// The same of files that need not be a folder's.

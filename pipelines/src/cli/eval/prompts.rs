@@ -155,8 +155,8 @@ impl Work<'_> {
         match event {
             EvaluationEvent::Warning(text) => self.progress.warning(text),
             EvaluationEvent::Step { done, total } => {
-                self.progress.steps(*done, *total);
                 self.progress.stage("denoising");
+                self.progress.steps(*done, *total);
             }
             EvaluationEvent::Picture { prompt, seed, settings, picture } => {
                 let Some(folder) = &self.folder else { return Ok(()) };

@@ -2,7 +2,7 @@
 
 use super::progress::TrainProgress;
 use crate::cli::data::DataArguments;
-use crate::cli::failure::Stopped;
+use crate::cli::failure::{Stopped, unless_stopped};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::print;
 use clap::Args;
@@ -124,7 +124,7 @@ impl RunArguments {
             interrupt.flow()
         });
         progress.finish();
-        let outcome = outcome?;
+        let outcome = unless_stopped(outcome, "nothing is trained yet; begin again with --resume")?;
         let Some(model) = &outcome.finished else {
             let folder = self.output.display();
             // Where a checkpoint is a model already.
