@@ -26,7 +26,7 @@ type Conv = (usize, usize, usize);
 
 const CONVOLUTIONS: [Conv; 5] = [(64, 320, 320), (64, 960, 320), (32, 640, 640), (16, 1280, 1280), (8, 1280, 1280)];
 
-const SAME: ConvGeometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+const SAME: ConvGeometry = ConvGeometry::square(3, 1, 1);
 
 /// Tokens, inputs and outputs of a linear layer.
 type Linear = (usize, usize, usize);

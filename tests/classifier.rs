@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
 use tweedie::checkpoints::RandomWeights;
 use tweedie::config::ConfigFields;
-use tweedie::layers::{Backend, FeatureMap, Weights};
+use tweedie::layers::{Backend, ConvGeometry, FeatureMap, Pooling, Weights};
 use tweedie::models::{LeNet, LeNetConfig};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::schedulers::NoiseSchedule;
@@ -29,7 +29,7 @@ fn pooling_takes_the_largest_of_each_square() -> TestResult {
     let x = random(1, &[2, 3, 5, 7])?;
     let values = x.flatten_all()?.to_vec1::<f64>()?;
     for backend in [Backend::Kernels, Backend::Candle] {
-        let pooled = FeatureMap::from_nchw(&x, backend)?.max_pool(2)?;
+        let pooled = FeatureMap::from_nchw(&x, backend)?.pool(Pooling::Max, ConvGeometry::square(2, 2, 0))?;
         assert_eq!(pooled.dims(), (2, 3, 2, 3));
         let pooled = pooled.to_nchw()?.flatten_all()?.to_vec1::<f64>()?;
         for (i, &largest) in pooled.iter().enumerate() {
@@ -46,7 +46,8 @@ fn pooling_takes_the_largest_of_each_square() -> TestResult {
 #[test]
 fn equal_values_share_the_gradient() -> TestResult {
     let x = Var::zeros((1, 1, 4, 4), DType::F64, &Device::Cpu)?;
-    let pooled = FeatureMap::from_nchw(&x, Backend::Kernels)?.max_pool(2)?.to_nchw()?;
+    let pooled =
+        FeatureMap::from_nchw(&x, Backend::Kernels)?.pool(Pooling::Max, ConvGeometry::square(2, 2, 0))?.to_nchw()?;
     let gradients = pooled.sum_all()?.backward()?;
     let gradient = gradients.get(&x).ok_or("no gradient")?.flatten_all()?.to_vec1::<f64>()?;
     assert_eq!(gradient, [0.25; 16]);

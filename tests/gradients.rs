@@ -126,7 +126,7 @@ fn on_map(
 fn of_convolutions() -> TestResult {
     for (kernel, stride, pad_before, pad_after) in [(3, 1, 1, 1), (3, 2, 1, 1), (3, 2, 0, 1), (1, 1, 0, 0)] {
         let weights = Trainable::new();
-        let geometry = ConvGeometry { kernel, stride, pad_before, pad_after };
+        let geometry = ConvGeometry { pad_after: [pad_after; 2], ..ConvGeometry::square(kernel, stride, pad_before) };
         let conv = Conv2d::with_geometry(&Weights::new(&weights), 4, 6, geometry)?;
         let x = Var::from_tensor(&random(1, &[2, 4, 6, 5])?)?;
         check(&format!("{geometry:?}"), &weights, &x, &[], on_map(Backend::Kernels, |x| conv.forward(x)))?;
@@ -270,7 +270,7 @@ fn of_low_rank_factors_beside_frozen_weights() -> TestResult {
                 continue;
             }
             let weights = source();
-            let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+            let geometry = ConvGeometry::square(kernel, stride, pad);
             let conv = Conv2d::with_geometry(&Weights::new(&weights).with_backend(backend), 4, 4, geometry)?;
             check(&format!("{geometry:?}"), &weights.factors, &image, &[], on_map(backend, |x| conv.forward(x)))?;
         }

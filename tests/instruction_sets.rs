@@ -46,7 +46,7 @@ fn results_with(products: MatmulPrecision) -> TestResult<Vec<Tensor>> {
         [(13, 48, 70, 3, 1), (16, 32, 32, 3, 1), (9, 5, 33, 3, 2), (6, 20, 7, 5, 1), (20, 64, 64, 1, 1)]
     {
         let pad = kernel / 2;
-        let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+        let geometry = ConvGeometry::square(kernel, stride, pad);
         let weight = PackedWeight::with_products(&random(2, &[outputs, inputs, kernel, kernel])?, products)?;
         let (x, bias) = (random(1, &[2, side, side, inputs])?, random(3, &[2, outputs])?);
         let y = conv2d_packed(&x, &weight, &bias, geometry)?;

@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, MatmulPrecision, PackedWeight, add, attention, attention_definition, concat_channels,
-    conv2d, conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition, layer_norm,
-    layer_norm_definition, linear, linear_geglu_packed, linear_packed, linear_packed_plus, quick_gelu, resize_nearest,
-    silu,
+    Activation, ConvGeometry, MatmulPrecision, PackedWeight, Pooling, add, attention, attention_definition,
+    concat_channels, conv2d, conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition,
+    layer_norm, layer_norm_definition, linear, linear_geglu_packed, linear_packed, linear_packed_plus, pool2d,
+    pool2d_definition, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -42,7 +42,7 @@ fn convolution_is_candles_on_any_geometry() -> TestResult {
         let after = pad_after - pad_before;
         let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;
         let want = padded.conv2d(&w, pad_before, stride, 1, 1)?.broadcast_add(&bias.reshape((1, 10, 1, 1))?)?;
-        let geometry = ConvGeometry { kernel, stride, pad_before, pad_after };
+        let geometry = ConvGeometry { pad_after: [pad_after; 2], ..ConvGeometry::square(kernel, stride, pad_before) };
         let got = conv2d(&x.permute((0, 2, 3, 1))?, &w, &bias, geometry)?;
         check(&format!("{geometry:?} on {height}x{width}"), &got.permute((0, 3, 1, 2))?, &want)?;
     }
@@ -54,7 +54,7 @@ fn convolution_is_candles_on_any_geometry() -> TestResult {
 fn convolution_in_bands_is_candles() -> TestResult {
     let (x, w, bias) = (random(1, &[1, 64, 150, 150])?, random(2, &[8, 64, 3, 3])?, random(3, &[8])?);
     let want = x.conv2d(&w, 1, 1, 1, 1)?.broadcast_add(&bias.reshape((1, 8, 1, 1))?)?;
-    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let geometry = ConvGeometry::square(3, 1, 1);
     let got = conv2d(&x.permute((0, 2, 3, 1))?, &w, &bias, geometry)?;
     check("bands", &got.permute((0, 3, 1, 2))?, &want)
 }
@@ -81,35 +81,45 @@ fn check_gradients(what: &str, arguments: [Tensor; 3], kernel: Three<'_>, defini
 
 #[test]
 fn convolution_gradients_are_candles_on_any_geometry() -> TestResult {
-    for (kernel, stride, before, after, height, width, channels, outputs) in [
-        (3, 1, 1, 1, 9, 5, 6, 10),
-        (3, 1, 1, 1, 28, 28, 32, 17),
-        (3, 1, 1, 1, 7, 7, 48, 40),
-        (3, 1, 1, 1, 14, 13, 1, 33),
-        (3, 1, 0, 0, 5, 6, 7, 3),
-        (3, 2, 1, 1, 8, 6, 20, 5),
-        (3, 2, 1, 1, 9, 7, 3, 18),
-        (3, 2, 0, 1, 8, 10, 4, 7),
-        (1, 1, 0, 0, 7, 3, 19, 35),
-        (5, 1, 2, 2, 3, 4, 2, 16),
-        (3, 1, 1, 1, 1, 1, 5, 4),
-        (3, 1, 3, 3, 4, 5, 3, 2),
+    let square = |kernel, stride, before, after| ConvGeometry {
+        pad_after: [after; 2],
+        ..ConvGeometry::square(kernel, stride, before)
+    };
+    for (geometry, height, width, channels, outputs) in [
+        (square(3, 1, 1, 1), 9, 5, 6, 10),
+        (square(3, 1, 1, 1), 28, 28, 32, 17),
+        (square(3, 1, 1, 1), 7, 7, 48, 40),
+        (square(3, 1, 1, 1), 14, 13, 1, 33),
+        (square(3, 1, 0, 0), 5, 6, 7, 3),
+        (square(3, 2, 1, 1), 8, 6, 20, 5),
+        (square(3, 2, 1, 1), 9, 7, 3, 18),
+        (square(3, 2, 0, 1), 8, 10, 4, 7),
+        (square(1, 1, 0, 0), 7, 3, 19, 35),
+        (square(5, 1, 2, 2), 3, 4, 2, 16),
+        (square(3, 1, 1, 1), 1, 1, 5, 4),
+        (square(3, 1, 3, 3), 4, 5, 3, 2),
+        (ConvGeometry::same([1, 7]), 5, 9, 6, 18),
+        (ConvGeometry::same([7, 1]), 9, 4, 20, 5),
+        (ConvGeometry { kernel: [2, 5], stride: 2, pad_before: [0, 3], pad_after: [1, 2] }, 8, 9, 4, 7),
+        (ConvGeometry { kernel: [3, 3], stride: 1, pad_before: [1, 0], pad_after: [1, 2] }, 12, 13, 32, 16),
     ] {
-        let geometry = ConvGeometry { kernel, stride, pad_before: before, pad_after: after };
+        let ConvGeometry { kernel: [kernel_height, kernel_width], stride, pad_before, pad_after } = geometry;
         let x = random(1, &[3, height, width, channels])?;
-        let w = (random(2, &[outputs, channels, kernel, kernel])? * 0.2)?;
+        let w = (random(2, &[outputs, channels, kernel_height, kernel_width])? * 0.2)?;
         // As products of every tap's pixels and its slice of the weights.
         let definition = |x: &Tensor, w: &Tensor, b: &Tensor| {
-            let padded = x.pad_with_zeros(1, before, after)?.pad_with_zeros(2, before, after)?;
-            let (out_height, out_width) = (geometry.output_side(height), geometry.output_side(width));
+            let padded = x.pad_with_zeros(1, pad_before[0], pad_after[0])?;
+            let padded = padded.pad_with_zeros(2, pad_before[1], pad_after[1])?;
+            let [out_height, out_width] = geometry.output_sides([height, width]);
             let rows = |first: usize, count: usize| {
                 Tensor::from_iter((0..count).map(|i| (first + i * stride) as u32), &Device::Cpu)
             };
             let mut sum = b.reshape(((), 1, 1, outputs))?.broadcast_as((3, out_height, out_width, outputs))?;
-            for tap in 0..kernel * kernel {
-                let seen = padded.index_select(&rows(tap / kernel, out_height)?, 1)?;
-                let seen = seen.index_select(&rows(tap % kernel, out_width)?, 2)?;
-                let w = w.narrow(2, tap / kernel, 1)?.narrow(3, tap % kernel, 1)?.flatten_from(1)?.t()?;
+            for tap in 0..kernel_height * kernel_width {
+                let (down, right) = (tap / kernel_width, tap % kernel_width);
+                let seen = padded.index_select(&rows(down, out_height)?, 1)?;
+                let seen = seen.index_select(&rows(right, out_width)?, 2)?;
+                let w = w.narrow(2, down, 1)?.narrow(3, right, 1)?.flatten_from(1)?.t()?;
                 sum = (sum + seen.contiguous()?.broadcast_matmul(&w)?)?;
             }
             Ok(sum)
@@ -124,10 +134,40 @@ fn convolution_gradients_are_candles_on_any_geometry() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn pooling_and_its_gradients_are_candles() -> TestResult {
+    let windows = [
+        ConvGeometry::square(2, 2, 0),
+        ConvGeometry::square(3, 2, 0),
+        ConvGeometry::square(3, 1, 1),
+        ConvGeometry { kernel: [2, 5], stride: 3, pad_before: [0, 4], pad_after: [1, 2] },
+    ];
+    for (window, pooling) in windows
+        .into_iter()
+        .flat_map(|window| [Pooling::Max, Pooling::Mean, Pooling::PaddedMean].map(|pooling| (window, pooling)))
+    {
+        let x = random(1, &[2, 9, 7, 5])?;
+        // The other arguments are there for their gradients to be compared too.
+        let with = |y: Tensor, a: &Tensor, b: &Tensor| y.broadcast_mul(a)?.broadcast_add(b);
+        let kernel = |x: &Tensor, a: &Tensor, b: &Tensor| with(pool2d(x, pooling, window)?, a, b);
+        let definition =
+            |x: &Tensor, a: &Tensor, b: &Tensor| with(pool2d_definition(x, pooling, window, [1, 2])?, a, b);
+        let (a, b) = (random(2, &[5])?, random(3, &[5])?);
+        let what = format!("{pooling:?} of {window:?}");
+        check(&what, &kernel(&x, &a, &b)?, &definition(&x, &a, &b)?)?;
+        check_gradients(&what, [x, a, b], &kernel, &definition)?;
+    }
+    let x = random(1, &[1, 4, 5, 3])?;
+    assert!(pool2d(&x, Pooling::Max, ConvGeometry::square(5, 1, 0)).is_err());
+    assert!(pool2d(&x, Pooling::Max, ConvGeometry::square(2, 1, 2)).is_err());
+    assert!(pool2d_definition(&x, Pooling::Max, ConvGeometry::square(5, 1, 0), [1, 2]).is_err());
+    Ok(())
+}
+
 /// The products of the transformed tiles are summed over many channels, which is where roundings would show.
 #[test]
 fn convolution_of_many_channels_is_candles_in_f64() -> TestResult {
-    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let geometry = ConvGeometry::square(3, 1, 1);
     for (batch, channels, outputs, height, width) in [(2, 640, 33, 18, 21), (1, 96, 64, 64, 61), (3, 1280, 16, 8, 8)] {
         let (x, w) = (random(1, &[batch, channels, height, width])?, random(2, &[outputs, channels, 3, 3])?);
         let bias = random(3, &[outputs])?;
@@ -163,8 +203,7 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
         Ok(())
     };
     for (kernel, stride, channels, outputs) in [(3, 1, 32, 35), (3, 2, 5, 4), (1, 1, 7, 16), (3, 1, 3, 20)] {
-        let pad = kernel / 2;
-        let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+        let geometry = ConvGeometry::square(kernel, stride, kernel / 2);
         let (w, bias) = (random(1, &[outputs, channels, kernel, kernel])?, random(2, &[outputs])?);
         let x = x(&[2, 9, 10, channels])?;
         let plain = |x: &Tensor, w: &Tensor| conv2d(x, w, &bias, geometry);
@@ -182,7 +221,7 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
 /// too.
 #[test]
 fn rounded_weights_in_f64_give_the_products_of_the_rounded_weights() -> TestResult {
-    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let geometry = ConvGeometry::square(3, 1, 1);
     let random = |seed: u64, shape: &[usize]| -> TestResult<Tensor> { Ok(random(seed, shape)?.to_dtype(DType::F64)?) };
     let (w, bias) = (random(1, &[20, 32, 3, 3])?, random(2, &[20])?);
     let (matrix, image) = (w.narrow(2, 0, 1)?.narrow(3, 0, 1)?.reshape((20, 32))?.contiguous()?, [2, 5, 6, 32]);
@@ -220,13 +259,13 @@ fn rounded_weights_in_f64_give_the_products_of_the_rounded_weights() -> TestResu
 #[test]
 fn rounded_convolutions_are_products_of_their_patches() -> TestResult {
     for (stride, channels, outputs, height, width) in [(1, 32, 40, 9, 7), (2, 64, 16, 12, 9), (1, 192, 33, 30, 31)] {
-        let geometry = ConvGeometry { kernel: 3, stride, pad_before: 1, pad_after: 1 };
+        let geometry = ConvGeometry::square(3, stride, 1);
         let (x, w) = (random(1, &[2, height, width, channels])?, random(2, &[outputs, channels, 3, 3])?);
         let bias = random(3, &[outputs])?;
         let got = conv2d_packed(&x, &PackedWeight::with_products(&w, MatmulPrecision::Bf16)?, &bias, geometry)?;
         let padded = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
         let seen = |first: usize, side: usize| {
-            Tensor::from_iter((0..geometry.output_side(side)).map(|i| (first + i * stride) as u32), &Device::Cpu)
+            Tensor::from_iter((0..(side - 1) / stride + 1).map(|i| (first + i * stride) as u32), &Device::Cpu)
         };
         let taps =
             (0..9).map(|tap| padded.index_select(&seen(tap / 3, height)?, 1)?.index_select(&seen(tap % 3, width)?, 2));
@@ -243,8 +282,7 @@ fn rounded_convolutions_are_products_of_their_patches() -> TestResult {
 #[test]
 fn residuals_in_products_are_sums_afterwards() -> TestResult {
     let conv = |kernel, stride, channels, outputs| {
-        let pad = kernel / 2;
-        let geometry = ConvGeometry { kernel, stride, pad_before: pad, pad_after: pad };
+        let geometry = ConvGeometry::square(kernel, stride, kernel / 2);
         (vec![2, 19, 22, channels], vec![outputs, channels, kernel, kernel], Some(geometry))
     };
     let cases = [
@@ -484,7 +522,7 @@ fn neighbours_in_a_batch_change_no_bit() -> TestResult {
     let bits = |t: &Tensor| -> tweedie::Result<Vec<u32>> {
         Ok(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
     };
-    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let geometry = ConvGeometry::square(3, 1, 1);
     let (w, b) = (random(1, &[16, 12, 3, 3])?, random(2, &[16])?);
     let x = random(3, &[5, 11, 13, 12])?;
     let all = conv2d(&x, &w, &b, geometry)?;
@@ -506,7 +544,7 @@ fn shapes_that_do_not_fit_are_errors() -> TestResult {
     assert!(geglu(&odd).is_err() && add(&odd, &random(1, &[3, 2])?).is_err());
     let x = Tensor::zeros((1, 4, 4, 3), DType::F32, &Device::Cpu)?;
     let (w, b) = (Tensor::zeros((5, 4, 3, 3), DType::F32, &Device::Cpu)?, Tensor::zeros(5, DType::F32, &Device::Cpu)?);
-    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let geometry = ConvGeometry::square(3, 1, 1);
     assert!(conv2d(&x, &w, &b, geometry).is_err());
     assert!(linear(&x, &w, &b).is_err());
     let (x, w) = (random(1, &[2, 3])?, PackedWeight::new(&random(2, &[5, 3])?)?);

@@ -337,7 +337,7 @@ fn products(source: &dyn WeightSource, stored: &HashMap<String, Tensor>) -> Test
         let y = match *tensor.dims() {
             [_, inputs] => weight.linear(&random(7, &[2, 5, inputs])?, None)?,
             [_, inputs, kernel, _] => {
-                let geometry = ConvGeometry { kernel, stride: 1, pad_before: kernel / 2, pad_after: kernel / 2 };
+                let geometry = ConvGeometry::same([kernel; 2]);
                 weight.conv2d(&random(8, &[2, 6, 5, inputs])?, None, geometry)?
             }
             ref dims => return Err(format!("{name} has shape {dims:?}").into()),

@@ -10,7 +10,7 @@ pub trait AdapterSource {
     /// What stands beside the weight `name` of a component, if anything does.
     ///
     /// # Shapes
-    /// `shape`: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// `shape`: `[out, in]` or `[out, in, height, width]`.
     ///
     /// # Errors
     /// If it cannot be given.

@@ -66,7 +66,7 @@ impl Sizes {
 }
 
 impl Factors {
-    /// The change of a weight of `shape`, `[outputs, inputs]` or `[outputs, inputs, kernel, kernel]`. Of LoRA and LoCon it is of low
+    /// The change of a weight of `shape`, `[outputs, inputs]` or `[outputs, inputs, height, width]`. Of LoRA and LoCon it is of low
     /// rank; what else there is has no factors that one could multiply by one after the other.
     pub fn change(&self, shape: &[usize]) -> Outcome<Change> {
         let sizes = Sizes::of(shape);
@@ -103,7 +103,7 @@ impl Factors {
     /// brings `base` with this change to its lengths.
     ///
     /// # Shapes
-    /// `base`, `sum`: `[outputs, inputs]`, `[outputs, inputs, kernel, kernel]` or, of a bias or a norm, `[outputs]`, of f32; the
+    /// `base`, `sum`: `[outputs, inputs]`, `[outputs, inputs, height, width]` or, of a bias or a norm, `[outputs]`, of f32; the
     /// result is alike.
     pub fn merge(&self, sum: &Tensor, base: &Tensor, weight: f64) -> Outcome<Tensor> {
         let shape = base.dims();

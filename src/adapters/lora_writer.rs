@@ -27,7 +27,7 @@ pub enum LoraForm {
 pub struct WrittenLora<'a> {
     /// The model that it is for.
     pub target: &'a LoraTarget,
-    /// The factors, called as PEFT calls them: `COMPONENT.WEIGHT.lora_A.weight`, `[rank, in]` or `[rank, in, kernel, kernel]`, and
+    /// The factors, called as PEFT calls them: `COMPONENT.WEIGHT.lora_A.weight`, `[rank, in]` or `[rank, in, height, width]`, and
     /// `.lora_B.weight`, `[out, rank]` or `[out, rank, 1, 1]`.
     pub factors: BTreeMap<String, Tensor>,
     /// The rank of all of them.

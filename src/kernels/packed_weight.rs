@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, kernel, kernel]`.
+/// A weight that does not change, laid out for the kernels once: `[out, in]` or `[out, in, height, width]`.
 ///
 /// It keeps the tensor's element type, except for [`MatmulPrecision::Bf16`]. Half precision takes half the memory; the product widens
 /// a block of it at a time, just before it is used, and computes in the type of the activations; or it rounds the activations
@@ -67,7 +67,7 @@ impl PackedWeight {
         Ok(Self { values: Arc::new(values), shape })
     }
 
-    /// As it was before: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// As it was before: `[out, in]` or `[out, in, height, width]`.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }

@@ -83,7 +83,7 @@ fn speedup(side: usize, channels: usize) -> Result<f64> {
     let image = values(&[1, side, side, channels])?;
     let tokens = image.reshape((1, side * side, channels))?;
     let bias = values(&[channels])?;
-    let geometry = ConvGeometry { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };
+    let geometry = ConvGeometry::square(3, 1, 1);
     let seconds = |products| -> Result<f64> {
         let packed = |shape: &[usize]| PackedWeight::with_products(&values(shape)?.to_dtype(DType::F16)?, products);
         let (kernel, matrix) = (packed(&[channels, channels, 3, 3])?, packed(&[channels, channels])?);

@@ -123,7 +123,7 @@ impl<T: Real> Factor<T> {
         }
     }
 
-    /// Of a weight `[out, in]` or `[out, in, kernel, kernel]`.
+    /// Of a weight `[out, in]` or `[out, in, height, width]`.
     pub fn of_weight(weight: &[T], shape: &[usize], products: MatmulPrecision) -> Self {
         match products {
             MatmulPrecision::Full => Self::Panels(pack_shaped(weight, shape)),

@@ -6,7 +6,7 @@ use super::transpose::{AT_ONCE, across};
 use half::bf16;
 use rayon::prelude::*;
 
-/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, kernel, kernel]`, zeros after the last output.
+/// Panels `[out / 16][tap][in][16]` of a weight `[out, in]` or `[out, in, height, width]`, zeros after the last output.
 pub(super) fn pack_shaped<E: Copy + Default + Send + Sync>(weight: &[E], shape: &[usize]) -> Vec<E> {
     lay_out::<E, false>(weight, shape)
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 
 pub use kernels::ConvGeometry;
 
-/// A two-dimensional convolution with a square kernel.
+/// A two-dimensional convolution.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Weight,
@@ -16,18 +16,16 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// From `weight` `[outputs, inputs, kernel, kernel]` and `bias` `[outputs]`, stride 1, with as much padding
+    /// From `weight` `[outputs, inputs, height, width]` and `bias` `[outputs]`, stride 1, with as much padding
     /// as keeps the size.
     ///
     /// # Errors
     /// If the weights cannot be had.
     pub fn new(weights: &Weights<'_>, inputs: usize, outputs: usize, kernel: usize) -> Result<Self> {
-        let pad = kernel / 2;
-        let geometry = ConvGeometry { kernel, stride: 1, pad_before: pad, pad_after: pad };
-        Self::with_geometry(weights, inputs, outputs, geometry)
+        Self::with_geometry(weights, inputs, outputs, ConvGeometry::same([kernel; 2]))
     }
 
-    /// The same with stride and padding given.
+    /// The same with the kernel's height and width, stride and padding given.
     ///
     /// # Errors
     /// If the weights cannot be had.
@@ -41,8 +39,33 @@ impl Conv2d {
     /// # Errors
     /// If the weights cannot be had.
     pub fn without_bias(weights: &Weights<'_>, inputs: usize, outputs: usize, geometry: ConvGeometry) -> Result<Self> {
-        let weight = weights.weight(&[outputs, inputs, geometry.kernel, geometry.kernel])?;
+        let [height, width] = geometry.kernel;
+        let weight = weights.weight(&[outputs, inputs, height, width])?;
         Ok(Self { weight, bias: None, geometry })
+    }
+
+    /// A convolution without a bias and the batch normalization after it, by the statistics of training, as one convolution
+    /// (Ioffe and Szegedy 2015, algorithm 2): `conv.weight`, and `weight`, `bias`, `running_mean` and `running_var` below `bn`.
+    /// `epsilon` is added to the variance.
+    ///
+    /// # Errors
+    /// If the weights cannot be had.
+    pub fn with_batch_norm(
+        weights: &Weights<'_>,
+        inputs: usize,
+        outputs: usize,
+        geometry: ConvGeometry,
+        epsilon: f64,
+    ) -> Result<Self> {
+        let [height, width] = geometry.kernel;
+        let norm = weights.at("bn");
+        let [gain, bias, mean, variance] =
+            ["weight", "bias", "running_mean", "running_var"].map(|name| vector(&norm, name, outputs));
+        let scale = (gain? / (variance? + epsilon)?.sqrt()?)?;
+        let bias = (bias? - (mean? * &scale)?)?;
+        let weight = weights.at("conv").tensor("weight", &[outputs, inputs, height, width])?;
+        let weight = weight.broadcast_mul(&scale.to_dtype(weight.dtype())?.reshape((outputs, 1, 1, 1))?)?;
+        Ok(Self { weight: Weight::from_tensor(&weight, weights.computation())?, bias: Some(bias), geometry })
     }
 
     /// # Shapes

@@ -1,6 +1,6 @@
 //! Activations with height and width, which own their memory layout.
 
-use super::{Activation, Backend, add_residual};
+use super::{Activation, Backend, ConvGeometry, Pooling, add_residual};
 use crate::{Result, kernels};
 use candle_core::{DType, Tensor};
 
@@ -132,18 +132,26 @@ impl FeatureMap {
         self.map(|x| if factor == 1.0 { Ok(x.clone()) } else { Ok((x * factor)?) })
     }
 
-    /// The largest value of each `size` by `size` pixels; rows and columns that are left over are dropped. Equal
-    /// values share the gradient.
+    /// The largest value or the mean of the pixels under a window that moves as a convolution's kernel does; rows and columns
+    /// that are left over are dropped. Equal largest values share the gradient.
     ///
     /// # Errors
-    /// If the map is smaller than that.
-    pub fn max_pool(&self, size: usize) -> Result<Self> {
-        self.map(|x| {
-            let (rows, columns) = match self.backend {
-                Backend::Kernels => (1, 2),
-                Backend::Candle => (2, 3),
-            };
-            largest_neighbour(&largest_neighbour(x, rows, size)?, columns, size)
+    /// If the map is smaller than the window, or the padding as large as it.
+    pub fn pool(&self, pooling: Pooling, window: ConvGeometry) -> Result<Self> {
+        self.map(|x| match self.backend {
+            Backend::Kernels => Ok(kernels::pool2d(x, pooling, window)?),
+            Backend::Candle => Ok(kernels::pool2d_definition(x, pooling, window, [2, 3])?),
+        })
+    }
+
+    /// The mean over all pixels of each channel, `[batch, channels]`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn mean(&self) -> Result<Tensor> {
+        Ok(match self.backend {
+            Backend::Kernels => self.tokens()?.mean(1)?,
+            Backend::Candle => self.tensor.flatten_from(2)?.mean(2)?,
         })
     }
 
@@ -170,20 +178,6 @@ impl FeatureMap {
             Backend::Candle => repeat_nearest(&repeat_nearest(x, 2, from_height, height)?, 3, from_width, width),
         })
     }
-}
-
-/// The largest of each `size` neighbours along one axis. Compared in pairs, since candle's reduction gives the whole
-/// gradient to each of several equal values.
-fn largest_neighbour(x: &Tensor, axis: usize, size: usize) -> Result<Tensor> {
-    let count = x.dim(axis)? / size;
-    let mut dims = x.dims().to_vec();
-    dims.splice(axis..=axis, [count, size]);
-    let groups = x.narrow(axis, 0, count * size)?.contiguous()?.reshape(dims)?;
-    let mut largest = groups.narrow(axis + 1, 0, 1)?;
-    for i in 1..size {
-        largest = largest.maximum(&groups.narrow(axis + 1, i, 1)?)?;
-    }
-    Ok(largest.squeeze(axis + 1)?)
 }
 
 /// Nearest-neighbour resampling along one axis. Broadcasting for whole factors, since candle's own

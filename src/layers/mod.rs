@@ -34,7 +34,7 @@ mod timestep;
 mod weight;
 mod weights;
 
-pub use crate::kernels::{recomputed, recomputes, recomputing};
+pub use crate::kernels::{Pooling, recomputed, recomputes, recomputing};
 pub use activation::{Activation, geglu};
 pub use attention::{Attention, AttentionConfig};
 pub use cache::{Cache, LayerId};

@@ -20,7 +20,7 @@ pub trait WeightSource {
     /// better it is [`Self::tensor`] as [`Weight::from_tensor`] takes it; one that stores blocks gives those.
     ///
     /// # Shapes
-    /// `shape`: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// `shape`: `[out, in]` or `[out, in, height, width]`.
     ///
     /// # Errors
     /// As [`Self::tensor`].
@@ -109,7 +109,7 @@ impl<'a> Weights<'a> {
     /// What a layer at this place multiplies with, which is called `weight`.
     ///
     /// # Shapes
-    /// `shape`: `[out, in]` or `[out, in, kernel, kernel]`.
+    /// `shape`: `[out, in]` or `[out, in, height, width]`.
     ///
     /// # Errors
     /// If the source cannot give it.
@@ -125,6 +125,11 @@ impl<'a> Weights<'a> {
     /// With whose operations layers made from here compute.
     pub fn backend(&self) -> Backend {
         self.computation.backend
+    }
+
+    /// How layers made from here compute.
+    pub(super) fn computation(&self) -> Computation {
+        self.computation
     }
 
     /// Where the tensors are.

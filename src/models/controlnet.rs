@@ -188,7 +188,7 @@ struct PictureEmbedding {
 impl PictureEmbedding {
     fn new(weights: &Weights<'_>, config: &ControlNetConfig, dtype: DType) -> Result<Self> {
         let channels = &config.embedding_channels;
-        let halving = ConvGeometry { kernel: 3, stride: 2, pad_before: 1, pad_after: 1 };
+        let halving = ConvGeometry::square(3, 2, 1);
         let mut convs = vec![Conv2d::new(&weights.at("conv_in"), config.conditioning_channels, channels[0], 3)?];
         for (i, pair) in channels.windows(2).enumerate() {
             let weights = weights.at("blocks");

@@ -8,8 +8,8 @@
 use crate::config::ConfigFields;
 use crate::denoising::Classifier;
 use crate::layers::{
-    Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Linear, SinusoidalEmbedding, TimestepEmbedding, Weights,
-    log_softmax,
+    Activation, Backend, Conv2d, ConvGeometry, FeatureMap, Linear, Pooling, SinusoidalEmbedding, TimestepEmbedding,
+    Weights, log_softmax,
 };
 use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
@@ -149,9 +149,7 @@ impl LeNet {
             )
         })?;
         let [first, second] = config.block_out_channels;
-        let pad = KERNEL / 2;
-        let geometry = ConvGeometry { kernel: KERNEL, stride: 1, pad_before: pad, pad_after: pad };
-        let conv = |name, inputs, outputs| Conv2d::with_geometry(&weights.at(name), inputs, outputs, geometry);
+        let conv = |name, inputs, outputs| Conv2d::new(&weights.at(name), inputs, outputs, KERNEL);
         let time = config.time_embedding.map(|width| {
             Ok::<_, Error>(Time {
                 embedding: TimestepEmbedding::new(&weights.at("time_embedding"), SINUSOIDS, width)?,
@@ -223,7 +221,7 @@ impl LeNet {
                 h = h.add_per_channel(&time.projections[i].forward(embedding)?)?;
             }
             // The maximum of rectified values is the rectified maximum, of a quarter as many.
-            h = h.max_pool(POOL)?.activate(Activation::Relu)?;
+            h = h.pool(Pooling::Max, ConvGeometry::square(POOL, POOL, 0))?.activate(Activation::Relu)?;
         }
         let hidden = self.hidden.forward(&h.to_nchw()?.flatten_from(1)?)?;
         Activation::Relu.forward(&hidden)

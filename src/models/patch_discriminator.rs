@@ -33,7 +33,7 @@ impl PatchDiscriminator {
     /// # Errors
     /// If the weights cannot be had.
     pub fn new(weights: &Weights<'_>, config: PatchDiscriminatorConfig) -> Result<Self> {
-        let geometry = |stride: usize| ConvGeometry { kernel: 4, stride, pad_before: 1, pad_after: 1 };
+        let geometry = |stride: usize| ConvGeometry::square(4, stride, 1);
         let mut inputs = config.in_channels;
         let mut convolutions = Vec::with_capacity(config.layers + 1);
         for layer in 0..=config.layers {

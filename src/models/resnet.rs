@@ -93,8 +93,7 @@ impl ResnetBlock {
 /// Half the resolution by a strided convolution. With `padding` 0 the input is padded on the right and at
 /// the bottom only.
 pub(super) fn downsample(weights: &Weights<'_>, channels: usize, padding: usize) -> Result<Conv2d> {
-    let (pad_before, pad_after) = if padding == 0 { (0, 1) } else { (padding, padding) };
-    let geometry = ConvGeometry { kernel: 3, stride: 2, pad_before, pad_after };
+    let geometry = ConvGeometry { pad_after: [padding.max(1); 2], ..ConvGeometry::square(3, 2, padding) };
     Conv2d::with_geometry(&weights.at("downsamplers.0.conv"), channels, channels, geometry)
 }
 

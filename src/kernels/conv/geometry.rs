@@ -1,25 +1,46 @@
 //! Kernel size, stride and padding.
 
-/// Kernel size, stride and zero padding.
+/// Kernel size, stride and zero padding. Of two numbers the first is along the height and the second along the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvGeometry {
     /// Height and width of the kernel.
-    pub kernel: usize,
+    pub kernel: [usize; 2],
     /// The step between output pixels, in both directions.
     pub stride: usize,
     /// Zeros above and to the left.
-    pub pad_before: usize,
+    pub pad_before: [usize; 2],
     /// Zeros below and to the right.
-    pub pad_after: usize,
+    pub pad_after: [usize; 2],
 }
 
 impl ConvGeometry {
-    /// The output's length along a side of length `side`.
-    pub fn output_side(&self, side: usize) -> usize {
-        (side + self.pad_before + self.pad_after).saturating_sub(self.kernel) / self.stride + 1
+    /// A square kernel, with as many zeros on every side.
+    pub const fn square(kernel: usize, stride: usize, pad: usize) -> Self {
+        Self { kernel: [kernel; 2], stride, pad_before: [pad; 2], pad_after: [pad; 2] }
+    }
+
+    /// Stride 1 and the padding that keeps the size, for a kernel of odd sides.
+    pub const fn same(kernel: [usize; 2]) -> Self {
+        let pad = [kernel[0] / 2, kernel[1] / 2];
+        Self { kernel, stride: 1, pad_before: pad, pad_after: pad }
+    }
+
+    /// The output's height and width for an input of these.
+    pub fn output_sides(&self, sides: [usize; 2]) -> [usize; 2] {
+        std::array::from_fn(|axis| {
+            let padded = sides[axis] + self.pad_before[axis] + self.pad_after[axis];
+            padded.saturating_sub(self.kernel[axis]) / self.stride + 1
+        })
+    }
+
+    /// Whether an input of these sides is large enough for one output pixel.
+    pub(in super::super) fn fits(&self, sides: [usize; 2]) -> bool {
+        (0..2).all(|axis| {
+            sides[axis] > 0 && sides[axis] + self.pad_before[axis] + self.pad_after[axis] >= self.kernel[axis]
+        })
     }
 
     pub(super) fn is_pointwise(&self) -> bool {
-        *self == Self { kernel: 1, stride: 1, pad_before: 0, pad_after: 0 }
+        *self == Self::square(1, 1, 0)
     }
 }

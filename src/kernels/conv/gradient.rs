@@ -18,9 +18,10 @@ impl Grid {
     /// The convolution of the result's gradient that gives the image's, if there is one.
     pub fn turned(&self, outputs: usize) -> Option<Self> {
         let ConvGeometry { kernel, stride, pad_before, pad_after } = self.geometry;
-        (stride == 1 && pad_before < kernel && pad_after < kernel).then_some(())?;
-        let turned =
-            ConvGeometry { kernel, stride, pad_before: kernel - 1 - pad_before, pad_after: kernel - 1 - pad_after };
+        let within = |pad: [usize; 2]| pad[0] < kernel[0] && pad[1] < kernel[1];
+        (stride == 1 && within(pad_before) && within(pad_after)).then_some(())?;
+        let rest = |pad: [usize; 2]| [kernel[0] - 1 - pad[0], kernel[1] - 1 - pad[1]];
+        let turned = ConvGeometry { kernel, stride, pad_before: rest(pad_before), pad_after: rest(pad_after) };
         Some(Self::new(turned, self.out_height, self.out_width, outputs))
     }
 
@@ -44,14 +45,14 @@ impl Grid {
 
     /// Adds the patches of an output row to the pixels that they came from.
     fn fold_row<T: Real>(&self, patches: &[T], out_y: usize, image: &mut [T]) {
-        let ConvGeometry { kernel, stride, pad_before, .. } = self.geometry;
-        let inside = |out: usize, tap: usize, side: usize| {
-            (out * stride + tap).checked_sub(pad_before).filter(|&position| position < side)
+        let ConvGeometry { kernel: [_, kernel_width], stride, pad_before: [above, left], .. } = self.geometry;
+        let inside = |out: usize, tap: usize, before: usize, side: usize| {
+            (out * stride + tap).checked_sub(before).filter(|&position| position < side)
         };
         for (out_x, patch) in patches.chunks_exact(self.patch_len()).enumerate() {
             for (tap, values) in patch.chunks_exact(self.channels).enumerate() {
-                let y = inside(out_y, tap / kernel, self.height);
-                let x = inside(out_x, tap % kernel, self.width);
+                let y = inside(out_y, tap / kernel_width, above, self.height);
+                let x = inside(out_x, tap % kernel_width, left, self.width);
                 let (Some(y), Some(x)) = (y, x) else { continue };
                 let pixel = &mut image[(y * self.width + x) * self.channels..][..self.channels];
                 pixel.iter_mut().zip(values).for_each(|(pixel, &value)| *pixel += value);
@@ -70,7 +71,8 @@ impl Grid {
         }
         let bands = self.bands::<T>();
         let depth = self.patch_len();
-        let row_depth = self.geometry.kernel * self.channels;
+        let [kernel_height, kernel_width] = self.geometry.kernel;
+        let row_depth = kernel_width * self.channels;
         linear::sum_over_tasks(batch * bands.len(), outputs * depth, |tasks, sum| {
             let mut copy = Vec::new();
             for task in tasks {
@@ -90,7 +92,7 @@ impl Grid {
                 let strides = [outputs, self.geometry.stride * self.channels];
                 // A few rows at a time stay in the first cache while all tiles of the sum pass over them.
                 for runs in runs.chunks((linear::OUTER_ROWS / self.out_width).max(1)) {
-                    for tap_row in 0..self.geometry.kernel {
+                    for tap_row in 0..kernel_height {
                         let sum = sum.part(0..outputs, tap_row * row_depth..(tap_row + 1) * row_depth);
                         add_outer_products([grad, &copy[tap_row * self.padded_row()..]], strides, runs, sum);
                     }

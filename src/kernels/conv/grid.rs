@@ -24,7 +24,7 @@ pub(super) struct Grid {
 
 impl Grid {
     pub fn new(geometry: ConvGeometry, height: usize, width: usize, channels: usize) -> Self {
-        let (out_height, out_width) = (geometry.output_side(height), geometry.output_side(width));
+        let [out_height, out_width] = geometry.output_sides([height, width]);
         Self { geometry, height, width, channels, out_height, out_width }
     }
 
@@ -38,7 +38,7 @@ impl Grid {
 
     /// Pixels of a kernel.
     pub fn taps(&self) -> usize {
-        self.geometry.kernel * self.geometry.kernel
+        self.geometry.kernel[0] * self.geometry.kernel[1]
     }
 
     pub fn image_len(&self) -> usize {
@@ -51,7 +51,7 @@ impl Grid {
 
     /// The length of a row of the padded image.
     pub fn padded_row(&self) -> usize {
-        (self.width + self.geometry.pad_before + self.geometry.pad_after) * self.channels
+        (self.width + self.geometry.pad_before[1] + self.geometry.pad_after[1]) * self.channels
     }
 
     /// The output rows of an image in bands for one task each.
@@ -70,18 +70,18 @@ impl Grid {
         copy: &mut Vec<E>,
         convert: impl Fn(&[T], &mut [E]),
     ) {
-        let ConvGeometry { kernel, stride, pad_before, .. } = self.geometry;
+        let ConvGeometry { kernel: [kernel_height, _], stride, pad_before: [above, left], .. } = self.geometry;
         let (row_len, image_row) = (self.padded_row(), self.width * self.channels);
-        let rows = (band.len() - 1) * stride + kernel;
+        let rows = (band.len() - 1) * stride + kernel_height;
         // Panels of columns may read beyond the last row.
         copy.resize(rows * row_len + PANEL, E::default());
         for (i, row) in copy.chunks_exact_mut(row_len).take(rows).enumerate() {
-            let y = (band.start * stride + i).checked_sub(pad_before).filter(|&y| y < self.height);
+            let y = (band.start * stride + i).checked_sub(above).filter(|&y| y < self.height);
             let Some(y) = y else {
                 row.fill(E::default());
                 continue;
             };
-            let (left, rest) = row.split_at_mut(pad_before * self.channels);
+            let (left, rest) = row.split_at_mut(left * self.channels);
             let (inside, right) = rest.split_at_mut(image_row);
             left.fill(E::default());
             convert(&image[y * image_row..][..image_row], inside);
@@ -99,15 +99,15 @@ impl Grid {
 
     /// The stretches of memory that make up a patch: one for each row of the kernel.
     pub fn patch_stretches(&self) -> Vec<(usize, usize)> {
-        let kernel = self.geometry.kernel;
-        (0..kernel).map(|y| (y * self.padded_row(), kernel * self.channels)).collect()
+        let [kernel_height, kernel_width] = self.geometry.kernel;
+        (0..kernel_height).map(|y| (y * self.padded_row(), kernel_width * self.channels)).collect()
     }
 
     /// The faster way that 3x3 kernels of stride 1 have.
     pub fn winograd(&self) -> Option<Winograd> {
         let Self { geometry, height, width, channels, out_height, out_width } = *self;
-        let pad_before = geometry.pad_before;
-        (geometry.kernel == 3 && geometry.stride == 1).then_some(Winograd {
+        let [pad_before, left] = geometry.pad_before;
+        (geometry.kernel == [3, 3] && geometry.stride == 1 && left == pad_before).then_some(Winograd {
             height,
             width,
             channels,

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 /// A convolution.
 ///
 /// # Shapes
-/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel, kernel]`; `bias`: `[out]`, or `[batch, out]` for
+/// `x`: `[batch, height, width, in]`; `weight`: `[out, in, kernel height, kernel width]`; `bias`: `[out]`, or `[batch, out]` for
 /// one per image; the result is `[batch, height', width', out]`.
 ///
 /// # Errors
@@ -86,23 +86,23 @@ impl ConvGeometry {
     fn output_shape(&self, x: &[usize], weight: &[usize], bias: &[usize]) -> Option<Vec<usize>> {
         let (&[batch, height, width, channels], &outputs) = (x, bias.last()?) else { return None };
         let grid = Grid::new(*self, height, width, channels);
-        let smallest = self.kernel.saturating_sub(self.pad_before + self.pad_after);
-        let fits = height.min(width) >= smallest.max(1) && weight == [outputs, channels, self.kernel, self.kernel];
+        let [kernel_height, kernel_width] = self.kernel;
+        let fits = self.fits([height, width]) && weight == [outputs, channels, kernel_height, kernel_width];
         (fits && channels > 0 && outputs > 0 && (bias == [outputs] || bias == [batch, outputs]))
             .then(|| vec![batch, grid.out_height, grid.out_width, outputs])
     }
 
     fn kind(&self) -> &'static str {
         match self {
-            Self { kernel: 1, .. } => "conv 1x1",
+            Self { kernel: [1, 1], .. } => "conv 1x1",
             Self { stride: 2, .. } => "conv, strided",
-            Self { kernel: 3, .. } => "conv 3x3",
+            Self { kernel: [3, 3], .. } => "conv 3x3",
             _ => "conv",
         }
     }
 
     fn operations(&self, x: &[usize], result: &[usize]) -> u64 {
-        2 * (self.kernel * self.kernel * x[3]) as u64 * result.iter().product::<usize>() as u64
+        2 * (self.kernel[0] * self.kernel[1] * x[3]) as u64 * result.iter().product::<usize>() as u64
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use std::sync::Arc;
 
 /// A convolution's second factor sees one pixel at a time.
-const POINTWISE: ConvGeometry = ConvGeometry { kernel: 1, stride: 1, pad_before: 0, pad_after: 0 };
+const POINTWISE: ConvGeometry = ConvGeometry::square(1, 1, 0);
 
 /// A change of a weight, `W + scale * delta`, without touching it: products with the change are taken in full and added to those
 /// with the weight.
@@ -52,7 +52,7 @@ impl Adapter {
 pub enum WeightDelta {
     /// `up down` (Hu et al. 2022), in the time and the memory of its factors.
     LowRank {
-        /// A in the paper: `[rank, in]`, or `[rank, in, kernel, kernel]` of a convolution.
+        /// A in the paper: `[rank, in]`, or `[rank, in, height, width]` of a convolution.
         down: Arc<dyn WeightForm>,
         /// B in the paper: `[out, rank]`, or `[out, rank, 1, 1]` of a convolution.
         up: Arc<dyn WeightForm>,
@@ -66,8 +66,8 @@ impl WeightDelta {
     /// out for the kernels.
     ///
     /// # Shapes
-    /// `down`: `[rank, in]` or `[rank, in, kernel, kernel]`; `up`: `[out, rank]` or `[out, rank, 1, 1]`; `shape`: `[out, in]` or
-    /// `[out, in, kernel, kernel]`. Factors are read as matrices, so that those of a linear layer serve a convolution of one pixel.
+    /// `down`: `[rank, in]` or `[rank, in, height, width]`; `up`: `[out, rank]` or `[out, rank, 1, 1]`; `shape`: `[out, in]` or
+    /// `[out, in, height, width]`. Factors are read as matrices, so that those of a linear layer serve a convolution of one pixel.
     ///
     /// # Errors
     /// If the factors have not as many values as `shape` wants, or the rank is 0.

@@ -18,7 +18,7 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// A tensor `[out, in]` or `[out, in, kernel, kernel]` of floats, which may be a variable.
+    /// A tensor `[out, in]` or `[out, in, height, width]` of floats, which may be a variable.
     pub fn new(tensor: Tensor, backend: Backend, products: MatmulPrecision) -> Self {
         Self { tensor, backend, products }
     }
@@ -78,10 +78,12 @@ impl WeightForm for Dense {
                 Ok(kernels::conv2d_with(x, &weight, &*self.bias_or_zeros(bias, x)?, geometry, self.products)?)
             }
             Backend::Candle => {
-                let ConvGeometry { stride, pad_before, pad_after, .. } = geometry;
-                let after = pad_after - pad_before.min(pad_after);
-                let padded = x.pad_with_zeros(2, 0, after)?.pad_with_zeros(3, 0, after)?;
-                let y = padded.conv2d(&weight, pad_before, stride, 1, 1)?;
+                let ConvGeometry { stride, pad_before: [above, left], pad_after: [below, right], .. } = geometry;
+                // candle pads every side alike.
+                let even = above.min(left).min(below).min(right);
+                let padded = x.pad_with_zeros(2, above - even, below - even)?;
+                let padded = padded.pad_with_zeros(3, left - even, right - even)?;
+                let y = padded.conv2d(&weight, even, stride, 1, 1)?;
                 match bias {
                     Some(bias) => Ok(y.broadcast_add(&bias.reshape(((), weight.dim(0)?, 1, 1))?)?),
                     None => Ok(y),

@@ -7,13 +7,13 @@ use crate::layers::{Backend, add_residual, geglu};
 use candle_core::{DType, Device, Tensor};
 use std::fmt::Debug;
 
-/// A form in which a weight is stored and multiplied with: `[out, in]` or `[out, in, kernel, kernel]`.
+/// A form in which a weight is stored and multiplied with: `[out, in]` or `[out, in, height, width]`.
 ///
 /// A form has to say what it is and how it looks as a tensor. Every product follows from that, slowly; a form that is in use
 /// computes its own. Gradients go through all of them to what they are given, and to the weight if the form holds it as
 /// something that gradients are taken of.
 pub trait WeightForm: Debug + Send + Sync {
-    /// `[out, in]` or `[out, in, kernel, kernel]`.
+    /// `[out, in]` or `[out, in, height, width]`.
     fn shape(&self) -> &[usize];
 
     /// The element type of [`Self::to_dense`]; what is stored may be narrower.

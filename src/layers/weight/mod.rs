@@ -22,7 +22,7 @@ use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// A weight as a layer holds it, `[out, in]` or `[out, in, kernel, kernel]`, with adapters beside it. Cloning shares it.
+/// A weight as a layer holds it, `[out, in]` or `[out, in, height, width]`, with adapters beside it. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct Weight {
     form: Arc<dyn WeightForm>,
@@ -70,7 +70,7 @@ impl Weight {
         &self.adapters
     }
 
-    /// `[out, in]` or `[out, in, kernel, kernel]`.
+    /// `[out, in]` or `[out, in, height, width]`.
     pub fn shape(&self) -> &[usize] {
         self.form.shape()
     }

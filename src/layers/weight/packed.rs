@@ -18,7 +18,7 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Lays out `[out, in]` or `[out, in, kernel, kernel]`. Values of half precision must be finite.
+    /// Lays out `[out, in]` or `[out, in, height, width]`. Values of half precision must be finite.
     ///
     /// # Errors
     /// If the tensor has another rank, is not on the CPU, or not of floats.

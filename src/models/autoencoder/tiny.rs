@@ -119,7 +119,7 @@ impl AutoencoderTinyConfig {
 #[derive(Debug)]
 enum Layer {
     Conv(Conv2d),
-    Block([Conv2d; 3]),
+    Block(Box<[Conv2d; 3]>),
     Relu,
     Upsample,
 }
@@ -133,7 +133,8 @@ impl Layer {
                 let (_, _, height, width) = x.dims();
                 x.resize_nearest(2 * height, 2 * width)
             }
-            Self::Block([first, second, third]) => {
+            Self::Block(convolutions) => {
+                let [first, second, third] = convolutions.as_ref();
                 let h = first.forward(&x)?.activate(Activation::Relu)?;
                 let h = second.forward(&h)?.activate(Activation::Relu)?;
                 third.forward(&h)?.add(&x)?.activate(Activation::Relu)
@@ -160,7 +161,7 @@ impl Layers<'_> {
     }
 
     fn without_bias(&mut self, channels: usize, stride: usize) -> Result<()> {
-        let geometry = ConvGeometry { kernel: 3, stride, pad_before: 1, pad_after: 1 };
+        let geometry = ConvGeometry::square(3, stride, 1);
         let conv = Conv2d::without_bias(&self.here().weights, channels, channels, geometry)?;
         self.layers.push(Layer::Conv(conv));
         Ok(())
@@ -171,7 +172,7 @@ impl Layers<'_> {
             let weights = self.here().weights.at("conv");
             // The odd ones are activations.
             let conv = |i: usize| Conv2d::new(&weights.at(2 * i), channels, channels, 3);
-            self.layers.push(Layer::Block([conv(0)?, conv(1)?, conv(2)?]));
+            self.layers.push(Layer::Block(Box::new([conv(0)?, conv(1)?, conv(2)?])));
         }
         Ok(())
     }

@@ -59,7 +59,7 @@ struct Stage {
 
 impl Stage {
     fn new(weights: &Weights<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        let geometry = ConvGeometry { kernel: 3, stride: 2, pad_before: 1, pad_after: 1 };
+        let geometry = ConvGeometry::square(3, 2, 1);
         let sizes = ResnetConfig {
             inputs: outputs,
             outputs,
