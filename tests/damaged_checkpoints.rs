@@ -70,7 +70,8 @@ fn what_is_no_checkpoint_says_what_it_is() -> TestResult {
     let followed = [&safetensors(&[("x", &[2])])?[..], b"more"].concat();
     refused(&followed, &["and 4 bytes follow"])?;
     refused(b"GGUF\x03\0\0\0", &["GGUF file", "ends within its header", "get it again"])?;
-    refused(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", &["before version 1.6", "save it again"])?;
+    refused(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", &["ends in the middle", "get it again"])?;
+    refused(b"\x80\x02K\x01.", &["a pickle that PyTorch did not write", "save it again"])?;
     let mut tar = vec![0; 512];
     tar[..7].copy_from_slice(b"storage");
     tar[257..262].copy_from_slice(b"ustar");
@@ -389,6 +390,8 @@ fn mutated_and_truncated_headers_and_pickles_end_in_tensors_or_errors() -> TestR
     let directory = torch.windows(4).position(|w| w == b"PK\x01\x02").ok_or("no directory")?;
     let pickle_end = torch.windows(14).position(|w| w == b"archive/data/0").ok_or("no data")?;
     let header = 8 + u64::from_le_bytes(safe[..8].try_into()?) as usize;
+    let old = std::fs::read(golden("../adapters/lokr-whole/lora.0.old.pt"))?;
+    let old_end = old.windows(4).rposition(|w| w == b"]q\x00(").ok_or("no list of values")?;
     let gguf = std::fs::read(golden("../gguf/tensors.gguf"))?;
     let gguf_end = gguf.windows(4).rposition(|w| w == b"half").ok_or("no tensor")? + 48;
     let mut numbers = Numbers(1);
@@ -396,6 +399,7 @@ fn mutated_and_truncated_headers_and_pickles_end_in_tensors_or_errors() -> TestR
         ("safetensors", &safe, 0..header),
         ("directory", &torch, directory..torch.len()),
         ("pickle", &torch, 0..pickle_end),
+        ("pickles in a row", &old, 0..old_end),
         ("GGUF", &gguf, 0..gguf_end),
     ] {
         assert!(open_and_read(folder.path(), bytes)?, "{name}, whole");

@@ -40,6 +40,7 @@ mod safetensors_header;
 mod single_file;
 mod tensor_file;
 mod torch_file;
+mod torch_stream;
 mod writer;
 mod zip_file;
 

@@ -143,11 +143,19 @@ impl Pickle {
     /// # Errors
     /// If it is damaged, or holds an instruction or a name that is not one of the few.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        Ok(Self::read_first(bytes)?.0)
+    }
+
+    /// Reads the pickle that bytes begin with, and gives its length.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_first(bytes: &[u8]) -> Result<(Self, usize), String> {
         let most = bytes.len() * MOST_BUILT + SPARED;
         let mut machine =
             Machine { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: HashMap::new(), contents: 0, most };
         let root = machine.run()?;
-        Ok(Self { nodes: machine.nodes, root })
+        Ok((Self { nodes: machine.nodes, root }, machine.at))
     }
 
     /// The keys and values of a dictionary; of a dictionary of parameters, which is an object, those in its state.
@@ -520,12 +528,16 @@ impl Machine<'_> {
         Ok(Node::Tensor(Box::new(PickledTensor { storage, dtype, offset, shape, strides })))
     }
 
-    /// `("storage", class, key, location, count)`: PyTorch's reference to the values.
+    /// `("storage", class, key, location, count)`: PyTorch's reference to the values. Before version 1.6 there is a sixth part, none
+    /// unless the storage is a part of another.
     fn storage(&mut self) -> Parsed {
         let id = self.pop()?;
         let damaged = || "its pickle refers to values in another way than PyTorch does".to_owned();
         let Node::Tuple(parts) = &self.nodes[id] else { return Err(damaged()) };
-        let &[kind, class, key, _, count] = parts.as_slice() else { return Err(damaged()) };
+        let &[kind, class, key, _, count, ref rest @ ..] = parts.as_slice() else { return Err(damaged()) };
+        if rest.len() > 1 || rest.iter().any(|&view| self.nodes[view] != Node::Opaque) {
+            return Err(damaged());
+        }
         let (Node::Text(kind), Node::Function(Function::StorageClass(dtype)), Node::Text(_), Node::Int(count)) =
             (&self.nodes[kind], &self.nodes[class], &self.nodes[key], &self.nodes[count])
         else {

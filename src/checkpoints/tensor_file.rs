@@ -2,6 +2,7 @@
 
 use super::mapped::{Bytes, float_type};
 use super::torch_file::Place;
+use super::torch_stream::MAGIC;
 use super::{BlockFormat, ElementType, GgufFile, ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
 use crate::images::PictureFormat;
 use crate::{Error, ErrorKind, Result};
@@ -16,7 +17,7 @@ use std::path::Path;
 pub enum TensorFile {
     /// safetensors.
     Safetensors(SafetensorsFile),
-    /// A zip file with a pickle, as `torch.save` writes.
+    /// What `torch.save` writes: a zip file with a pickle, or before PyTorch 1.6 pickles and values.
     Torch(TorchFile),
     /// GGUF.
     Gguf(GgufFile),
@@ -33,7 +34,7 @@ impl TensorFile {
         if start.get(4..9) == Some(b"\0\0\0\0{") {
             return Ok(Self::Safetensors(SafetensorsFile::open(files, name)?));
         }
-        if start.starts_with(b"PK") {
+        if start.starts_with(b"PK") || start.starts_with(MAGIC) {
             return Ok(Self::Torch(TorchFile::open(files, name)?));
         }
         if start.starts_with(b"GGUF") {
@@ -232,11 +233,10 @@ fn foreign_form(start: &[u8]) -> Option<&'static str> {
             false => "it is a text, not weights; give a file that ends in .safetensors",
         });
     }
-    // A pickle's first instruction, then the magic number that PyTorch put first before version 1.6.
+    // A pickle's first instruction.
     if start.first() == Some(&0x80) && start.get(1).is_some_and(|version| *version <= 5) {
         return Some(
-            "it has the form of PyTorch before version 1.6, which is not read; load it there and save it again \
-             as safetensors",
+            "it is a pickle that PyTorch did not write; load it where it was made and save it again as safetensors",
         );
     }
     if start.get(257..262) == Some(b"ustar") {

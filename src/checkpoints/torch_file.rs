@@ -3,6 +3,7 @@
 use super::mapped::Bytes;
 use super::pickle::{self, Id, Node, Pickle, PickledTensor};
 use super::safetensors_file::{check_count, check_shape};
+use super::torch_stream;
 use super::zip_file::{self, Failure};
 use super::{ModelFiles, StoredTensor};
 use crate::Result;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// A pickle of tensors whose values lie in a zip file's entries. Nothing of the pickle is run.
+/// A pickle of tensors whose values lie in a zip file's entries, or before PyTorch 1.6 behind it. Nothing of the pickle is run.
 #[derive(Debug)]
 pub struct TorchFile {
     path: PathBuf,
@@ -50,8 +51,7 @@ impl TorchFile {
     /// Opens a file of a model.
     ///
     /// # Errors
-    /// If it cannot be opened, is damaged, is of the form before PyTorch 1.6, or its pickle holds more than tensors in
-    /// dictionaries.
+    /// If it cannot be opened, is damaged, or its pickle holds more than tensors in dictionaries.
     pub fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let path = files.path(name);
         let bytes = Bytes::open(files, name)?;
@@ -83,8 +83,8 @@ impl TorchFile {
     }
 }
 
-/// The tensors of a file and where their values are, and how long it was trained if it says so.
-fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
+/// The pickle of a zip file, and the place of each storage's values by its key.
+fn of_zip(file: &Bytes) -> Result<(Pickle, BTreeMap<String, Range<usize>>), Failure> {
     let entries = zip_file::entries(file)?;
     // All entries lie in one folder, whose name is the file's when it was written.
     let pickle = entries.iter().find(|(name, _)| name.as_str() == "data.pkl" || name.ends_with("/data.pkl"));
@@ -101,6 +101,16 @@ fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
         );
     }
     let pickle = Pickle::read(&file.part(range.clone())?)?;
+    let values = format!("{folder}data/");
+    let places =
+        entries.iter().filter_map(|(name, place)| Some((name.strip_prefix(&values)?.to_owned(), place.clone())));
+    Ok((pickle, places.collect()))
+}
+
+/// The tensors of a file and where their values are, and how long it was trained if it says so.
+fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
+    let start = file.part(0..file.len().min(torch_stream::MAGIC.len()))?;
+    let (pickle, places) = if *start == *torch_stream::MAGIC { torch_stream::read(file)? } else { of_zip(file)? };
     if pickle.pairs(pickle.root).is_none() {
         return Err("its pickle is no dictionary of tensors; get it as safetensors".into());
     }
@@ -109,7 +119,7 @@ fn read(file: &Bytes) -> Result<(Found, Option<i64>), Failure> {
     for (name, tensor) in tensors(&pickle, root) {
         let Node::Storage(of_storage, key, count) = pickle.nodes[tensor.storage] else { continue };
         check_shape(name, &tensor.shape)?;
-        let storage = pickle.text(key).and_then(|key| entries.get(&format!("{folder}data/{key}")));
+        let storage = pickle.text(key).and_then(|key| places.get(key));
         let storage =
             storage.ok_or_else(|| format!("its tensor {name} refers to values that are not there; get it again"))?;
         if count.checked_mul(bytes_of(of_storage)) != Some(storage.len()) {
@@ -161,7 +171,7 @@ fn fullest(pickle: &Pickle, dict: Id, depth: usize, seen: &mut HashSet<Id>) -> (
     others.map(|&(_, value)| within(value)).fold((own, dict), better)
 }
 
-fn bytes_of(dtype: Dtype) -> usize {
+pub(super) fn bytes_of(dtype: Dtype) -> usize {
     dtype.bitsize() / 8
 }
 

@@ -8,6 +8,7 @@ embedding/thing.pt        a textual inversion as A1111's web UI saves it
 embedding/thing.ldm.pt    as the code of the paper does, with a torch.nn.ParameterDict
 embedding/thing.bin       as diffusers does
 adapters/*/lora.0.pt      a LoRA, a LoCon with a number for alpha
+adapters/*/lora.0.old.pt  one of them as before PyTorch 1.6
 """
 import os
 
@@ -28,3 +29,6 @@ torch.save({token: vectors.clone()}, f"{WORD}.bin")
 for name in ("locon-mid", "lokr-whole"):
     torch.save({k: v.clone() for k, v in load_file(f"{HERE}/adapters/{name}/lora.0.safetensors").items()},
                f"{HERE}/adapters/{name}/lora.0.pt")
+
+torch.save(load_file(f"{HERE}/adapters/lokr-whole/lora.0.safetensors"), f"{HERE}/adapters/lokr-whole/lora.0.old.pt",
+           _use_new_zipfile_serialization=False)
