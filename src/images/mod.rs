@@ -53,6 +53,6 @@ pub use encoded::{PictureFormat, read_picture_text};
 pub use mask::{Mask, MaskResize};
 pub use photo::{ColorType, Photo, Samples};
 pub use photo_file::{MAX_ASPECT, MAX_PIXELS, MAX_SIDE, picture_bytes};
-pub use picture::Picture;
+pub use picture::{FloatResizing, Picture};
 pub use plot::{Bar, Bars, LabelledRow, LabelledRows, Plot, Series};
 pub use png_file::{TextChunk, encode_png, read_png_text};

@@ -16,6 +16,15 @@ pub struct Picture {
     pub(super) rgb: Vec<u8>,
 }
 
+/// How pictures are resized whose values are not rounded to bytes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FloatResizing {
+    /// Pillow's `resize(size, BICUBIC)` of each channel as floats, in which every pixel counts. Values may go beyond 0 to 255.
+    Bicubic,
+    /// torch's `interpolate(mode="bilinear", align_corners=False)`, which looks at the four nearest pixels alone.
+    Interpolation,
+}
+
 impl Picture {
     /// A picture from its bytes, three for each pixel.
     ///
@@ -101,6 +110,20 @@ impl Picture {
         check_size("the size to resize to", width, height)?;
         let rgb = resampled(Filter::Bicubic, &self.rgb, 3, (self.width, self.height), (width, height));
         Ok(Self { width, height, rgb })
+    }
+
+    /// The bytes as floats in another size, three for each pixel, not rounded.
+    ///
+    /// # Errors
+    /// If the size is zero or too large.
+    pub fn resized_floats(&self, width: usize, height: usize, resizing: FloatResizing) -> Result<Vec<f32>> {
+        check_size("the size to resize to", width, height)?;
+        let floats: Vec<f32> = self.rgb.iter().map(|&byte| byte.into()).collect();
+        let filter = match resizing {
+            FloatResizing::Bicubic => Filter::Bicubic,
+            FloatResizing::Interpolation => Filter::Interpolation,
+        };
+        Ok(resampled(filter, &floats, 3, (self.width, self.height), (width, height)))
     }
 
     /// In another size by area: each pixel is the mean of what it covers, so a half is the mean of each two by two.

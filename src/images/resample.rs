@@ -1,6 +1,7 @@
-//! Resampling with the numbers of Pillow 13's `Image.resize(size, Image.LANCZOS)`, and the same with `Image.BICUBIC`.
+//! Resampling with the numbers of Pillow 13's `Image.resize(size, Image.LANCZOS)`, the same with `Image.BICUBIC`, and of torch's
+//! `interpolate`.
 //!
-//! The filter is separable: rows, then columns. Where an axis shrinks, the filter is stretched by the factor, so that
+//! The filter is separable: rows, then columns. Where an axis shrinks, Pillow's filters are stretched by the factor, so that
 //! every source pixel counts. Bytes are summed in fixed point and limited to 0..=255 after each of the two passes;
 //! floats are summed in `f64` and not limited.
 
@@ -13,6 +14,9 @@ pub(super) enum Filter {
     Lanczos,
     /// Keys' cubic with `a = -0.5`.
     Bicubic,
+    /// A triangle that is never stretched, so a straight line between the two nearest samples: torch's
+    /// `interpolate(mode="bilinear", align_corners=False)`, but for the places of samples, which it rounds to f32.
+    Interpolation,
 }
 
 impl Filter {
@@ -21,7 +25,13 @@ impl Filter {
         match self {
             Self::Lanczos => 3.0,
             Self::Bicubic => 2.0,
+            Self::Interpolation => 1.0,
         }
+    }
+
+    /// How far it is stretched where an axis shrinks by the factor `scale`.
+    fn stretch(self, scale: f64) -> f64 {
+        if self == Self::Interpolation { 1.0 } else { scale.max(1.0) }
     }
 
     fn weight(self, x: f64) -> f64 {
@@ -37,6 +47,7 @@ impl Filter {
                     _ => 0.0,
                 }
             }
+            Self::Interpolation => (1.0 - x.abs()).max(0.0),
         }
     }
 }
@@ -100,7 +111,7 @@ struct Taps<W> {
 
 fn taps<T: Sample>(filter: Filter, from: usize, to: usize) -> Vec<Taps<T::Sum>> {
     let scale = from as f64 / to as f64;
-    let stretch = scale.max(1.0);
+    let stretch = filter.stretch(scale);
     let support = filter.support() * stretch;
     let tap = |i: usize| {
         let centre = (i as f64 + 0.5) * scale;

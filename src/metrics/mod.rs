@@ -11,7 +11,7 @@
 //! | CLIP score | how well pictures show what texts say | [`clip_score`], of a [`ClipModel`] |
 //! | variational bound | how many bits a model needs for pictures | [`LikelihoodBound`] |
 //!
-//! A [`FeatureNetwork`] makes features of pictures, through an [`Extraction`]. [`Features`] `[pictures, width]`, are f32; what is computed of them is f64. Means and covariances, [`Moments`],
+//! A [`FeatureNetwork`], such as [`InceptionFeatures`], makes features of pictures, through an [`Extraction`]. [`Features`] `[pictures, width]`, are f32; what is computed of them is f64. Means and covariances, [`Moments`],
 //! take any number of pictures in bounded memory, and of the features themselves a [`FeatureSample`] keeps as many as there is room
 //! for. A [`Bootstrap`] gives each figure its interval.
 
@@ -21,6 +21,7 @@ mod extraction;
 mod feature_network;
 mod features;
 mod frechet_distance;
+mod inception_features;
 mod inception_score;
 mod kernel_distance;
 mod likelihood;
@@ -35,6 +36,7 @@ pub use extraction::{Extraction, Kept, PictureSet};
 pub use feature_network::{FeatureNetwork, PictureFeatures};
 pub use features::{FeatureSample, Features};
 pub use frechet_distance::{FrechetDistance, FrechetReference, frechet_distance};
+pub use inception_features::{InceptionFeatures, InceptionResizing};
 pub use inception_score::{InceptionScore, inception_score};
 pub use kernel_distance::{KernelDistance, KernelDistanceOptions, kernel_distance};
 pub use likelihood::{BoundTerms, LikelihoodBound, MeanOfPictures};

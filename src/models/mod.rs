@@ -26,6 +26,7 @@ pub mod autoencoder;
 pub mod clip;
 mod controlled;
 pub mod controlnet;
+pub mod inception;
 pub mod judge;
 pub mod lenet;
 mod patch_discriminator;
@@ -42,6 +43,7 @@ pub use autoencoder::{
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput, ClipVisionConfig, ClipVisionModel};
 pub use controlled::{Control, ControlConfig, ControlModel, ControlledUNet};
 pub use controlnet::{ControlNet, ControlNetConfig, Strength};
+pub use inception::{Inception, InceptionForm};
 pub use judge::{Judge, JudgeClasses, JudgeConfig, JudgeHead, Shown};
 pub use lenet::{LeNet, LeNetConfig};
 pub use patch_discriminator::{PatchDiscriminator, PatchDiscriminatorConfig};
