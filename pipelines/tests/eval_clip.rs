@@ -57,5 +57,15 @@ fn pictures_are_scored_by_what_they_should_show() -> TestResult {
     let drawn = program.run(&["eval", "clip", "drawn", "--clip", "clip", "--json"])?.success()?.json()?;
     assert_eq!(drawn["pictures"][0]["text"], "an owl on a branch");
     assert!(Picture::read(&program.path("drawn/x.png")).is_ok());
+    // Pictures of prompts are scored as they are made, each by its own: the first one here is that one.
+    let made = ["eval", "clip", "--clip", "clip", "--steps", "1", "--json", "--num-images", "3"];
+    let prompts = ["--model", &model.to_string_lossy(), "--prompt", "an owl on a branch", "--prompt", "a fox"];
+    let made = program.run(&[&made[..], &prompts].concat())?.success()?.json()?;
+    assert_eq!(made["pictures"][0]["score"], drawn["pictures"][0]["score"]);
+    let texts = [0, 1, 2].map(|i| made["pictures"][i]["text"].as_str());
+    assert_eq!(texts, [Some("an owl on a branch"), Some("a fox"), Some("an owl on a branch")]);
+    assert_eq!([0, 1, 2].map(|i| made["pictures"][i]["seed"].as_u64()), [Some(0), Some(1), Some(2)]);
+    program.run(&["eval", "clip", "--clip", "clip"])?.fails(2, &["--prompts"])?;
+    program.run(&["eval", "clip", "drawn", "--clip", "clip", "--num-images", "2"])?.fails(2, &["--num-images"])?;
     Ok(())
 }

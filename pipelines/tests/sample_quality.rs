@@ -129,7 +129,7 @@ fn what_cannot_be_judged_is_answered_once() -> TestResult {
     fails(&["fid", "a", "--write-statistics", "other.npz"], 1, &["other.npz exists", "--force"])?;
     fails(&["is", "a", "--steps", "3"], 2, &["--checkpoint"])?;
     fails(&["fid", "a"], 2, &["--reference"])?;
-    fails(&["is"], 2, &["--checkpoint"])?;
+    fails(&["is"], 2, &["--checkpoint", "--prompts"])?;
     fails(&["is", "a", "--checkpoint", "mnist"], 2, &["--checkpoint"])?;
     Ok(())
 }

@@ -1,13 +1,15 @@
-//! Scoring models: pictures of prompts, judged by a network that says what they show; samples of any kind, compared to pictures by
-//! the features that a network sees in them.
+//! Scoring models: pictures of prompts, judged by a network that says what they show; samples of any kind, made to be compared to
+//! pictures by the features that a network sees in them, or to their prompts.
 
+mod features;
 mod likelihood;
 mod prompts;
 mod samples;
 
+pub use features::{FeatureChoice, open_features};
 pub use likelihood::{LikelihoodOptions, likelihood_bound};
 pub use prompts::{AskedPrompt, PromptSet};
-pub use samples::{FeatureChoice, features_of_samples, open_features};
+pub use samples::{PixelSamples, PromptSamples, SampleEvent, SampleObserver, Samples, features_of_samples};
 
 use crate::event::Event;
 use crate::latent_diffusion::LatentDiffusion;

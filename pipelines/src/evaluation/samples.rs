@@ -1,92 +1,177 @@
-//! Features of samples, while a model makes them.
+//! Samples that a model makes to be judged: nothing of them is kept but what the judgement needs.
 
 use crate::event::Event;
-use crate::model::folder_of_model;
+use crate::latent_diffusion::LatentDiffusion;
 use crate::pixel::{PixelPipeline, PixelSettings};
-use crate::train::classifier_of;
-use std::convert::Infallible;
+use crate::requests::text_to_image::TextToImageRequest;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use tweedie::checkpoints::ModelFiles;
+use tweedie::images::Photo;
 use tweedie::metrics::{Extraction, FeatureNetwork, Kept, PictureSet};
-use tweedie::models::Watch;
 use tweedie::{Error, Result};
 
-/// By which network's features pictures are compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FeatureChoice {
-    /// The classifier of digits that is compiled into the program.
-    Lenet,
-    /// The folder of a model from `tweedie train classifier`, or its run.
-    Folder(PathBuf),
+/// What happens while samples are made.
+#[derive(Debug)]
+pub enum SampleEvent<'a> {
+    /// Something that the user should know, each once.
+    Warning(String),
+    /// There are so many samples, and work goes on.
+    Working {
+        /// How many.
+        done: usize,
+    },
+    /// One is finished, as it would be saved.
+    Sample {
+        /// Which, from 0.
+        index: usize,
+        /// The seed that makes it alone.
+        seed: u64,
+        /// The picture.
+        picture: &'a Photo,
+    },
 }
 
-impl FromStr for FeatureChoice {
-    type Err = Infallible;
+/// Is told of every [`SampleEvent`]; an error stops the work and is its result.
+pub type SampleObserver<'a> = dyn FnMut(SampleEvent<'_>) -> Result<()> + 'a;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(if text == "lenet" { Self::Lenet } else { Self::Folder(text.into()) })
+/// Samples that a model will make, one after the other.
+pub trait Samples: fmt::Debug {
+    /// How many.
+    fn count(&self) -> usize;
+
+    /// Makes them.
+    ///
+    /// # Errors
+    /// Whatever the model or the observer reports.
+    fn make(&self, observer: &mut SampleObserver<'_>) -> Result<()>;
+}
+
+/// Those of a model in pixel space.
+#[derive(Debug)]
+pub struct PixelSamples {
+    /// The model.
+    pub pipeline: PixelPipeline,
+    /// What is made with it.
+    pub settings: PixelSettings,
+}
+
+impl Samples for PixelSamples {
+    fn count(&self) -> usize {
+        self.settings.num_images
+    }
+
+    fn make(&self, observer: &mut SampleObserver<'_>) -> Result<()> {
+        told(observer, |tell| {
+            self.pipeline.run(&self.settings, None, &mut |event| match event {
+                Event::Warning(text) => tell(SampleEvent::Warning(text)),
+                // So that steps can be stopped too.
+                Event::Step { batch, .. } => {
+                    tell(SampleEvent::Working { done: (batch * self.settings.batch_size).min(self.count()) })
+                }
+                Event::Picture { index, seed, picture, .. } => tell(SampleEvent::Sample { index, seed, picture }),
+                _ => ControlFlow::Continue(()),
+            })
+        })
     }
 }
 
-/// A network of features, with its weights.
-///
-/// # Errors
-/// If there is none at the path, its files do not fit each other, or this build has no embedded one.
-pub fn open_features(choice: &FeatureChoice) -> Result<Box<dyn FeatureNetwork>> {
-    match choice {
-        FeatureChoice::Folder(path) => {
-            let has_classifier = |folder: &Path| folder.join("classifier/config.json").is_file();
-            let folder = folder_of_model(path, has_classifier);
-            if !has_classifier(&folder) {
-                let fix = "it is no network that this build knows (lenet), and no folder with classifier/config.json, which \
-                           `tweedie train classifier` makes";
-                return Err(Error::missing("the network of `features`", path.display(), fix));
+/// Pictures of prompts in turn, by a text-to-image model: sample `i` is of prompt `i mod n`, and of the seed that is `i` after the
+/// first.
+#[derive(Debug)]
+pub struct PromptSamples {
+    model: LatentDiffusion,
+    prompts: Vec<String>,
+    request: TextToImageRequest,
+}
+
+impl PromptSamples {
+    /// Of a model that is loaded for any number of runs. All but the prompt is asked for by `request`: the number of all samples, the
+    /// first one's seed, and how many of one prompt are made at a time.
+    ///
+    /// # Errors
+    /// If there is no prompt, or one cannot be drawn as it is asked for.
+    pub fn new(model: LatentDiffusion, prompts: Vec<String>, request: TextToImageRequest) -> Result<Self> {
+        if prompts.is_empty() {
+            return Err(Error::invalid("the number of prompts", 0, "give at least one"));
+        }
+        let samples = Self { model, prompts, request };
+        for prompt in 0..samples.prompts.len().min(samples.count().max(1)) {
+            samples.model.settle(&samples.request_of(prompt, samples.request.num_images))?;
+        }
+        Ok(samples)
+    }
+
+    /// The prompt of a sample.
+    pub fn prompt(&self, index: usize) -> &str {
+        &self.prompts[index % self.prompts.len()]
+    }
+
+    /// A request for some samples of one prompt from one of them on.
+    fn request_of(&self, first: usize, num_images: usize) -> TextToImageRequest {
+        let seed = self.request.seed.wrapping_add(first as u64);
+        TextToImageRequest { prompt: self.prompt(first).to_owned(), seed, num_images, ..self.request.clone() }
+    }
+}
+
+impl Samples for PromptSamples {
+    fn count(&self) -> usize {
+        self.request.num_images
+    }
+
+    fn make(&self, observer: &mut SampleObserver<'_>) -> Result<()> {
+        // Samples that follow each other can be made together if their prompt is the same.
+        let together = if self.prompts.len() == 1 { self.request.batch_size.max(1) } else { 1 };
+        let mut warned = BTreeSet::new();
+        told(observer, |tell| {
+            for first in (0..self.count()).step_by(together) {
+                let settings = self.model.settle(&self.request_of(first, together.min(self.count() - first)))?;
+                self.model.run(&settings, &mut |event| match event {
+                    Event::Warning(text) if warned.insert(text.clone()) => tell(SampleEvent::Warning(text)),
+                    Event::Step { .. } | Event::Decoding { .. } => tell(SampleEvent::Working { done: first }),
+                    Event::Picture { index, seed, picture, .. } => {
+                        tell(SampleEvent::Sample { index: first + index, seed, picture })
+                    }
+                    _ => ControlFlow::Continue(()),
+                })?;
             }
-            Ok(Box::new(classifier_of(&ModelFiles::folder(&folder)?)?))
-        }
-        #[cfg(feature = "embedded-mnist")]
-        FeatureChoice::Lenet => {
-            let files = tweedie_weights::LENET_DIGITS;
-            Ok(Box::new(classifier_of(&ModelFiles::Embedded { name: "lenet-digits", files })?))
-        }
-        #[cfg(not(feature = "embedded-mnist"))]
-        FeatureChoice::Lenet => {
-            let fix = "this build has no embedded one; give the folder of a model that `tweedie train classifier` made";
-            Err(Error::invalid("the network of `features`", "lenet", fix))
-        }
+            Ok(())
+        })
     }
 }
 
-/// Features of samples, each as it would be saved.
+/// Runs a model that stops where the observer has an error, which is then the result.
+fn told<T>(
+    observer: &mut SampleObserver<'_>,
+    run: impl FnOnce(&mut dyn FnMut(SampleEvent<'_>) -> ControlFlow<()>) -> Result<T>,
+) -> Result<()> {
+    let mut failure = None;
+    let made = run(&mut |event| match observer(event) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failure = Some(error);
+            ControlFlow::Break(())
+        }
+    });
+    failure.map_or(made.map(|_| ()), Err)
+}
+
+/// Features of samples.
 ///
 /// # Errors
-/// [`Error::Cancelled`] if `watch` breaks; whatever the networks report.
+/// Whatever the networks or the observer report.
 pub fn features_of_samples(
     network: &dyn FeatureNetwork,
-    pipeline: &PixelPipeline,
-    settings: &PixelSettings,
+    samples: &dyn Samples,
     kept: Kept,
-    watch: &mut Watch<'_>,
+    observer: &mut SampleObserver<'_>,
 ) -> Result<PictureSet> {
     let mut extraction = Extraction::new(network, kept);
-    let mut failure = None;
-    let total = settings.num_images;
-    let made = pipeline.run(settings, None, &mut |event| match event {
-        Event::Picture { index, seed, picture, .. } => {
-            match extraction.add(picture, &format!("the sample of seed {seed}")) {
-                Ok(()) => watch(index + 1, total),
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+    samples.make(&mut |event| {
+        if let SampleEvent::Sample { seed, picture, .. } = &event {
+            extraction.add(picture, &format!("the sample of seed {seed}"))?;
         }
-        // The number so far, so that steps can be stopped too.
-        Event::Step { batch, .. } => watch((batch * settings.batch_size).min(total), total),
-        _ => ControlFlow::Continue(()),
-    });
-    failure.map_or(made, Err)?;
+        observer(event)
+    })?;
     extraction.finish()
 }

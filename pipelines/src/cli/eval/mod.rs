@@ -8,6 +8,7 @@ mod inception_score;
 mod kid;
 mod likelihood;
 mod prdc;
+mod prompt_samples;
 mod prompts;
 mod samples;
 mod table;
@@ -31,7 +32,7 @@ pub enum EvalCommand {
     Prdc(Box<prdc::PrdcArguments>),
     /// How well pictures show what texts say, as CLIP sees it (Hessel et al. 2021).
     #[command(after_help = examples(&[r#"tweedie eval clip pictures --clip clip-vit-base-patch32"#]))]
-    Clip(clip::ClipArguments),
+    Clip(Box<clip::ClipArguments>),
     /// Judge by a classifier whether pictures are of the classes that were asked for.
     #[command(after_help = examples(&[r#"tweedie eval classify --images digits --classifier runs/classifier"#]))]
     Classify(classify::ClassifyArguments),

@@ -1,21 +1,24 @@
 //! What `tweedie eval fid`, `kid`, `is` and `prdc` have in common: samples, the network that sees their features, the reference.
 
+use super::prompt_samples::PromptSampleArguments;
 use crate::cli::failure::{unless_stopped, wrong_usage};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::print;
 use crate::cli::progress::Progress;
-use crate::cli::source::{OfflineOption, Source};
 use clap::{ArgGroup, Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tweedie::metrics::{Bootstrap, FeatureNetwork, Features, Figure, Kept, PictureSet, features_of_folder};
+use tweedie::metrics::{
+    Bootstrap, FeatureNetwork, Features, Figure, InceptionResizing, Kept, PictureSet, features_of_folder,
+};
 use tweedie::training::data::Split;
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, FeatureChoice, Options, PixelPipeline, PixelRequest, features_of_samples, open_features,
+    Error, FeatureChoice, Options, PixelPipeline, PixelRequest, PixelSamples, SampleEvent, Samples,
+    features_of_samples, open_features,
 };
 
 /// Pictures whose features are kept at most: with 2,048 of each 400 MB.
@@ -35,6 +38,24 @@ impl From<Part> for Split {
         match part {
             Part::Train => Self::Train,
             Part::Test => Self::Test,
+        }
+    }
+}
+
+/// Whose way pictures are resized for Inception.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Resize {
+    /// Bilinear interpolation, which skips pixels where pictures shrink
+    PytorchFid,
+    /// A bicubic filter over all pixels
+    CleanFid,
+}
+
+impl From<Resize> for InceptionResizing {
+    fn from(resize: Resize) -> Self {
+        match resize {
+            Resize::PytorchFid => Self::PytorchFid,
+            Resize::CleanFid => Self::CleanFid,
         }
     }
 }
@@ -59,26 +80,27 @@ pub struct SampleArguments {
     #[command(flatten)]
     request: Given<PixelRequest>,
 
+    #[command(flatten)]
+    prompts: PromptSampleArguments,
+
     /// Which part of SAMPLES, if it has two
-    #[arg(long, value_enum, value_name = "PART", default_value = "train", conflicts_with = "checkpoint")]
+    #[arg(long, value_enum, value_name = "PART", default_value = "train")]
+    #[arg(conflicts_with_all = ["checkpoint", "prompt", "prompts"])]
     split: Part,
 
-    /// By which network's features pictures are compared: lenet, the embedded one of digits, or the folder of a model from
-    /// `tweedie train classifier`
-    #[arg(long, value_name = "lenet|DIR", default_value = "lenet")]
+    /// By which network's features pictures are compared: lenet, the embedded one of digits; inception, that of FID, if
+    /// pytorch-fid has downloaded it; a file of Inception-v3 as pytorch-fid or torchvision have it; or the folder of a model
+    /// from `tweedie train classifier`
+    #[arg(long, value_name = "lenet|inception|FILE|DIR", default_value = "lenet")]
     features: FeatureChoice,
+
+    /// How pictures come to Inception's size, on which every figure depends [default: pytorch-fid]
+    #[arg(long, value_enum, value_name = "NAME")]
+    resize: Option<Resize>,
 
     /// How often samples are drawn again for the interval that holds a figure with 95 %; 0 for no interval
     #[arg(long, value_name = "N", default_value_t = 100)]
     resamples: usize,
-
-    /// Where samples are made: auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-
-    /// Number format of the weights of --checkpoint: auto, f32, f16 or bf16
-    #[arg(long, default_value = "auto")]
-    dtype: DTypeChoice,
 
     /// Print one JSON object
     #[arg(long)]
@@ -87,9 +109,6 @@ pub struct SampleArguments {
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
-
-    #[command(flatten)]
-    offline: OfflineOption,
 }
 
 /// What there is of a judgement that was stopped.
@@ -120,6 +139,21 @@ impl ReferenceArguments {
     }
 }
 
+/// Shows how far samples are, and stops if that was asked for.
+pub fn show_sampling(
+    event: &SampleEvent<'_>,
+    count: usize,
+    progress: &Progress,
+    interrupt: &Interrupt,
+) -> tweedie::Result<()> {
+    match event {
+        SampleEvent::Warning(text) => progress.warning(text),
+        SampleEvent::Working { done } => progress.steps(*done, count),
+        SampleEvent::Sample { index, .. } => progress.steps(index + 1, count),
+    }
+    if interrupt.flow().is_break() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
 /// A judgement that is under way.
 pub struct Work<'a> {
     arguments: &'a SampleArguments,
@@ -138,13 +172,16 @@ impl SampleArguments {
     /// Starts a judgement.
     pub fn start(&self) -> anyhow::Result<Work<'_>> {
         let (start, interrupt) = (Instant::now(), Interrupt::listen()?);
-        if self.checkpoint.is_none() && !self.request.fields().keys().all(|field| field == "seed") {
-            wrong_usage!("options of sampling were given, and no model that could use them; give --checkpoint");
+        self.prompts.check()?;
+        if self.samples.is_some() && !self.request.fields().keys().all(|field| field == "seed") {
+            wrong_usage!(
+                "options of sampling were given, and no model that could use them; give --checkpoint, or --prompts with --model"
+            );
         }
         let seed = self.request()?.seed;
         Ok(Work {
             arguments: self,
-            network: open_features(&self.features)?,
+            network: open_features(&self.features, self.resize.map(Into::into))?,
             bootstrap: Bootstrap { resamples: self.resamples, seed },
             progress: Progress::counting("picture", self.quiet),
             interrupt,
@@ -160,13 +197,22 @@ impl SampleArguments {
         Ok(request)
     }
 
-    fn pipeline(&self, path: &Path, interrupt: &Interrupt) -> anyhow::Result<PixelPipeline> {
+    /// Those that a model will make.
+    fn made(&self, interrupt: &Interrupt) -> anyhow::Result<Box<dyn Samples>> {
         let fetching = Fetching { interrupt, quiet: self.quiet };
-        let offline = self.offline.offline();
-        let source = Source { dtype: self.dtype, device: self.device, offline, fetching: &fetching };
-        let model = source.pixel_model_or_mnist(path)?;
-        let builder = PixelPipeline::builder().model(model).device(self.device).dtype(self.dtype);
-        Ok(self.classifier.iter().fold(builder, |builder, path| builder.classifier(path)).build()?)
+        let Some(path) = &self.checkpoint else {
+            let fields = self.request.fields();
+            if fields.contains_key("classes") {
+                wrong_usage!("--classes is for models of classes, and this one takes prompts; leave it out");
+            }
+            return Ok(Box::new(self.prompts.samples(fields, &fetching)?));
+        };
+        let model = &self.prompts.model;
+        let pixel_model = model.source(&fetching).pixel_model_or_mnist(path)?;
+        let builder = PixelPipeline::builder().model(pixel_model).device(model.device).dtype(model.dtype);
+        let pipeline = self.classifier.iter().fold(builder, |builder, path| builder.classifier(path)).build()?;
+        let settings = pipeline.settle(&self.request()?)?;
+        Ok(Box::new(PixelSamples { pipeline, settings }))
     }
 }
 
@@ -178,22 +224,19 @@ impl Work<'_> {
 
     /// Looks at the samples.
     pub fn samples(&mut self, kept: Kept) -> anyhow::Result<PictureSet> {
-        let set = match (&self.arguments.samples, &self.arguments.checkpoint) {
-            (Some(folder), _) => self.folder("samples", folder, self.arguments.split, kept),
-            (None, Some(path)) => self.made(path, kept),
-            (None, None) => wrong_usage!("give a folder of samples, or --checkpoint"),
+        let set = match &self.arguments.samples {
+            Some(folder) => self.folder("samples", folder, self.arguments.split, kept),
+            None => self.made(kept),
         }?;
         self.fields.insert("samples".into(), set.count().into());
         Ok(set)
     }
 
-    fn made(&self, path: &Path, kept: Kept) -> anyhow::Result<PictureSet> {
-        let pipeline = self.arguments.pipeline(path, &self.interrupt)?;
-        let settings = pipeline.settle(&self.arguments.request()?)?;
-        settings.warnings.iter().for_each(|warning| self.progress.warning(warning));
+    fn made(&self, kept: Kept) -> anyhow::Result<PictureSet> {
+        let samples = self.arguments.made(&self.interrupt)?;
         self.progress.stage("samples");
-        let made = features_of_samples(self.network.as_ref(), &pipeline, &settings, kept, &mut |done, of| {
-            self.watch(done, of)
+        let made = features_of_samples(self.network.as_ref(), samples.as_ref(), kept, &mut |event| {
+            show_sampling(&event, samples.count(), &self.progress, &self.interrupt)
         });
         self.ended(made)
     }
