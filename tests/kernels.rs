@@ -49,6 +49,54 @@ fn convolution_is_candles_on_any_geometry() -> TestResult {
     Ok(())
 }
 
+/// Rows of an image alone, padded only where the image ends, give the rows of the result to the bit if they begin at a multiple of
+/// four: by Winograd's transform, by patches, and with rounded products. The gradients are those of the whole to the last roundings.
+#[test]
+fn rows_of_a_convolution_are_those_of_the_whole() -> TestResult {
+    let (height, width) = (53, 21);
+    for (channels, outputs, stride, padding) in
+        [(32, 24, 1, [1, 1]), (5, 24, 1, [1, 1]), (32, 24, 2, [0, 1]), (32, 24, 2, [1, 1])]
+    {
+        let (x, w) = (random(1, &[1, height, width, channels])?, random(2, &[outputs, channels, 3, 3])?);
+        let (x, bias) = (Var::from_tensor(&x)?, random(3, &[outputs])?);
+        let [before, after] = padding;
+        let geometry = ConvGeometry { pad_after: [after; 2], ..ConvGeometry::square(3, stride, before) };
+        for products in [MatmulPrecision::Full, MatmulPrecision::Bf16] {
+            let weight = PackedWeight::with_products(&w, products)?;
+            let whole = conv2d_packed(&x, &weight, &bias, geometry)?;
+            let rows = whole.dim(1)?;
+            let edges: Vec<usize> = [0, 4, 16].into_iter().filter(|&edge| edge + 16 <= rows).chain([rows]).collect();
+            let mut parts = Vec::new();
+            for edge in edges.windows(2) {
+                let first = (edge[0] * stride).saturating_sub(before);
+                let end = ((edge[1] - 1) * stride + 3 - before).min(height);
+                let above = if first == 0 { before } else { 0 };
+                let below = if end == height { after } else { 0 };
+                let part = conv2d_packed(
+                    &x.narrow(1, first, end - first)?,
+                    &weight,
+                    &bias,
+                    ConvGeometry { pad_before: [above, before], pad_after: [below, after], ..geometry },
+                )?;
+                assert_eq!(part.dim(1)?, edge[1] - edge[0]);
+                parts.push(part);
+            }
+            assert!(parts.len() > 1);
+            let parts = Tensor::cat(&parts, 1)?;
+            let what = format!("{channels} channels, stride {stride}, {products:?}");
+            assert_eq!(parts.flatten_all()?.to_vec1::<f32>()?, whole.flatten_all()?.to_vec1::<f32>()?, "{what}");
+            let gradient = |y: &Tensor| -> TestResult<Tensor> {
+                let grads = y.sqr()?.sum_all()?.backward()?;
+                Ok(grads.get(&x).ok_or("no gradient")?.clone())
+            };
+            if products == MatmulPrecision::Full {
+                check(&what, &gradient(&parts)?, &gradient(&whole)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Large enough for several bands of patches.
 #[test]
 fn convolution_in_bands_is_candles() -> TestResult {

@@ -279,7 +279,7 @@ fn check_memory(settings: &Settings, encoded: &Encoded, denoise: &Denoise, decod
     if batch > available {
         return refused("denoising network", batch, format!("take a `batch_size` of {} at most", available / of_one));
     }
-    let decoded = decode.vae().least_memory(height, width);
+    let decoded = decode.vae().decoding_memory(height, width).least;
     if decoded > available { refused("decoder", decoded, smaller(decoded)) } else { Ok(()) }
 }
 

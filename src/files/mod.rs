@@ -19,6 +19,7 @@
 
 mod durable_file;
 mod guard;
+mod scratch;
 mod space;
 mod sums;
 
@@ -27,5 +28,6 @@ pub use durable_file::{
     write_folder, write_synced,
 };
 pub use guard::guarded;
+pub(crate) use scratch::{Place, ScratchFile};
 pub use space::free_space;
 pub use sums::{bytes_sha256, file_sha256, hexadecimal, sha256};

@@ -75,6 +75,34 @@ impl Attention {
         self.attend(x, [keys.clone(), values.clone()], residual)
     }
 
+    /// Self-attention as [`Self::forward`] plus `x`, of tokens that `normed` makes of so many of `x` as it is given: by the kernels, a part of
+    /// them at a time, so that only keys, values and the result are held whole. A token's bits are those of the whole.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub(crate) fn forward_in_parts(
+        &self,
+        x: &Tensor,
+        normed: impl Fn(&Tensor) -> Result<Tensor>,
+        tokens: usize,
+    ) -> Result<Tensor> {
+        let count = x.dim(1)?;
+        let parts =
+            || (0..count).step_by(tokens.max(1)).map(|first| x.narrow(1, first, tokens.max(1).min(count - first)));
+        let of_all = |layer: &Linear| -> Result<Tensor> {
+            let of_parts = parts().map(|part| layer.forward(&normed(&part?)?)).collect::<Result<Vec<_>>>()?;
+            Ok(Tensor::cat(&of_parts, 1)?)
+        };
+        let (keys, values) = (of_all(&self.to_k)?, of_all(&self.to_v)?);
+        let attend = |part: &Tensor| self.attend(&normed(part)?, [keys.clone(), values.clone()], part);
+        let mixed = parts().map(|part| attend(&part?)).collect::<Result<Vec<_>>>()?;
+        drop((keys, values));
+        Ok(Tensor::cat(&mixed, 1)?)
+    }
+
     fn keys_and_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
         Ok([self.to_k.forward(context)?, self.to_v.forward(context)?])
     }

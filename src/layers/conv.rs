@@ -4,6 +4,7 @@ use super::weights::vector;
 use super::{FeatureMap, Weight, Weights};
 use crate::{Result, kernels};
 use candle_core::{DType, Tensor};
+use std::ops::Range;
 
 pub use kernels::ConvGeometry;
 
@@ -87,6 +88,29 @@ impl Conv2d {
             None => values.clone(),
         };
         self.apply(x, Some(&bias.to_dtype(x.dtype())?))
+    }
+
+    /// Channels of the output.
+    pub(crate) fn outputs(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
+    /// The output's height and width for an input of these.
+    pub(crate) fn output_sides(&self, sides: [usize; 2]) -> [usize; 2] {
+        self.geometry.output_sides(sides)
+    }
+
+    /// The rows of an input of `height` rows that some rows of the output see.
+    pub(crate) fn rows_seen(&self, output: &Range<usize>, height: usize) -> Range<usize> {
+        self.geometry.rows_seen(output, height)
+    }
+
+    /// The same layer for the rows alone that some rows of the output [see](Self::rows_seen), of an input of `height` rows. The
+    /// kernels give these rows of the output the bits that they have in the whole if they begin at a multiple of
+    /// [`ROWS_TOGETHER`](kernels::ROWS_TOGETHER).
+    #[must_use]
+    pub(crate) fn for_rows(&self, seen: &Range<usize>, height: usize) -> Self {
+        Self { geometry: self.geometry.for_rows(seen, height), ..self.clone() }
     }
 
     /// As [`Self::forward`] plus a residual, which is as the result.

@@ -1,8 +1,9 @@
 //! Activations with height and width, which own their memory layout.
 
 use super::{Activation, Backend, ConvGeometry, Pooling, add_residual};
-use crate::{Result, kernels};
+use crate::{Error, Result, kernels};
 use candle_core::{DType, Tensor};
+use std::ops::Range;
 
 /// A batch of images of features.
 ///
@@ -75,14 +76,63 @@ impl FeatureMap {
         }
     }
 
+    /// Channels, height and width.
+    pub(crate) fn chw(&self) -> (usize, usize, usize) {
+        let (_, channels, height, width) = self.dims();
+        (channels, height, width)
+    }
+
     /// How layers compute on this map.
     pub fn backend(&self) -> Backend {
         self.backend
     }
 
+    /// What its values take in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.tensor.elem_count() * self.dtype().size_in_bytes()) as u64
+    }
+
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.tensor.dtype()
+    }
+
+    /// Some of the rows; of a batch of 1 for the kernels without a copy.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Result<Self> {
+        self.map(|x| Ok(x.narrow(self.row_axis(), rows.start, rows.len())?))
+    }
+
+    /// Maps of the same width and channels, one below the other.
+    ///
+    /// # Errors
+    /// If there is none, or they do not fit.
+    pub(crate) fn stacked(maps: &[Self]) -> Result<Self> {
+        let [first, ..] = maps else {
+            return Err(Error::invalid("the number of maps to stack", 0, "take one at least"));
+        };
+        if maps.len() == 1 {
+            return Ok(first.clone());
+        }
+        let tensors: Vec<&Tensor> = maps.iter().map(|map| &map.tensor).collect();
+        first.map(|_| Ok(Tensor::cat(&tensors, first.row_axis())?))
+    }
+
+    /// Adds the pixels of one image's next rows to the sums for a norm.
+    ///
+    /// # Errors
+    /// If the channels do not fit, or it is more than one image.
+    pub(crate) fn add_to(&self, sums: &mut kernels::ChannelSums) -> Result<()> {
+        Ok(sums.add(&self.tensor)?)
+    }
+
+    fn row_axis(&self) -> usize {
+        match self.backend {
+            Backend::Kernels => 1,
+            Backend::Candle => 2,
+        }
     }
 
     /// Another map from the tensor in its own layout, for layers.

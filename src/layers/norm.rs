@@ -2,7 +2,8 @@
 
 use super::weights::vector;
 use super::{Backend, FeatureMap, Weights};
-use crate::{Result, kernels};
+use crate::Result;
+use crate::kernels::{self, ChannelSums};
 use candle_core::{DType, Tensor};
 
 /// Group normalisation (Wu and He 2018), with SiLU after it if asked for.
@@ -55,6 +56,24 @@ impl GroupNorm {
         let weight = factor.broadcast_mul(&self.weight.to_dtype(factor.dtype())?)?;
         let bias = factor.broadcast_mul(&self.bias.to_dtype(factor.dtype())?)?.add(&shift)?;
         self.apply(x, &weight, &bias)
+    }
+
+    /// What [`Self::forward_part`] has to know of the whole map, when nothing of it was seen yet.
+    pub(crate) fn sums(&self) -> ChannelSums {
+        ChannelSums::new(self.weight.elem_count())
+    }
+
+    /// [`Self::forward`] of some rows of a map whose sums are known, by the kernels and without a gradient: they get the bits
+    /// that they have in the whole map.
+    ///
+    /// # Errors
+    /// If the channels do not fit, or it is more than one image.
+    pub(crate) fn forward_part(&self, x: &FeatureMap, sums: &ChannelSums) -> Result<FeatureMap> {
+        x.map(|x| {
+            let [weight, bias] = [self.weight.to_dtype(x.dtype())?, self.bias.to_dtype(x.dtype())?];
+            let (groups, epsilon) = (self.groups, self.epsilon);
+            Ok(kernels::group_norm_of_part(x, sums, [&weight, &bias], groups, epsilon, self.activation)?)
+        })
     }
 
     fn apply(&self, x: &FeatureMap, weight: &Tensor, bias: &Tensor) -> Result<FeatureMap> {

@@ -38,7 +38,7 @@ mod unet_blocks;
 
 pub use autoencoder::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, AutoencoderTiny, AutoencoderTinyConfig, DiagonalGaussian,
-    EitherAutoencoderConfig, Halves, LatentSpace, Watch,
+    EitherAutoencoderConfig, Halves, LatentSpace, Memory, Strips, Watch,
 };
 pub use clip::{ClipTextConfig, ClipTextModel, ClipTextOutput, ClipVisionConfig, ClipVisionModel};
 pub use controlled::{Control, ControlConfig, ControlModel, ControlledUNet};

@@ -52,16 +52,28 @@ impl ResnetBlock {
 
     /// `x`: a map with the block's input channels; `time`: `[batch, time_width]`.
     pub fn forward(&self, x: &FeatureMap, time: Option<&Tensor>) -> Result<FeatureMap> {
-        let conditioned = self.conditioned(x, time)?;
+        self.sum(&self.conv2, x, self.conditioned(x, time)?)
+    }
+
+    /// What the second convolution makes of the conditioned map, and the input added. In strips it has their padding.
+    pub fn sum(&self, conv2: &Conv2d, x: &FeatureMap, conditioned: FeatureMap) -> Result<FeatureMap> {
         let sum = match &self.conv_shortcut {
             Some(shortcut) => {
-                let h = self.conv2.forward(&conditioned)?;
+                let h = conv2.forward(&conditioned)?;
                 drop(conditioned);
                 shortcut.forward_plus_residual(x, &h)?
             }
-            None => self.conv2.forward_plus_residual(&conditioned, x)?,
+            None => conv2.forward_plus_residual(&conditioned, x)?,
         };
         sum.scale(1.0 / self.output_scale)
+    }
+
+    pub fn norms(&self) -> [&GroupNorm; 2] {
+        [&self.norm1, &self.norm2]
+    }
+
+    pub fn convs(&self) -> [&Conv2d; 2] {
+        [&self.conv1, &self.conv2]
     }
 
     /// All that comes before the second convolution. With time, the projected embedding is `[batch, outputs]`, added
@@ -106,6 +118,10 @@ pub(super) struct Upsample {
 impl Upsample {
     pub fn new(weights: &Weights<'_>, channels: usize) -> Result<Self> {
         Ok(Self { conv: Conv2d::new(&weights.at("upsamplers.0.conv"), channels, channels, 3)? })
+    }
+
+    pub fn conv(&self) -> &Conv2d {
+        &self.conv
     }
 
     pub fn forward(&self, x: &FeatureMap, height: usize, width: usize) -> Result<FeatureMap> {

@@ -1,5 +1,15 @@
 //! Kernel size, stride and padding.
 
+use std::ops::Range;
+
+/// A convolution whose output begins at a multiple of this many of its output rows gives them the bits that they have in the
+/// whole image: so many rows are computed together.
+pub(crate) const ROWS_TOGETHER: usize = super::super::winograd::TILE;
+
+/// A part of an image that has as many rows and columns, or more, is convolved in the same way as the whole image, which depends
+/// on the channels alone then.
+pub(crate) const LEAST_SIDE: usize = 16;
+
 /// Kernel size, stride and zero padding. Of two numbers the first is along the height and the second along the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvGeometry {
@@ -38,6 +48,25 @@ impl ConvGeometry {
         (0..2).all(|axis| {
             sides[axis] > 0 && sides[axis] + self.pad_before[axis] + self.pad_after[axis] >= self.kernel[axis]
         })
+    }
+
+    /// The rows of an image of `height` rows that some rows of the output see.
+    pub(crate) fn rows_seen(&self, output: &Range<usize>, height: usize) -> Range<usize> {
+        let above = self.pad_before[0];
+        let first = (output.start * self.stride).saturating_sub(above);
+        let end = (output.end.saturating_sub(1) * self.stride + self.kernel[0]).saturating_sub(above);
+        first..end.min(height)
+    }
+
+    /// The same for [some rows](Self::rows_seen) of the image alone: there is padding only where the image ends.
+    pub(crate) fn for_rows(mut self, seen: &Range<usize>, height: usize) -> Self {
+        if seen.start > 0 {
+            self.pad_before[0] = 0;
+        }
+        if seen.end < height {
+            self.pad_after[0] = 0;
+        }
+        self
     }
 
     pub(super) fn is_pointwise(&self) -> bool {

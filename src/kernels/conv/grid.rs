@@ -106,12 +106,11 @@ impl Grid {
     /// The faster way that 3x3 kernels of stride 1 have.
     pub fn winograd(&self) -> Option<Winograd> {
         let Self { geometry, height, width, channels, out_height, out_width } = *self;
-        let [pad_before, left] = geometry.pad_before;
-        (geometry.kernel == [3, 3] && geometry.stride == 1 && left == pad_before).then_some(Winograd {
+        (geometry.kernel == [3, 3] && geometry.stride == 1).then_some(Winograd {
             height,
             width,
             channels,
-            pad_before,
+            pad: geometry.pad_before,
             out_height,
             out_width,
         })

@@ -10,6 +10,7 @@ mod gradient;
 mod grid;
 
 pub use geometry::ConvGeometry;
+pub(crate) use geometry::{LEAST_SIDE, ROWS_TOGETHER};
 
 use super::addend::Addend;
 use super::bf16::MatmulPrecision;

@@ -3,7 +3,8 @@
 use super::super::activation::silu_derivative;
 use super::super::simd::multiversion;
 use super::super::{Real, zeros};
-use super::{Activation, Affine, GroupNorm, ROWS_PER_TASK};
+use super::sums::PIXELS_PER_TASK;
+use super::{Activation, Affine, GroupNorm};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -21,7 +22,7 @@ impl GroupNorm {
         let statistics = self.statistics(x, channels);
         let normalise = statistics.affine(&vec![T::one(); channels], &zeros(channels));
         let silu = (self.activation == Activation::Silu).then(|| statistics.affine(weight, bias));
-        let task_len = ROWS_PER_TASK * channels;
+        let task_len = PIXELS_PER_TASK * channels;
         let partial: Vec<Vec<f64>> = x
             .par_chunks(task_len)
             .zip(grad.par_chunks(task_len))

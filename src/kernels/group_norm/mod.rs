@@ -1,14 +1,20 @@
 //! Group normalisation, with an activation in the same pass.
 
 mod gradient;
+mod sums;
 
+pub(crate) use sums::ChannelSums;
+
+use super::meter::{self, Pass};
+use super::operation::{contiguous, for_real, on_cpu};
 use super::simd::multiversion;
 use super::values::from_f64;
 use super::{Kernel, Needed, Real, apply, written};
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use sums::PIXELS_PER_TASK;
 
 /// What follows a normalisation at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +24,6 @@ pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
 }
-
-/// Rows that one task sums; fixed, so that sums do not depend on the number of threads.
-const ROWS_PER_TASK: usize = 256;
 
 /// Group normalisation over `[batch, ..., channels]` (Wu and He 2018), then the activation. With a weight and a bias for each
 /// image it is the adaptive one of Dhariwal and Nichol (2021, section 3.1).
@@ -73,6 +76,45 @@ pub fn group_norm_definition(
     }
 }
 
+/// [`group_norm`] of some pixels of an image whose sums are known: they get the bits that they have in the whole image. No
+/// gradient is taken of it.
+///
+/// # Shapes
+/// `x`: `[1, ..., channels]`, contiguous; `weight` and `bias`: `[channels]`; the result is as `x`.
+///
+/// # Errors
+/// As [`group_norm`]; and if a gradient is asked for.
+pub(crate) fn group_norm_of_part(
+    x: &Tensor,
+    sums: &ChannelSums,
+    [weight, bias]: [&Tensor; 2],
+    groups: usize,
+    epsilon: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    let norm = GroupNorm { groups, epsilon, activation };
+    let (shape, channels) = (x.dims(), x.dim(D::Minus1)?);
+    let fits =
+        shape[0] == 1 && weight.dims() == [channels] && norm.shape([shape, weight.dims(), bias.dims()]).is_some();
+    if !fits || [x, weight, bias].into_iter().any(Tensor::track_op) {
+        candle_core::bail!("{NAME}: shape {shape:?} is not that of an image's part, or a gradient is asked for");
+    }
+    let [x, weight, bias] = [x, weight, bias].map(Tensor::storage_and_layout);
+    for_real!(on_cpu(&x.0, NAME)?, NAME, T => {
+        let mut slices: [&[T]; 3] = [&[]; 3];
+        for (slice, (storage, layout)) in slices.iter_mut().zip([&x, &weight, &bias]) {
+            *slice = contiguous(on_cpu(storage, NAME)?, layout, NAME)?;
+        }
+        let [x, weight, bias] = slices;
+        let affine = sums.clone().statistics(&norm).affine(weight, bias);
+        // SAFETY: there is one part, all of which is set.
+        let part = || unsafe { written(x.len(), x.len(), |_, y| norm.write(x, &affine, y)) };
+        Tensor::from_vec(meter::measured((NAME, Pass::Forward), || 0, part), shape, &Device::Cpu)
+    })
+}
+
+const NAME: &str = "group-norm";
+
 struct GroupNorm {
     groups: usize,
     epsilon: f64,
@@ -80,7 +122,7 @@ struct GroupNorm {
 }
 
 impl Kernel<3> for GroupNorm {
-    const NAME: &'static str = "group-norm";
+    const NAME: &'static str = NAME;
 
     fn shape(&self, [x, weight, bias]: [&[usize]; 3]) -> Option<Vec<usize>> {
         let channels = *x.last()?;
@@ -91,17 +133,13 @@ impl Kernel<3> for GroupNorm {
     fn forward<T: Real>(&self, [x, weight, bias]: [&[T]; 3], [shape, ..]: [&[usize]; 3]) -> Vec<T> {
         let channels = shape[shape.len() - 1];
         let image_len = (x.len() / shape[0].max(1)).max(1);
-        let task_len = ROWS_PER_TASK * channels;
-        let silu = self.activation == Activation::Silu;
         let write = |at: Range<usize>, y: &mut [MaybeUninit<T>]| {
             let image = at.start / image_len;
             let x = &x[at];
             let (weight, bias) = (of_image(weight, image, channels), of_image(bias, image, channels));
-            let affine = self.statistics(x, channels).affine(weight, bias);
-            let tasks = y.par_chunks_mut(task_len).zip(x.par_chunks(task_len));
-            tasks.for_each(|(y, x)| scale_rows(x, &affine.scale, &affine.shift, silu, y));
+            self.write(x, &self.statistics(x, channels).affine(weight, bias), y);
         };
-        // SAFETY: a part is an image, and `scale_rows` sets all that it is given.
+        // SAFETY: a part is an image, all of which is set.
         unsafe { written(x.len(), image_len, write) }
     }
 
@@ -115,7 +153,7 @@ impl Kernel<3> for GroupNorm {
     ) -> [Vec<T>; 3] {
         let channels = shape[shape.len() - 1];
         let image_len = (x.len() / shape[0].max(1)).max(1);
-        let task_len = ROWS_PER_TASK * channels;
+        let task_len = PIXELS_PER_TASK * channels;
         let images: Vec<_> = x
             .par_chunks_exact(image_len)
             .zip(grad.par_chunks_exact(image_len))
@@ -169,39 +207,16 @@ impl Statistics {
 
 impl GroupNorm {
     fn statistics<T: Real>(&self, x: &[T], channels: usize) -> Statistics {
-        let partial: Vec<Vec<f64>> =
-            x.par_chunks(ROWS_PER_TASK * channels).map(|rows| channel_sums(rows, channels)).collect();
-        let mut sums = vec![0.0; 2 * channels];
-        for task in &partial {
-            sums.iter_mut().zip(task).for_each(|(sum, part)| *sum += part);
-        }
-        let per_group = channels / self.groups;
-        let count = (x.len() / channels * per_group) as f64;
-        let (mut mean, mut inverse) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
-        for (plain, squared) in sums[..channels].chunks_exact(per_group).zip(sums[channels..].chunks_exact(per_group)) {
-            let average = plain.iter().sum::<f64>() / count;
-            let variance = (squared.iter().sum::<f64>() / count - average * average).max(0.0);
-            mean.resize(mean.len() + per_group, average);
-            inverse.resize(inverse.len() + per_group, 1.0 / (variance + self.epsilon).sqrt());
-        }
-        Statistics { mean, inverse }
+        let mut sums = ChannelSums::new(channels);
+        sums.add_pixels(x);
+        sums.statistics(self)
     }
-}
 
-multiversion! {
-    /// The sums and the sums of squares of each channel, in f64: exact enough for the difference of the
-    /// mean square and the squared mean.
-    fn channel_sums<T: Real>(rows: &[T], channels: usize) -> Vec<f64> {
-        let mut sums = vec![0.0f64; 2 * channels];
-        let (plain, squared) = sums.split_at_mut(channels);
-        for row in rows.chunks_exact(channels) {
-            for ((x, sum), squares) in row.iter().zip(plain.iter_mut()).zip(squared.iter_mut()) {
-                let x = x.to_f64();
-                *sum += x;
-                *squares += x * x;
-            }
-        }
-        sums
+    /// Sets some pixels of an image to what they are normalised to.
+    fn write<T: Real>(&self, x: &[T], affine: &Affine<T>, y: &mut [MaybeUninit<T>]) {
+        let (silu, task_len) = (self.activation == Activation::Silu, PIXELS_PER_TASK * affine.scale.len());
+        let tasks = y.par_chunks_mut(task_len).zip(x.par_chunks(task_len));
+        tasks.for_each(|(y, x)| scale_rows(x, &affine.scale, &affine.shift, silu, y));
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) const NEAR: f64 = 0.75;
 pub(super) const FAR: f64 = 1.5;
 
 /// Output pixels along a side of a tile.
-pub(super) const TILE: usize = 4;
+pub(in crate::kernels) const TILE: usize = 4;
 
 /// Input pixels along a side of a tile.
 pub(super) const SEEN: usize = 6;

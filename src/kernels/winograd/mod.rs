@@ -10,6 +10,8 @@
 mod gradient;
 mod lines;
 
+pub(super) use lines::TILE;
+
 use super::addend::{Addend, Start};
 use super::output::{Matrix, Output, matrix};
 use super::panel_row::PANEL;
@@ -17,7 +19,7 @@ use super::panels::Panels;
 use super::simd::multiversion;
 use super::tile::{Left, Right, Run, Tiled, add_tiles};
 use super::{Real, zeros};
-use lines::{Lanes, SEEN, TILE, lanes, pixels_in_a_line, sums_in_a_line, weights_in_a_line};
+use lines::{Lanes, SEEN, lanes, pixels_in_a_line, sums_in_a_line, weights_in_a_line};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -42,14 +44,15 @@ pub(super) struct Winograd {
     pub height: usize,
     pub width: usize,
     pub channels: usize,
-    pub pad_before: usize,
+    /// Zeros above and to the left.
+    pub pad: [usize; 2],
     pub out_height: usize,
     pub out_width: usize,
 }
 
 impl Winograd {
     /// Whether it is faster than to multiply patches: which depends on one image and the weights alone, so that
-    /// the batch changes nothing.
+    /// the batch changes nothing; and of images of [`LEAST_SIDE`](super::conv::LEAST_SIDE) pixels a side on the channels alone.
     pub fn pays(&self, outputs: usize) -> bool {
         let pixels = (self.tiles_per_image() * TILE * TILE) as f64;
         let used = (self.out_height * self.out_width) as f64;
@@ -180,10 +183,12 @@ multiversion! {
     fn transform_tile<T: Real>(grid: &Winograd, x: &[T], tile: usize, out: &mut [T], stride: usize) {
         let (image, top, left) = grid.position(tile);
         let inside =
-            |start: usize, i: usize, side: usize| (start + i).checked_sub(grid.pad_before).filter(|&i| i < side);
+            |start: usize, i: usize, pad: usize, side: usize| (start + i).checked_sub(pad).filter(|&i| i < side);
+        let [above, before] = grid.pad;
         let zeros = [T::zero(); PANEL];
         let pixels: [Option<&[T]>; POINTS] = std::array::from_fn(|i| {
-            let (y, x_) = (inside(top, i / SEEN, grid.height)?, inside(left, i % SEEN, grid.width)?);
+            let y = inside(top, i / SEEN, above, grid.height)?;
+            let x_ = inside(left, i % SEEN, before, grid.width)?;
             Some(&x[((image * grid.height + y) * grid.width + x_) * grid.channels..][..grid.channels])
         });
         let mut columns = [[zeros; SEEN]; SEEN];

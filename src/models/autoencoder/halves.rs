@@ -1,5 +1,6 @@
 //! The autoencoder's two halves, which share their middle.
 
+use super::strips::{self, Entry, Resolution, Strips};
 use super::{AutoencoderConfig, Watch, tell};
 use crate::Result;
 use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights};
@@ -48,10 +49,14 @@ impl Middle {
         })
     }
 
-    fn forward(&self, x: &FeatureMap) -> Result<FeatureMap> {
+    fn forward(&self, x: &FeatureMap, strips: &Strips) -> Result<FeatureMap> {
         let mut h = self.first.forward(x, None)?;
         if let Some(attention) = &self.attention {
-            h = attention.forward(&h)?;
+            let (_, _, _, width) = h.dims();
+            h = match strips.have_room_for_attention(&h) {
+                true => attention.forward(&h)?,
+                false => attention.forward_in_parts(&h, strips.tokens(width))?,
+            };
         }
         self.last.forward(&h, None)
     }
@@ -90,17 +95,15 @@ impl Encoder {
         })
     }
 
-    pub fn forward(&self, x: FeatureMap) -> Result<FeatureMap> {
-        let mut h = self.conv_in.forward(&x)?;
+    pub fn forward(&self, x: FeatureMap, strips: &Strips) -> Result<FeatureMap> {
+        let mut entry = &self.conv_in;
+        let mut resolutions = Vec::with_capacity(self.blocks.len());
         for (resnets, down) in &self.blocks {
-            for resnet in resnets {
-                h = resnet.forward(&h, None)?;
-            }
-            if let Some(down) = down {
-                h = down.forward(&h)?;
-            }
+            resolutions.push(Resolution { entry: Entry::Conv(entry), resnets });
+            entry = down.as_ref().unwrap_or(entry);
         }
-        h = self.middle.forward(&h)?;
+        let h = strips::forward(x, &resolutions, None, strips, &mut |_| Ok(()))?;
+        let h = self.middle.forward(&h, strips)?;
         self.conv_out.forward(&self.conv_norm_out.forward(&h)?)
     }
 }
@@ -139,23 +142,19 @@ impl Decoder {
     }
 
     /// The parts that `watch` is told of are the middle, each resolution, and the last convolution.
-    pub fn forward(&self, z: FeatureMap, watch: &mut Watch<'_>) -> Result<FeatureMap> {
+    pub fn forward(&self, z: FeatureMap, strips: &Strips, watch: &mut Watch<'_>) -> Result<FeatureMap> {
         let parts = self.blocks.len() + 2;
         tell(watch, 0, parts)?;
-        let mut h = self.middle.forward(&self.conv_in.forward(&z)?)?;
+        let h = self.middle.forward(&self.conv_in.forward(&z)?, strips)?;
         drop(z);
-        for (i, (resnets, up)) in self.blocks.iter().enumerate() {
-            tell(watch, i + 1, parts)?;
-            for resnet in resnets {
-                h = resnet.forward(&h, None)?;
-            }
-            if let Some(up) = up {
-                let (_, _, height, width) = h.dims();
-                h = up.forward(&h, 2 * height, 2 * width)?;
-            }
+        let mut entry = Entry::Nothing;
+        let mut resolutions = Vec::with_capacity(self.blocks.len());
+        for (resnets, up) in &self.blocks {
+            resolutions.push(Resolution { entry, resnets });
+            entry = up.as_ref().map_or(entry, |up| Entry::Upsampling(up.conv()));
         }
-        tell(watch, parts - 1, parts)?;
-        let pixels = self.conv_out.forward(&self.conv_norm_out.forward(&h)?)?;
+        let end = Some((&self.conv_norm_out, &self.conv_out));
+        let pixels = strips::forward(h, &resolutions, end, strips, &mut |i| tell(watch, i + 1, parts))?;
         tell(watch, parts, parts)?;
         Ok(pixels)
     }

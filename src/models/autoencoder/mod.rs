@@ -5,11 +5,13 @@ mod config;
 mod either;
 mod halves;
 mod latent_space;
+mod strips;
 mod tiny;
 
 pub use config::AutoencoderConfig;
 pub use either::EitherAutoencoderConfig;
 pub use latent_space::LatentSpace;
+pub use strips::Strips;
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use crate::layers::{Backend, Conv2d, FeatureMap, Weights};
@@ -43,9 +45,38 @@ pub trait Autoencoder: fmt::Debug + Send + Sync {
     /// [`Error::Cancelled`] if `watch` breaks; if the channels do not fit.
     fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor>;
 
-    /// Bytes that decoding latents of this size holds at once at the very least, beside the weights; 0 if that is not known.
-    fn least_memory(&self, _height: usize, _width: usize) -> u64 {
-        0
+    /// [`Self::encode`] in strips, which changes no bit of the result. Where an autoencoder has no strips, as on other devices than
+    /// the CPU, all is encoded at once.
+    ///
+    /// # Shapes
+    /// As [`Self::encode`].
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; if there is no room for a temporary file, or a gradient is asked for.
+    fn encode_in_strips(&self, images: &Tensor, _strips: &Strips) -> Result<DiagonalGaussian> {
+        self.encode(images)
+    }
+
+    /// [`Self::decode_watched`] in strips, which changes no bit of the result. Where an autoencoder has no strips, as on other
+    /// devices than the CPU, all is decoded at once. `watch` is asked after every strip whether to go on.
+    ///
+    /// # Shapes
+    /// As [`Self::decode_watched`].
+    ///
+    /// # Errors
+    /// As [`Self::decode_watched`]; if there is no room for a temporary file, or a gradient is asked for.
+    fn decode_in_strips(&self, latents: &Tensor, _strips: &Strips, watch: &mut Watch<'_>) -> Result<Tensor> {
+        self.decode_watched(latents, watch)
+    }
+
+    /// Bytes that decoding latents of this size takes beside the weights; 0 if that is not known.
+    fn decoding_memory(&self, _height: usize, _width: usize) -> Memory {
+        Memory::default()
+    }
+
+    /// The same of encoding pictures of this size.
+    fn encoding_memory(&self, _height: usize, _width: usize) -> Memory {
+        Memory::default()
     }
 
     /// The same, with nobody watching.
@@ -55,6 +86,15 @@ pub trait Autoencoder: fmt::Debug + Send + Sync {
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.decode_watched(latents, &mut |_, _| ControlFlow::Continue(()))
     }
+}
+
+/// Bytes that a half of an autoencoder takes for a picture of some size, beside the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The most that maps have when all is computed at once; 0 if that is not known.
+    pub at_once: u64,
+    /// What they have at the very least, in [`Strips`] if there are any; 0 if that is not known.
+    pub least: u64,
 }
 
 /// The encoder's answer: a Gaussian with a diagonal covariance for each latent value.
@@ -171,36 +211,87 @@ impl Autoencoder for AutoencoderKl {
         self.config.latent_space()
     }
 
-    /// At the highest resolution a residual block has what comes from below beside what it makes of it.
-    fn least_memory(&self, height: usize, width: usize) -> u64 {
-        let channels = &self.config.block_out_channels;
-        let beside = channels[0] + channels.get(1).unwrap_or(&channels[0]);
-        let factor = self.config.latent_space().factor as u64;
-        let pixels = (height as u64 * factor).saturating_mul(width as u64 * factor);
-        pixels.saturating_mul((beside * self.dtype.size_in_bytes()) as u64)
+    fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
+        self.encode_in_strips(images, &Strips::NONE)
     }
 
-    fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian> {
+    fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
+        self.decode_in_strips(latents, &Strips::NONE, watch)
+    }
+
+    fn encode_in_strips(&self, images: &Tensor, strips: &Strips) -> Result<DiagonalGaussian> {
         let Some((encoder, quant)) = &self.encoder else {
             return Err(Error::invalid("the autoencoder", "a decoder alone", "build it with Halves::Both to encode"));
         };
-        let x = FeatureMap::from_nchw(&images.to_dtype(self.dtype)?, self.backend)?;
-        let h = encoder.forward(x)?;
-        let moments = match quant {
-            Some(quant) => quant.forward(&h)?,
-            None => h,
-        };
-        let moments = moments.to_nchw()?.to_dtype(images.dtype())?.chunk(2, 1)?;
+        let moments = self.each(images, strips, |x, strips, _| {
+            let h = encoder.forward(x, strips)?;
+            match quant {
+                Some(quant) => quant.forward(&h),
+                None => Ok(h),
+            }
+        })?;
+        let moments = moments.chunk(2, 1)?;
         let log_variance = moments[1].clamp(-30.0, 20.0)?;
         Ok(DiagonalGaussian { mean: moments[0].clone(), log_variance, is_certain: false })
     }
 
-    fn decode_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
-        let z = FeatureMap::from_nchw(&latents.to_dtype(self.dtype)?, self.backend)?;
-        let z = match &self.post_quant_conv {
-            Some(post) => post.forward(&z)?,
-            None => z,
+    fn decode_in_strips(&self, latents: &Tensor, strips: &Strips, watch: &mut Watch<'_>) -> Result<Tensor> {
+        self.each(latents, strips, |z, strips, (image, images)| {
+            let z = match &self.post_quant_conv {
+                Some(post) => post.forward(&z)?,
+                None => z,
+            };
+            self.decoder.forward(z, strips, &mut |done, parts| watch(image * parts + done, images * parts))
+        })
+    }
+
+    /// At the highest resolution a residual block has what comes from below, the same normalised, and what it makes of it.
+    fn decoding_memory(&self, height: usize, width: usize) -> Memory {
+        let channels = &self.config.block_out_channels;
+        let beside = 2 * channels.get(1).unwrap_or(&channels[0]) + channels[0];
+        let factor = self.config.latent_space().factor;
+        let at_once = strips::bytes(beside as u64, height.saturating_mul(factor), width.saturating_mul(factor));
+        self.memory(at_once, height, width)
+    }
+
+    /// At the highest resolution a residual block has what goes in, what is between, and what comes out.
+    fn encoding_memory(&self, height: usize, width: usize) -> Memory {
+        let values = 3 * self.config.block_out_channels[0] + self.config.in_channels;
+        let factor = self.config.latent_space().factor;
+        self.memory(strips::bytes(values as u64, height, width), height / factor, width / factor)
+    }
+}
+
+impl AutoencoderKl {
+    /// With what it takes for latents of this size at the lowest resolution, which is never in strips. Without the attention that
+    /// is a residual block's input, its output and two maps between.
+    fn memory(&self, at_once: u64, height: usize, width: usize) -> Memory {
+        let channels = self.config.block_out_channels.last().map_or(0, |&channels| channels as u64);
+        let maps = |count: u64| strips::bytes(count * channels, height, width);
+        let attends = self.config.mid_block_add_attention;
+        let lowest = if attends { maps(8) } else { maps(4) };
+        match self.backend {
+            Backend::Kernels => Memory { at_once: at_once.max(lowest), least: if attends { maps(6) } else { maps(4) } },
+            Backend::Candle => Memory { at_once, least: at_once },
+        }
+    }
+
+    /// Runs a half on all images together, or on each by itself if it is in strips, which it is told.
+    fn each(
+        &self,
+        x: &Tensor,
+        strips: &Strips,
+        mut half: impl FnMut(FeatureMap, &Strips, (usize, usize)) -> Result<FeatureMap>,
+    ) -> Result<Tensor> {
+        let mut run = |x: &Tensor, strips: &Strips, place: (usize, usize)| -> Result<Tensor> {
+            let map = FeatureMap::from_nchw(&x.to_dtype(self.dtype)?, self.backend)?;
+            Ok(half(map, strips, place)?.to_nchw()?.to_dtype(x.dtype())?)
         };
-        Ok(self.decoder.forward(z, watch)?.to_nchw()?.to_dtype(latents.dtype())?)
+        let count = x.dim(0)?;
+        if *strips == Strips::NONE || self.backend == Backend::Candle || count == 0 {
+            return run(x, &Strips::NONE, (0, 1));
+        }
+        let images = (0..count).map(|image| run(&x.narrow(0, image, 1)?, strips, (image, count)));
+        Ok(Tensor::cat(&images.collect::<Result<Vec<_>>>()?, 0)?)
     }
 }
