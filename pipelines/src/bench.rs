@@ -1,9 +1,11 @@
 //! Timing the parts of a model.
 
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
+use crate::memory;
 use crate::model::{Model, component_parameters};
 use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
+use std::ops::ControlFlow;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
@@ -182,11 +184,15 @@ impl Bench {
         }
         if let Some((vae, in_channels)) = &components.vae {
             let images = wave(&[1, *in_channels, size, size], 0.37, f64::sin, device)?;
-            results.insert("vae_encode_s".into(), self.best(|| vae.encode(&images).map(|latents| latents.mean))?.0);
+            let strips = memory::strips(vae.encoding_memory(size, size), size);
+            let encode = || Ok(vae.encode_in_strips(&images, &strips)?.mean);
+            results.insert("vae_encode_s".into(), self.best(encode)?.0);
             let latents = wave(&[1, vae.latent_space().channels, side, side], 0.37, f64::sin, device)?;
-            results.insert("vae_decode_s".into(), self.best(|| vae.decode(&latents))?.0);
+            let strips = memory::strips(vae.decoding_memory(side, side), size);
+            let decode = || vae.decode_in_strips(&latents, &strips, &mut |_, _| ControlFlow::Continue(()));
+            results.insert("vae_decode_s".into(), self.best(decode)?.0);
             if let Some(peak) = peak {
-                results.insert("vae_decode_kernels".into(), kernels(peak, || vae.decode(&latents))?);
+                results.insert("vae_decode_kernels".into(), kernels(peak, decode)?);
             }
         }
         Ok(())

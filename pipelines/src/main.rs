@@ -14,6 +14,9 @@ fn main() -> ExitCode {
         Err(error) => return cli::show_failure(&error),
     };
     make_pool(arguments.threads());
+    if let Some(bytes) = arguments.max_memory() {
+        tweedie_pipelines::memory::limit_to(bytes);
+    }
     match cli::run(arguments) {
         Ok(status) => cli::status_if_stopped().unwrap_or(status),
         Err(error) => cli::show_failure(&error),

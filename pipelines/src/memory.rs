@@ -1,20 +1,47 @@
 //! How much memory there is, before it is asked for, and how much it was.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tweedie::models::{Memory, Strips};
+
+/// The most that the process may have resident.
+static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// What kernels and strips have besides maps, with the blocks that the allocator keeps.
+const IN_HAND: u64 = 640 << 20;
 
 /// What Linux says of this process.
 const STATUS: &str = "/proc/self/status";
 
-/// The bytes that this process can still have: of what is free on the machine, in its control groups and below its own limit,
-/// the least. Nothing where the system does not say.
+/// Lets the process have so many bytes resident at most: what it can do in less, it does, and what it cannot it refuses as far as
+/// that is known before. It is not measured while something is computed.
+pub fn limit_to(bytes: u64) {
+    LIMIT.store(bytes, Ordering::Relaxed);
+}
+
+/// The bytes that this process can still have: of what is free on the machine, in its control groups, below its own limit and below
+/// that of [`limit_to`], the least. Nothing where the system does not say.
 pub fn available() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let free = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib * 1024);
-    let used = read(STATUS).and_then(|status| field(&status, "VmSize:")).map_or(0, |kib| kib * 1024);
+    let status = read(STATUS).unwrap_or_default();
+    let of_status = |name: &str| field(&status, name).map_or(0, |kib| kib * 1024);
+    let used = of_status("VmSize:");
+    let below_given = Some(LIMIT.load(Ordering::Relaxed).saturating_sub(of_status("VmRSS:")));
     let limit = read("/proc/self/limits").and_then(|limits| field(&limits, "Max address space"));
     let below_limit = limit.map(|limit| limit.saturating_sub(used));
     let groups = read("/proc/self/cgroup").unwrap_or_default();
-    [free, below_limit, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten().min()
+    [free, below_limit, below_given, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten().min()
+}
+
+/// How a half of an autoencoder that takes so much goes about a picture of this width: at once if there is memory for that.
+pub(crate) fn strips(memory: Memory, width: usize) -> Strips {
+    match available() {
+        Some(available) if memory.at_once.saturating_add(IN_HAND) > available => {
+            Strips::for_width(width, available.saturating_sub(IN_HAND))
+        }
+        _ => Strips::NONE,
+    }
 }
 
 /// The most memory that the process has had resident, in MiB, where the system tells it.

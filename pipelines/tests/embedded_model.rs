@@ -122,6 +122,49 @@ fn names_come_from_the_prompt_and_are_never_taken_twice() -> TestResult {
     Ok(())
 }
 
+/// With little memory the autoencoder goes about a picture in strips, which are on the disk between its passes: files are the same to
+/// the bit, and where there is no room for strips the folder is named.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_of_memory_changes_no_bit_of_a_picture() -> TestResult {
+    let tweedie = Tweedie::new()?;
+    let of_text = ["txt2img", "--prompt", "an owl", "--steps", "1", "--width", "136", "--quiet", "--output"];
+    let of_picture = [
+        "img2img",
+        "--image",
+        "text-0.png",
+        "--prompt",
+        "an owl",
+        "--steps",
+        "2",
+        "--strength",
+        "0.5",
+        "--quiet",
+        "--output",
+    ];
+    for (kind, arguments) in [("text", &of_text[..]), ("picture", &of_picture[..])] {
+        // Less than strips have in hand, so that all that is held goes to the disk.
+        for (i, limit) in [None, Some("600MB")].into_iter().enumerate() {
+            let output = format!("{kind}-{i}.png");
+            let limit = limit.map_or(Vec::new(), |limit| vec!["--max-memory", limit]);
+            tweedie.run(&[arguments, &[&*output], &limit].concat())?.success()?;
+        }
+        let read = |i: usize| std::fs::read(tweedie.path(&format!("{kind}-{i}.png")));
+        assert!(read(0)? == read(1)?, "{kind}");
+    }
+    let limited = [&of_text[..], &["x.png", "--max-memory", "600MB"]].concat();
+    let nowhere = tweedie.path("nowhere");
+    let nowhere = nowhere.to_string_lossy();
+    tweedie.run_with(&limited, &[("TMPDIR", &nowhere)])?.fails(1, &["temporary file", &nowhere])?;
+    let too_little = [&of_text[..], &["x.png", "--max-memory", "1MiB"]].concat();
+    tweedie.run(&too_little)?.fails(1, &["memory that the denoising network needs", "0.0 GB are free"])?;
+    for wrong in ["3 apples", "-1GB", "0"] {
+        tweedie.run(&[&of_text[..], &["x.png", &format!("--max-memory={wrong}")]].concat())?.fails(2, &[wrong])?;
+    }
+    assert_eq!(tweedie.files()?, ["picture-0.png", "picture-1.png", "text-0.png", "text-1.png"]);
+    Ok(())
+}
+
 #[test]
 fn a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_cut() -> TestResult {
     let tweedie = Tweedie::new()?;

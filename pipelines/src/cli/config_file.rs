@@ -33,7 +33,7 @@ const OF_ONE_RUN: [&str; 7] = ["force", "help", "like", "no-config", "output", "
 const DRAWING: [&str; 4] = ["img2img", "inpaint", "sample", "txt2img"];
 
 /// Options that do so for all others too.
-const OF_ALL: [&str; 5] = ["device", "dtype", "offline", "quiet", "threads"];
+const OF_ALL: [&str; 6] = ["device", "dtype", "max-memory", "offline", "quiet", "threads"];
 
 /// From this similarity on (1 is equal) a name is offered in the place of one that there is none of.
 const SIMILAR: f64 = 0.8;

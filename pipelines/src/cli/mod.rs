@@ -57,6 +57,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = ADVANCED)]
     threads: Option<u16>,
 
+    /// The most memory to take, such as 3GB or 800MB [default: what is free]. Of large pictures the autoencoder computes strips then,
+    /// and puts aside on the disk (TMPDIR, or /var/tmp) what there is no memory for; no picture depends on it
+    #[arg(long, value_name = "BYTES", global = true, value_parser = bytes, hide_short_help = true, help_heading = ADVANCED)]
+    max_memory: Option<u64>,
+
     /// Leave tweedie.toml and the user's config.toml unread
     #[arg(long, global = true, hide_short_help = true, help_heading = ADVANCED)]
     no_config: bool,
@@ -69,6 +74,30 @@ impl Arguments {
     /// Threads to compute with, if they were given.
     pub fn threads(&self) -> Option<usize> {
         self.threads.map(usize::from)
+    }
+
+    /// The most memory to take, if it was given.
+    pub fn max_memory(&self) -> Option<u64> {
+        self.max_memory
+    }
+}
+
+/// A number of bytes, with or without a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: f64 = match text[number.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KIB" => f64::from(1 << 10),
+        "MIB" => f64::from(1 << 20),
+        "GIB" => f64::from(1 << 30),
+        _ => return Err("the units are B, KB, MB, GB, KiB, MiB and GiB".into()),
+    };
+    match number.trim_end().parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok((number * unit) as u64),
+        _ => Err("give a number above 0, such as 3GB".into()),
     }
 }
 

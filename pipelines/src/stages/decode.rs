@@ -1,5 +1,6 @@
 //! Latents to pictures.
 
+use crate::memory;
 use candle_core::Tensor;
 use std::ops::ControlFlow;
 use tweedie::Result;
@@ -40,12 +41,14 @@ impl Decode {
         self.run_watched(latents, &mut |_, _| ControlFlow::Continue(()))
     }
 
-    /// The same; `watch` is told of the decoder's parts that are done, and of how many there are, and says whether to go on.
+    /// The same, in strips where there is too little memory for the decoder at once, which changes no pixel; `watch` is told of the decoder's parts that are done, and of how many there are, and says whether to go on.
     ///
     /// # Errors
     /// [`tweedie::Error::Cancelled`] if `watch` breaks; if the decoder gives values that are not finite.
     pub fn run_watched(&self, latents: &Tensor, watch: &mut Watch<'_>) -> Result<Picture> {
-        let decoded = self.vae.decode_watched(&self.latent_space.unscaled(latents)?, watch)?;
+        let (_, _, height, width) = latents.dims4()?;
+        let strips = memory::strips(self.vae.decoding_memory(height, width), width * self.latent_space.factor);
+        let decoded = self.vae.decode_in_strips(&self.latent_space.unscaled(latents)?, &strips, watch)?;
         let mut pictures = Picture::from_tensor(&decoded)?;
         Ok(pictures.swap_remove(0))
     }

@@ -1,5 +1,6 @@
 //! A given picture to the distribution of its latents.
 
+use crate::memory;
 use crate::requests::inpaint::MaskFill;
 use crate::task::Task;
 use candle_core::Tensor;
@@ -18,17 +19,21 @@ pub struct Reference {
     pub mask: Option<Tensor>,
 }
 
-/// Encodes what a task brings along.
+/// Encodes what a task brings along, in strips where there is too little memory for the encoder at once.
 ///
 /// # Errors
 /// If the autoencoder fails.
 pub fn reference(task: &Task, vae: &dyn Autoencoder, network: &NetworkFacts, device: &Device) -> Result<Reference> {
     let latent_space = vae.latent_space();
+    let encode = |pixels: &Tensor| {
+        let (_, _, height, width) = pixels.dims4()?;
+        vae.encode_in_strips(pixels, &memory::strips(vae.encoding_memory(height, width), width))
+    };
     match task {
         Task::TextToImage => Ok(Reference::default()),
         Task::ImageToImage { canvas, .. } => {
             let pixels = canvas.picture()?.to_tensor(device)?;
-            Ok(Reference { picture: Some(vae.encode(&pixels)?), ..Reference::default() })
+            Ok(Reference { picture: Some(encode(&pixels)?), ..Reference::default() })
         }
         Task::Inpaint { canvas, strength, options } => {
             let picture = match options.mask_fill {
@@ -41,8 +46,8 @@ pub fn reference(task: &Task, vae: &dyn Autoencoder, network: &NetworkFacts, dev
             let masked = pixels.broadcast_mul(&known)?;
             let mask = canvas.latent_mask(latent_space.factor)?;
             Ok(Reference {
-                picture: (!network_sees_known || *strength < 1.0).then(|| vae.encode(&pixels)).transpose()?,
-                masked: network_sees_known.then(|| vae.encode(&masked)).transpose()?,
+                picture: (!network_sees_known || *strength < 1.0).then(|| encode(&pixels)).transpose()?,
+                masked: network_sees_known.then(|| encode(&masked)).transpose()?,
                 mask: Some(mask.to_tensor(device)?),
             })
         }
