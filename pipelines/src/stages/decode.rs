@@ -41,7 +41,8 @@ impl Decode {
         self.run_watched(latents, &mut |_, _| ControlFlow::Continue(()))
     }
 
-    /// The same, in strips where there is too little memory for the decoder at once, which changes no pixel; `watch` is told of the decoder's parts that are done, and of how many there are, and says whether to go on.
+    /// The same, in strips where there is too little memory for the decoder at once, which changes no pixel; `watch` is told of the
+    /// decoder's parts that are done, and of how many there are, and says whether to go on.
     ///
     /// # Errors
     /// [`tweedie::Error::Cancelled`] if `watch` breaks; if the decoder gives values that are not finite.
