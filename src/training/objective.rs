@@ -104,6 +104,8 @@ pub struct Objective {
     prediction_type: PredictionType,
     weighting: LossWeighting,
     bound: Option<VariationalBound>,
+    /// Whether the bound is all there is, and teaches the mean too.
+    bound_alone: bool,
 }
 
 /// A batch with noise: what the network is shown and what it should answer.
@@ -135,7 +137,7 @@ impl Objective {
         {
             return Err(Error::invalid("gamma of the min-SNR weights", gamma, "it must be above 0; the paper has 5"));
         }
-        Ok(Self { process, prediction_type, weighting, bound: None })
+        Ok(Self { process, prediction_type, weighting, bound: None, bound_alone: false })
     }
 
     /// The same with a second half of the output channels that says the reverse step's variance, learned through
@@ -150,6 +152,20 @@ impl Objective {
         };
         self.bound = Some(VariationalBound::new(schedule, lambda));
         Ok(self)
+    }
+
+    /// The same with the variational bound alone, in bits per dimension, through which mean and variance are learned: L_vlb
+    /// (Nichol and Dhariwal 2021, equation 4). Single timesteps give a noisy estimate of it, less so where they are drawn by
+    /// importance (section 3.3).
+    ///
+    /// # Errors
+    /// If the process is flow, which has no such bound, or the weights are not even, which the bound's own are instead.
+    pub fn with_variational_bound(self) -> Result<Self> {
+        if self.weighting != LossWeighting::Uniform {
+            let fix = "the variational bound has weights of its own; take one of both";
+            return Err(Error::invalid("the weights of timesteps", format!("{:?}", self.weighting), fix));
+        }
+        Ok(Self { bound_alone: true, ..self.with_learned_variance(1.0)? })
     }
 
     /// What the network predicts.
@@ -180,7 +196,8 @@ impl Objective {
         })
     }
 
-    /// Each image's loss: the weighted mean squared error of the output, and the bound if the variance is learned.
+    /// Each image's loss: the weighted mean squared error of the output, and the bound if the variance is learned; or the bound
+    /// alone.
     ///
     /// # Shapes
     /// `output`: as the network gives it for `batch`, `[batch, channels, height, width]`, or twice the channels if
@@ -200,14 +217,16 @@ impl Objective {
         let weights = batch.levels.iter().map(|level| self.weighting.weight(self.prediction_type, level));
         let simple = (mean_per_image(&squares)? * per_image(&squares, weights)?.flatten_all()?)?;
         let Some(bound) = &self.bound else { return Ok(simple) };
-        // Only the variance is learned through the bound (section 3.1): the mean is held.
+        // Beside another loss only the variance is learned through the bound (section 3.1): the mean is held.
+        let of_mean = if self.bound_alone { raw.clone() } else { raw.detach() };
         let factors: Vec<_> = batch.levels.iter().map(|level| self.prediction_type.x0_factors(level)).collect();
         let of_x = batch.x_t.broadcast_mul(&per_image(&raw, factors.iter().map(|f| f.0))?)?;
-        let of_raw = raw.detach().broadcast_mul(&per_image(&raw, factors.iter().map(|f| f.1))?)?;
+        let of_raw = of_mean.broadcast_mul(&per_image(&raw, factors.iter().map(|f| f.1))?)?;
         let share = output.narrow(1, channels, channels)?;
         let variance = ReverseVariance::Share(&share);
         let terms = bound.terms(&batch.x0, &batch.x_t, &(of_x + of_raw)?, variance, &batch.indices)?;
-        Ok((simple + (terms * bound.factor())?)?)
+        let bounds = (terms * bound.factor())?;
+        if self.bound_alone { Ok(bounds) } else { Ok((simple + bounds)?) }
     }
 }
 
@@ -291,6 +310,38 @@ mod tests {
         let losses = objective.losses(&(velocity + 1.0)?, &batch)?.to_vec1::<f64>()?;
         assert!(losses.iter().all(|loss| (loss - 1.0).abs() < 1e-12));
         assert!(objective.losses(&Tensor::cat(&[&x0, &x0], 1)?, &batch).is_err());
+        Ok(())
+    }
+
+    /// The bound teaches the mean where it is alone, and beside L_simple the variance only.
+    #[test]
+    fn the_bound_alone_moves_the_mean() -> Result<()> {
+        let device = candle_core::Device::Cpu;
+        let x0 = Tensor::new(&[[[[0.5f64, -1.0]]]], &device)?;
+        let noise = Tensor::new(&[[[[1.5f64, 0.3]]]], &device)?;
+        let objective =
+            |weighting| Objective::new(ForwardProcess::Diffusion(schedule()?), PredictionType::Epsilon, weighting);
+        let output = candle_core::Var::from_tensor(&Tensor::new(&[[[[1.4f64, 0.5]], [[0.0, 0.0]]]], &device)?)?;
+        let gradient = |objective: &Objective| {
+            let batch = objective.noisy(&x0, &noise, &[400])?;
+            let loss = objective.losses(&output, &batch)?.sum_all()?;
+            let gradients = loss.backward()?;
+            let of_output = gradients.get(&output).ok_or_else(|| Error::invalid("the gradient", "none", ""))?;
+            Ok::<_, Error>((loss.to_scalar::<f64>()?, of_output.flatten_all()?.to_vec1::<f64>()?))
+        };
+        let uniform = LossWeighting::Uniform;
+        let (simple, of_simple) = gradient(&objective(uniform)?.with_learned_variance(0.0)?)?;
+        let (hybrid, of_hybrid) = gradient(&objective(uniform)?.with_learned_variance(1.0)?)?;
+        let (bound, of_bound) = gradient(&objective(uniform)?.with_variational_bound()?)?;
+        assert!((hybrid - simple - bound).abs() < 1e-12, "{simple} {hybrid} {bound}");
+        for i in 0..2 {
+            assert!((of_hybrid[i] - of_simple[i]).abs() < 1e-12, "{of_hybrid:?} {of_simple:?}");
+            // The mean squared error of epsilon and that of the mean have one direction.
+            assert!(of_bound[i] * of_simple[i] > 0.0, "{of_bound:?} {of_simple:?}");
+        }
+        assert_eq!(of_hybrid[2..], of_bound[2..]);
+        let weighted = objective(LossWeighting::MinSnr { gamma: 5.0 })?;
+        assert!(weighted.with_variational_bound().is_err());
         Ok(())
     }
 }

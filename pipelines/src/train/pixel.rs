@@ -45,15 +45,26 @@ options! {
             grad_clip: f64 = 1.0 => setting(OptionKind::Number, "F");
             /// Decay of the moving average of weights.
             ema_decay: f64 = 0.999 => setting(OptionKind::Number, "F");
+            /// Averages of weights that are kept beside, to choose one afterwards: the lengths of their memories as relative
+            /// standard deviations (EDM2).
+            power_averages: Vec<f64> = vec![] => setting(OptionKind::Numbers, "F,F,...").default("none");
+            /// The one of `power_averages` that the finished model has, in the place of the one of `ema_decay`. A run that is
+            /// finished makes its model again with another one when it is resumed with it.
+            average: Option<f64> = None => setting(OptionKind::Number, "F");
             /// What the network predicts.
             prediction_type: PredictionChoice = PredictionChoice::V =>
                 setting(OptionKind::Choice(PredictionChoice::NAMES), "NAME");
             /// How betas grow.
             beta_schedule: BetaChoice = BetaChoice::Cosine => setting(OptionKind::Choice(BetaChoice::NAMES), "NAME");
+            /// Rescale betas to zero terminal SNR, so that the last timestep is noise alone, and sample from that one on.
+            zero_terminal_snr: bool = false => switch(FlagValue::On);
             /// Training timesteps.
             timesteps: usize = 1000 => setting(OptionKind::Count, "N");
             /// Learn the variance of the reverse step (hybrid loss).
             learned_variance: bool = false => switch(FlagValue::On);
+            /// Minimise the variational bound alone, through which mean and variance of the reverse step are learned, in the place
+            /// of the hybrid loss.
+            variational_bound: bool = false => switch(FlagValue::On).needs("learned_variance");
             /// Draw timesteps by the size of their losses.
             importance_sampling: bool = false => switch(FlagValue::On);
             /// Gamma of the min-SNR weights; 0 for even weights.
@@ -95,7 +106,7 @@ impl TrainingSettings for PixelTrainingSettings {
     type Task = PixelDiffusion;
     type Batches = Batches;
 
-    const FREE: &'static [&'static str] = &["sample_every", "dtype"];
+    const FREE: &'static [&'static str] = &["sample_every", "dtype", "average"];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -116,6 +127,14 @@ impl TrainingSettings for PixelTrainingSettings {
         if self.timesteps > 100_000 {
             return Err(Error::invalid("`timesteps`", self.timesteps, "take at most 100000"));
         }
+        if self.zero_terminal_snr && !matches!(self.prediction_type, PredictionChoice::V | PredictionChoice::Sample) {
+            let fix = "noise alone says nothing of the picture through epsilon, and a flow ends in it anyway; take v_prediction";
+            return Err(Error::invalid("`prediction_type` with `zero_terminal_snr`", self.prediction_type.name(), fix));
+        }
+        if self.variational_bound && !self.learned_variance {
+            let fix = "the variance is learned through it; set `learned_variance` too";
+            return Err(Error::invalid("`variational_bound`", "on", fix));
+        }
         Ok(())
     }
 
@@ -127,7 +146,7 @@ impl TrainingSettings for PixelTrainingSettings {
 
     fn task(&self, data: &mut TrainingData) -> Result<(PixelDiffusion, Vec<ParameterSet>)> {
         let (task, set) = PixelDiffusion::new(self.config(&data.train)?, self.common.seed, self.optimizer())?;
-        Ok((task, vec![set]))
+        Ok((task, vec![set.with_power_averages(&self.power_averages, self.average)?]))
     }
 
     fn check_batches(&self, data: &TrainingData) -> Result<()> {
@@ -258,6 +277,12 @@ impl PixelTrainingSettings {
             ("prediction_type".to_owned(), self.prediction_type.name().into()),
             ("variance_type".to_owned(), if self.learned_variance { "learned_range" } else { "fixed_small" }.into()),
         ]);
+        if self.zero_terminal_snr {
+            scheduler.extend([
+                ("rescale_betas_zero_snr".to_owned(), true.into()),
+                ("timestep_spacing".to_owned(), "trailing".into()),
+            ]);
+        }
         scheduler
     }
 
@@ -267,6 +292,10 @@ impl PixelTrainingSettings {
     /// If the settings contradict each other.
     pub fn objective(&self) -> Result<Objective> {
         let objective = objective(&ConfigFields::from_fields("scheduler", self.scheduler()), self.min_snr_gamma)?;
-        if self.learned_variance { objective.with_learned_variance(BOUND_WEIGHT) } else { Ok(objective) }
+        match (self.learned_variance, self.variational_bound) {
+            (true, true) => objective.with_variational_bound(),
+            (true, false) => objective.with_learned_variance(BOUND_WEIGHT),
+            (false, _) => Ok(objective),
+        }
     }
 }

@@ -425,7 +425,7 @@ pub trait TrainingSettings: Options + Default {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BetaChoice, PixelTrainingSettings};
+    use super::super::{BetaChoice, PixelTrainingSettings, PredictionChoice};
     use super::*;
 
     fn digits() -> Result<ImageSet> {
@@ -464,6 +464,23 @@ mod tests {
         assert!(read(&mut settings.clone(), json!({"noise": true})).is_err());
         assert!(PixelTrainingSettings::from_config(&json!({"seed": 1})).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn zero_terminal_snr_and_the_bound_need_what_they_rest_on() -> Result<()> {
+        let zero = PixelTrainingSettings { zero_terminal_snr: true, ..Default::default() };
+        zero.check()?;
+        let scheduler = zero.scheduler();
+        assert_eq!(
+            (&scheduler["rescale_betas_zero_snr"], &scheduler["timestep_spacing"]),
+            (&true.into(), &"trailing".into())
+        );
+        assert_eq!(zero.objective()?.process().level(999)?.alpha, 0.0);
+        let epsilon = PixelTrainingSettings { prediction_type: PredictionChoice::Epsilon, ..zero };
+        assert!(epsilon.check().is_err_and(|e| e.to_string().contains("zero_terminal_snr")));
+        let bound = PixelTrainingSettings { variational_bound: true, ..Default::default() };
+        assert!(bound.check().is_err_and(|e| e.to_string().contains("learned_variance")));
+        PixelTrainingSettings { learned_variance: true, ..bound }.check()
     }
 
     #[test]
