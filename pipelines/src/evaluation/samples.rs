@@ -4,6 +4,7 @@ use crate::event::Event;
 use crate::latent_diffusion::LatentDiffusion;
 use crate::pixel::{PixelPipeline, PixelSettings};
 use crate::requests::text_to_image::TextToImageRequest;
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -47,23 +48,23 @@ pub trait Samples: fmt::Debug {
     fn make(&self, observer: &mut SampleObserver<'_>) -> Result<()>;
 }
 
-/// Those of a model in pixel space.
+/// Those of a model in pixel space, which may be lent.
 #[derive(Debug)]
-pub struct PixelSamples {
+pub struct PixelSamples<P = PixelPipeline> {
     /// The model.
-    pub pipeline: PixelPipeline,
+    pub pipeline: P,
     /// What is made with it.
     pub settings: PixelSettings,
 }
 
-impl Samples for PixelSamples {
+impl<P: Borrow<PixelPipeline> + fmt::Debug> Samples for PixelSamples<P> {
     fn count(&self) -> usize {
         self.settings.num_images
     }
 
     fn make(&self, observer: &mut SampleObserver<'_>) -> Result<()> {
         told(observer, |tell| {
-            self.pipeline.run(&self.settings, None, &mut |event| match event {
+            self.pipeline.borrow().run(&self.settings, None, &mut |event| match event {
                 Event::Warning(text) => tell(SampleEvent::Warning(text)),
                 // So that steps can be stopped too.
                 Event::Step { batch, .. } => {
