@@ -1,91 +1,121 @@
-//! DDPM against DDIM at few steps: what they draw, how long it takes, and how often a classifier sees the class asked.
+//! DDPM against DDIM with more or less fresh noise, over the number of steps: table 1 of Song, Meng and Ermon 2021
+//! ("Denoising diffusion implicit models"), on digits.
 //!
-//! `cargo run --release --example ddpm_vs_ddim -- MODEL_DIR CLASSIFIER_DIR OUTPUT_DIR [NUM_IMAGES]`
+//! `cargo run --release --example ddpm_vs_ddim -- --output DIR [--size hour|night] [--resume] [--data DIR]`
 //!
-//! MODEL_DIR and CLASSIFIER_DIR are the `model` folders of `tweedie train mnist` and `tweedie train classifier`. Writes
-//! a grid for each sampler and number of steps, and `ddpm_vs_ddim.png`, the share that is judged right over the steps.
+//! Eta is the share of DDPM's noise that a step adds: with 0 a step is deterministic, with 1 it is DDPM's with the posterior's
+//! variance. DDPM itself has that one (`fixed_small`), or the larger one of the forward step (`fixed_large`), the sigma hat of
+//! the table.
 
-use std::error::Error;
-use std::ops::ControlFlow;
-use std::path::Path;
-use std::time::Instant;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
-use tweedie::conditioning::Conditioning;
-use tweedie::config::ConfigFields;
-use tweedie::denoising::Denoiser;
-use tweedie::images::{Picture, Plot, Series};
-use tweedie::layers::Weights;
-use tweedie::models::{UNet2DConfig, UNet2DModel};
-use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::schedulers::{Run, by_name, sample};
-use tweedie::{DType, Device, Tensor};
-use tweedie_pipelines::judge;
+mod experiments;
 
+use experiments::arguments::{GUIDANCE_SCALE, MODEL};
+use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use serde::Serialize;
+use serde_json::{Map, json};
+use tweedie::images::{Plot, Series};
+use tweedie_pipelines::PixelRequest;
+
+const EXPERIMENT: Experiment = Experiment {
+    name: "ddpm_vs_ddim",
+    title: "DDPM and DDIM over the number of steps",
+    options: &[MODEL, GUIDANCE_SCALE],
+    columns: &[
+        Column::setting("sampler"),
+        Column::setting("variance"),
+        Column::setting("eta"),
+        Column::setting("steps"),
+        Column::figure("fid", "FID", 1),
+        Column::figure("kid", "KID", 2),
+        Column::figure("is", "IS", 2),
+        Column::figure("precision", "precision", 3),
+        Column::figure("recall", "recall", 3),
+        Column::figure("seconds", "seconds", 0),
+    ],
+};
+
+/// Numbers of steps; all of them, as many as the model was trained on, come after.
 const STEPS: [usize; 4] = [10, 20, 50, 100];
-const SAMPLERS: [&str; 2] = ["ddpm", "ddim"];
+const ALL: usize = 1000;
 
-fn load(files: &ModelFiles) -> tweedie::Result<UNet2DModel> {
-    let config = UNet2DConfig::from_json(&files.read_text("unet/config.json")?, &files.path("unet/config.json"))?;
-    let checkpoint = Checkpoint::open(files, "unet", Precision::Full, DType::F32, &Device::Cpu)?;
-    let model = UNet2DModel::new(&Weights::new(&checkpoint), config, DType::F32)?;
-    checkpoint.finish(&[])?;
-    Ok(model)
-}
-
-/// Pictures of classes 0, 1, 2, ... in turn, image `i` from seed `i`.
-fn draw(
-    model: &UNet2DModel,
-    fields: &ConfigFields,
-    sampler: &str,
+/// A way of drawing digits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Sampler {
+    sampler: &'static str,
+    variance: Option<&'static str>,
+    eta: Option<f64>,
     steps: usize,
-    asked: &[u32],
-) -> tweedie::Result<Tensor> {
-    let scheduler = by_name(sampler)?.build(fields)?;
-    let levels = scheduler.levels(steps)?;
-    let seeds: Vec<u64> = (0..asked.len() as u64).collect();
-    let mut noise = TorchNoise::per_image(&seeds);
-    let (height, width) = model.config().sample_size.unwrap_or((28, 28));
-    let start = noise.normal(&[asked.len(), model.config().in_channels, height, width])?;
-    let start = (start * levels.init_noise_sigma())?;
-    let conditioning = Conditioning::classes(asked, &Device::Cpu)?;
-    let denoiser = Denoiser::new(model, &conditioning, scheduler.parameterization());
-    let run = Run::new(&levels, &denoiser, &mut noise);
-    sample(scheduler.solver().as_mut(), start, 0, run, &mut |_| ControlFlow::Continue(()))
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let mut folder = |what| arguments.next().ok_or(format!("give the folder of {what}"));
-    let (model, classifier, output) = (folder("the model")?, folder("the classifier")?, folder("the pictures")?);
-    let count: usize = arguments.next().map_or(Ok(50), |count| count.parse())?;
-    let files = ModelFiles::folder(Path::new(&model))?;
-    let network = load(&files)?;
-    let name = "scheduler/scheduler_config.json";
-    let fields = ConfigFields::from_json("scheduler", &files.read_text(name)?, &files.path(name))?;
-    let asked: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
-    let mut series = Vec::new();
-    println!("sampler  steps   seconds   right");
-    for sampler in SAMPLERS {
-        let mut points = Vec::new();
-        for steps in STEPS {
-            let start = Instant::now();
-            let x = draw(&network, &fields, sampler, steps, &asked)?.clamp(-1f32, 1f32)?;
-            let seconds = start.elapsed().as_secs_f64();
-            let right = judge(Path::new(&classifier), &x, &asked)?.accuracy();
-            println!("{sampler:8} {steps:5} {seconds:9.2}   {:.1} %", 100.0 * right);
-            points.push((steps as f64, 100.0 * right));
-            let grid = Picture::grid(&Picture::from_tensor(&x)?, 10, 2)?;
-            grid.save(&Path::new(&output).join(format!("{sampler}-{steps}.png")), &[])?;
-        }
-        series.push(Series::marked(sampler, points, true));
+impl Sampler {
+    fn ddpm(variance: &'static str) -> Self {
+        Self { sampler: "ddpm", variance: Some(variance), eta: None, steps: 0 }
     }
-    let plot = Plot {
-        title: format!("{count} samples judged by a classifier"),
+
+    fn ddim(eta: f64) -> Self {
+        Self { sampler: "ddim", variance: None, eta: Some(eta), steps: 0 }
+    }
+
+    fn name(&self) -> String {
+        let Self { sampler, variance, eta, .. } = self;
+        let eta = eta.map(|eta| format!(" eta {eta}"));
+        format!("{sampler}{}{}", variance.map(|name| format!(" {name}")).unwrap_or_default(), eta.unwrap_or_default())
+    }
+
+    fn request(&self, guidance_scale: f64) -> PixelRequest {
+        let variance = self.variance.map(|name| ("variance_type".to_owned(), json!(name)));
+        PixelRequest {
+            scheduler: Some(self.sampler.into()),
+            scheduler_config: Map::from_iter(variance),
+            eta: self.eta,
+            steps: Some(self.steps),
+            guidance_scale: Some(guidance_scale),
+            ..PixelRequest::default()
+        }
+    }
+}
+
+/// The FID of every sampler over its steps, and that of real digits.
+fn plot(rows: &[(Sampler, Figures)], floor: Option<f64>) -> Plot {
+    let mut series: Vec<Series> = Vec::new();
+    for (row, figures) in rows {
+        let (name, point) = (row.name(), figures.get("fid").map(|fid| (row.steps as f64, fid)));
+        match series.iter_mut().find(|series| series.name == name) {
+            Some(series) => series.points.extend(point),
+            None => series.push(Series::marked(name, Vec::from_iter(point), true)),
+        }
+    }
+    let ends = [STEPS[0], ALL].map(|steps| steps as f64);
+    series.extend(floor.map(|fid| Series::line("real digits", ends.map(|steps| (steps, fid)).to_vec())));
+    Plot {
+        title: "FID of DDPM and DDIM".into(),
         x_label: "steps".into(),
-        y_label: "% of the class asked".into(),
-        logarithmic: (true, false),
+        y_label: "FID, features of LeNet".into(),
+        logarithmic: (true, true),
         series,
-    };
-    plot.draw()?.save(&Path::new(&output).join("ddpm_vs_ddim.png"), &[])?;
-    Ok(())
+    }
+}
+
+fn main() -> Outcome {
+    let arguments = EXPERIMENT.arguments();
+    let (samples, guidance_scale) = (arguments.samples(arguments.size.pick(500, 2000))?, arguments.guidance_scale()?);
+    let pipeline = arguments.pipeline()?;
+    let settings = json!({"samples": samples, "model": pipeline.model_name(), "guidance_scale": guidance_scale});
+    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
+    let judge = Judge::open(&arguments.data, samples)?;
+    results.measure_floor(&judge)?;
+
+    let mut samplers = vec![Sampler::ddim(0.0), Sampler::ddim(0.2), Sampler::ddim(0.5), Sampler::ddim(1.0)];
+    samplers.extend([Sampler::ddpm("fixed_small"), Sampler::ddpm("fixed_large")]);
+    let with = |steps| samplers.iter().map(move |sampler| Sampler { steps, ..sampler.clone() });
+    let mut rows: Vec<Sampler> = STEPS.into_iter().flat_map(with).collect();
+    // A thousand steps of each sampler are most of a night's work.
+    let ends = [Sampler::ddim(0.0), Sampler::ddpm("fixed_small")].map(|sampler| sampler.name());
+    rows.extend(with(ALL).filter(|sampler| arguments.size.pick(ends.contains(&sampler.name()), true)));
+
+    let work = |row: &Sampler| judge.work(row.steps);
+    let rows = results.measure(rows, work, |row, progress| {
+        judge.judge(&pipeline, row.request(guidance_scale), work(row), progress)
+    })?;
+    results.finish(&[("fid.png", plot(&rows, results.floor("fid")))])
 }

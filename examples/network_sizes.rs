@@ -1,98 +1,102 @@
-//! Networks of several sizes, trained for the same number of steps: what a larger one costs and what it brings.
+//! Networks of several sizes, trained for longer and longer: what size and length cost, and what they bring.
 //!
-//! `cargo run --release --example network_sizes -- DATA_DIR OUTPUT_DIR [STEPS]`
+//! `cargo run --release --example network_sizes -- --output DIR [--size hour|night] [--resume] [--data DIR]`
 //!
-//! Writes `network_sizes.png`, the loss of the last tenth of the steps over the seconds that they all took.
+//! Each length is a run of its own, whose learning rate falls to nothing at its end.
 
+mod experiments;
+
+use experiments::arguments::STEPS;
+use experiments::training::{SAMPLING_STEPS, digits, request, small, train, work};
+use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use serde::Serialize;
 use serde_json::json;
-use std::error::Error;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
-use tweedie::DType;
-use tweedie::config::ConfigFields;
-use tweedie::denoising::PredictionType;
 use tweedie::images::{Plot, Series};
-use tweedie::kernels::MatmulPrecision;
-use tweedie::models::UNet2DConfig;
-use tweedie::schedulers::NoiseSchedule;
-use tweedie::training::data::{Batches, FolderOptions, ImageSet, Loader, Split, read_set};
-use tweedie::training::tasks::{PixelDiffusion, PixelDiffusionConfig};
-use tweedie::training::{
-    AdamWConfig, Decay, EmaOptions, ForwardProcess, LearningRate, LossWeighting, Objective, OptimizerOptions, Trainer,
-    TrainerOptions,
+use tweedie_pipelines::PixelTrainingSettings;
+
+const EXPERIMENT: Experiment = Experiment {
+    name: "network_sizes",
+    title: "Sizes of networks and lengths of training",
+    options: &[STEPS],
+    columns: &[
+        Column::setting("channels"),
+        Column::setting("steps"),
+        Column::figure("parameters", "parameters", 0),
+        Column::figure("fid", "FID", 1),
+        Column::figure("kid", "KID", 2),
+        Column::figure("is", "IS", 2),
+        Column::figure("loss", "loss", 4),
+        Column::figure("training_seconds", "seconds of training", 0),
+    ],
 };
 
 /// Channels at each resolution.
-const SIZES: [&[usize]; 4] = [&[8, 16], &[16, 32], &[16, 32, 64], &[32, 64, 96]];
-const BATCH: usize = 32;
+const SIZES: [[usize; 3]; 3] = [[8, 16, 32], [16, 32, 64], [32, 64, 96]];
+/// Lengths, as parts of the longest.
+const PARTS: [u64; 3] = [4, 2, 1];
 
-fn network(set: &ImageSet, channels: &[usize]) -> tweedie::Result<UNet2DConfig> {
-    let blocks = |kind: &'static str| vec![kind; channels.len()];
-    let config = json!({
-        "sample_size": set.height(), "in_channels": set.channels(), "out_channels": set.channels(),
-        "block_out_channels": channels, "layers_per_block": 1, "norm_num_groups": 8,
-        "down_block_types": blocks("DownBlock2D"), "up_block_types": blocks("UpBlock2D"), "add_attention": false,
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Training {
+    channels: [usize; 3],
+    steps: u64,
+}
+
+impl Training {
+    fn name(&self) -> String {
+        self.channels.map(|channels| channels.to_string()).join("-")
+    }
+
+    fn settings(&self) -> PixelTrainingSettings {
+        PixelTrainingSettings { channels: self.channels.into(), ..small(self.steps) }
+    }
+
+    /// How much more an evaluation costs than that of the middle one: most of it is in the products of the full resolution.
+    fn cost(&self) -> f64 {
+        (self.channels[0] as f64 / SIZES[1][0] as f64).powf(1.5)
+    }
+}
+
+/// A figure over the seconds of training, with a line for each size.
+fn plot(rows: &[(Training, Figures)], figure: &str, y_label: &str) -> Plot {
+    let series = SIZES.map(|channels| {
+        let of_size = rows.iter().filter(|(row, _)| row.channels == channels);
+        let points = of_size.filter_map(|(_, figures)| Some((figures.get("training_seconds")?, figures.get(figure)?)));
+        let parameters = rows.iter().find(|(row, _)| row.channels == channels);
+        let parameters = parameters.and_then(|(_, figures)| figures.get("parameters")).unwrap_or_default();
+        Series::marked(format!("{:.0}k parameters", parameters / 1000.0), points.collect(), true)
     });
-    UNet2DConfig::from_json(&config.to_string(), Path::new("this program"))
-}
-
-/// The number of parameters, seconds and mean loss of the last steps.
-fn train(set: &Arc<ImageSet>, channels: &[usize], steps: u64) -> tweedie::Result<(usize, f64, f64)> {
-    let scheduler = serde_json::Map::from_iter([("beta_schedule".to_owned(), "squaredcos_cap_v2".into())]);
-    let schedule = NoiseSchedule::from_config(&ConfigFields::from_fields("scheduler", scheduler.clone()))?;
-    let process = ForwardProcess::Diffusion(schedule);
-    let config = PixelDiffusionConfig {
-        network: network(set, channels)?,
-        size: (set.height(), set.width()),
-        objective: Objective::new(process, PredictionType::VPrediction, LossWeighting::Uniform)?,
-        importance_sampling: false,
-        class_dropout: None,
-        class_names: Vec::new(),
-        products: MatmulPrecision::Full,
-        scheduler,
-        dtype: DType::F32,
-    };
-    let optimizer = OptimizerOptions {
-        learning_rate: LearningRate { peak: 1e-3, warmup_steps: steps / 20, total_steps: steps, decay: Decay::Cosine },
-        adamw: AdamWConfig::default(),
-        max_gradient_norm: Some(1.0),
-        ema: Some(EmaOptions { decay: 0.99, warm_up: true }),
-    };
-    let (task, parameters) = PixelDiffusion::new(config, 0, optimizer)?;
-    let mut trainer = Trainer::new(task, vec![parameters], TrainerOptions { seed: 0, accumulate: 1 })?;
-    let mut loader = Loader::start(Batches::new(set.clone(), BATCH, 0)?, 0)?;
-    let last = (steps / 10).max(1);
-    let (start, mut sum) = (Instant::now(), 0.0);
-    for step in 0..steps {
-        let loss = trainer.step(|| loader.next_batch())?.loss();
-        if step >= steps - last {
-            sum += loss;
-        }
-    }
-    Ok((trainer.parameters(), start.elapsed().as_secs_f64(), sum / last as f64))
-}
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let mut folder = |what| arguments.next().ok_or(format!("give the folder of {what}"));
-    let (data, output) = (folder("the data")?, folder("the plot")?);
-    let steps = arguments.next().map_or(Ok(300), |steps| steps.parse())?.max(1);
-    let set = Arc::new(read_set(Path::new(&data), Split::Train, FolderOptions::default())?);
-    let mut series = Vec::new();
-    println!("channels           parameters   seconds   loss");
-    for channels in SIZES {
-        let (parameters, seconds, loss) = train(&set, channels, steps)?;
-        println!("{:18} {parameters:10} {seconds:9.1}   {loss:.4}", format!("{channels:?}"));
-        series.push(Series::marked(format!("{}k parameters", parameters / 1000), vec![(seconds, loss)], false));
-    }
-    let plot = Plot {
-        title: format!("loss of v after {steps} steps of {BATCH} pictures"),
-        x_label: "seconds".into(),
-        y_label: "loss".into(),
+    Plot {
+        title: format!("{y_label} of networks over the length of their training"),
+        x_label: "seconds of training".into(),
+        y_label: y_label.into(),
         logarithmic: (true, true),
-        series,
-    };
-    plot.draw()?.save(&Path::new(&output).join("network_sizes.png"), &[])?;
-    Ok(())
+        series: series.into(),
+    }
+}
+
+fn main() -> Outcome {
+    let arguments = EXPERIMENT.arguments();
+    let samples = arguments.samples(arguments.size.pick(500, 5000))?;
+    let steps = arguments.steps(arguments.size.pick(1200, 8000))?;
+    let settings = json!({"samples": samples, "longest_training": steps, "sampling_steps": SAMPLING_STEPS});
+    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
+    let data = digits(&arguments.data)?;
+    let judge = Judge::open(&arguments.data, samples)?;
+    results.measure_floor(&judge)?;
+
+    let of_size = |channels| PARTS.map(|part| Training { channels, steps: (steps / part).max(1) });
+    let rows: Vec<Training> = SIZES.into_iter().flat_map(of_size).collect();
+    let (runs, drawing) = (results.runs(), judge.work(SAMPLING_STEPS));
+    let cost = |row: &Training| row.cost() * (work(row.steps) + drawing);
+    let rows = results.measure(rows, cost, |row, progress| {
+        progress.scale(row.cost());
+        let run = runs.join(format!("{}-steps-{}", row.name(), row.steps));
+        let trained = train(row.settings(), &data, &run, progress)?;
+        let judged = judge.judge(&trained.pipeline, request(), drawing, progress)?;
+        Ok(judged
+            .with_number("loss", trained.loss)
+            .with_number("parameters", trained.parameters as f64)
+            .with_number("training_seconds", trained.seconds))
+    })?;
+    results.finish(&[("fid.png", plot(&rows, "fid", "FID")), ("loss.png", plot(&rows, "loss", "loss of v"))])
 }
