@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use cases::{TestResult, roots};
 use std::path::Path;
 use tweedie::adapters::TextualInversion;
-use tweedie::checkpoints::{ModelFiles, sha256};
+use tweedie::checkpoints::ModelFiles;
+use tweedie::files::sha256;
 use tweedie_pipelines::{
     Adapters, DTypeChoice, DeviceChoice, EmbeddingChoice, LatentDiffusion, LoraChoice, Model, TextToImageRequest,
 };
