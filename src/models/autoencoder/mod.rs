@@ -250,28 +250,35 @@ impl Autoencoder for AutoencoderKl {
         let channels = &self.config.block_out_channels;
         let beside = 2 * channels.get(1).unwrap_or(&channels[0]) + channels[0];
         let factor = self.config.latent_space().factor;
-        let at_once = strips::bytes(beside as u64, height.saturating_mul(factor), width.saturating_mul(factor));
-        self.memory(at_once, height, width)
+        let (rows, columns) = (height.saturating_mul(factor), width.saturating_mul(factor));
+        let at_once = strips::bytes(beside as u64, rows, columns);
+        self.memory(at_once, (height, width), (rows, columns))
     }
 
     /// At the highest resolution a residual block has what goes in, what is between, and what comes out.
     fn encoding_memory(&self, height: usize, width: usize) -> Memory {
         let values = 3 * self.config.block_out_channels[0] + self.config.in_channels;
         let factor = self.config.latent_space().factor;
-        self.memory(strips::bytes(values as u64, height, width), height / factor, width / factor)
+        let at_once = strips::bytes(values as u64, height, width);
+        self.memory(at_once, (height / factor, width / factor), (height, width))
     }
 }
 
 impl AutoencoderKl {
     /// With what it takes for latents of this size at the lowest resolution, which is never in strips. Without the attention that
-    /// is a residual block's input, its output and two maps between.
-    fn memory(&self, at_once: u64, height: usize, width: usize) -> Memory {
+    /// is a residual block's input, its output and two maps between. The picture, whose size is given last, is there twice: as it
+    /// comes or goes, and as layers have it.
+    fn memory(&self, at_once: u64, (height, width): (usize, usize), (rows, columns): (usize, usize)) -> Memory {
         let channels = self.config.block_out_channels.last().map_or(0, |&channels| channels as u64);
         let maps = |count: u64| strips::bytes(count * channels, height, width);
         let attends = self.config.mid_block_add_attention;
         let lowest = if attends { maps(8) } else { maps(4) };
         match self.backend {
-            Backend::Kernels => Memory { at_once: at_once.max(lowest), least: if attends { maps(6) } else { maps(4) } },
+            Backend::Kernels => {
+                let picture = strips::bytes(2 * self.config.in_channels as u64, rows, columns);
+                let least = if attends { maps(6) } else { maps(4) };
+                Memory { at_once: at_once.max(lowest), least: least.max(picture) }
+            }
             Backend::Candle => Memory { at_once, least: at_once },
         }
     }
