@@ -31,12 +31,12 @@ impl InpaintArguments {
         let files: Vec<_> =
             [Some(&self.image), self.mask.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
         let plan = self.generate.plan(&files)?;
-        if self.mask.as_ref() == Some(&self.image) {
+        let image = Photo::read(&self.image)?;
+        if self.mask.as_ref() == Some(&self.image) && image.is_transparent_somewhere() {
             print::warning(
                 "the picture is its own mask, so what is opaque in it is repainted; to fill its transparent hole leave `mask` away",
             );
         }
-        let image = Photo::read(&self.image)?;
         plan.check_format(&image)?;
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;
         let mut inputs = vec![inputs::input("image", &self.image)?];
