@@ -10,10 +10,11 @@
 mod experiments;
 
 use experiments::arguments::{GUIDANCE_SCALE, MODEL};
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use experiments::plots::{lines, with_real_digits};
+use experiments::{Column, Experiment, Figures, Outcome, begin};
 use serde::Serialize;
 use serde_json::{Map, json};
-use tweedie::images::{Plot, Series};
+use tweedie::images::Plot;
 use tweedie_pipelines::PixelRequest;
 
 const EXPERIMENT: Experiment = Experiment {
@@ -25,12 +26,12 @@ const EXPERIMENT: Experiment = Experiment {
         Column::setting("variance"),
         Column::setting("eta"),
         Column::setting("steps"),
-        Column::figure("fid", "FID", 1),
-        Column::figure("kid", "KID", 2),
-        Column::figure("is", "IS", 2),
-        Column::figure("precision", "precision", 3),
-        Column::figure("recall", "recall", 3),
-        Column::figure("seconds", "seconds", 0),
+        Column::FID,
+        Column::KID,
+        Column::IS,
+        Column::PRECISION,
+        Column::RECALL,
+        Column::SECONDS,
     ],
 };
 
@@ -77,22 +78,12 @@ impl Sampler {
 
 /// The FID of every sampler over its steps, and that of real digits.
 fn plot(rows: &[(Sampler, Figures)], floor: Option<f64>) -> Plot {
-    let mut series: Vec<Series> = Vec::new();
-    for (row, figures) in rows {
-        let (name, point) = (row.name(), figures.get("fid").map(|fid| (row.steps as f64, fid)));
-        match series.iter_mut().find(|series| series.name == name) {
-            Some(series) => series.points.extend(point),
-            None => series.push(Series::marked(name, Vec::from_iter(point), true)),
-        }
-    }
-    let ends = [STEPS[0], ALL].map(|steps| steps as f64);
-    series.extend(floor.map(|fid| Series::line("real digits", ends.map(|steps| (steps, fid)).to_vec())));
     Plot {
         title: "FID of DDPM and DDIM".into(),
         x_label: "steps".into(),
         y_label: "FID, features of LeNet".into(),
         logarithmic: (true, true),
-        series,
+        series: with_real_digits(lines(rows, "fid", |row| row.steps as f64, Sampler::name), floor),
     }
 }
 
@@ -101,9 +92,7 @@ fn main() -> Outcome {
     let (samples, guidance_scale) = (arguments.samples(arguments.size.pick(500, 2000))?, arguments.guidance_scale()?);
     let pipeline = arguments.pipeline()?;
     let settings = json!({"samples": samples, "model": pipeline.model_name(), "guidance_scale": guidance_scale});
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
 
     let mut samplers = vec![Sampler::ddim(0.0), Sampler::ddim(0.2), Sampler::ddim(0.5), Sampler::ddim(1.0)];
     samplers.extend([Sampler::ddpm("fixed_small"), Sampler::ddpm("fixed_large")]);

@@ -11,11 +11,12 @@
 mod experiments;
 
 use experiments::arguments::STEPS;
+use experiments::plots::{lines, with_real_digits};
 use experiments::training::{SAMPLING_STEPS, digits, request, small, train, work};
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use experiments::{Column, Experiment, Figures, Outcome, begin};
 use serde::Serialize;
 use serde_json::json;
-use tweedie::images::{Plot, Series};
+use tweedie::images::Plot;
 use tweedie_pipelines::{CommonSettings, DecayChoice, PixelTrainingSettings};
 
 const EXPERIMENT: Experiment = Experiment {
@@ -24,12 +25,12 @@ const EXPERIMENT: Experiment = Experiment {
     options: &[STEPS],
     columns: &[
         Column::setting("relative_deviation"),
-        Column::figure("fid", "FID", 1),
-        Column::figure("kid", "KID", 2),
-        Column::figure("is", "IS", 2),
-        Column::figure("precision", "precision", 3),
-        Column::figure("recall", "recall", 3),
-        Column::figure("seconds", "seconds", 0),
+        Column::FID,
+        Column::KID,
+        Column::IS,
+        Column::PRECISION,
+        Column::RECALL,
+        Column::SECONDS,
     ],
 };
 
@@ -53,16 +54,13 @@ impl Average {
 }
 
 fn plot(rows: &[(Average, Figures)], floor: Option<f64>) -> Plot {
-    let points = rows.iter().filter_map(|(row, figures)| Some((row.relative_deviation, figures.get("fid")?)));
-    let mut series = vec![Series::marked("averaged weights", points.collect(), true)];
-    let ends = [LENGTHS[0], LENGTHS[LENGTHS.len() - 1]];
-    series.extend(floor.map(|fid| Series::line("real digits", ends.map(|length| (length, fid)).to_vec())));
+    let averages = lines(rows, "fid", |row| row.relative_deviation, |_| "averaged weights".into());
     Plot {
         title: "FID over the length of the weights' average".into(),
         x_label: "relative standard deviation of the average".into(),
         y_label: "FID, features of LeNet".into(),
         logarithmic: (false, true),
-        series,
+        series: with_real_digits(averages, floor),
     }
 }
 
@@ -71,10 +69,8 @@ fn main() -> Outcome {
     let samples = arguments.samples(arguments.size.pick(500, 5000))?;
     let steps = arguments.steps(arguments.size.pick(4000, 40_000))?;
     let settings = json!({"samples": samples, "training_steps": steps, "sampling_steps": SAMPLING_STEPS});
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
     let data = digits(&arguments.data)?;
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
 
     let (run, drawing) = (results.runs().join("averaged"), judge.work(SAMPLING_STEPS));
     let rows = LENGTHS.map(|relative_deviation| Average { relative_deviation }).into();

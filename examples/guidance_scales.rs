@@ -6,7 +6,8 @@
 mod experiments;
 
 use experiments::arguments::MODEL;
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use experiments::plots::points;
+use experiments::{Column, Experiment, Figures, Outcome, begin};
 use serde::Serialize;
 use serde_json::json;
 use tweedie::images::{Plot, Series};
@@ -18,12 +19,12 @@ const EXPERIMENT: Experiment = Experiment {
     options: &[MODEL],
     columns: &[
         Column::setting("scale"),
-        Column::figure("fid", "FID", 1),
-        Column::figure("is", "IS", 2),
-        Column::figure("precision", "precision", 3),
-        Column::figure("recall", "recall", 3),
-        Column::figure("kid", "KID", 2),
-        Column::figure("seconds", "seconds", 0),
+        Column::FID,
+        Column::IS,
+        Column::PRECISION,
+        Column::RECALL,
+        Column::KID,
+        Column::SECONDS,
     ],
 };
 
@@ -44,17 +45,15 @@ impl Guidance {
 
 /// One figure over another, with a point for each scale.
 fn plot(rows: &[(Guidance, Figures)], x: (&str, &str), y: (&str, &str)) -> Plot {
-    let point = |figures: &Figures| Some((figures.get(x.0)?, figures.get(y.0)?));
-    let points = rows.iter().filter_map(|(_, figures)| point(figures)).collect();
-    let marked = rows
-        .iter()
-        .map(|(row, figures)| Series::marked(format!("scale {}", row.scale), Vec::from_iter(point(figures)), false));
+    let mut series = points(rows, [x.0, y.0], |row| format!("scale {}", row.scale));
+    let all = series.iter().flat_map(|scale| scale.points.clone()).collect();
+    series.push(Series::line("in this order", all));
     Plot {
         title: format!("{} against {} of guided digits", y.1, x.1),
         x_label: format!("{}, by LeNet", x.1),
         y_label: format!("{}, by LeNet", y.1),
         logarithmic: (false, false),
-        series: marked.chain([Series::line("in this order", points)]).collect(),
+        series,
     }
 }
 
@@ -67,9 +66,7 @@ fn main() -> Outcome {
     let settings = json!({
         "samples": samples, "model": pipeline.model_name(), "scheduler": scheduler, "steps": steps,
     });
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
 
     let rows = SCALES.map(|scale| Guidance { scale }).into();
     let work = |row: &Guidance| judge.work(row.evaluations() * steps);

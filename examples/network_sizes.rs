@@ -8,7 +8,7 @@ mod experiments;
 
 use experiments::arguments::STEPS;
 use experiments::training::{SAMPLING_STEPS, digits, request, small, train, work};
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use experiments::{Column, Experiment, Figures, Outcome, begin};
 use serde::Serialize;
 use serde_json::json;
 use tweedie::images::{Plot, Series};
@@ -22,11 +22,11 @@ const EXPERIMENT: Experiment = Experiment {
         Column::setting("channels"),
         Column::setting("steps"),
         Column::figure("parameters", "parameters", 0),
-        Column::figure("fid", "FID", 1),
-        Column::figure("kid", "KID", 2),
-        Column::figure("is", "IS", 2),
-        Column::figure("loss", "loss", 4),
-        Column::figure("training_seconds", "seconds of training", 0),
+        Column::FID,
+        Column::KID,
+        Column::IS,
+        Column::LOSS,
+        Column::TRAINING_SECONDS,
     ],
 };
 
@@ -79,10 +79,8 @@ fn main() -> Outcome {
     let samples = arguments.samples(arguments.size.pick(500, 5000))?;
     let steps = arguments.steps(arguments.size.pick(1200, 8000))?;
     let settings = json!({"samples": samples, "longest_training": steps, "sampling_steps": SAMPLING_STEPS});
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
     let data = digits(&arguments.data)?;
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
 
     let of_size = |channels| PARTS.map(|part| Training { channels, steps: (steps / part).max(1) });
     let rows: Vec<Training> = SIZES.into_iter().flat_map(of_size).collect();

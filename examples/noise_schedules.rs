@@ -10,8 +10,9 @@
 mod experiments;
 
 use experiments::arguments::STEPS;
-use experiments::training::{SAMPLING_STEPS, digits, request, small, train, work};
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use experiments::plots::points;
+use experiments::training::{SAMPLING_STEPS, digits, request, run_name, small, train, work};
+use experiments::{Column, Experiment, Figures, Outcome, begin};
 use serde::Serialize;
 use serde_json::json;
 use tweedie::config::ConfigFields;
@@ -29,11 +30,11 @@ const EXPERIMENT: Experiment = Experiment {
     columns: &[
         Column::setting("schedule"),
         Column::setting("timesteps"),
-        Column::figure("fid", "FID", 1),
-        Column::figure("kid", "KID", 2),
-        Column::figure("is", "IS", 2),
-        Column::figure("loss", "loss", 4),
-        Column::figure("training_seconds", "seconds of training", 0),
+        Column::FID,
+        Column::KID,
+        Column::IS,
+        Column::LOSS,
+        Column::TRAINING_SECONDS,
     ],
 };
 
@@ -66,11 +67,6 @@ const SCHEDULES: [Schedule; 6] = [
 impl Schedule {
     fn name(&self) -> String {
         format!("{} {}", self.schedule, self.timesteps)
-    }
-
-    /// The name of its run.
-    fn run(&self) -> String {
-        self.name().replace(", ", "-").replace(' ', "-")
     }
 
     fn settings(&self, steps: u64) -> PixelTrainingSettings {
@@ -119,14 +115,12 @@ fn forward_rows(set: &ImageSet) -> tweedie::Result<Picture> {
 
 /// FID over loss.
 fn plot(rows: &[(Schedule, Figures)]) -> Plot {
-    let point = |figures: &Figures| Some((figures.get("loss")?, figures.get("fid")?));
-    let series = rows.iter().map(|(row, figures)| Series::marked(row.name(), Vec::from_iter(point(figures)), false));
     Plot {
         title: "FID of models with each noise schedule".into(),
         x_label: "loss of v, over the schedule's own timesteps".into(),
         y_label: "FID, features of LeNet".into(),
         logarithmic: (false, false),
-        series: series.collect(),
+        series: points(rows, ["loss", "fid"], Schedule::name),
     }
 }
 
@@ -135,18 +129,16 @@ fn main() -> Outcome {
     let samples = arguments.samples(arguments.size.pick(500, 5000))?;
     let steps = arguments.steps(arguments.size.pick(1200, 10_000))?;
     let settings = json!({"samples": samples, "training_steps": steps, "sampling_steps": SAMPLING_STEPS});
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
     let data = digits(&arguments.data)?;
     replace_file(&arguments.output.join("forward.png"), &encode_png(&forward_rows(&data)?, &[])?)?;
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
 
     let (runs, drawing) = (results.runs(), judge.work(SAMPLING_STEPS));
     let rows = results.measure(
         SCHEDULES.into(),
         |_| work(steps) + drawing,
         |row, progress| {
-            let trained = train(row.settings(steps), &data, &runs.join(row.run()), progress)?;
+            let trained = train(row.settings(steps), &data, &runs.join(run_name(&row.name())), progress)?;
             let judged = judge.judge(&trained.pipeline, request(), drawing, progress)?;
             Ok(judged.with_number("loss", trained.loss).with_number("training_seconds", trained.seconds))
         },

@@ -11,10 +11,11 @@
 mod experiments;
 
 use experiments::arguments::MODEL;
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results, RowProgress};
+use experiments::plots::{lines, with_real_digits};
+use experiments::{Column, Experiment, Figures, Outcome, RowProgress, begin};
 use serde::Serialize;
 use serde_json::{Map, json};
-use tweedie::images::{Plot, Series};
+use tweedie::images::Plot;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::{SCHEDULERS, Step, Stochastic, by_name};
 use tweedie::{DType, Tensor};
@@ -28,10 +29,10 @@ const EXPERIMENT: Experiment = Experiment {
         Column::setting("solver"),
         Column::setting("evaluations"),
         Column::figure("distance", "distance", 4),
-        Column::figure("fid", "FID", 1),
-        Column::figure("kid", "KID", 2),
-        Column::figure("is", "IS", 2),
-        Column::figure("seconds", "seconds", 0),
+        Column::FID,
+        Column::KID,
+        Column::IS,
+        Column::SECONDS,
     ],
 };
 
@@ -104,24 +105,13 @@ fn distance(a: &Tensor, b: &Tensor) -> Outcome<f64> {
 
 /// A figure of every solver over its evaluations.
 fn plot(rows: &[(Solver, Figures)], figure: &str, y_label: &str, floor: Option<f64>) -> Plot {
-    let mut series: Vec<Series> = Vec::new();
-    for (row, figures) in rows {
-        let Some(value) = figures.get(figure) else { continue };
-        let point = (row.evaluations as f64, value);
-        match series.iter_mut().find(|series| series.name == row.solver) {
-            Some(series) => series.points.push(point),
-            None => series.push(Series::marked(&*row.solver, vec![point], true)),
-        }
-    }
-    let evaluations = || rows.iter().map(|(row, _)| row.evaluations as f64);
-    let ends = [evaluations().fold(f64::INFINITY, f64::min), evaluations().fold(0.0, f64::max)];
-    series.extend(floor.map(|floor| Series::line("real digits", ends.map(|x| (x, floor)).to_vec())));
+    let solvers = lines(rows, figure, |row| row.evaluations as f64, |row| row.solver.clone());
     Plot {
         title: format!("{y_label} of every solver"),
         x_label: "evaluations of the network".into(),
         y_label: y_label.into(),
         logarithmic: (true, true),
-        series,
+        series: with_real_digits(solvers, floor),
     }
 }
 
@@ -130,9 +120,7 @@ fn main() -> Outcome {
     let samples = arguments.samples(arguments.size.pick(500, 2000))?;
     let pipeline = arguments.pipeline()?;
     let settings = json!({"samples": samples, "model": pipeline.model_name(), "followed": FOLLOWED});
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
 
     let all = |evaluations| Solver::names().into_iter().map(move |solver| Solver { solver, evaluations });
     let evaluations = arguments.size.pick(&[10, 20, 40][..], &[6, 10, 20, 40, 80]);

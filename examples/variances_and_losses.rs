@@ -9,11 +9,12 @@
 mod experiments;
 
 use experiments::arguments::STEPS;
-use experiments::training::{digits, small, train, work};
-use experiments::{Column, Experiment, Figures, Judge, Outcome, Results};
+use experiments::plots::points;
+use experiments::training::{digits, run_name, small, train, work};
+use experiments::{Column, Experiment, Figures, Outcome, begin};
 use serde::Serialize;
 use serde_json::{Map, json};
-use tweedie::images::{Plot, Series};
+use tweedie::images::Plot;
 use tweedie::schedulers::VarianceType;
 use tweedie::training::data::{FolderOptions, Split, read_set};
 use tweedie_pipelines::{LikelihoodOptions, PixelRequest, PixelTrainingSettings, PredictionChoice, likelihood_bound};
@@ -26,10 +27,10 @@ const EXPERIMENT: Experiment = Experiment {
         Column::setting("loss"),
         Column::setting("variance"),
         Column::figure("bits_per_dim", "bits per dimension", 3),
-        Column::figure("fid", "FID", 1),
-        Column::figure("kid", "KID", 2),
-        Column::figure("is", "IS", 2),
-        Column::figure("training_seconds", "seconds of training", 0),
+        Column::FID,
+        Column::KID,
+        Column::IS,
+        Column::TRAINING_SECONDS,
     ],
 };
 
@@ -78,11 +79,6 @@ impl Choice {
         }
     }
 
-    /// The name of its run, which one loss has with every variance.
-    fn run(&self) -> String {
-        self.loss.replace(", ", "-").replace(' ', "-")
-    }
-
     fn request(&self) -> PixelRequest {
         PixelRequest {
             scheduler: Some("ddpm".into()),
@@ -96,16 +92,12 @@ impl Choice {
 
 /// FID over likelihood.
 fn plot(rows: &[(Choice, Figures)]) -> Plot {
-    let point = |figures: &Figures| Some((figures.get("bits_per_dim")?, figures.get("fid")?));
-    let series = rows.iter().map(|(row, figures)| {
-        Series::marked(format!("{}, {}", row.loss, row.variance), Vec::from_iter(point(figures)), false)
-    });
     Plot {
         title: "FID against likelihood".into(),
         x_label: "bits per dimension (variational bound)".into(),
         y_label: "FID, features of LeNet".into(),
         logarithmic: (false, false),
-        series: series.collect(),
+        series: points(rows, ["bits_per_dim", "fid"], |row| format!("{}, {}", row.loss, row.variance)),
     }
 }
 
@@ -116,12 +108,10 @@ fn main() -> Outcome {
     let settings = json!({
         "samples": samples, "training_steps": steps, "sampling_steps": SAMPLING_STEPS, "evaluations_of_the_bound": EVALUATIONS,
     });
-    let mut results = Results::open(EXPERIMENT, &arguments, settings)?;
+    let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
     let data = digits(&arguments.data)?;
     // As many as are drawn.
     let test = read_set(&arguments.data, Split::Test, FolderOptions::default())?.first(samples);
-    let judge = Judge::open(&arguments.data, samples)?;
-    results.measure_floor(&judge)?;
 
     let (runs, drawing) = (results.runs(), judge.work(SAMPLING_STEPS));
     let bounding = (test.len() * EVALUATIONS) as f64;
@@ -129,7 +119,8 @@ fn main() -> Outcome {
         CHOICES.into(),
         |_| work(steps) + bounding + drawing,
         |row, progress| {
-            let trained = train(row.settings(steps), &data, &runs.join(row.run()), progress)?;
+            // One run of a loss is for every variance.
+            let trained = train(row.settings(steps), &data, &runs.join(run_name(row.loss)), progress)?;
             let options = LikelihoodOptions {
                 variance: Some(row.variance_type),
                 evaluations: EVALUATIONS,

@@ -5,7 +5,6 @@ Usage: load.py TWEEDIE RESULTS QUEUE
 import atexit
 import concurrent.futures
 import json
-import socket
 import pathlib
 import random
 import signal
@@ -17,11 +16,11 @@ import time
 import httpx
 from PIL import Image
 
+from local import free_port, wait_for
+
 tweedie, results, queue = sys.argv[1:4]
 JOBS, CLIENTS = 100, 16
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    PORT = free.getsockname()[1]
+PORT = free_port()
 URL = f"http://127.0.0.1:{PORT}"
 PROMPTS = ["a fox on a blue background", "a castle at sunset", "an octopus in space", "a panda and a pizza on a beach"]
 pathlib.Path(results).mkdir(parents=True, exist_ok=True)
@@ -41,12 +40,8 @@ def start(*arguments):
 
 def server():
     process = start("serve", "--no-work", "--listen", f"127.0.0.1:{PORT}", "--max-waiting", "60")
-    while True:
-        try:
-            if httpx.get(f"{URL}/healthz").status_code == 200:
-                return process
-        except httpx.HTTPError:
-            time.sleep(0.05)
+    wait_for(URL)
+    return process
 
 
 front = server()

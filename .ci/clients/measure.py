@@ -3,7 +3,6 @@
 Usage: measure.py TWEEDIE FOLDER [MODEL SIZE]   (without a model: the embedded one, and its memory over 1,000 requests)
 """
 import pathlib
-import socket
 import statistics
 import subprocess
 import sys
@@ -11,14 +10,14 @@ import time
 
 import httpx
 
+from local import free_port, wait_for
+
 tweedie, folder = sys.argv[1:3]
 model = ["--model", sys.argv[3]] if len(sys.argv) > 3 else []
 size = {"width": int(sys.argv[4]), "height": int(sys.argv[4])} if len(sys.argv) > 4 else {}
 folder = pathlib.Path(folder)
 folder.mkdir(parents=True, exist_ok=True)
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    PORT = free.getsockname()[1]
+PORT = free_port()
 URL = f"http://127.0.0.1:{PORT}"
 PROMPT = "a fox on a blue background"
 STEPS = {"steps": 4} if model else {}
@@ -53,12 +52,7 @@ def draw(client, **options):
 
 try:
     client = httpx.Client(base_url=URL, timeout=600)
-    while True:
-        try:
-            client.get("/healthz")
-            break
-        except httpx.HTTPError:
-            time.sleep(0.05)
+    wait_for(URL)
     draw(client, **STEPS, **size)
     minutes = {"server": [], "command line": []}
     for round in range(ROUNDS):

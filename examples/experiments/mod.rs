@@ -2,13 +2,14 @@
 //! them and says what is in the folder of one.
 //!
 //! ```text
-//! arguments -> Results::open -> Results::measure: a row -> (train) -> Judge::judge -> figures -> Results::finish: table, plots
+//! arguments -> begin -> Results::measure: a row -> (train) -> Judge::judge -> figures -> Results::finish: table, plots
 //! ```
 
 #![allow(dead_code)] // every experiment uses a part
 
 pub mod arguments;
 pub mod judge;
+pub mod plots;
 pub mod progress;
 pub mod results;
 pub mod table;
@@ -22,6 +23,23 @@ pub use table::Column;
 
 /// How an experiment, or a part of it, ends.
 pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// Starts an experiment, or goes on with it, in the folder that the arguments say. Rows have so many digits, and real ones have been
+/// judged before the first.
+///
+/// # Errors
+/// As [`Results::open`]; if the digits to judge by are not there.
+pub fn begin(
+    experiment: Experiment,
+    arguments: &Arguments,
+    settings: serde_json::Value,
+    samples: usize,
+) -> Outcome<(Results, Judge)> {
+    let mut results = Results::open(experiment, arguments, settings)?;
+    let judge = Judge::open(&arguments.data, samples)?;
+    results.measure_floor(&judge)?;
+    Ok((results, judge))
+}
 
 /// What an experiment is.
 #[derive(Debug, Clone, Copy)]

@@ -14,6 +14,23 @@ pub struct Column {
 }
 
 impl Column {
+    /// The Frechet inception distance.
+    pub const FID: Self = Self::figure("fid", "FID", 1);
+    /// The kernel inception distance.
+    pub const KID: Self = Self::figure("kid", "KID", 2);
+    /// The inception score.
+    pub const IS: Self = Self::figure("is", "IS", 2);
+    /// How many samples are like real ones.
+    pub const PRECISION: Self = Self::figure("precision", "precision", 3);
+    /// How many real ones are like samples.
+    pub const RECALL: Self = Self::figure("recall", "recall", 3);
+    /// The loss at the end of the training.
+    pub const LOSS: Self = Self::figure("loss", "loss", 4);
+    /// How long the row took.
+    pub const SECONDS: Self = Self::figure("seconds", "seconds", 0);
+    /// How long the training took.
+    pub const TRAINING_SECONDS: Self = Self::figure("training_seconds", "seconds of training", 0);
+
     /// A setting, as it is.
     pub const fn setting(key: &'static str) -> Self {
         Self { key, title: key, places: 0 }

@@ -60,6 +60,11 @@ pub fn work(steps: u64) -> f64 {
     STEP * (BATCH as u64 * steps) as f64
 }
 
+/// The folder's name of a run, from words.
+pub fn run_name(words: &str) -> String {
+    words.replace(", ", "-").replace(' ', "-")
+}
+
 /// Trains a model in the run's folder, or goes on with the run that is there.
 ///
 /// # Errors

@@ -28,6 +28,7 @@ pub struct Builder {
     model: Model,
     vae: Option<Model>,
     preview_vae: Option<Model>,
+    previews: bool,
     device: DeviceChoice,
     dtype: DTypeChoice,
     backend: Option<Backend>,
@@ -69,6 +70,14 @@ impl Builder {
     #[must_use]
     pub fn preview_vae(mut self, vae: Option<Model>) -> Self {
         self.preview_vae = vae;
+        self
+    }
+
+    /// Whether the observer is told of previews without an autoencoder for them too, where the pictures are small: the model's own
+    /// decoder draws them then.
+    #[must_use]
+    pub fn previews(mut self, wanted: bool) -> Self {
+        self.previews = wanted;
         self
     }
 
@@ -237,6 +246,7 @@ impl Builder {
             format,
             device,
             load_seconds: start.elapsed().as_secs_f64(),
+            previews: self.previews,
         })
     }
 }

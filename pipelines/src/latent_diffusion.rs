@@ -50,7 +50,12 @@ pub struct LatentDiffusion {
     pub(crate) format: NumberFormat,
     pub(crate) device: Device,
     pub(crate) load_seconds: f64,
+    /// Whether its own decoder draws previews of small pictures.
+    pub(crate) previews: bool,
 }
+
+/// Pixels of a picture that a decoder draws in about the time of a step.
+const SMALL: usize = 256 * 256;
 
 /// The pictures of a request, and what a user should know of them.
 #[derive(Debug, Clone)]
@@ -174,11 +179,17 @@ impl LatentDiffusion {
         seconds.encode = start.elapsed().as_secs_f64();
         let denoise = adapted.map_or_else(|| self.parts.denoise.last_use(), Ok)?;
         check_memory(settings, &encoded, &denoise, self.decode())?;
-        let (preview, device) = (self.parts.preview.as_ref(), &self.device);
+        let (preview, device) = (self.preview(settings), &self.device);
         let (encoded, reference, seconds_of) = (&encoded, &reference, &mut seconds);
         let batches = Batches { settings, encoded, reference, preview, device, seconds: seconds_of };
         batches.run(denoise, self.decode(), observer)?;
         Ok(seconds)
+    }
+
+    /// What draws previews: the autoencoder that was given for that, or its own decoder if they are wanted and small.
+    fn preview(&self, settings: &Settings) -> Option<&Decode> {
+        let own = || self.previews && settings.width * settings.height <= SMALL;
+        self.parts.preview.as_ref().or_else(|| own().then_some(self.decode()))
     }
 
     /// The first two stages of a run if the request puts LoRAs beside their weights.

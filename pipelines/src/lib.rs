@@ -59,6 +59,7 @@ pub mod hub;
 mod latent_diffusion;
 pub mod memory;
 mod model;
+mod most_alike;
 mod native_size;
 mod pixel;
 mod previews;
@@ -87,6 +88,7 @@ pub use evaluation::{
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};
 pub use model::{ComponentInfo, Defaults, Model, ModelInfo, PredictionDoubt, Purpose};
+pub use most_alike::most_alike;
 pub use native_size::NativeSize;
 pub use pixel::{
     PixelBuilder, PixelClass, PixelModel, PixelPipeline, PixelRecord, PixelRequest, PixelSeconds, PixelSettings,

@@ -22,6 +22,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
+use tweedie_pipelines::most_alike;
 
 /// The file of a project, in the folder where the program is started.
 const PROJECT_FILE: &str = "tweedie.toml";
@@ -34,9 +35,6 @@ const DRAWING: [&str; 4] = ["img2img", "inpaint", "sample", "txt2img"];
 
 /// Options that do so for all others too.
 const OF_ALL: [&str; 6] = ["device", "dtype", "max-memory", "offline", "quiet", "threads"];
-
-/// From this similarity on (1 is equal) a name is offered in the place of one that there is none of.
-const SIMILAR: f64 = 0.8;
 
 /// A picture that says what another file would.
 const LIKE: &str = "like";
@@ -219,13 +217,11 @@ fn check_tables(command: &Command, table: &Table, around: &str) -> Result<(), St
 
 /// What was perhaps meant by a name that is none of those that there are.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let similar = known.map(|known| (strsim::jaro_winkler(name, known), known));
-    let nearest = similar.filter(|(share, _)| *share >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
-    nearest.map_or(String::new(), |(_, known)| format!("; did you mean {known}?"))
+    most_alike(name, known).map_or(String::new(), |known| format!("; did you mean {known}?"))
 }
 
 /// The option of a command with a long name.
-fn argument_of<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+pub(super) fn argument_of<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|argument| argument.get_long() == Some(key))
 }
 

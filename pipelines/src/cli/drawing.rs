@@ -7,9 +7,7 @@ use super::progress::Progress;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use tweedie::Tensor;
 use tweedie::images::{Photo, Picture, TextChunk, encode_animation, encode_png};
-use tweedie_pipelines::stages::Decode;
 use tweedie_pipelines::{Error, Event, LatentDiffusion, Previews, Record, Seconds, Settings};
 
 /// A run that is under way.
@@ -19,8 +17,6 @@ pub struct Work<'a> {
     output: &'a Output,
     /// Where previews go.
     steps: Option<&'a NewFolder>,
-    /// What draws them, if that takes little.
-    decoder: Option<&'a Decode>,
     interrupt: &'a Interrupt,
     progress: Progress,
     previews: Previews,
@@ -46,7 +42,6 @@ impl<'a> Work<'a> {
             record,
             output,
             steps,
-            decoder: None,
             interrupt,
             progress: Progress::new(quiet),
             previews: Previews::default(),
@@ -55,13 +50,6 @@ impl<'a> Work<'a> {
             saved: 0,
             failure: None,
         }
-    }
-
-    /// The same, with previews by the model's own decoder where its pictures are small.
-    #[must_use]
-    pub fn previewing(self, decoder: &'a Decode) -> Self {
-        let small = self.settings.width * self.settings.height <= SMALL;
-        Self { decoder: small.then_some(decoder), ..self }
     }
 
     /// Makes the pictures and writes their files.
@@ -106,11 +94,8 @@ impl<'a> Work<'a> {
                 if done == 1 {
                     self.previews.clear();
                 }
-                if let (Some(x0), Some(_)) = (x0, self.steps)
-                    && let Err(error) = self.show(batch * self.settings.request.batch_size, done, x0)
-                {
-                    self.failure = Some(error);
-                    return ControlFlow::Break(());
+                if let (Some(x0), Some(_)) = (x0, self.steps) {
+                    self.previews.push(x0);
                 }
             }
             Event::Preview { index, done, picture } => {
@@ -188,19 +173,6 @@ impl<'a> Work<'a> {
         Ok(self.record.chunks(seed))
     }
 
-    /// The previews of a batch after a step, whose first picture is the one of that number.
-    fn show(&mut self, first: usize, done: usize, x0: &Tensor) -> anyhow::Result<()> {
-        let Some(decoder) = self.decoder else {
-            self.previews.push(x0);
-            return Ok(());
-        };
-        for i in 0..x0.dim(0)? {
-            let picture = decoder.run(&x0.narrow(0, i, 1)?)?;
-            self.preview(first + i, done, &picture)?;
-        }
-        Ok(())
-    }
-
     /// Writes a preview while the picture is being made.
     fn preview(&mut self, index: usize, done: usize, picture: &Picture) -> anyhow::Result<()> {
         let Some(folder) = self.steps else { return Ok(()) };
@@ -214,9 +186,6 @@ impl<'a> Work<'a> {
         if self.settings.request.num_images > 1 { format!("{index}-") } else { String::new() }
     }
 }
-
-/// Pixels of a picture that a decoder draws in about the time of a step.
-const SMALL: usize = 256 * 256;
 
 /// Pixels between the pictures of a grid.
 const GRID_GAP: usize = 2;

@@ -201,7 +201,7 @@ impl Generate {
         let source = self.model.source(&fetching);
         let preview = self.preview_vae.as_ref();
         let preview = preview.map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
-        let builder = self.model.builder(task, &source)?.preview_vae(preview);
+        let builder = self.model.builder(task, &source)?.preview_vae(preview).previews(self.save_steps.is_some());
         // Many runs need all parts again.
         let builder = if self.request.prompts().is_some() { builder.usage(Usage::Any) } else { builder };
         let builder = builder.adapters(self.adapters.adapters(&source)?);
@@ -271,9 +271,7 @@ impl Generate {
         }
         let (start, output) = (Instant::now(), &drawing.output);
         let files = (output, plan.steps.as_ref());
-        let work = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet);
-        let mut work = if self.preview_vae.is_none() { work.previewing(model.decode()) } else { work };
-        let seconds = work.run(model)?;
+        let seconds = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet).run(model)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
         if self.quiet && !self.json {
             output.print_names()?;

@@ -1,10 +1,8 @@
 //! What to do about a command line that is not understood, where clap's own tips would lead astray.
 
+use super::config_file::argument_of;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, Command, Error};
-
-/// The commands whose prompt may stand alone.
-const PROMPTED: [&str; 3] = ["img2img", "inpaint", "txt2img"];
+use clap::{Command, Error};
 
 /// The error with a tip of this program's, if it has one.
 pub fn with_tip(mut error: Error, root: &Command) -> Error {
@@ -34,12 +32,12 @@ fn text(error: &Error, kind: ContextKind) -> Option<String> {
 
 /// Of an argument that a command does not take: a word of a prompt without quotes, or an option of other commands.
 fn of_argument(given: &str, root: &Command) -> Option<String> {
-    let drawing = |command: &&Command| PROMPTED.contains(&command.get_name());
     let Some(name) = given.strip_prefix("--") else {
         return (!given.starts_with('-')).then(|| "a prompt of several words stands in quotes".to_owned());
     };
-    let has = |command: &&Command| command.get_arguments().any(|argument: &Arg| argument.get_long() == Some(name));
-    let those: Vec<_> = root.get_subcommands().filter(drawing).filter(has).map(Command::get_name).collect();
+    // Those that a prompt is given to.
+    let has = |command: &&Command| ["prompt", name].iter().all(|long| argument_of(command, long).is_some());
+    let those: Vec<_> = root.get_subcommands().filter(has).map(Command::get_name).collect();
     (!those.is_empty()).then(|| format!("{given} is an option of {}", those.join(" and ")))
 }
 

@@ -1,7 +1,6 @@
 //! By which network's features pictures are compared.
 
-use crate::model::folder_of_model;
-use crate::train::classifier_of;
+use crate::train::{classifier_folder, classifier_of, has_classifier};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -61,8 +60,7 @@ pub fn open_features(choice: &FeatureChoice, resizing: Option<InceptionResizing>
 }
 
 fn classifier(path: &Path) -> Result<Box<dyn FeatureNetwork>> {
-    let has_classifier = |folder: &Path| folder.join("classifier/config.json").is_file();
-    let folder = folder_of_model(path, has_classifier);
+    let folder = classifier_folder(path);
     if !has_classifier(&folder) {
         let fix = "it is no network that this build knows (lenet, inception), no file of Inception-v3, and no folder with \
                    classifier/config.json, which `tweedie train classifier` makes";

@@ -1,10 +1,10 @@
 //! Well-known models by short names.
 
 use super::HubName;
+use crate::most_alike::most_alike;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
-use strsim::jaro_winkler;
 
 /// A model that can be called by a short name.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -45,9 +45,7 @@ pub fn is_short_name(text: &str) -> bool {
 
 /// The short name that is most like another one, if any is like it at all.
 pub fn nearest_name(text: &str) -> Option<&'static str> {
-    let like = |name: &'static String| (jaro_winkler(&text.to_lowercase(), name), name);
-    let (likeness, name) = known_models().keys().map(like).max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (likeness > 0.8).then_some(name)
+    most_alike(&text.to_lowercase(), known_models().keys().map(String::as_str))
 }
 
 #[cfg(test)]

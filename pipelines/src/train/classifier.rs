@@ -9,7 +9,7 @@ use crate::model::folder_of_model;
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{option, options, serde_by_options};
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::config::ConfigFields;
@@ -163,8 +163,17 @@ impl ClassifierTrainingSettings {
 /// # Errors
 /// If there is none, or its files do not fit each other.
 pub fn open_classifier(model: &Path) -> Result<LeNet> {
-    let folder = folder_of_model(model, |folder| folder.join("classifier").is_dir());
-    classifier_of(&ModelFiles::folder(&folder)?)
+    classifier_of(&ModelFiles::folder(&classifier_folder(model))?)
+}
+
+/// Where the model of a classifier is that a folder stands for, perhaps that of its run.
+pub(crate) fn classifier_folder(path: &Path) -> PathBuf {
+    folder_of_model(path, has_classifier)
+}
+
+/// Whether a folder has a classifier.
+pub(crate) fn has_classifier(folder: &Path) -> bool {
+    folder.join("classifier/config.json").is_file()
 }
 
 /// The same of files that need not be a folder's.

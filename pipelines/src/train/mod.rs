@@ -22,7 +22,7 @@ pub use choices::{
     PredictionChoice, StoredChoice,
 };
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
-pub(crate) use classifier::{classifier_of, open_network};
+pub(crate) use classifier::{classifier_folder, classifier_of, has_classifier, open_network};
 pub use embedding::EmbeddingTrainingSettings;
 pub use frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
 pub use judge::{JudgeTrainingData, JudgeTrainingSettings};
