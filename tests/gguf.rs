@@ -4,11 +4,15 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tweedie::checkpoints::{BlockFormat, Checkpoint, ElementType, ModelFiles, Precision, SingleFile, TensorFile};
-use tweedie::families::{Families, FileFormat, convert_to_file, convert_to_folder};
+use tweedie::NoiseLevel;
+use tweedie::checkpoints::{BlockFormat, Checkpoint, ElementType, Held, ModelFiles, Precision, SingleFile, TensorFile};
+use tweedie::conditioning::Conditioning;
+use tweedie::denoising::{Cache, Call, Network};
+use tweedie::families::{Families, FileFormat, Loader, convert_to_file, convert_to_folder};
 use tweedie::files::Existing;
 use tweedie::images::Photo;
 use tweedie::layers::WeightSource;
+use tweedie::models::{UNet2DConditionConfig, UNet2DConditionModel};
 use tweedie_pipelines::{DTypeChoice, DeviceChoice, LatentDiffusion, Model, TextToImageRequest};
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -52,6 +56,9 @@ fn blocks_hold_what_the_reference_says() -> TestResult {
         format.widen(&blocks, &mut values);
         let found: Vec<u32> = values.into_iter().map(f32::to_bits).collect();
         assert_eq!(found, bits(&stored[&format!("{name}.values")])?, "{name}");
+        // In eight bits they are the same.
+        let numbers: Vec<u32> = format.eight_bits(&blocks).widened().into_iter().map(f32::to_bits).collect();
+        assert_eq!(numbers, found, "{name}");
         if let Some(expected) = stored.get(&format!("{name}.of_floats")) {
             assert_eq!(format.narrow(&floats), expected.flatten_all()?.to_vec1::<u8>()?, "{name}");
         }
@@ -97,6 +104,23 @@ fn picture(path: PathBuf) -> TestResult<Photo> {
     Ok(model.generate(&request)?.pictures.swap_remove(0))
 }
 
+/// The bits of what the UNet of a model in a file makes of a wave, with its matrices held in some form.
+fn unet_output(path: &Path, held: Held) -> TestResult<Vec<u32>> {
+    let files = Model::File { path: path.into(), config: Some(golden("models/sd15")) }.files()?;
+    let config = UNet2DConditionConfig::from_fields(&files.config("unet", "config.json")?)?;
+    let loader = Loader { held, ..Loader::new(&files, &Device::Cpu) };
+    let (unet, _) =
+        loader.load("unet", &[], |weights| UNet2DConditionModel::new(weights, config.clone(), DType::F32))?;
+    let wave = |shape: &[usize], step: f32| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * step).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    };
+    let text = Conditioning::text(wave(&[1, 77, config.cross_attention_dim[0]], 0.11)?);
+    let x = wave(&[1, config.in_channels, 16, 16], 0.37)?;
+    let output = unet.forward(&Call::new(&x, NoiseLevel::from_sigma(500.0, 1.0), &text, &Cache::default()))?;
+    Ok(output.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
+}
+
 #[test]
 fn a_model_in_every_format_is_the_model_of_its_widened_weights() -> TestResult {
     let folder = tempfile::tempdir()?;
@@ -134,6 +158,12 @@ fn a_model_in_every_format_is_the_model_of_its_widened_weights() -> TestResult {
         // The same weights in a file that keeps them wide are the same model.
         let wide = at(&format!("{name}.safetensors"));
         candle_core::safetensors::save(&found.into_iter().collect(), &wide)?;
+        // Kept as they are stored they are too, from the network's weights to its output.
+        let output = unet_output(&wide, Held::AsAsked)?;
+        assert!(
+            unet_output(&path, Held::AsAsked)? == output && unet_output(&path, Held::AsStored)? == output,
+            "{name}"
+        );
         assert!(picture(path)? == picture(wide)?, "{name}");
     }
     // A model that was read from blocks goes on in any form.

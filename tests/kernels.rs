@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, MatmulPrecision, PackedWeight, Pooling, add, attention, attention_definition,
+    Activation, ConvGeometry, EightBits, MatmulPrecision, PackedWeight, Pooling, add, attention, attention_definition,
     concat_channels, conv2d, conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition,
     layer_norm, layer_norm_definition, linear, linear_geglu_packed, linear_packed, linear_packed_plus, pool2d,
     pool2d_definition, quick_gelu, resize_nearest, silu,
@@ -248,16 +248,32 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
             assert_eq!((weight.dtype(), weight.shape()), (dtype, w.dims()));
             assert_eq!(run(plain(x, &stored.to_dtype(DType::F32)?)?)?, run(packed(x, &weight)?)?, "{what}, {dtype:?}");
         }
+        // In eight bits, if there are whole parts: a kernel's taps one after the other.
+        let (order, back) =
+            if w.rank() == 4 { (&[0, 2, 3, 1][..], &[0, 3, 1, 2][..]) } else { (&[0, 1][..], &[0, 1][..]) };
+        let rows = w.permute(order)?;
+        let values = rows.flatten_all()?.to_vec1::<f32>()?;
+        if values.len() / w.dim(0)? % EightBits::PART == 0 {
+            let rounded = EightBits::round(&values);
+            let widened =
+                Tensor::new(rounded.widened(), w.device())?.reshape(rows.dims())?.permute(back)?.contiguous()?;
+            let weight = PackedWeight::of_eight_bits(&rounded, w.dims())?;
+            assert_eq!(run(plain(x, &widened)?)?, run(packed(x, &weight)?)?, "{what}, eight bits");
+            let difference = (weight.to_tensor()? - widened)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert_eq!(difference, 0.0, "{what}, as it was");
+        }
         Ok(())
     };
-    for (kernel, stride, channels, outputs) in [(3, 1, 32, 35), (3, 2, 5, 4), (1, 1, 7, 16), (3, 1, 3, 20)] {
+    for (kernel, stride, channels, outputs) in
+        [(3, 1, 32, 35), (3, 1, 64, 64), (3, 2, 5, 4), (1, 1, 7, 16), (3, 1, 3, 20)]
+    {
         let geometry = ConvGeometry::square(kernel, stride, kernel / 2);
         let (w, bias) = (random(1, &[outputs, channels, kernel, kernel])?, random(2, &[outputs])?);
         let x = x(&[2, 9, 10, channels])?;
         let plain = |x: &Tensor, w: &Tensor| conv2d(x, w, &bias, geometry);
         compare(&format!("{geometry:?}"), &x, &w, &plain, &|x, w| conv2d_packed(x, w, &bias, geometry))?;
     }
-    for (inputs, outputs) in [(12, 35), (700, 16)] {
+    for (inputs, outputs) in [(12, 35), (700, 16), (672, 20)] {
         let (w, bias) = (random(1, &[outputs, inputs])?, random(2, &[outputs])?);
         let x = x(&[2, 9, inputs])?;
         compare("linear", &x, &w, &|x, w| linear(x, w, &bias), &|x, w| linear_packed(x, w, &bias))?;

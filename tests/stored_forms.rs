@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use torch_files::{checkpoint, integers, tensor, text, view, zip};
-use tweedie::checkpoints::{Checkpoint, FileLayout, ModelFiles, Precision, SingleFile, TensorFile};
+use tweedie::checkpoints::{Checkpoint, FileLayout, Held, ModelFiles, Precision, SingleFile, TensorFile};
 use tweedie::families::{Family, SD1, convert_to_file, convert_to_folder};
 use tweedie::files::Existing;
 use tweedie::layers::WeightSource;
@@ -224,7 +224,7 @@ fn floats_of_eight_bits_are_widened_and_scaled() -> TestResult {
         bits.iter().enumerate().map(|(i, &bits)| eight_bits(bits, mantissa) * scales[i / 8]).collect()
     };
     let whole = open(DType::F32)?;
-    let halves = open(DType::F32)?.keeping_halves();
+    let halves = open(DType::F32)?.held(Held::AsStored);
     let bf16 = open(DType::BF16)?;
     for (name, half) in
         [("plain.weight", true), ("other.weight", true), ("scaled.weight", false), ("rows.weight", false)]

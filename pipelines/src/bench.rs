@@ -7,7 +7,7 @@ use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::time::Instant;
-use tweedie::checkpoints::{ComponentKind, ModelFiles, RandomWeights};
+use tweedie::checkpoints::{ComponentKind, Held, ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
 use tweedie::denoising::{Cache, Call};
 use tweedie::families::{
@@ -112,7 +112,7 @@ impl Bench {
         results.insert("model".into(), self.name().into());
         results.insert("device".into(), format!("{:?}", device.location()).to_lowercase().into());
         let weights = match &self.model {
-            BenchModel::Model(_) if format.keeps_halves => "as stored",
+            BenchModel::Model(_) if format.held == Held::AsStored => "as stored",
             _ => format.name(),
         };
         results.insert("weights".into(), weights.into());

@@ -306,9 +306,9 @@ impl OtherAutoencoder {
 impl NumberFormat {
     /// A loader of a model's components in this format, without adapters.
     pub(crate) fn loader<'a>(self, files: &'a ModelFiles, device: &'a Device) -> Loader<'a> {
-        let Self { weights, keeps_halves, products, activations } = self;
+        let Self { weights, held, products, activations } = self;
         let products = Some(products);
-        Loader { weights, keeps_halves, activations, products, ..Loader::new(files, device) }
+        Loader { weights, held, activations, products, ..Loader::new(files, device) }
     }
 }
 

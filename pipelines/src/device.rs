@@ -4,6 +4,7 @@ use crate::bf16_products;
 use candle_core::utils::{cuda_is_available, metal_is_available};
 use std::fmt;
 use std::str::FromStr;
+use tweedie::checkpoints::Held;
 use tweedie::kernels::{InstructionSet, MatmulPrecision};
 use tweedie::{DType, Device, Error, ErrorKind, Result};
 
@@ -95,6 +96,21 @@ pub enum DTypeChoice {
     F16,
     /// 16 bits, eight of them exponent. On the CPU activations are rounded too, in products, where that is clearly faster.
     BF16,
+    /// 8 bits in blocks of 32 with a scale, in the denoising network and the text encoders, on the CPU: a half of f16's memory, and
+    /// pictures that are a little different. Weights that are stored in blocks stay as they are.
+    Q8,
+}
+
+impl fmt::Display for DTypeChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8 => "q8",
+        })
+    }
 }
 
 impl FromStr for DTypeChoice {
@@ -106,7 +122,8 @@ impl FromStr for DTypeChoice {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::BF16),
-            _ => Err("choose auto, f32, f16 or bf16".into()),
+            "q8" => Ok(Self::Q8),
+            _ => Err("choose auto, f32, f16, bf16 or q8".into()),
         }
     }
 }
@@ -116,8 +133,8 @@ impl FromStr for DTypeChoice {
 pub(crate) struct NumberFormat {
     /// Of matrices in memory.
     pub weights: DType,
-    /// Whether those that are stored in half precision stay as they are, which changes no result.
-    pub keeps_halves: bool,
+    /// In which form those that are stored otherwise are held.
+    pub held: Held,
     /// How exactly the factors of products are taken on the CPU.
     pub products: MatmulPrecision,
     /// Of activations, which are f32 on the CPU whatever the weights are stored in.
@@ -126,13 +143,14 @@ pub(crate) struct NumberFormat {
 
 impl NumberFormat {
     pub(crate) const F32: Self =
-        Self { weights: DType::F32, keeps_halves: false, products: MatmulPrecision::Full, activations: DType::F32 };
+        Self { weights: DType::F32, held: Held::AsAsked, products: MatmulPrecision::Full, activations: DType::F32 };
 
     /// What results depend on.
     pub(crate) fn name(self) -> &'static str {
-        match self.weights {
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
+        match (self.weights, self.held) {
+            (_, Held::EightBits) => "q8",
+            (DType::F16, _) => "f16",
+            (DType::BF16, _) => "bf16",
             _ => "f32",
         }
     }
@@ -150,6 +168,10 @@ impl DTypeChoice {
         products: Option<MatmulPrecision>,
         parameters: impl FnOnce() -> Result<usize>,
     ) -> Result<NumberFormat> {
+        if self == Self::Q8 && !device.is_cpu() {
+            let fix = "the CPU alone multiplies with weights of eight bits; take f16, or `device` cpu";
+            return Err(Error::invalid("`dtype`", self, fix));
+        }
         if let (Some(weights), false) = (self.of_any_model(device), device.is_cpu()) {
             return Ok(NumberFormat { weights, activations: weights, ..NumberFormat::F32 });
         }
@@ -169,6 +191,7 @@ impl DTypeChoice {
         Ok(match self {
             Self::F32 => stated,
             Self::F16 => NumberFormat { weights: DType::F16, ..stated },
+            Self::Q8 => NumberFormat { held: Held::EightBits, ..NumberFormat::F32 },
             Self::BF16 => {
                 let products = match products {
                     Some(products) => products,
@@ -181,7 +204,7 @@ impl DTypeChoice {
             Self::Auto if !large()? => stated,
             Self::Auto => match products.unwrap_or_else(|| cpu.fastest_products()) {
                 products @ MatmulPrecision::Bf16 => NumberFormat { weights: DType::BF16, products, ..stated },
-                products @ MatmulPrecision::Full => NumberFormat { keeps_halves: true, products, ..stated },
+                products @ MatmulPrecision::Full => NumberFormat { held: Held::AsStored, products, ..stated },
             },
         })
     }
@@ -190,7 +213,8 @@ impl DTypeChoice {
     pub(crate) fn of_any_model(self, device: &Device) -> Option<DType> {
         match (self, device.is_cpu()) {
             (Self::Auto, true) => None,
-            (Self::Auto, false) | (Self::F16, _) => Some(DType::F16),
+            // What is stored in half precision is small to fetch, and has all the bits that are kept.
+            (Self::Auto, false) | (Self::F16 | Self::Q8, _) => Some(DType::F16),
             (Self::F32, _) => Some(DType::F32),
             (Self::BF16, _) => Some(DType::BF16),
         }
@@ -225,26 +249,26 @@ mod tests {
     const SMALL: usize = 49_999_999;
     const LARGE: usize = 50_000_000;
 
-    /// In this order: weights, whether halves are kept, products.
+    /// In this order: weights, in which form they are held, products.
     fn chosen(
         choice: DTypeChoice,
         set: InstructionSet,
         bf16_pays: fn() -> bool,
         products: Option<MatmulPrecision>,
         parameters: usize,
-    ) -> Result<(DType, bool, MatmulPrecision)> {
+    ) -> Result<(DType, Held, MatmulPrecision)> {
         let format = choice.on_cpu(Cpu { set, bf16_pays }, products, || Ok(parameters))?;
         assert_eq!(format.activations, DType::F32);
-        Ok((format.weights, format.keeps_halves, format.products))
+        Ok((format.weights, format.held, format.products))
     }
 
     fn never() -> bool {
         unreachable!("nothing is measured for this")
     }
 
-    const EXACT: (DType, bool, MatmulPrecision) = (DType::F32, false, MatmulPrecision::Full);
-    const AS_STORED: (DType, bool, MatmulPrecision) = (DType::F32, true, MatmulPrecision::Full);
-    const ROUNDED: (DType, bool, MatmulPrecision) = (DType::BF16, false, MatmulPrecision::Bf16);
+    const EXACT: (DType, Held, MatmulPrecision) = (DType::F32, Held::AsAsked, MatmulPrecision::Full);
+    const AS_STORED: (DType, Held, MatmulPrecision) = (DType::F32, Held::AsStored, MatmulPrecision::Full);
+    const ROUNDED: (DType, Held, MatmulPrecision) = (DType::BF16, Held::AsAsked, MatmulPrecision::Bf16);
 
     #[test]
     fn automatic_formats_follow_size_and_machine() -> Result<()> {
@@ -269,9 +293,9 @@ mod tests {
             let full = |choice, parameters| chosen(choice, set, never, Some(MatmulPrecision::Full), parameters);
             assert_eq!(full(DTypeChoice::Auto, SMALL)?, EXACT);
             assert_eq!(full(DTypeChoice::Auto, LARGE)?, AS_STORED);
-            assert_eq!(full(DTypeChoice::BF16, LARGE)?, (DType::BF16, false, MatmulPrecision::Full));
+            assert_eq!(full(DTypeChoice::BF16, LARGE)?, (DType::BF16, Held::AsAsked, MatmulPrecision::Full));
             let rounded = |choice, parameters| chosen(choice, set, never, Some(MatmulPrecision::Bf16), parameters);
-            assert_eq!(rounded(DTypeChoice::Auto, SMALL)?, (DType::F32, false, MatmulPrecision::Bf16));
+            assert_eq!(rounded(DTypeChoice::Auto, SMALL)?, (DType::F32, Held::AsAsked, MatmulPrecision::Bf16));
             assert_eq!(rounded(DTypeChoice::Auto, LARGE)?, ROUNDED);
         }
         Ok(())
@@ -285,8 +309,13 @@ mod tests {
             };
             assert_eq!(asked(DTypeChoice::F32)?, NumberFormat::F32);
             assert_eq!(asked(DTypeChoice::F16)?, NumberFormat { weights: DType::F16, ..NumberFormat::F32 });
+            assert_eq!(asked(DTypeChoice::Q8)?, NumberFormat { held: Held::EightBits, ..NumberFormat::F32 });
             let products = if set == InstructionSet::Amx { MatmulPrecision::Bf16 } else { MatmulPrecision::Full };
-            assert_eq!(chosen(DTypeChoice::BF16, set, never, None, SMALL)?, (DType::BF16, false, products), "{set}");
+            assert_eq!(
+                chosen(DTypeChoice::BF16, set, never, None, SMALL)?,
+                (DType::BF16, Held::AsAsked, products),
+                "{set}"
+            );
         }
         let faster = chosen(DTypeChoice::BF16, InstructionSet::Avx512Bf16, || true, None, LARGE)?;
         assert_eq!(faster, ROUNDED);

@@ -159,6 +159,26 @@ pub enum Purpose {
     Pixel,
 }
 
+impl Purpose {
+    /// What diffusers and PEFT call the one file of an adapter.
+    pub(crate) fn usual_files(self) -> &'static [&'static str] {
+        match self {
+            Self::Lora => {
+                &["pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapter_model.safetensors"]
+            }
+            Self::TextualInversion => &["learned_embeds.safetensors", "learned_embeds.bin"],
+            _ => &[],
+        }
+    }
+
+    /// The adapter in a folder, that of a training run or of another program.
+    pub fn adapter_in(self, folder: &Path) -> Option<PathBuf> {
+        let folders = [folder.join("model"), folder.to_path_buf()];
+        let files = folders.iter().flat_map(|folder| self.usual_files().iter().map(|name| folder.join(name)));
+        files.into_iter().find(|file| file.is_file())
+    }
+}
+
 /// A file if it is one, else a folder.
 impl From<PathBuf> for Model {
     fn from(path: PathBuf) -> Self {
@@ -275,6 +295,9 @@ pub struct ModelInfo {
     pub words: Vec<String>,
 }
 
+/// The folders of networks that judge pictures, and draw none.
+const JUDGING: [&str; 2] = ["classifier", "judge"];
+
 /// How many values a component's tensors have.
 fn parameters(checkpoint: &Checkpoint) -> usize {
     checkpoint.stored().map(|t| t.shape.iter().product::<usize>()).sum()
@@ -295,7 +318,8 @@ impl ModelInfo {
         let files = model.files_for(&families)?;
         let index = files.index()?;
         let class_of = |name: &str| index[name][1].as_str().map(str::to_owned);
-        let known: Vec<_> = families.components().iter().map(|component| component.folder).collect();
+        let of_families = families.components();
+        let known: Vec<_> = of_families.iter().map(|component| component.folder).chain(JUDGING).collect();
         let mut components = Vec::new();
         for &name in &known {
             if !files.exists(&format!("{name}/config.json")) {
@@ -315,8 +339,15 @@ impl ModelInfo {
             });
         }
         if components.is_empty() {
+            let path = files.path("");
+            for (purpose, option) in [(Purpose::Lora, "lora"), (Purpose::TextualInversion, "embedding")] {
+                if purpose.adapter_in(&path).is_some() {
+                    let fix = format!("it is no model by itself; put it on top of one with `{option}`");
+                    return Err(Error::unusable(ErrorKind::Model, "the model", path.display(), fix));
+                }
+            }
             let fix = format!("it has none of the folders {} with a config.json", known.join(", "));
-            return Err(Error::unusable(ErrorKind::Model, "the model", files.path("").display(), fix));
+            return Err(Error::unusable(ErrorKind::Model, "the model", path.display(), fix));
         }
         let has = |name: &str| components.iter().any(|component| component.name == name);
         let unet = has("unet").then(|| files.config("unet", "config.json")).transpose()?;

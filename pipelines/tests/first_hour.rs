@@ -55,6 +55,11 @@ fn what_has_no_effect_or_another_is_told_once() -> TestResult {
     told(&["a (fluffy:1.3) fox, [blurry]"], &["(fluffy:1.3)", "--prompt-syntax weighted"])?;
     told(&["a fox <lora:ink:1>"], &["<lora:ink:1>", "--lora"])?;
     assert!(warnings(&tweedie, "txt2img", &["a (fluffy:1.3) fox", "--prompt-syntax", "weighted"])?.is_empty());
+    let lora = golden().join("models/lora/kohya.safetensors");
+    told(&["a fox", "--lora", &format!("{}:0", lora.display())], &["kohya.safetensors", "weight 0", "no effect"])?;
+    // Who wants quiet has the files' names and nothing else.
+    let quiet = draw(&tweedie, "txt2img", &["a fox", "--guidance-scale", "1000000", "--quiet"])?.success()?;
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("x.png\n", ""));
     Ok(())
 }
 
@@ -254,11 +259,17 @@ fn short_help_has_what_matters_in_groups() -> TestResult {
     let short = tweedie.run(&["txt2img", "-h"])?.success()?.stdout;
     let long = tweedie.run(&["txt2img", "--help"])?.success()?.stdout;
     let options = |text: &str| text.lines().filter(|line| line.trim_start().starts_with('-')).count();
-    assert!(options(&short) <= 26 && options(&long) > 50, "{} {}", options(&short), options(&long));
+    assert!(options(&short) <= 20 && options(&long) > 50, "{} {}", options(&short), options(&long));
     for heading in
         ["Prompt:", "Sampling:", "Guidance:", "Size and number:", "Model:", "Adapters:", "Output:", "Examples:"]
     {
         assert!(short.lines().any(|line| line == heading), "{heading} is missing in:\n{short}");
+    }
+    // Tables are read in a window of a usual width.
+    for table in [&["schedulers"][..], &["model", "known"], &["model", "info"]] {
+        let shown = tweedie.run(table)?.success()?.stdout;
+        let widest = shown.lines().max_by_key(|line| line.chars().count()).unwrap_or_default();
+        assert!(widest.chars().count() <= 120, "{widest}");
     }
     let whole = tweedie.run(&["--help"])?.success()?.stdout;
     assert!(whole.contains("HF_TOKEN") && whole.contains("TWEEDIE_ISA") && whole.contains("tweedie.toml"));

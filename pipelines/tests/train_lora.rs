@@ -32,6 +32,10 @@ fn the_file_draws_what_the_factors_in_training_drew() -> TestResult {
         let (file, picture) = (format!("{run}/{FILE}"), format!("{run}.png"));
         draw(&tweedie, "a sks flag", &scale, &picture, &["--lora", &file])?;
         check_same_picture(&tweedie.path(&picture), &sampled)?;
+        // The run itself stands for its file.
+        let of_run = format!("of-{run}.png");
+        draw(&tweedie, "a sks flag", &scale, &of_run, &["--lora", run])?;
+        assert_eq!(difference(&tweedie.path(&picture), &tweedie.path(&of_run))?, 0.0);
     }
     assert!(difference(&tweedie.path("bare.png"), &sampled)? > 2.0, "the LoRA changes the picture");
     Ok(())

@@ -86,8 +86,13 @@ impl Loras {
         if let Some(error) = failure {
             return Err(error);
         }
-        let warnings = self.files.iter().map(|(file, _)| file.unused(&modules, family).transpose());
-        warnings.flatten().collect()
+        let warnings = self.files.iter().map(|(file, weight)| match file.unused(&modules, family)? {
+            None if *weight == 0.0 => {
+                Ok(Some(format!("the LoRA {} has the weight 0, and with it no effect", file.path().display())))
+            }
+            warning => Ok(warning),
+        });
+        warnings.filter_map(Result::transpose).collect()
     }
 
     /// The module of a component's tensor if a file changes it.

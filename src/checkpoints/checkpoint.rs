@@ -4,7 +4,8 @@ use super::{
     ComponentKind, ComponentNames, ElementType, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart,
     WeightReport,
 };
-use crate::layers::{Computation, Dense, Weight, WeightSource};
+use crate::kernels::MatmulPrecision;
+use crate::layers::{Backend, Computation, Dense, Packed, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
@@ -23,6 +24,18 @@ pub enum Precision {
     Half,
 }
 
+/// In which form a checkpoint gives its matrices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Held {
+    /// In the element type that is asked for.
+    #[default]
+    AsAsked,
+    /// In half precision, or for the kernels in blocks, where they are stored so, which changes no value.
+    AsStored,
+    /// The same, and what the kernels multiply with is rounded to [eight bits](crate::kernels::EightBits) if it is stored in more.
+    EightBits,
+}
+
 /// A component's tensors: one file, several with an index, or a part of a file that holds a whole model.
 ///
 /// As a [`WeightSource`] it goes on after a missing or mis-shaped tensor; [`Checkpoint::finish`] then reports
@@ -38,7 +51,7 @@ pub struct Checkpoint {
     /// Beginnings of names that models of this form have no use for.
     unused: Vec<String>,
     dtype: DType,
-    keeps_halves: bool,
+    held: Held,
     headers_alone: bool,
     device: Device,
     asked: RefCell<BTreeSet<String>>,
@@ -82,6 +95,14 @@ impl Location {
             _ => return None,
         }
         Some(Self { file, stored, part, shape, scale: None })
+    }
+
+    /// Those of the stored tensor that it is.
+    fn rows(&self) -> Range<usize> {
+        match self.part {
+            TensorPart::Third(third) => third * self.shape[0]..(third + 1) * self.shape[0],
+            TensorPart::Whole | TensorPart::Transposed => 0..self.stored.shape.first().copied().unwrap_or(1),
+        }
     }
 }
 
@@ -128,7 +149,7 @@ impl Checkpoint {
             names: None,
             unused: Vec::new(),
             dtype,
-            keeps_halves: false,
+            held: Held::AsAsked,
             headers_alone: false,
             device: device.clone(),
             asked: RefCell::default(),
@@ -165,7 +186,7 @@ impl Checkpoint {
             names: Some(names),
             unused,
             dtype,
-            keeps_halves: false,
+            held: Held::AsAsked,
             headers_alone: false,
             device: device.clone(),
             asked: RefCell::default(),
@@ -174,10 +195,11 @@ impl Checkpoint {
         }
     }
 
-    /// The same, but tensors that are stored in f16 or bf16 are given in the format that each has.
+    /// The same, but matrices are given in another form. Tensors that are stored in f16 or bf16 are then given in the format that
+    /// each has.
     #[must_use]
-    pub fn keeping_halves(self) -> Self {
-        Self { keeps_halves: true, ..self }
+    pub fn held(self, held: Held) -> Self {
+        Self { held, ..self }
     }
 
     /// The same, but nothing is read of tensors that fit: each is given as zeros that take no memory. To see whether a model can
@@ -265,7 +287,7 @@ impl Checkpoint {
             return Ok(None);
         }
         let dtype = match stored.dtype.float_type() {
-            Some(half @ (DType::F16 | DType::BF16)) if self.keeps_halves && location.scale.is_none() => half,
+            Some(half @ (DType::F16 | DType::BF16)) if self.held != Held::AsAsked && location.scale.is_none() => half,
             Some(_) => self.dtype,
             None => {
                 report.wrong_type.push((self.name_in_file(name), stored.dtype.to_string()));
@@ -285,14 +307,34 @@ impl Checkpoint {
         }
     }
 
+    /// A weight in eight bits, if it is held so. Nothing is noted of one that cannot be: it is read otherwise then.
+    fn eight_bits(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Option<Packed>> {
+        let is_for_kernels = computation.backend == Backend::Kernels && computation.products == MatmulPrecision::Full;
+        if self.held == Held::AsAsked || !is_for_kernels || self.headers_alone {
+            return Ok(None);
+        }
+        let found = self.tensors.get(name).filter(|location| same_up_to_ones(&location.shape, shape));
+        let Some(location) = found else { return Ok(None) };
+        if let (ElementType::Blocks(format), None) = (location.stored.dtype, &location.scale) {
+            let depth: usize = shape.iter().skip(1).product();
+            let is_matrix = shape.iter().skip(2).all(|&side| side == 1) && location.part != TensorPart::Transposed;
+            if !is_matrix || !depth.is_multiple_of(format.values()) {
+                return Ok(None);
+            }
+            let blocks = self.files[location.file].eight_bits(&location.stored, location.rows())?;
+            return blocks.map(|blocks| Packed::of_eight_bits(&blocks, shape)).transpose();
+        }
+        if self.held != Held::EightBits || !Packed::can_be_rounded(shape) {
+            return Ok(None);
+        }
+        let Some(weight) = self.read_part(location, DType::F32)? else { return Ok(None) };
+        Packed::rounded(&weight.reshape(shape)?)
+    }
+
     /// The values of a part in an element type, in the order that the model has them.
     fn read_part(&self, location: &Location, dtype: DType) -> Result<Option<Tensor>> {
-        let Location { file, stored, part, shape, scale } = location;
-        let file = &self.files[*file];
-        let rows = match part {
-            TensorPart::Third(third) => third * shape[0]..(third + 1) * shape[0],
-            TensorPart::Whole | TensorPart::Transposed => 0..stored.shape.first().copied().unwrap_or(1),
-        };
+        let Location { file, stored, part, scale, .. } = location;
+        let (file, rows) = (&self.files[*file], location.rows());
         let read = match scale {
             None => file.read_rows(stored, rows, dtype, &self.device)?,
             Some((of_file, scale)) => {
@@ -364,6 +406,10 @@ impl WeightSource for Checkpoint {
     }
 
     fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
+        if let Some(packed) = self.eight_bits(name, shape, computation)? {
+            self.asked.borrow_mut().insert(name.into());
+            return Ok(Weight::new(Arc::new(packed)));
+        }
         let tensor = self.tensor(name, shape)?;
         match self.headers_alone {
             // Laid out for a kernel it would take memory.

@@ -44,7 +44,7 @@ mod torch_stream;
 mod writer;
 mod zip_file;
 
-pub use checkpoint::{Checkpoint, Precision, weight_file, weight_files};
+pub use checkpoint::{Checkpoint, Held, Precision, weight_file, weight_files};
 pub use component::ComponentKind;
 pub use element_type::ElementType;
 pub use files::{ModelFiles, tensors_sha256};

@@ -5,6 +5,7 @@ use super::torch_file::Place;
 use super::torch_stream::MAGIC;
 use super::{BlockFormat, ElementType, GgufFile, ModelFiles, SafetensorsFile, StoredTensor, TorchFile};
 use crate::images::PictureFormat;
+use crate::kernels::EightBits;
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Dtype;
@@ -130,7 +131,23 @@ impl TensorFile {
         self.read_rows(stored, 0..rows, dtype, device)
     }
 
-    /// The same for some of the places along the first dimension; a tensor without dimensions has one.
+    /// Some rows of a tensor that is stored in blocks, in eight bits; a row is whole blocks. `None` if it holds values that are not
+    /// finite.
+    ///
+    /// # Errors
+    /// If it is not in the file.
+    pub(super) fn eight_bits(&self, stored: &StoredTensor, rows: Range<usize>) -> Result<Option<EightBits>> {
+        let (Place { range, .. }, bytes) = self.place(stored)?;
+        let ElementType::Blocks(format) = stored.dtype else { return Ok(None) };
+        let row = stored.shape.iter().skip(1).product::<usize>() / format.values() * format.bytes();
+        let found = format.eight_bits(&bytes.part(range.start + rows.start * row..range.start + rows.end * row)?);
+        let scales = found.scales.iter().chain(found.leasts.iter().flatten());
+        // The farthest number from 0 times the scale, and the least value beside it.
+        let is_finite = |scale: &f32| (scale * 128.0).is_finite();
+        Ok(scales.into_iter().all(is_finite).then_some(found))
+    }
+
+    /// The same as [`Self::read`] for some of the places along the first dimension; a tensor without dimensions has one.
     pub(super) fn read_rows(
         &self,
         stored: &StoredTensor,

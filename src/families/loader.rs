@@ -1,10 +1,10 @@
 //! From a component's files, or its weights in memory, to what is built of them.
 
 use crate::adapters::{AdapterSource, Loras, WithAdapters};
-use crate::checkpoints::{Checkpoint, ModelFiles, Precision};
+use crate::checkpoints::{Checkpoint, Held, ModelFiles, Precision};
 use crate::kernels::MatmulPrecision;
-use crate::layers::{Backend, WeightRecorder, WeightSource, WeightStore, Weights};
-use crate::{DType, Device, Result};
+use crate::layers::{Backend, Computation, Packed, Weight, WeightRecorder, WeightSource, WeightStore, Weights};
+use crate::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,8 +37,8 @@ pub struct Loader<'a> {
     pub device: &'a Device,
     /// The element type of matrices in memory.
     pub weights: DType,
-    /// Whether those that are stored in half precision stay as they are, which changes no result.
-    pub keeps_halves: bool,
+    /// In which form the others are held. The autoencoder's, whose last layers draw every pixel, are never rounded.
+    pub held: Held,
     /// The element type of activations.
     pub activations: DType,
     /// Another way to compute than the device's own.
@@ -47,7 +47,7 @@ pub struct Loader<'a> {
     pub products: Option<MatmulPrecision>,
     /// Whether of files their headers alone are read, and what is built has nothing in it: to see whether it can be.
     pub headers_alone: bool,
-    /// Where weights come from in the place of files, such as random ones; they are taken as they are, and not kept.
+    /// Where weights come from in the place of files, such as random ones; they are not kept.
     pub source: Option<&'a dyn WeightSource>,
     /// What is merged into weights that are read; it stands beside those that were kept.
     pub loras: Option<&'a Loras>,
@@ -57,6 +57,32 @@ pub struct Loader<'a> {
     pub kept: Option<&'a KeptWeights>,
 }
 
+/// What the kernels multiply with of another source, in eight bits.
+struct RoundedWeights<'a>(&'a dyn WeightSource);
+
+impl WeightSource for RoundedWeights<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.0.tensor(name, shape)
+    }
+
+    fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
+        if computation.backend == Backend::Kernels && Packed::can_be_rounded(shape) {
+            if let Some(packed) = Packed::rounded(&self.0.tensor(name, shape)?)? {
+                return Ok(Weight::new(Arc::new(packed)));
+            }
+        }
+        self.0.weight(name, shape, computation)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
+    fn device(&self) -> &Device {
+        self.0.device()
+    }
+}
+
 impl<'a> Loader<'a> {
     /// Of files alone, with nothing on top: all in f32, computed as the device does it.
     pub fn new(files: &'a ModelFiles, device: &'a Device) -> Self {
@@ -64,7 +90,7 @@ impl<'a> Loader<'a> {
             files,
             device,
             weights: DType::F32,
-            keeps_halves: false,
+            held: Held::AsAsked,
             activations: DType::F32,
             backend: None,
             products: None,
@@ -81,7 +107,13 @@ impl Loader<'_> {
     /// The same, all in f32.
     #[must_use]
     pub fn in_f32(self) -> Self {
-        Self { weights: DType::F32, keeps_halves: false, activations: DType::F32, ..self }
+        Self { weights: DType::F32, held: Held::AsAsked, activations: DType::F32, ..self }
+    }
+
+    /// The same, with no weight rounded to eight bits.
+    #[must_use]
+    pub fn unrounded(self) -> Self {
+        Self { held: if self.held == Held::EightBits { Held::AsStored } else { self.held }, ..self }
     }
 
     /// Builds a component from the weights in its folder, and gives the names of its files too; from weights that were kept, or
@@ -101,6 +133,8 @@ impl Loader<'_> {
             return Ok((self.built(component, source, build)?, Vec::new()));
         }
         if let Some(source) = self.source {
+            let rounded = RoundedWeights(source);
+            let source = if self.held == Held::EightBits { &rounded } else { source };
             return Ok((self.built(component, source, build)?, Vec::new()));
         }
         let precision = if self.weights == DType::F16 { Precision::Half } else { Precision::Full };
@@ -121,7 +155,7 @@ impl Loader<'_> {
     ) -> Result<(T, Vec<String>)> {
         let names = checkpoint.file_names().to_vec();
         let checkpoint = if self.headers_alone { checkpoint.headers_alone() } else { checkpoint };
-        let checkpoint = if self.keeps_halves { checkpoint.keeping_halves() } else { checkpoint };
+        let checkpoint = checkpoint.held(self.held);
         let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
         let recorder = self.kept.map(|kept| (kept, WeightRecorder::new(source)));

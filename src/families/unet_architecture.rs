@@ -236,7 +236,8 @@ impl AutoencoderArchitecture for EitherAutoencoderConfig {
     ) -> Result<(Box<dyn Autoencoder>, Vec<String>)> {
         // An autoencoder that overflows when it computes in f16 says so.
         let overflows = self.common().force_upcast && loader.activations == DType::F16;
-        let loader = if overflows { loader.in_f32() } else { *loader };
+        // Its layers are few and small, and the last draw every pixel.
+        let loader = if overflows { loader.in_f32() } else { loader.unrounded() };
         let unused: &[&str] = if halves == Halves::Decoder { &["encoder.", "quant_conv."] } else { &[] };
         loader.load(component, unused, |weights| self.clone().build(weights, halves, loader.activations))
     }

@@ -1,6 +1,7 @@
-//! Weights that do not change, laid out once: panels of sixteen outputs, in any float type, or pairs of bf16.
+//! Weights that do not change, laid out once: panels of sixteen outputs, in any float type or in eight bits, or pairs of bf16.
 
 use super::bf16::{MatmulPrecision, Pairs};
+use super::eight_bits::{EightBitLines, EightBits};
 use super::panels::Panels;
 use super::right_factor::Packed;
 use super::weight_layout::{pack_shaped, pair_shaped};
@@ -28,6 +29,8 @@ enum Values {
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
     Bf16Pairs(Vec<bf16>),
+    /// In the order of panels all three.
+    EightBits(EightBits),
 }
 
 impl PackedWeight {
@@ -67,15 +70,41 @@ impl PackedWeight {
         Ok(Self { values: Arc::new(values), shape })
     }
 
+    /// Lays out a weight `[out, in]`, or `[out, in, height, width]` that is given as `[out, height, width, in]`. Products widen a
+    /// block of it at a time, and are full.
+    ///
+    /// # Errors
+    /// If the shape has another rank than 2 or 4, or a row of the matrix is no whole parts, or there are not as many.
+    pub fn of_eight_bits(weight: &EightBits, shape: &[usize]) -> Result<Self> {
+        make_pool(None);
+        let EightBits { numbers, scales, leasts, part } = weight;
+        let depth: usize = shape.iter().skip(1).product();
+        let fits = depth.is_multiple_of(*part)
+            && numbers.len() == shape.iter().product::<usize>()
+            && numbers.len() == scales.len() * part
+            && leasts.as_ref().is_none_or(|leasts| leasts.len() == scales.len());
+        if !matches!(shape.len(), 2 | 4) || !fits {
+            candle_core::bail!("pack: {} numbers in parts of {part} are no weight of {shape:?}", numbers.len());
+        }
+        let pack = |values: &[f32]| pack_shaped(values, &[shape[0], depth / part]);
+        let packed = EightBits {
+            numbers: pack_shaped(numbers, &[shape[0], depth]),
+            scales: pack(scales),
+            leasts: leasts.as_deref().map(pack),
+            part: *part,
+        };
+        Ok(Self { values: Arc::new(Values::EightBits(packed)), shape: shape.to_vec() })
+    }
+
     /// As it was before: `[out, in]` or `[out, in, height, width]`.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The element type in memory.
+    /// The element type in memory; of a weight in eight bits that of its values.
     pub fn dtype(&self) -> DType {
         match &*self.values {
-            Values::F32(_) => DType::F32,
+            Values::F32(_) | Values::EightBits(_) => DType::F32,
             Values::F64(_) => DType::F64,
             Values::F16(_) => DType::F16,
             Values::Bf16(_) | Values::Bf16Pairs(_) => DType::BF16,
@@ -117,6 +146,9 @@ impl PackedWeight {
             Values::F64(values) => T::of_f64(values).map_or(Panels::F64(values), Panels::Wide),
             Values::F16(values) => Panels::F16(values),
             Values::Bf16(values) => Panels::Bf16(values),
+            Values::EightBits(EightBits { numbers, scales, leasts, part }) => {
+                Panels::EightBits(EightBitLines::new(numbers, scales, leasts.as_deref(), *part))
+            }
             Values::Bf16Pairs(values) => return Packed::Pairs(Pairs::new(values)),
         })
     }

@@ -1,6 +1,7 @@
-//! The layout of a right factor: panels of sixteen neighbouring columns, in any float type.
+//! The layout of a right factor: panels of sixteen neighbouring columns, in any float type or in eight bits.
 
 use super::Real;
+use super::eight_bits::{EightBitLines, widen_lines};
 use super::half_precision::{widen_bf16, widen_f16};
 use super::panel_row::PANEL;
 use super::simd::multiversion;
@@ -37,12 +38,15 @@ pub(super) enum Panels<'a, T> {
     F64(&'a [f64]),
     F16(&'a [f16]),
     Bf16(&'a [bf16]),
+    EightBits(EightBitLines<'a>),
 }
 
-/// Runs `$body` with the slice of values and a function that widens one of them to `$T`.
+/// Runs `$body` with the slice of values and a function that widens one of them to `$T`; or `$other` with lines in eight bits, whose
+/// values do not stand by themselves.
 macro_rules! with_values {
-    ($panels:expr, $T:ident, |$values:ident, $widen:ident| $body:expr) => {
+    ($panels:expr, $T:ident, |$values:ident, $widen:ident| $body:expr, |$lines:ident| $other:expr) => {
         match $panels {
+            Panels::EightBits($lines) => $other,
             Panels::Wide($values) => {
                 let $widen = |value: $T| value;
                 $body
@@ -69,7 +73,7 @@ macro_rules! with_values {
 
 impl<'a, T: Real> Panels<'a, T> {
     pub fn len(self) -> usize {
-        with_values!(self, T, |values, _widen| values.len())
+        with_values!(self, T, |values, _widen| values.len(), |lines| lines.len())
     }
 
     /// A part of the values.
@@ -80,12 +84,13 @@ impl<'a, T: Real> Panels<'a, T> {
             Self::F64(values) => Self::F64(&values[range]),
             Self::F16(values) => Self::F16(&values[range]),
             Self::Bf16(values) => Self::Bf16(&values[range]),
+            Self::EightBits(lines) => Self::EightBits(lines.part(range)),
         }
     }
 
     /// One value.
     pub fn at(self, i: usize) -> T {
-        with_values!(self, T, |values, widen| widen(values[i]))
+        with_values!(self, T, |values, widen| widen(values[i]), |lines| T::from_f32(lines.at(i)))
     }
 
     /// Whether the product reads them as they lie.
@@ -114,6 +119,7 @@ impl<'a, T: Real> Panels<'a, T> {
         for (panel, buffer) in panels.clone().zip(buffer.chunks_exact_mut(len.max(1))) {
             match self.part(of_panel(panel)) {
                 Self::F16(halves) => T::widen_halves(halves, buffer),
+                Self::EightBits(lines) => widen_lines(lines, buffer),
                 other => widen_all(other, buffer),
             }
         }
@@ -124,22 +130,36 @@ impl<'a, T: Real> Panels<'a, T> {
     #[inline(always)]
     pub fn line(self, line: usize) -> [T; PANEL] {
         let mut lanes = [T::zero(); PANEL];
-        with_values!(self, T, |values, widen| {
-            let values = &values.as_chunks::<PANEL>().0[line];
-            for (lane, &value) in lanes.iter_mut().zip(values) {
-                *lane = widen(value);
+        with_values!(
+            self,
+            T,
+            |values, widen| {
+                let values = &values.as_chunks::<PANEL>().0[line];
+                for (lane, &value) in lanes.iter_mut().zip(values) {
+                    *lane = widen(value);
+                }
+            },
+            |lines| {
+                for (lane, value) in lanes.iter_mut().zip(lines.line(line)) {
+                    *lane = T::from_f32(value);
+                }
             }
-        });
+        );
         lanes
     }
 }
 
 multiversion! {
     fn widen_all<T: Real>(panels: Panels<'_, T>, out: &mut [T]) {
-        with_values!(panels, T, |values, widen| {
-            for (out, &value) in out.iter_mut().zip(values) {
-                *out = widen(value);
-            }
-        });
+        with_values!(
+            panels,
+            T,
+            |values, widen| {
+                for (out, &value) in out.iter_mut().zip(values) {
+                    *out = widen(value);
+                }
+            },
+            |lines| widen_lines(lines, out)
+        );
     }
 }

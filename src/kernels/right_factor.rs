@@ -151,6 +151,7 @@ impl<T: Real> Factor<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::eight_bits::EightBitLines;
 
     /// As [`pack`] makes it of the matrix's values one by one, from panels of every type and from pairs.
     #[test]
@@ -165,7 +166,16 @@ mod tests {
             let wide = pack(depth, outputs, at);
             let halves: Vec<half::f16> = wide.iter().map(|&value| half::f16::from_f32(value)).collect();
             let pairs = pack_pairs(depth, outputs, |k, out| at(k, out).rounded());
-            let forms = [Packed::wide(&wide), Packed::Panels(Panels::F16(&halves)), Packed::Pairs(Pairs::new(&pairs))];
+            // Values are whole numbers of eight bits, so that a scale of 1 leaves them.
+            let numbers: Vec<i8> = wide.iter().map(|&value| value as i8).collect();
+            let ones = vec![1.0; numbers.len()];
+            let eight_bits = Panels::EightBits(EightBitLines::new(&numbers, &ones, None, 1));
+            let forms = [
+                Packed::wide(&wide),
+                Packed::Panels(Panels::F16(&halves)),
+                Packed::Panels(eight_bits),
+                Packed::Pairs(Pairs::new(&pairs)),
+            ];
             for form in forms {
                 assert!(form.turned(taps, inputs, outputs) == want, "{taps} taps, {inputs} to {outputs}: {form:?}");
             }

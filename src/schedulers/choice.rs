@@ -1,6 +1,6 @@
 //! Scheduler names of the command line, and what they set.
 
-use super::spelling::{by_spelling, nearest};
+use super::spelling::{by_spelling, in_the_place_of, nearest};
 use super::{SCHEDULERS, Scheduler, SchedulerEntry};
 use crate::config::ConfigFields;
 use crate::{Error, ErrorKind, Result};
@@ -153,8 +153,11 @@ pub fn by_name(name: &str) -> Result<SchedulerChoice> {
     // The longest scheduler's name that the given one starts with: dpm++2m-sde, not dpm++2m.
     let ending = |entry: &'static SchedulerEntry| Some((entry, name.strip_prefix(entry.name)?.strip_prefix('-')?));
     let Some((entry, ending)) = SCHEDULERS.iter().filter_map(ending).min_by_key(|(_, ending)| ending.len()) else {
-        let nearest = nearest(name).map(|nearest| format!("did you mean {nearest}? "));
-        let fix = format!("{}choose one of {}", nearest.unwrap_or_default(), names());
+        let hint = match in_the_place_of(name) {
+            Some(own) => format!("that sampler of other programs is not here, and {own} is the nearest to it; "),
+            None => nearest(name).map_or(String::new(), |nearest| format!("did you mean {nearest}? ")),
+        };
+        let fix = format!("{hint}choose one of {}", names());
         return Err(Error::invalid("the scheduler", format!("`{name}`"), fix));
     };
     let suffix = entry.suffixes.iter().find(|suffix| suffix.name == ending);

@@ -17,6 +17,37 @@ const OTHER_NAMES: [(&str, &str); 10] = [
     ("flowmatcheuler", "flow-euler"),
 ];
 
+/// Samplers of A1111, ComfyUI and stable-diffusion.cpp that are not here, and the scheduler that does most nearly what they do; as
+/// [`spelled`] gives them.
+const ELSEWHERE: [(&str, &str); 26] = [
+    ("dpmfast", "dpm++2s"),
+    ("dpmadaptive", "dpm++2s"),
+    ("dpmpp2sa", "dpm++sde"),
+    ("dpmpp2sancestral", "dpm++sde"),
+    ("dpmpp3msde", "dpm++2m-sde"),
+    ("dpmpp3msdegpu", "dpm++2m-sde"),
+    ("dpmpp2mv2", "dpm++2m"),
+    ("dpmpp2msdeheun", "dpm++2m-sde"),
+    ("restart", "euler-a"),
+    ("heunpp2", "heun"),
+    ("ipndm", "pndm"),
+    ("ipndmv", "pndm"),
+    ("eulercfgpp", "euler"),
+    ("eulerancestralcfgpp", "euler-a"),
+    ("dpmpp2mcfgpp", "dpm++2m"),
+    ("resmultistep", "dpm++2m"),
+    ("resmultistepancestral", "dpm++2m-sde"),
+    ("gradientestimation", "dpm++2m"),
+    ("ersde", "dpm++2m-sde"),
+    ("seeds2", "dpm++sde"),
+    ("seeds3", "dpm++sde"),
+    ("sasolver", "unipc"),
+    ("sasolverpece", "unipc"),
+    ("expheun2x0", "dpm++2s"),
+    ("expheun2x0sde", "dpm++sde"),
+    ("ddimcfgpp", "ddim"),
+];
+
 /// Letters and digits of a name in lower case, with `p` for each plus.
 fn spelled(name: &str) -> String {
     let letters = name.chars().filter_map(|c| match c {
@@ -56,6 +87,18 @@ fn is_called(entry: &SchedulerEntry, name: &str) -> bool {
         && (name == class || name.strip_suffix("scheduler") == Some(class));
     let other = OTHER_NAMES.iter().any(|(other, own)| *other == name && *own == entry.name);
     of_class || other || [entry.name, entry.label].iter().any(|own| spelled(own) == name)
+}
+
+/// The scheduler that does most nearly what a sampler of another program does that is not here, by its name with an ending or
+/// without.
+pub(super) fn in_the_place_of(name: &str) -> Option<&'static str> {
+    let whole = spelled(name);
+    let bare = whole.strip_prefix("sample").unwrap_or(&whole);
+    let endings = SCHEDULERS.iter().flat_map(|entry| entry.suffixes);
+    let stems =
+        endings.flat_map(|suffix| [suffix.name, suffix.label]).filter_map(|ending| bare.strip_suffix(&spelled(ending)));
+    let stems: Vec<_> = [bare].into_iter().chain(stems).collect();
+    ELSEWHERE.iter().find(|(elsewhere, _)| stems.contains(elsewhere)).map(|(_, own)| *own)
 }
 
 /// The name that is most like another one, if any is like it at all.
@@ -154,6 +197,21 @@ mod tests {
         {
             assert_eq!(means(name), None, "{name}");
             assert_eq!(nearest(name).as_deref(), neighbour, "{name}");
+        }
+        // Samplers of others: that something is spelled like them says nothing.
+        for (name, own) in [
+            ("DPM++ 2S a", "dpm++sde"),
+            ("DPM++ 2S a Karras", "dpm++sde"),
+            ("DPM++ 3M SDE Exponential", "dpm++2m-sde"),
+            ("dpm_adaptive", "dpm++2s"),
+            ("res_multistep", "dpm++2m"),
+            ("Restart", "euler-a"),
+        ] {
+            assert_eq!((means(name), in_the_place_of(name)), (None, Some(own)), "{name}");
+        }
+        assert_eq!(in_the_place_of("eulr"), None);
+        for (elsewhere, own) in ELSEWHERE {
+            assert!(means(elsewhere).is_none() && SCHEDULERS.iter().any(|entry| entry.name == own), "{elsewhere}");
         }
         // An ancestral sampler of second order that is none of ours.
         assert_eq!(means("DPM++ 2S a"), None);

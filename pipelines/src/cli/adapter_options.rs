@@ -15,12 +15,12 @@ use tweedie_pipelines::{Adapters, ControlImage, EmbeddingChoice, Input, LoraChoi
 #[command(next_help_heading = "Adapters")]
 pub struct AdapterOptions {
     /// Add a LoRA (also LoHa, LoKr, DoRA), its change times WEIGHT [default: 1]: a .safetensors file, a pickle (.pt,
-    /// .bin, .ckpt), which is never run, or owner/name[/FILE] on the hub; repeat it for more
+    /// .bin, .ckpt), which is never run, a training run, or owner/name[/FILE] on the hub; repeat it for more
     #[arg(long, value_name = "FILE[:WEIGHT]", value_parser = lora)]
     lora: Vec<LoraChoice>,
 
     /// Add a textual inversion, TOKEN in prompts [default: diffusers' token, else the file's name], from
-    /// a .safetensors file, a pickle (.pt, .bin), or owner/name[/FILE] on the hub; repeat it for more
+    /// a .safetensors file, a pickle (.pt, .bin), a training run, or owner/name[/FILE] on the hub; repeat it for more
     #[arg(long, value_name = "FILE[:TOKEN]", value_parser = embedding, hide_short_help = true)]
     embedding: Vec<EmbeddingChoice>,
 

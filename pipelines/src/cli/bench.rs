@@ -52,7 +52,7 @@ pub struct BenchArguments {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16, as for txt2img
+    /// Number format of the weights: auto, f32, f16, bf16 or q8, as for txt2img
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
 
@@ -110,7 +110,9 @@ impl BenchArguments {
         let mixed_precision = match self.dtype {
             DTypeChoice::Auto | DTypeChoice::F32 => MixedPrecisionChoice::No,
             DTypeChoice::BF16 => MixedPrecisionChoice::Bf16,
-            DTypeChoice::F16 => wrong_usage!("--dtype f16: training has no products of f16; take f32 or bf16"),
+            DTypeChoice::F16 | DTypeChoice::Q8 => {
+                wrong_usage!("--dtype {}: training has no such products; take f32 or bf16", self.dtype)
+            }
         };
         Ok(TrainingBench { batch: self.batch.unwrap_or(64), mixed_precision, runs: self.runs })
     }

@@ -110,11 +110,14 @@ fn with_short_names(text: &str) -> Result<HubName, String> {
 
 /// A line for each model with a short name.
 fn known() -> String {
-    let mut lines =
-        vec![format!("{:14} {:50} {:>8} {:>8}  {:24} what", "name", "on the hub", "GB, f32", "GB, f16", "licence")];
-    for (name, KnownModel { repository, what, licence, full, half, checked }) in known_models() {
+    let mut lines = vec![format!("{:14} {:50} {:>8} {:>8}  licence", "name", "on the hub", "GB, f32", "GB, f16")];
+    for (name, KnownModel { repository, licence, full, half, .. }) in known_models() {
+        lines.push(format!("{name:14} {repository:50} {full:>8} {half:>8}  {licence}"));
+    }
+    lines.push("\nWhat they are:".into());
+    for (name, KnownModel { what, checked, .. }) in known_models() {
         let unchecked = if *checked { "" } else { " (not checked)" };
-        lines.push(format!("{name:14} {repository:50} {full:>8} {half:>8}  {licence:24} {what}{unchecked}"));
+        lines.push(format!("{name:14} {what}{unchecked}"));
     }
     lines.push("\nnot checked: nobody has fetched it with this program yet.".into());
     lines.join("\n")

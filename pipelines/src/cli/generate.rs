@@ -30,7 +30,7 @@ pub struct Generate {
     pub request: Given<TextToImageRequest>,
 
     /// Width and height together, in the place of --width and --height
-    #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["width", "height"])]
+    #[arg(long, value_name = "WxH", value_parser = size, conflicts_with_all = ["width", "height"], hide_short_help = true)]
     #[arg(help_heading = "Size and number")]
     size: Option<(u32, u32)>,
 
@@ -75,7 +75,7 @@ pub struct Generate {
     #[arg(help_heading = OUTPUT, long)]
     json: bool,
 
-    /// Show no progress, only the files' names
+    /// Print the files' names and nothing else, but for errors
     #[arg(help_heading = OUTPUT, long, short)]
     quiet: bool,
 }
@@ -105,6 +105,11 @@ impl Plan {
 }
 
 impl Generate {
+    /// Whether nothing is said of the run but the files' names.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// The request's options, as JSON.
     fn fields(&self) -> Map<String, Value> {
         let mut fields = self.request.fields();
@@ -210,7 +215,7 @@ impl Generate {
 
     /// Says what of another picture's settings is not taken.
     fn tell_of_like(&self, plan: &Plan, model: &LatentDiffusion) {
-        let Some(like) = &plan.like else { return };
+        let Some(like) = plan.like.as_ref().filter(|_| !self.quiet) else { return };
         if let Some(other) = like.model.as_ref().filter(|name| *name != model.model_name()) {
             print::warning(&format!(
                 "the settings are those of a picture of {other}, and the model is {}: the picture will be another one; give that \

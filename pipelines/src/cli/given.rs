@@ -59,7 +59,8 @@ impl<R: Options> Args for Given<R> {
         );
         let alone =
             alone.help_heading("Prompt").conflicts_with(PROMPT).value_parser(|text: &str| OptionKind::Text.parse(text));
-        let prompts = Arg::new(PROMPTS).long(PROMPTS).value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+        let prompts = Arg::new(PROMPTS).long(PROMPTS).value_name("FILE").value_parser(value_parser!(PathBuf));
+        let prompts = prompts.hide_short_help(true).help(
             "Make the pictures of each line of this file, a prompt or a JSON object with options of a request, in the folder --output; \
              those that are there already are left",
         );

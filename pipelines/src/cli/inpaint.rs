@@ -32,7 +32,8 @@ impl InpaintArguments {
             [Some(&self.image), self.mask.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
         let plan = self.generate.plan(&files)?;
         let image = Photo::read(&self.image)?;
-        if self.mask.as_ref() == Some(&self.image) && image.is_transparent_somewhere() {
+        let is_own_mask = self.mask.as_ref() == Some(&self.image);
+        if is_own_mask && image.is_transparent_somewhere() && !self.generate.is_quiet() {
             print::warning(
                 "the picture is its own mask, so what is opaque in it is repainted; to fill its transparent hole leave `mask` away",
             );

@@ -283,16 +283,17 @@ struct ModelArguments {
 
     /// Another autoencoder: a file, its folder, the folder of a model that has it, or owner/name[/FILE] on the hub
     /// [default: the model's]
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", hide_short_help = true)]
     vae: Option<PathBuf>,
 
     /// Where to compute: auto, cpu, cuda, cuda:N or metal
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are held in, but for
-    /// bf16 on machines that multiply it; on others auto leaves large models as they are stored, which changes no picture
-    #[arg(long, default_value = "auto")]
+    /// Number format of the weights: auto, f32, f16, bf16 or q8. The CPU computes in f32 whatever they are held in, but for bf16
+    /// on machines that multiply it; on others auto leaves large models as they are stored, which changes no picture. q8 holds
+    /// the network and the text encoders in 8 bits, rounded, in half the memory of f16
+    #[arg(long, default_value = "auto", hide_short_help = true)]
     dtype: DTypeChoice,
 
     #[command(flatten)]

@@ -5,6 +5,7 @@
 
 use anyhow::Context;
 use std::io::{ErrorKind, Write};
+use terminal_size::terminal_size_of;
 
 /// A result, of one line or several, or JSON. That nobody reads it any more is no failure.
 pub fn result(text: &str) -> anyhow::Result<()> {
@@ -36,9 +37,30 @@ pub fn warning(text: &str) {
     remark(&format!("warning: {}", super::flags::in_text(text)));
 }
 
-/// A remark of one line. If it cannot be shown, the work goes on.
+/// A remark, which a terminal shows in lines of whole words, and anything else in one line. If it cannot be shown, the work goes
+/// on.
 pub fn remark(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", escaped(text));
+    let mut stderr = std::io::stderr().lock();
+    let width = terminal_size_of(&stderr).map(|(width, _)| usize::from(width.0));
+    let text = escaped(text);
+    let _ = writeln!(stderr, "{}", width.map_or_else(|| text.clone(), |width| in_lines(&text, width)));
+}
+
+/// A text in lines of whole words of at most so many characters. A word that is longer has a line of its own.
+fn in_lines(text: &str, width: usize) -> String {
+    let mut lines = String::with_capacity(text.len());
+    let mut taken = 0;
+    for word in text.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if taken > 0 && taken + length > width {
+            lines.truncate(lines.trim_end_matches(' ').len());
+            lines.push('\n');
+            taken = 0;
+        }
+        lines.push_str(word);
+        taken += word.chars().count();
+    }
+    lines
 }
 
 /// A text of one line, every character of which takes its place in the line: others are written as JSON does, `\u001b`.
@@ -62,6 +84,15 @@ fn escape(c: char, shown: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_break_between_words() {
+        assert_eq!(in_lines("one two three", 7), "one two\nthree");
+        assert_eq!(in_lines("one two three", 8), "one two\nthree");
+        assert_eq!(in_lines("incomprehensible word", 4), "incomprehensible\nword");
+        assert_eq!(in_lines("ö ö  ö", 3), "ö ö\nö");
+        assert_eq!(in_lines("", 3), "");
+    }
 
     #[test]
     fn control_characters_are_shown_and_all_else_is_left() {

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
 use std::time::Duration;
 
-/// A bar of denoising steps and lines of text; without a terminal, lines alone; nothing but warnings if quiet.
+/// A bar of denoising steps and lines of text; without a terminal, lines alone; nothing if quiet.
 pub struct Progress {
     bar: ProgressBar,
     log: LogLines,
@@ -54,13 +54,15 @@ impl Progress {
         }
     }
 
-    /// A warning, shown even if quiet.
+    /// A warning of a run whose pictures say more than it.
     pub fn warning(&self, text: &str) {
-        self.aside(|| print::warning(text));
+        if !self.quiet {
+            self.aside(|| print::warning(text));
+        }
     }
 
-    /// Says something above the bar, which is not shown before the first step.
-    fn aside(&self, say: impl FnOnce()) {
+    /// Says something above the bar, even if quiet. The bar is not shown before the first step.
+    pub fn aside(&self, say: impl FnOnce()) {
         if self.bar.length() == Some(0) { say() } else { self.bar.suspend(say) }
     }
 

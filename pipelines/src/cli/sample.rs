@@ -73,7 +73,7 @@ pub struct Sample {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16. The CPU computes in f32 whatever they are held in, but for
+    /// Number format of the weights: auto, f32, f16, bf16 or q8. The CPU computes in f32 whatever they are held in, but for
     /// bf16 on machines that multiply it; on others auto leaves large models as they are stored, which changes no picture
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
@@ -82,7 +82,7 @@ pub struct Sample {
     #[arg(long)]
     json: bool,
 
-    /// Show no progress, only the files' names
+    /// Print the files' names and nothing else, but for errors
     #[arg(long, short)]
     quiet: bool,
 

@@ -6,21 +6,23 @@ use tweedie_pipelines::Settings;
 
 /// Every scheduler in a table.
 pub fn list() -> String {
-    let row = |cells: [&str; 6]| {
-        let [name, order, evaluations, noise, class_name, reference] = cells;
-        format!("{name:13} {order:>5} {evaluations:>11}  {noise:10} {class_name:32} {reference}")
+    let row = |cells: [&str; 5]| {
+        let [name, order, evaluations, noise, class_name] = cells;
+        format!("{name:13} {order:>5} {evaluations:>11}  {noise:10} {class_name}")
     };
-    let mut lines = vec![row(["name", "order", "evaluations", "noise", "diffusers' class", "reference"])];
+    let mut lines = vec![row(["name", "order", "evaluations", "noise", "diffusers' class"])];
     for entry in SCHEDULERS {
         let noise = entry.stochastic.name();
         let (order, evaluations) = (entry.order.to_string(), entry.evaluations.to_string());
-        lines.push(row([entry.name, &order, &evaluations, noise, entry.class_name, entry.reference]));
+        lines.push(row([entry.name, &order, &evaluations, noise, entry.class_name]));
     }
     lines.push("\nEndings that place the noise levels, where a scheduler takes them:".into());
     for entry in SCHEDULERS.iter().filter(|entry| !entry.suffixes.is_empty()) {
         let endings: Vec<_> = entry.suffixes.iter().map(|suffix| format!("-{}", suffix.name)).collect();
         lines.push(format!("{:13} {}", entry.name, endings.join(" ")));
     }
+    lines.push("\nWhere they come from:".into());
+    lines.extend(SCHEDULERS.iter().map(|entry| format!("{:13} {}", entry.name, entry.reference)));
     lines.push("\nevaluations: of the network in each step. noise: whether it is added on the way.".into());
     lines.join("\n")
 }

@@ -36,7 +36,7 @@ struct Places {
     #[arg(long, default_value = "auto", help_heading = "Models")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16 or bf16
+    /// Number format of the weights: auto, f32, f16, bf16 or q8
     #[arg(long, default_value = "auto", help_heading = "Models")]
     dtype: DTypeChoice,
 

@@ -129,8 +129,11 @@ impl Source<'_> {
         }
     }
 
-    /// The same for what is one file.
+    /// The same for what is one file. A folder is taken for the file in it that training here, diffusers or PEFT has written.
     pub fn file(&self, path: &Path, purpose: Purpose) -> anyhow::Result<PathBuf> {
+        if let Some(file) = purpose.adapter_in(path) {
+            return Ok(file);
+        }
         match self.open(path, None, purpose)? {
             Model::File { path, .. } => Ok(path),
             // What is there and is no file is named as it was given.

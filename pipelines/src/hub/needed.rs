@@ -47,15 +47,6 @@ impl Purpose {
     fn is_in_layout(self, names: &BTreeSet<String>) -> bool {
         matches!(self, Self::Model | Self::Autoencoder | Self::Pixel) && names.contains(INDEX)
     }
-
-    /// What diffusers' programs call the one file of an adapter.
-    fn usual_files(self) -> &'static [&'static str] {
-        match self {
-            Self::Lora => &["pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"],
-            Self::TextualInversion => &["learned_embeds.safetensors", "learned_embeds.bin"],
-            _ => &[],
-        }
-    }
 }
 
 const INDEX: &str = "model_index.json";

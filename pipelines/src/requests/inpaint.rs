@@ -68,26 +68,26 @@ options! {
             mask_blur: usize = 0 => option(OptionKind::Count, "N").default("").always_recorded();
             /// How the mask comes to another size: lanczos as diffusers does, or max, which keeps thin lines.
             mask_resize: MaskResize = MaskResize::Lanczos =>
-                option(OptionKind::Choice(&["lanczos", "max"]), "NAME").always_recorded();
+                option(OptionKind::Choice(&["lanczos", "max"]), "NAME").always_recorded().rarely();
             /// What drawing starts from under the mask: original (what is there), surroundings (colours that grow into it from around
             /// it), noise (twice as much of it) or nothing (noise alone); as in A1111's web UI, and for a strength below 1.
             mask_fill: MaskFill = MaskFill::Original =>
-                option(OptionKind::Choice(&["original", "surroundings", "noise", "nothing"]), "NAME");
+                option(OptionKind::Choice(&["original", "surroundings", "noise", "nothing"]), "NAME").rarely();
             /// Work at full resolution on the mask's surroundings alone, so many pixels around it, and paste the result
             /// back.
             crop_to_mask: Option<usize> = None => option(OptionKind::Count, "PADDING");
             /// Extend the picture and fill what is new, such as left=64,right=64,top=0,bottom=32.
             outpaint: Margins = Margins::default() => option(OptionKind::Margins, "SIDE=N,...");
             /// Mix old and new over so many pixels inside the mask.
-            blend: Option<usize> = None => option(OptionKind::Count, "N").excluded_by("no_composite");
+            blend: Option<usize> = None => option(OptionKind::Count, "N").excluded_by("no_composite").rarely();
             /// Save the decoder's raw picture instead of putting its masked part into the input.
             ///
             /// That is what diffusers gives, and turned off here: unmasked pixels are then near the picture's, not equal.
-            composite: bool = true => flag(FlagValue::Off).named("no_composite");
+            composite: bool = true => flag(FlagValue::Off).named("no_composite").rarely();
             /// Run each step so often, going back in time in between, so that new parts agree with old ones (RePaint).
-            resample: Option<usize> = None => option(OptionKind::Count, "N");
+            resample: Option<usize> = None => option(OptionKind::Count, "N").rarely();
             /// How many steps each jump of `resample` goes back.
-            jump_length: Option<usize> = None => option(OptionKind::Count, "N");
+            jump_length: Option<usize> = None => option(OptionKind::Count, "N").rarely();
         }
     }
 }

@@ -104,7 +104,7 @@ options! {
             /// How many pictures.
             num_images: usize = 1 => option(OptionKind::Count, "N").under(SIZE);
             /// How many pictures at a time; changes speed and memory, not the pictures.
-            batch_size: usize = 1 => option(OptionKind::Count, "N").under(SIZE);
+            batch_size: usize = 1 => option(OptionKind::Count, "N").under(SIZE).rarely();
             /// Skip so many of the text encoder's last layers for the prompt.
             clip_skip: usize = 0 => option(OptionKind::Count, "N").always_recorded().under(PROMPT).rarely();
             /// LoRAs that act in this request alone.

@@ -108,6 +108,8 @@ named! {
         Stored = "stored",
         /// In 16 bits.
         F16 = "f16",
+        /// In 8 bits.
+        Q8 = "q8",
     }
 }
 

@@ -1,6 +1,8 @@
 //! The block formats of GGML: rows in blocks of small whole numbers with scales of their own, widened exactly as `gguf` does in
-//! Python: every product and sum in f32, in the same order.
+//! Python: every product and sum in f32, in the same order. All of them are a whole number of eight bits times a scale, from
+//! which some take a least value.
 
+use crate::kernels::EightBits;
 use half::f16;
 use rayon::prelude::*;
 
@@ -27,8 +29,9 @@ pub enum BlockFormat {
     IQ4_XS,
 }
 
-/// Values of a K block.
+/// Values of a K block, and the most parts of a block.
 const SUPER_BLOCK: usize = 256;
+const MOST_PARTS: usize = SUPER_BLOCK / 16;
 
 /// Blocks that one thread takes at a time, so that it reads from and writes to its caches.
 const BLOCKS_OF_A_TASK: usize = 64;
@@ -96,6 +99,19 @@ impl BlockFormat {
         }
     }
 
+    /// Neighbours in a block that share a scale.
+    fn part(self) -> usize {
+        match self {
+            Self::Q2_K | Self::Q3_K | Self::Q6_K => 16,
+            _ => 32,
+        }
+    }
+
+    /// Whether parts have a least value too.
+    fn has_leasts(self) -> bool {
+        matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2_K | Self::Q4_K | Self::Q5_K)
+    }
+
     /// The values of whole blocks, on all cores.
     ///
     /// # Panics
@@ -105,24 +121,54 @@ impl BlockFormat {
         let of_task = (blocks.par_chunks(BLOCKS_OF_A_TASK * self.bytes()))
             .zip(values.par_chunks_mut(BLOCKS_OF_A_TASK * self.values()));
         of_task.for_each(|(blocks, values)| {
-            let each = blocks.chunks_exact(self.bytes()).zip(values.chunks_exact_mut(self.values()));
-            match self {
-                Self::Q4_0 => each.for_each(|(block, values)| legacy(block, values, 0, |d, _, q| d * (q - 8) as f32)),
-                Self::Q4_1 => each.for_each(|(block, values)| legacy(block, values, 0, |d, m, q| d * q as f32 + m)),
-                Self::Q5_0 => each.for_each(|(block, values)| legacy(block, values, 1, |d, _, q| d * (q - 16) as f32)),
-                Self::Q5_1 => each.for_each(|(block, values)| legacy(block, values, 1, |d, m, q| d * q as f32 + m)),
-                Self::Q8_0 => each.for_each(|(block, values)| q8_0(block, values)),
-                Self::Q2_K => each.for_each(|(block, values)| q2_k(block, values)),
-                Self::Q3_K => each.for_each(|(block, values)| q3_k(block, values)),
-                Self::Q4_K => each.for_each(|(block, values)| q45_k(&block[..16], &[0; 32], &block[16..], values)),
-                Self::Q5_K => {
-                    each.for_each(|(block, values)| q45_k(&block[..16], &block[16..48], &block[48..], values))
+            let (mut numbers, mut scales, mut leasts) = ([0; SUPER_BLOCK], [0.0; MOST_PARTS], [0.0; MOST_PARTS]);
+            for (block, values) in blocks.chunks_exact(self.bytes()).zip(values.chunks_exact_mut(self.values())) {
+                self.split(block, &mut numbers, &mut scales, &mut leasts);
+                let parts = values.chunks_exact_mut(self.part()).zip(numbers.chunks_exact(self.part()));
+                for ((values, numbers), (scale, least)) in parts.zip(scales.iter().zip(&leasts)) {
+                    values.iter_mut().zip(numbers).for_each(|(v, &number)| *v = scale * f32::from(number) - least);
                 }
-                Self::Q6_K => each.for_each(|(block, values)| q6_k(block, values)),
-                Self::IQ4_NL => each.for_each(|(block, values)| iq4_nl(block, values)),
-                Self::IQ4_XS => each.for_each(|(block, values)| iq4_xs(block, values)),
             }
         });
+    }
+
+    /// The numbers of whole blocks, on all cores: the same values, in eight bits each.
+    ///
+    /// # Panics
+    /// If the bytes are no whole blocks.
+    pub fn eight_bits(self, blocks: &[u8]) -> EightBits {
+        assert!(blocks.len().is_multiple_of(self.bytes()));
+        let (count, parts) = (blocks.len() / self.bytes(), self.values() / self.part());
+        let mut numbers = vec![0; count * self.values()];
+        let (mut scales, mut leasts) = (vec![0.0; count * parts], vec![0.0; count * parts]);
+        let of_task = (blocks.par_chunks(BLOCKS_OF_A_TASK * self.bytes()))
+            .zip(numbers.par_chunks_mut(BLOCKS_OF_A_TASK * self.values()))
+            .zip(scales.par_chunks_mut(BLOCKS_OF_A_TASK * parts))
+            .zip(leasts.par_chunks_mut(BLOCKS_OF_A_TASK * parts));
+        of_task.for_each(|(((blocks, numbers), scales), leasts)| {
+            let of_block = (blocks.chunks_exact(self.bytes()))
+                .zip(numbers.chunks_exact_mut(self.values()))
+                .zip(scales.chunks_exact_mut(parts).zip(leasts.chunks_exact_mut(parts)));
+            of_block.for_each(|((block, numbers), (scales, leasts))| self.split(block, numbers, scales, leasts));
+        });
+        EightBits { numbers, scales, leasts: self.has_leasts().then_some(leasts), part: self.part() }
+    }
+
+    /// A block as whole numbers, and of each part the scale and the least value: `scale * number - least`.
+    fn split(self, block: &[u8], numbers: &mut [i8], scales: &mut [f32], leasts: &mut [f32]) {
+        match self {
+            Self::Q4_0 => legacy(block, numbers, (scales, leasts), 8),
+            Self::Q5_0 => legacy(block, numbers, (scales, leasts), 16),
+            Self::Q4_1 | Self::Q5_1 => legacy(block, numbers, (scales, leasts), 0),
+            Self::Q8_0 => q8_0(block, numbers, scales),
+            Self::Q2_K => q2_k(block, numbers, scales, leasts),
+            Self::Q3_K => q3_k(block, numbers, scales),
+            Self::Q4_K => q45_k(&block[..16], &[0; 32], &block[16..], numbers, (scales, leasts)),
+            Self::Q5_K => q45_k(&block[..16], &block[16..48], &block[48..], numbers, (scales, leasts)),
+            Self::Q6_K => q6_k(block, numbers, scales),
+            Self::IQ4_NL => iq4_nl(block, numbers, scales),
+            Self::IQ4_XS => iq4_xs(block, numbers, scales),
+        }
     }
 }
 
@@ -131,51 +177,53 @@ fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// A scale, a least value if the block is large enough for one, a fifth bit of each value if there is one, and four bits of each:
-/// those of the first half are the lower ones of the bytes.
-fn legacy(block: &[u8], values: &mut [f32], fifths: usize, value: impl Fn(f32, f32, i32) -> f32) {
-    let scales = block.len() - 16 - 4 * fifths;
-    let (d, m) = (half(block, 0), if scales == 4 { half(block, 2) } else { 0.0 });
-    let high = match fifths {
-        0 => 0,
-        _ => u32::from_le_bytes([block[scales], block[scales + 1], block[scales + 2], block[scales + 3]]),
+/// A scale, what is added if the block is large enough for it, a fifth bit of each value if there is one, and four bits of each:
+/// those of the first half are the lower ones of the bytes. `zero` is the number that stands for 0.
+fn legacy(block: &[u8], numbers: &mut [i8], (scales, leasts): (&mut [f32], &mut [f32]), zero: i8) {
+    let head = if zero == 0 { 4 } else { 2 };
+    let has_fifths = block.len() > head + 16;
+    scales[0] = half(block, 0);
+    leasts[0] = if zero == 0 { -half(block, 2) } else { 0.0 };
+    let high = match has_fifths {
+        false => 0,
+        true => u32::from_le_bytes([block[head], block[head + 1], block[head + 2], block[head + 3]]),
     };
     for (i, &byte) in block[block.len() - 16..].iter().enumerate() {
-        let fifth = |at: usize| ((high >> at & 1) << 4) as i32;
-        values[i] = value(d, m, i32::from(byte & 15) | fifth(i));
-        values[i + 16] = value(d, m, i32::from(byte >> 4) | fifth(i + 16));
+        let fifth = |at: usize| ((high >> at & 1) << 4) as i8;
+        numbers[i] = ((byte & 15) as i8 | fifth(i)) - zero;
+        numbers[i + 16] = ((byte >> 4) as i8 | fifth(i + 16)) - zero;
     }
 }
 
 /// A scale and 32 signed bytes.
-fn q8_0(block: &[u8], values: &mut [f32]) {
-    let d = half(block, 0);
-    values.iter_mut().zip(&block[2..]).for_each(|(value, &q)| *value = f32::from(q as i8) * d);
+fn q8_0(block: &[u8], numbers: &mut [i8], scales: &mut [f32]) {
+    scales[0] = half(block, 0);
+    numbers.iter_mut().zip(&block[2..]).for_each(|(number, &byte)| *number = byte as i8);
 }
 
 /// 16 pairs of a scale and a least value of four bits each, two bits of every value, and the scales of both.
-fn q2_k(block: &[u8], values: &mut [f32]) {
-    let (scales, bits) = block[..80].split_at(16);
+fn q2_k(block: &[u8], numbers: &mut [i8], scales: &mut [f32], leasts: &mut [f32]) {
+    let (pairs, bits) = block[..80].split_at(16);
     let (d, m) = (half(block, 80), half(block, 82));
-    for (i, value) in values.iter_mut().enumerate() {
-        let scale = scales[i / 16];
-        let q = bits[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        *value = d * f32::from(scale & 15) * f32::from(q) - m * f32::from(scale >> 4);
+    for ((scale, least), pair) in scales.iter_mut().zip(leasts).zip(pairs) {
+        (*scale, *least) = (d * f32::from(pair & 15), m * f32::from(pair >> 4));
+    }
+    for (i, number) in numbers[..SUPER_BLOCK].iter_mut().enumerate() {
+        *number = (bits[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) as i8;
     }
 }
 
 /// A third bit of every value, inverted, the two lower ones, 16 scales of six bits, and theirs.
-fn q3_k(block: &[u8], values: &mut [f32]) {
+fn q3_k(block: &[u8], numbers: &mut [i8], scales: &mut [f32]) {
     let (high, bits, packed, d) = (&block[..32], &block[32..96], &block[96..108], half(block, 108));
-    let scale = |i: usize| {
+    for (i, scale) in scales[..16].iter_mut().enumerate() {
         let low = if i < 8 { packed[i] & 15 } else { packed[i - 8] >> 4 };
-        i32::from(low | (packed[8 + i % 4] >> (i / 4 * 2) & 3) << 4) - 32
-    };
-    let scales: [f32; 16] = std::array::from_fn(|i| d * scale(i) as f32);
-    for (i, value) in values.iter_mut().enumerate() {
-        let low = i32::from(bits[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3);
+        *scale = d * (i32::from(low | (packed[8 + i % 4] >> (i / 4 * 2) & 3) << 4) - 32) as f32;
+    }
+    for (i, number) in numbers[..SUPER_BLOCK].iter_mut().enumerate() {
+        let low = (bits[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) as i8;
         let is_low = high[i % 32] >> (i / 32) & 1 == 0;
-        *value = scales[i / 16] * (low - if is_low { 4 } else { 0 }) as f32;
+        *number = low - if is_low { 4 } else { 0 };
     }
 }
 
@@ -188,46 +236,50 @@ fn six_bit_pairs(packed: &[u8]) -> [(u8, u8); 8] {
 }
 
 /// Two scales and eight pairs, then a fifth bit of every value (zeros where there is none), and the four lower ones.
-fn q45_k(head: &[u8], high: &[u8], bits: &[u8], values: &mut [f32]) {
+fn q45_k(head: &[u8], high: &[u8], bits: &[u8], numbers: &mut [i8], (scales, leasts): (&mut [f32], &mut [f32])) {
     let (d, m) = (half(head, 0), half(head, 2));
-    let pairs = six_bit_pairs(&head[4..]).map(|(scale, least)| (d * f32::from(scale), m * f32::from(least)));
-    for (part, (values, (scale, least))) in values.chunks_exact_mut(32).zip(pairs).enumerate() {
+    for ((scale, least), pair) in scales.iter_mut().zip(leasts).zip(six_bit_pairs(&head[4..])) {
+        (*scale, *least) = (d * f32::from(pair.0), m * f32::from(pair.1));
+    }
+    for (part, numbers) in numbers[..SUPER_BLOCK].chunks_exact_mut(32).enumerate() {
         let bytes = &bits[part / 2 * 32..][..32];
-        for (value, (byte, high)) in values.iter_mut().zip(bytes.iter().zip(high)) {
-            let q = byte >> (part % 2 * 4) & 15 | (high >> part & 1) << 4;
-            *value = scale * f32::from(q) - least;
+        for (number, (byte, high)) in numbers.iter_mut().zip(bytes.iter().zip(high)) {
+            *number = (byte >> (part % 2 * 4) & 15 | (high >> part & 1) << 4) as i8;
         }
     }
 }
 
 /// Four lower bits of every value, two upper ones, 16 signed scales, and theirs.
-fn q6_k(block: &[u8], values: &mut [f32]) {
-    let (low, high, scales, d) = (&block[..128], &block[128..192], &block[192..208], half(block, 208));
-    for (i, value) in values.iter_mut().enumerate() {
+fn q6_k(block: &[u8], numbers: &mut [i8], scales: &mut [f32]) {
+    let (low, high, packed, d) = (&block[..128], &block[128..192], &block[192..208], half(block, 208));
+    scales.iter_mut().zip(packed).for_each(|(scale, &byte)| *scale = d * f32::from(byte as i8));
+    for (i, number) in numbers[..SUPER_BLOCK].iter_mut().enumerate() {
         let (part, inside) = (i / 128, i % 128);
         let q = low[part * 64 + inside % 64] >> (inside / 64 * 4) & 15
             | (high[part * 32 + inside % 32] >> (inside / 32 * 2) & 3) << 4;
-        *value = d * f32::from(scales[i / 16] as i8) * (i32::from(q) - 32) as f32;
+        *number = q as i8 - 32;
     }
 }
 
 /// A scale and four bits of each value, as in `Q4_0`.
-fn iq4_nl(block: &[u8], values: &mut [f32]) {
-    uneven(half(block, 0), &block[2..], values);
+fn iq4_nl(block: &[u8], numbers: &mut [i8], scales: &mut [f32]) {
+    scales[0] = half(block, 0);
+    uneven(&block[2..], numbers);
 }
 
 /// A scale, two upper and four lower bits of a scale for each part of 32 values, and four bits of each value.
-fn iq4_xs(block: &[u8], values: &mut [f32]) {
+fn iq4_xs(block: &[u8], numbers: &mut [i8], scales: &mut [f32]) {
     let (d, upper, lower) = (half(block, 0), u16::from_le_bytes([block[2], block[3]]), &block[4..8]);
-    for (part, (bytes, values)) in block[8..].chunks_exact(16).zip(values.chunks_exact_mut(32)).enumerate() {
+    for (part, (bytes, numbers)) in block[8..].chunks_exact(16).zip(numbers.chunks_exact_mut(32)).enumerate() {
         let scale = lower[part / 2] >> (part % 2 * 4) & 15 | (((upper >> (part * 2)) & 3) as u8) << 4;
-        uneven(d * (i32::from(scale) - 32) as f32, bytes, values);
+        scales[part] = d * (i32::from(scale) - 32) as f32;
+        uneven(bytes, numbers);
     }
 }
 
-fn uneven(scale: f32, bytes: &[u8], values: &mut [f32]) {
+fn uneven(bytes: &[u8], numbers: &mut [i8]) {
     for (i, byte) in bytes.iter().enumerate() {
-        values[i] = scale * f32::from(UNEVEN[usize::from(byte & 15)]);
-        values[i + 16] = scale * f32::from(UNEVEN[usize::from(byte >> 4)]);
+        numbers[i] = UNEVEN[usize::from(byte & 15)];
+        numbers[i + 16] = UNEVEN[usize::from(byte >> 4)];
     }
 }

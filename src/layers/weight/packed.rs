@@ -2,13 +2,16 @@
 
 use super::WeightForm;
 use crate::Result;
-use crate::kernels::{self, ConvGeometry, MatmulPrecision, PackedWeight};
+use crate::kernels::{self, ConvGeometry, EightBits, MatmulPrecision, PackedWeight};
 use crate::layers::Backend;
 use candle_core::{DType, Device, Tensor};
 
+/// A weight of fewer outputs is not rounded.
+const FEWEST_OUTPUTS: usize = 16;
+
 /// A frozen weight, laid out for the kernels, in the element type of storage.
 ///
-/// The CPU's activations are f32; it widens what is stored in half precision while it multiplies, or rounds the activations
+/// The CPU's activations are f32; it widens what is stored in half precision or eight bits while it multiplies, or rounds the activations
 /// too ([`MatmulPrecision`]). Residuals are added, and gates applied, while sums are in the cache.
 #[derive(Debug, Clone)]
 pub struct Packed {
@@ -27,6 +30,36 @@ impl Packed {
         let dtype = if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let zeros = Tensor::zeros(weight.shape()[0], dtype, &Device::Cpu)?;
         Ok(Self { weight, zeros })
+    }
+
+    /// A weight in eight bits, as [`PackedWeight::of_eight_bits`] takes it.
+    ///
+    /// # Errors
+    /// If matrix and shape do not fit each other.
+    pub fn of_eight_bits(weight: &EightBits, shape: &[usize]) -> Result<Self> {
+        let zeros = Tensor::zeros(shape.first().copied().unwrap_or(0), DType::F32, &Device::Cpu)?;
+        Ok(Self { weight: PackedWeight::of_eight_bits(weight, shape)?, zeros })
+    }
+
+    /// A weight that is rounded to eight bits. `None` where that cannot be or is not worth it: its rows are no whole parts, or so few
+    /// that they are the values of pixels.
+    ///
+    /// # Errors
+    /// If the tensor is not of floats on the CPU.
+    pub fn rounded(tensor: &Tensor) -> Result<Option<Self>> {
+        if !Self::can_be_rounded(tensor.dims()) {
+            return Ok(None);
+        }
+        // Parts are of one tap of a kernel.
+        let rows = if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() };
+        let values = rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        Self::of_eight_bits(&EightBits::round(&values), tensor.dims()).map(Some)
+    }
+
+    /// Whether [`Self::rounded`] takes weights of a shape.
+    pub fn can_be_rounded(shape: &[usize]) -> bool {
+        let depth: usize = shape.iter().skip(1).product();
+        matches!(shape.len(), 2 | 4) && depth.is_multiple_of(EightBits::PART) && shape[0] >= FEWEST_OUTPUTS
     }
 
     fn bias_or_zeros(&self, bias: Option<&Tensor>, x: &Tensor) -> Result<Tensor> {

@@ -2,7 +2,7 @@
 
 use super::prompt_grid::{Painter, SamplePrompts};
 use crate::adapters::{AdapterSource, LoraTarget};
-use crate::checkpoints::{ComponentKind, ModelFiles};
+use crate::checkpoints::{ComponentKind, Held, ModelFiles};
 use crate::conditioning::Conditioning;
 use crate::config::ConfigFields;
 use crate::denoising::{Cache, Call};
@@ -26,8 +26,8 @@ const AESTHETIC_SCORE: f32 = 6.0;
 pub struct HeldWeights {
     /// The element type of matrices.
     pub dtype: DType,
-    /// Whether those that are stored in half precision stay as they are.
-    pub keeps_halves: bool,
+    /// In which form the others are held.
+    pub held: Held,
     /// How products with them are taken.
     pub products: MatmulPrecision,
     /// With whose operations.
@@ -37,7 +37,7 @@ pub struct HeldWeights {
 impl Default for HeldWeights {
     fn default() -> Self {
         let (products, backend) = (MatmulPrecision::Full, Backend::Kernels);
-        Self { dtype: DType::F32, keeps_halves: false, products, backend }
+        Self { dtype: DType::F32, held: Held::AsAsked, products, backend }
     }
 }
 
@@ -244,7 +244,7 @@ impl FrozenModel {
 fn loader(files: &ModelFiles, held: HeldWeights) -> Loader<'_> {
     Loader {
         weights: held.dtype,
-        keeps_halves: held.keeps_halves,
+        held: held.held,
         backend: Some(held.backend),
         products: Some(held.products),
         ..Loader::new(files, &Device::Cpu)

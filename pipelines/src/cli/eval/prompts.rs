@@ -153,7 +153,7 @@ impl Work<'_> {
 
     fn event(&mut self, event: &EvaluationEvent<'_>) -> anyhow::Result<()> {
         match event {
-            EvaluationEvent::Warning(text) => self.progress.warning(text),
+            EvaluationEvent::Warning(text) => self.progress.aside(|| print::warning(text)),
             EvaluationEvent::Step { done, total } => {
                 self.progress.stage("denoising");
                 self.progress.steps(*done, *total);

@@ -147,7 +147,7 @@ pub fn show_sampling(
     interrupt: &Interrupt,
 ) -> tweedie::Result<()> {
     match event {
-        SampleEvent::Warning(text) => progress.warning(text),
+        SampleEvent::Warning(text) => progress.aside(|| print::warning(text)),
         SampleEvent::Working { done } => progress.steps(*done, count),
         SampleEvent::Sample { index, .. } => progress.steps(index + 1, count),
     }

@@ -42,15 +42,14 @@ pub struct FrozenModelArguments<S: FrozenModelTraining + Debug> {
 
 impl Next for LoraTrainingSettings {
     fn next(&self, run: &str, _: &str) -> Vec<String> {
-        vec![format!("{} --prompt TEXT --lora {run}/model/pytorch_lora_weights.safetensors", drawn_with(self.frozen()))]
+        vec![format!("{} --prompt TEXT --lora {run}", drawn_with(self.frozen()))]
     }
 }
 
 impl Next for EmbeddingTrainingSettings {
     fn next(&self, run: &str, _: &str) -> Vec<String> {
         let prompt = quoted(Path::new(&format!("a picture of {}", self.token.as_deref().unwrap_or_default())));
-        let file = format!("{run}/model/learned_embeds.safetensors");
-        vec![format!("{} --prompt {prompt} --embedding {file}", drawn_with(self.frozen()))]
+        vec![format!("{} --prompt {prompt} --embedding {run}", drawn_with(self.frozen()))]
     }
 }
 

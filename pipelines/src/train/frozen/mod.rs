@@ -15,6 +15,7 @@ use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use tweedie::checkpoints::Held;
 use tweedie::training::data::{Buckets, CaptionedPictures, LatentBatches, LatentOptions};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{FrozenModel, HeldWeights, SamplePrompts};
@@ -68,7 +69,8 @@ options! {
             guidance_scale: f64 = 7.5 => setting(OptionKind::Number, "F");
             /// Steps of sample grids.
             sample_steps: usize = 20 => setting(OptionKind::Count, "N");
-            /// How the weights of the model are held: as they are stored, or in f16, which is half of the memory of f32.
+            /// How the weights of the model are held: as they are stored, in f16, which is half of the memory of f32, or
+            /// in q8, which is a half of that, and rounded.
             base_dtype: HeldChoice = HeldChoice::Stored => setting(OptionKind::Choice(HeldChoice::NAMES), "NAME");
             /// Which products are of rounded numbers: no, or bf16, which is faster where the CPU multiplies bf16 (AVX-512
             /// BF16, AMX); what is trained and sums stay f32.
@@ -142,11 +144,12 @@ impl FrozenModelSettings {
 
     /// How the weights of the model are held.
     pub(super) fn held(&self) -> HeldWeights {
-        let (dtype, keeps_halves) = match self.base_dtype {
-            HeldChoice::Stored => (DType::F32, true),
-            HeldChoice::F16 => (DType::F16, false),
+        let (dtype, held) = match self.base_dtype {
+            HeldChoice::Stored => (DType::F32, Held::AsStored),
+            HeldChoice::F16 => (DType::F16, Held::AsAsked),
+            HeldChoice::Q8 => (DType::F32, Held::EightBits),
         };
-        HeldWeights { dtype, keeps_halves, products: self.mixed_precision.into(), ..HeldWeights::default() }
+        HeldWeights { dtype, held, products: self.mixed_precision.into(), ..HeldWeights::default() }
     }
 
     /// What is minimised.

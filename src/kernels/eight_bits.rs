@@ -1,0 +1,175 @@
+//! Weights in eight bits: whole numbers, of which neighbours share a scale, and in some formats a least value.
+
+use super::Real;
+use super::panel_row::PANEL;
+use super::simd::multiversion;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// A matrix `[out, in]` of values `scale * number - least`, computed in f32 with two roundings. So many neighbours in a row as
+/// [`Self::part`] says share a scale and a least value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EightBits {
+    /// `[out, in]`.
+    pub numbers: Vec<i8>,
+    /// `[out, in / part]`.
+    pub scales: Vec<f32>,
+    /// Of the same shape; none where all are 0.
+    pub leasts: Option<Vec<f32>>,
+    /// A power of two.
+    pub part: usize,
+}
+
+/// Parts that one thread rounds at a time.
+const PARTS_OF_A_TASK: usize = 1024;
+
+impl EightBits {
+    /// The neighbours that share a scale where values are [rounded](Self::round).
+    pub const PART: usize = 32;
+
+    /// The nearest numbers of 127 to either side of 0, where the farthest of 32 values is 127 scales away from it (`Q8_0`, whose scale
+    /// is rounded to half precision, and this one is not).
+    ///
+    /// # Panics
+    /// If they are no whole parts.
+    pub fn round(values: &[f32]) -> Self {
+        const PART: usize = EightBits::PART;
+        assert!(values.len().is_multiple_of(PART));
+        let mut numbers = vec![0; values.len()];
+        let mut scales = vec![0.0; values.len() / PART];
+        let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
+            .zip(numbers.par_chunks_mut(PARTS_OF_A_TASK * PART))
+            .zip(scales.par_chunks_mut(PARTS_OF_A_TASK));
+        of_task.for_each(|((values, numbers), scales)| {
+            let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
+            for ((values, numbers), scale) in parts.zip(scales) {
+                *scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 127.0;
+                let inverse = if *scale > 0.0 { scale.recip() } else { 0.0 };
+                // The farthest value can come out above 127 by a rounding; as whole numbers it stays in range.
+                numbers.iter_mut().zip(values).for_each(|(number, value)| *number = (value * inverse).round() as i8);
+            }
+        });
+        Self { numbers, scales, leasts: None, part: PART }
+    }
+
+    /// The values, in their order.
+    pub fn widened(&self) -> Vec<f32> {
+        let value = |(i, &number): (usize, &i8)| {
+            let part = i / self.part;
+            self.scales[part] * f32::from(number) - self.leasts.as_ref().map_or(0.0, |leasts| leasts[part])
+        };
+        self.numbers.par_iter().enumerate().map(value).collect()
+    }
+}
+
+/// Lines of panels in eight bits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EightBitLines<'a> {
+    /// Of these lines.
+    numbers: &'a [i8],
+    /// Of all lines of the weight, sixteen for every part of a panel.
+    scales: &'a [f32],
+    leasts: Option<&'a [f32]>,
+    /// Two to this power are a part.
+    part: u32,
+    /// The first line.
+    first: usize,
+}
+
+impl<'a> EightBitLines<'a> {
+    /// All lines of panels that are whole parts high.
+    pub fn new(numbers: &'a [i8], scales: &'a [f32], leasts: Option<&'a [f32]>, part: usize) -> Self {
+        assert!(part.is_power_of_two() && numbers.len() == scales.len() * part);
+        assert!(leasts.is_none_or(|leasts| leasts.len() == scales.len()));
+        Self { numbers, scales, leasts, part: part.ilog2(), first: 0 }
+    }
+
+    pub fn len(self) -> usize {
+        self.numbers.len()
+    }
+
+    /// A part of the values that begins with a line.
+    pub fn part(self, range: Range<usize>) -> Self {
+        assert!(range.start.is_multiple_of(PANEL));
+        Self { first: self.first + range.start / PANEL, numbers: &self.numbers[range], ..self }
+    }
+
+    /// One value.
+    pub fn at(self, i: usize) -> f32 {
+        self.line(i / PANEL)[i % PANEL]
+    }
+
+    /// Sixteen values from a multiple of sixteen.
+    #[inline(always)]
+    pub fn line(self, line: usize) -> [f32; PANEL] {
+        let part = (self.first + line) >> self.part;
+        let numbers = &self.numbers.as_chunks::<PANEL>().0[line];
+        let scales = &self.scales.as_chunks::<PANEL>().0[part];
+        let mut values = [0.0; PANEL];
+        for ((value, scale), &number) in values.iter_mut().zip(scales).zip(numbers) {
+            *value = scale * f32::from(number);
+        }
+        if let Some(leasts) = self.leasts {
+            values.iter_mut().zip(&leasts.as_chunks::<PANEL>().0[part]).for_each(|(value, least)| *value -= least);
+        }
+        values
+    }
+}
+
+multiversion! {
+    /// All lines, in the type of the sums.
+    pub(super) fn widen_lines<T: Real>(lines: EightBitLines<'_>, out: &mut [T]) {
+        for (i, out) in out.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+            out.iter_mut().zip(lines.line(i)).for_each(|(out, value)| *out = T::from_f32(value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::weight_layout::pack_shaped;
+
+    fn wave(len: usize) -> Vec<f32> {
+        (0..len).map(|i| (i as f32 * 0.37).sin() * (1.0 + i as f32 * 0.01)).collect()
+    }
+
+    /// Half a step at most, of the part's own size; what is 0, or one number alone, is exact.
+    #[test]
+    fn rounding_is_to_the_nearest_number_of_a_part() {
+        let mut values = wave(96);
+        values[32..64].fill(0.0);
+        values[64..].fill(-3.5);
+        let rounded = EightBits::round(&values);
+        let widened = rounded.widened();
+        for (i, (value, found)) in values.iter().zip(&widened).enumerate() {
+            // A rounding of the product beside.
+            assert!((value - found).abs() <= rounded.scales[i / 32] * 0.5 + value.abs() * 1e-6, "{value} {found}");
+        }
+        assert!(widened[32..64].iter().all(|value| value.to_bits() == 0));
+        assert!(widened[64..].iter().all(|value| (value + 3.5).abs() < 1e-6));
+    }
+
+    /// Lines are those of the panels of the widened matrix, from wherever they are taken.
+    #[test]
+    fn panels_have_the_values_of_the_widened_matrix() {
+        for (outputs, inputs, part) in [(20, 64, 32), (16, 32, 16), (33, 48, 16)] {
+            let numbers: Vec<i8> = (0..outputs * inputs).map(|i| (i * 37 % 256) as u8 as i8).collect();
+            let scales = wave(outputs * inputs / part);
+            let leasts = scales.iter().map(|scale| scale * 0.3 - 1.0).collect();
+            for leasts in [None, Some(leasts)] {
+                let matrix = EightBits { numbers: numbers.clone(), scales: scales.clone(), leasts, part };
+                let want = pack_shaped(&matrix.widened(), &[outputs, inputs]);
+                let pack = |values: &[f32]| pack_shaped(values, &[outputs, inputs / part]);
+                let (numbers, scales) = (pack_shaped(&matrix.numbers, &[outputs, inputs]), pack(&matrix.scales));
+                let leasts = matrix.leasts.as_deref().map(pack);
+                let lines = EightBitLines::new(&numbers, &scales, leasts.as_deref(), part);
+                let start = 5 * PANEL;
+                let mut found = vec![f32::NAN; lines.len() - start];
+                widen_lines(lines.part(start..lines.len()), &mut found);
+                assert!(found == want[start..], "{outputs} {inputs} {part}");
+                assert!((0..lines.len()).all(|i| lines.at(i) == want[i]));
+            }
+        }
+    }
+}
