@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use tweedie::kernels::{
-    Activation, ConvGeometry, EightBits, MatmulPrecision, PackedWeight, Pooling, add, attention, attention_definition,
-    concat_channels, conv2d, conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm, group_norm_definition,
-    layer_norm, layer_norm_definition, linear, linear_geglu_packed, linear_packed, linear_packed_plus, pool2d,
-    pool2d_definition, quick_gelu, resize_nearest, silu,
+    Activation, ConvGeometry, EightBitSums, EightBits, MatmulPrecision, PackedWeight, Pooling, add, attention,
+    attention_definition, concat_channels, conv2d, conv2d_packed, conv2d_packed_plus, geglu, gelu, group_norm,
+    group_norm_definition, layer_norm, layer_norm_definition, linear, linear_geglu_packed, linear_packed,
+    linear_packed_plus, pool2d, pool2d_definition, quick_gelu, resize_nearest, silu,
 };
 use tweedie::noise::{NoiseSource, TorchNoise};
 
@@ -257,7 +257,7 @@ fn packed_weights_change_no_bit_of_result_or_gradient() -> TestResult {
             let rounded = EightBits::round(&values);
             let widened =
                 Tensor::new(rounded.widened(), w.device())?.reshape(rows.dims())?.permute(back)?.contiguous()?;
-            let weight = PackedWeight::of_eight_bits(&rounded, w.dims())?;
+            let weight = PackedWeight::of_eight_bits(&rounded, w.dims(), EightBitSums::Full)?;
             assert_eq!(run(plain(x, &widened)?)?, run(packed(x, &weight)?)?, "{what}, eight bits");
             let difference = (weight.to_tensor()? - widened)?.abs()?.max_all()?.to_scalar::<f32>()?;
             assert_eq!(difference, 0.0, "{what}, as it was");

@@ -97,7 +97,8 @@ pub enum DTypeChoice {
     /// 16 bits, eight of them exponent. On the CPU activations are rounded too, in products, where that is clearly faster.
     BF16,
     /// 8 bits in blocks of 32 with a scale, in the denoising network and the text encoders, on the CPU: a half of f16's memory, and
-    /// pictures that are a little different. Weights that are stored in blocks stay as they are.
+    /// pictures that are a little different. Weights that are stored in blocks stay as they are. In linear layers activations are
+    /// rounded too, and products summed in whole numbers.
     Q8,
 }
 

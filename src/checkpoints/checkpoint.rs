@@ -4,7 +4,7 @@ use super::{
     ComponentKind, ComponentNames, ElementType, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart,
     WeightReport,
 };
-use crate::kernels::MatmulPrecision;
+use crate::kernels::{EightBitSums, MatmulPrecision};
 use crate::layers::{Backend, Computation, Dense, Packed, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
@@ -33,6 +33,7 @@ pub enum Held {
     /// In half precision, or for the kernels in blocks, where they are stored so, which changes no value.
     AsStored,
     /// The same, and what the kernels multiply with is rounded to [eight bits](crate::kernels::EightBits) if it is stored in more.
+    /// Products are in [whole numbers](EightBitSums::Whole).
     EightBits,
 }
 
@@ -322,7 +323,8 @@ impl Checkpoint {
                 return Ok(None);
             }
             let blocks = self.files[location.file].eight_bits(&location.stored, location.rows())?;
-            return blocks.map(|blocks| Packed::of_eight_bits(&blocks, shape)).transpose();
+            let sums = if self.held == Held::EightBits { EightBitSums::Whole } else { EightBitSums::Full };
+            return blocks.map(|blocks| Packed::of_eight_bits(&blocks, shape, sums)).transpose();
         }
         if self.held != Held::EightBits || !Packed::can_be_rounded(shape) {
             return Ok(None);

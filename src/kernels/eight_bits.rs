@@ -20,6 +20,17 @@ pub struct EightBits {
     pub part: usize,
 }
 
+/// How products with a weight in eight bits are summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EightBitSums {
+    /// In the type of the activations, as those of the widened weight.
+    #[default]
+    Full,
+    /// In whole numbers, 32 products at a time, with the activations rounded to eight bits too: in linear layers and pointwise
+    /// convolutions in f32, with weights in parts of 32 without least values.
+    Whole,
+}
+
 /// Parts that one thread rounds at a time.
 const PARTS_OF_A_TASK: usize = 1024;
 
@@ -45,8 +56,8 @@ impl EightBits {
             for ((values, numbers), scale) in parts.zip(scales) {
                 *scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 127.0;
                 let inverse = if *scale > 0.0 { scale.recip() } else { 0.0 };
-                // The farthest value can come out above 127 by a rounding; as whole numbers it stays in range.
-                numbers.iter_mut().zip(values).for_each(|(number, value)| *number = (value * inverse).round() as i8);
+                let rounded = |value: &f32| (value * inverse).round_ties_even() as i8;
+                numbers.iter_mut().zip(values).for_each(|(number, value)| *number = rounded(value));
             }
         });
         Self { numbers, scales, leasts: None, part: PART }

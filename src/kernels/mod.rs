@@ -9,7 +9,7 @@
 //!
 //! The files build on each other without circles. On the ground are the machine (`instruction_set`, `simd`) and numbers (`real`,
 //! `half_precision`); then what a product is made of: where results go (`output`, `addend`), the factors (`rows`, `panels`,
-//! `eight_bits`, `right_factor`), the tiles (`panel_row`, `tile`, `bf16`), and the `product` itself. Kernels stand on these and on `operation`,
+//! `eight_bits`, `right_factor`), the tiles (`panel_row`, `tile`, `bf16`, `int8`), and the `product` itself. Kernels stand on these and on `operation`,
 //! which is their way into candle and onto the `tape`.
 //!
 //! # Examples
@@ -34,6 +34,7 @@ mod gated_linear;
 mod group_norm;
 mod half_precision;
 mod instruction_set;
+mod int8;
 mod layer_norm;
 mod linear;
 mod meter;
@@ -69,7 +70,7 @@ pub use bf16::MatmulPrecision;
 pub use concat::concat_channels;
 pub use conv::{ConvGeometry, conv2d, conv2d_packed, conv2d_packed_plus, conv2d_with};
 pub(crate) use conv::{LEAST_SIDE, ROWS_TOGETHER};
-pub use eight_bits::EightBits;
+pub use eight_bits::{EightBitSums, EightBits};
 pub use gated_linear::linear_geglu_packed;
 pub use group_norm::{Activation, group_norm, group_norm_definition};
 pub(crate) use group_norm::{ChannelSums, group_norm_of_part};

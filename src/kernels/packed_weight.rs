@@ -1,7 +1,8 @@
 //! Weights that do not change, laid out once: panels of sixteen outputs, in any float type or in eight bits, or pairs of bf16.
 
 use super::bf16::{MatmulPrecision, Pairs};
-use super::eight_bits::{EightBitLines, EightBits};
+use super::eight_bits::{EightBitLines, EightBitSums, EightBits};
+use super::int8::{self, PackedQuads};
 use super::panels::Panels;
 use super::right_factor::Packed;
 use super::weight_layout::{pack_shaped, pair_shaped};
@@ -31,6 +32,7 @@ enum Values {
     Bf16Pairs(Vec<bf16>),
     /// In the order of panels all three.
     EightBits(EightBits),
+    Quads(PackedQuads),
 }
 
 impl PackedWeight {
@@ -70,12 +72,12 @@ impl PackedWeight {
         Ok(Self { values: Arc::new(values), shape })
     }
 
-    /// Lays out a weight `[out, in]`, or `[out, in, height, width]` that is given as `[out, height, width, in]`. Products widen a
-    /// block of it at a time, and are full.
+    /// Lays out a weight `[out, in]`, or `[out, in, height, width]` that is given as `[out, height, width, in]`. Full products widen a
+    /// block of it at a time.
     ///
     /// # Errors
     /// If the shape has another rank than 2 or 4, or a row of the matrix is no whole parts, or there are not as many.
-    pub fn of_eight_bits(weight: &EightBits, shape: &[usize]) -> Result<Self> {
+    pub fn of_eight_bits(weight: &EightBits, shape: &[usize], sums: EightBitSums) -> Result<Self> {
         make_pool(None);
         let EightBits { numbers, scales, leasts, part } = weight;
         let depth: usize = shape.iter().skip(1).product();
@@ -85,6 +87,11 @@ impl PackedWeight {
             && leasts.as_ref().is_none_or(|leasts| leasts.len() == scales.len());
         if !matches!(shape.len(), 2 | 4) || !fits {
             candle_core::bail!("pack: {} numbers in parts of {part} are no weight of {shape:?}", numbers.len());
+        }
+        let is_matrix = shape[2..].iter().all(|&side| side == 1);
+        if sums == EightBitSums::Whole && is_matrix && *part == int8::PART && leasts.is_none() {
+            let values = Values::Quads(PackedQuads::new(weight, shape[0], depth));
+            return Ok(Self { values: Arc::new(values), shape: shape.to_vec() });
         }
         let pack = |values: &[f32]| pack_shaped(values, &[shape[0], depth / part]);
         let packed = EightBits {
@@ -104,7 +111,7 @@ impl PackedWeight {
     /// The element type in memory; of a weight in eight bits that of its values.
     pub fn dtype(&self) -> DType {
         match &*self.values {
-            Values::F32(_) | Values::EightBits(_) => DType::F32,
+            Values::F32(_) | Values::EightBits(_) | Values::Quads(_) => DType::F32,
             Values::F64(_) => DType::F64,
             Values::F16(_) => DType::F16,
             Values::Bf16(_) | Values::Bf16Pairs(_) => DType::BF16,
@@ -150,6 +157,7 @@ impl PackedWeight {
                 Panels::EightBits(EightBitLines::new(numbers, scales, leasts.as_deref(), *part))
             }
             Values::Bf16Pairs(values) => return Packed::Pairs(Pairs::new(values)),
+            Values::Quads(quads) => return Packed::Quads(quads.quads()),
         })
     }
 }

@@ -3,6 +3,7 @@
 use super::InstructionSet;
 use super::addend::Start;
 use super::bf16::{self, Pairs};
+use super::int8::{self, Quads};
 use super::output::Output;
 use super::panel_row::PANEL;
 use super::panels::Panels;
@@ -23,6 +24,9 @@ pub(super) trait Product: Tiled {
     /// [`add_product`] with pairs, in f32 with the left factor rounded too.
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>);
 
+    /// [`add_product`] with quads, in f32 with the left factor rounded too.
+    fn add_quads(rows: Rows<'_, Self>, quads: Quads<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>);
+
     /// A value of the left factor as products with pairs take it.
     type Rounded: Copy + Default + Send + Sync;
 
@@ -36,6 +40,10 @@ pub(super) trait Product: Tiled {
 impl Product for f64 {
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
         bf16::add_widened(rows, pairs, start, out);
+    }
+
+    fn add_quads(rows: Rows<'_, Self>, quads: Quads<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
+        int8::add_widened(rows, quads, start, out);
     }
 
     type Rounded = Self;
@@ -52,6 +60,10 @@ impl Product for f64 {
 impl Product for f32 {
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
         bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
+    }
+
+    fn add_quads(rows: Rows<'_, Self>, quads: Quads<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
+        int8::add_product(rows, quads, start, out, InstructionSet::in_use());
     }
 
     type Rounded = half::bf16;
@@ -76,6 +88,7 @@ pub(super) fn add_product<T: Product>(
     match right {
         Packed::Panels(panels) => add_panels(rows, panels, start, out),
         Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
+        Packed::Quads(quads) => T::add_quads(rows, quads, start, out),
     }
     out.add_residual();
 }

@@ -2,6 +2,7 @@
 
 use super::bf16::{MatmulPrecision, Pairs, pack as pack_pairs, packed_len};
 use super::half_precision::widen_bf16;
+use super::int8::Quads;
 use super::panel_row::PANEL;
 use super::panels::{Panels, pack, packed_at};
 use super::simd::multiversion;
@@ -18,6 +19,8 @@ pub(super) enum Packed<'a, T> {
     Panels(Panels<'a, T>),
     /// For sums in f32 of products of bf16.
     Pairs(Pairs<'a>),
+    /// For sums in whole numbers of products of eight bits.
+    Quads(Quads<'a>),
 }
 
 impl<'a, T: Real> Packed<'a, T> {
@@ -31,6 +34,7 @@ impl<'a, T: Real> Packed<'a, T> {
         match self {
             Self::Panels(panels) => Self::Panels(panels.part(start..panels.len())),
             Self::Pairs(pairs) => Self::Pairs(pairs.from(start)),
+            Self::Quads(quads) => Self::Quads(quads.from(start)),
         }
     }
 
@@ -39,6 +43,7 @@ impl<'a, T: Real> Packed<'a, T> {
         match self {
             Self::Panels(panels) => panels.at(packed_at(depth, k, column)),
             Self::Pairs(pairs) => T::from_f32(pairs.at(depth, k, column).to_f32()),
+            Self::Quads(quads) => T::from_f32(quads.at(k, column)),
         }
     }
 
@@ -50,6 +55,7 @@ impl<'a, T: Real> Packed<'a, T> {
             Self::Pairs(pairs) => {
                 std::array::from_fn(|j| T::from_f32(widen_bf16(pairs.at(depth, k, panel * PANEL + j).to_bits())))
             }
+            Self::Quads(quads) => quads.line(k, panel).map(T::from_f32),
         }
     }
 

@@ -25,7 +25,7 @@ impl Grid {
         }
         let patch_len = self.patch_len();
         match weight {
-            Packed::Panels(_) => {
+            Packed::Panels(_) | Packed::Quads(_) => {
                 let multiply =
                     |rows: Rows<'_, T>, columns: &Range<usize>, start: Start<'_, T>, out: &mut Output<'_, T>| {
                         add_product(rows, weight.from(columns.start * patch_len), start, out);

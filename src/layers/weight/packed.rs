@@ -2,7 +2,7 @@
 
 use super::WeightForm;
 use crate::Result;
-use crate::kernels::{self, ConvGeometry, EightBits, MatmulPrecision, PackedWeight};
+use crate::kernels::{self, ConvGeometry, EightBitSums, EightBits, MatmulPrecision, PackedWeight};
 use crate::layers::Backend;
 use candle_core::{DType, Device, Tensor};
 
@@ -36,12 +36,12 @@ impl Packed {
     ///
     /// # Errors
     /// If matrix and shape do not fit each other.
-    pub fn of_eight_bits(weight: &EightBits, shape: &[usize]) -> Result<Self> {
+    pub fn of_eight_bits(weight: &EightBits, shape: &[usize], sums: EightBitSums) -> Result<Self> {
         let zeros = Tensor::zeros(shape.first().copied().unwrap_or(0), DType::F32, &Device::Cpu)?;
-        Ok(Self { weight: PackedWeight::of_eight_bits(weight, shape)?, zeros })
+        Ok(Self { weight: PackedWeight::of_eight_bits(weight, shape, sums)?, zeros })
     }
 
-    /// A weight that is rounded to eight bits. `None` where that cannot be or is not worth it: its rows are no whole parts, or so few
+    /// A weight that is rounded to eight bits, and with it the activations where that is faster. `None` where that cannot be or is not worth it: its rows are no whole parts, or so few
     /// that they are the values of pixels.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Packed {
         // Parts are of one tap of a kernel.
         let rows = if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() };
         let values = rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        Self::of_eight_bits(&EightBits::round(&values), tensor.dims()).map(Some)
+        Self::of_eight_bits(&EightBits::round(&values), tensor.dims(), EightBitSums::Whole).map(Some)
     }
 
     /// Whether [`Self::rounded`] takes weights of a shape.

@@ -1,0 +1,82 @@
+//! AVX2's products of bytes in pairs.
+
+use super::super::panel_row::PANEL;
+use super::{PART, Tile, Totals};
+use std::arch::x86_64::{
+    __m256, __m256i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtepi32_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_storeu_ps,
+};
+
+/// Rows whose sums are in registers at a time: three times two of whole numbers.
+pub(super) const ROWS: usize = 3;
+
+/// Registers of a line.
+const HALVES: usize = 2;
+const LANES: usize = PANEL / HALVES;
+
+/// # Safety
+/// The machine has AVX2.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn multiply(tile: Tile<'_>, totals: &mut [Totals]) {
+    if let Some(totals) = totals.first_chunk_mut::<ROWS>() {
+        // SAFETY: as the caller promises.
+        return unsafe { multiply_rows(tile, totals) };
+    }
+    let mut tile = tile;
+    for total in totals {
+        // SAFETY: as the caller promises.
+        unsafe { multiply_rows(tile, std::array::from_mut(total)) };
+        tile.first += 1;
+    }
+}
+
+/// The right factor without its signs, which go to the left one: of two products of 127 times 128 at most the sum has 16 bits.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn multiply_rows<const R: usize>(tile: Tile<'_>, totals: &mut [Totals; R]) {
+    let Tile { rows, first, panels } = tile;
+    let (numbers, scales, _) = panels.panel(0);
+    let of_rows: [(&[u8], &[f32]); R] = std::array::from_fn(|row| rows.row(first + row));
+    let parts = of_rows[0].1.len();
+    assert!(of_rows.iter().all(|(numbers, _)| numbers.len() == parts * PART));
+    assert!(numbers.len() == parts * PART * PANEL && scales.len() == parts * PANEL);
+    // SAFETY: all that is read lies in the slices, whose lengths were asserted; alignment is not asked for.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut totals_of: [[__m256; HALVES]; R] = std::array::from_fn(|row| {
+            std::array::from_fn(|half| _mm256_loadu_ps(totals[row][0].as_ptr().add(half * LANES)))
+        });
+        for part in 0..parts {
+            let mut products: [[__m256i; HALVES]; R] = [[_mm256_setzero_si256(); HALVES]; R];
+            let lines = numbers.as_ptr().add(part * PART * PANEL);
+            for four in 0..PART / 4 {
+                for half in 0..HALVES {
+                    let y = _mm256_loadu_si256(lines.add(four * 4 * PANEL + half * 4 * LANES).cast());
+                    let size = _mm256_abs_epi8(y);
+                    for (row, products) in products.iter_mut().enumerate() {
+                        let x = of_rows[row].0.as_ptr().add(part * PART + 4 * four).cast::<i32>().read_unaligned();
+                        let x = _mm256_sign_epi8(_mm256_set1_epi32(x), y);
+                        let pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones);
+                        products[half] = _mm256_add_epi32(products[half], pairs);
+                    }
+                }
+            }
+            for (row, totals) in totals_of.iter_mut().enumerate() {
+                let x = _mm256_set1_ps(*of_rows[row].1.get_unchecked(part));
+                for (half, total) in totals.iter_mut().enumerate() {
+                    let y = _mm256_loadu_ps(scales.as_ptr().add(part * PANEL + half * LANES));
+                    let sum = _mm256_cvtepi32_ps(products[row][half]);
+                    *total = _mm256_add_ps(*total, _mm256_mul_ps(sum, _mm256_mul_ps(x, y)));
+                }
+            }
+        }
+        for (row, totals_of) in totals_of.into_iter().enumerate() {
+            for (half, total) in totals_of.into_iter().enumerate() {
+                _mm256_storeu_ps(totals[row][0].as_mut_ptr().add(half * LANES), total);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! AVX-512's products of bytes in fours.
+
+use super::super::panel_row::PANEL;
+use super::{MOST_ROWS, PART, Tile, Totals};
+use std::arch::x86_64::{
+    __m512, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_cvtepi16_epi32, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
+};
+
+/// Rows whose sums are in registers at a time: with two panels twelve sums of whole numbers and twelve of floats.
+pub(super) const ROWS: usize = MOST_ROWS;
+
+/// # Safety
+/// The machine has AVX-512 with VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn multiply(tile: Tile<'_>, totals: &mut [Totals]) {
+    let panels = tile.panels.panels();
+    let mut tile = tile;
+    if let Some(totals) = totals.first_chunk_mut::<ROWS>() {
+        // SAFETY: as the caller promises.
+        return unsafe {
+            if panels == 1 { multiply_rows::<ROWS, 1>(tile, totals) } else { multiply_rows::<ROWS, 2>(tile, totals) }
+        };
+    }
+    for total in totals {
+        let totals = std::array::from_mut(total);
+        // SAFETY: as the caller promises.
+        unsafe { if panels == 1 { multiply_rows::<1, 1>(tile, totals) } else { multiply_rows::<1, 2>(tile, totals) } };
+        tile.first += 1;
+    }
+}
+
+/// Numbers of the left factor have 128 added, so that they are not negative; 128 times the sum of the right one's is taken away.
+///
+/// # Safety
+/// The machine has AVX-512 with VNNI.
+#[inline(always)]
+unsafe fn multiply_rows<const R: usize, const P: usize>(tile: Tile<'_>, totals: &mut [Totals; R]) {
+    let Tile { rows, first, panels } = tile;
+    let of_rows: [(&[u8], &[f32]); R] = std::array::from_fn(|row| rows.row(first + row));
+    let of_panels: [(&[i8], &[f32], &[i16]); P] = std::array::from_fn(|panel| panels.panel(panel));
+    let parts = of_rows[0].1.len();
+    assert!(of_rows.iter().all(|(numbers, scales)| numbers.len() == parts * PART && scales.len() == parts));
+    assert!(of_panels.iter().all(|(numbers, scales, sums)| {
+        [numbers.len(), scales.len() * PART, sums.len() * PART] == [parts * PART * PANEL; 3]
+    }));
+    // SAFETY: all that is read lies in the slices, whose lengths were asserted; alignment is not asked for.
+    unsafe {
+        let mut totals_of: [[__m512; P]; R] =
+            std::array::from_fn(|row| std::array::from_fn(|panel| _mm512_loadu_ps(totals[row][panel].as_ptr())));
+        for part in 0..parts {
+            let offsets: [__m512i; P] = std::array::from_fn(|panel| {
+                let sums = _mm256_loadu_si256(of_panels[panel].2.as_ptr().add(part * PANEL).cast());
+                _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(_mm512_cvtepi16_epi32(sums)))
+            });
+            let mut products: [[__m512i; P]; R] = [offsets; R];
+            for four in 0..PART / 4 {
+                let lines: [__m512i; P] = std::array::from_fn(|panel| {
+                    _mm512_loadu_si512(of_panels[panel].0.as_ptr().add((part * PART + 4 * four) * PANEL).cast())
+                });
+                for (row, products) in products.iter_mut().enumerate() {
+                    let x = of_rows[row].0.as_ptr().add(part * PART + 4 * four).cast::<i32>().read_unaligned();
+                    let x = _mm512_set1_epi32(x);
+                    for (product, line) in products.iter_mut().zip(lines) {
+                        *product = _mm512_dpbusd_epi32(*product, x, line);
+                    }
+                }
+            }
+            let scales: [__m512; P] =
+                std::array::from_fn(|panel| _mm512_loadu_ps(of_panels[panel].1.as_ptr().add(part * PANEL)));
+            for (row, totals) in totals_of.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*of_rows[row].1.get_unchecked(part));
+                for (panel, total) in totals.iter_mut().enumerate() {
+                    let sum = _mm512_cvtepi32_ps(products[row][panel]);
+                    *total = _mm512_add_ps(*total, _mm512_mul_ps(sum, _mm512_mul_ps(x, scales[panel])));
+                }
+            }
+        }
+        for (totals, totals_of) in totals.iter_mut().zip(totals_of) {
+            for (total, of_panel) in totals.iter_mut().zip(totals_of) {
+                _mm512_storeu_ps(total.as_mut_ptr(), of_panel);
+            }
+        }
+    }
+}
