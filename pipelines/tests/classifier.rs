@@ -34,6 +34,8 @@ fn a_classifier_is_trained_and_judges() -> TestResult {
     let config = read_json(&program.path("clean/model/classifier/config.json"))?;
     assert_eq!(config["class_names"], serde_json::json!(["bottom", "middle", "top"]));
     assert!(program.path("clean/loss.png").is_file() && program.path("clean/metrics.jsonl").is_file());
+    let info = program.run(&["model", "info", "clean", "--json"])?.success()?.json()?;
+    assert_eq!(info["components"][0]["name"], "classifier");
 
     let judge = ["eval", "classify", "--classifier", "clean/model", "--images"];
     let judge = |images: &str, more: &[&str]| program.run(&[&judge[..], &[images], more].concat());

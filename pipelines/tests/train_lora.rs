@@ -38,6 +38,7 @@ fn the_file_draws_what_the_factors_in_training_drew() -> TestResult {
         assert_eq!(difference(&tweedie.path(&picture), &tweedie.path(&of_run))?, 0.0);
     }
     assert!(difference(&tweedie.path("bare.png"), &sampled)? > 2.0, "the LoRA changes the picture");
+    tweedie.run(&["model", "info", "kohya"])?.fails(1, &["kohya", "no model by itself", "--lora"])?;
     Ok(())
 }
 

@@ -66,10 +66,11 @@ impl WeightSource for RoundedWeights<'_> {
     }
 
     fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
-        if computation.backend == Backend::Kernels && Packed::can_be_rounded(shape) {
-            if let Some(packed) = Packed::rounded(&self.0.tensor(name, shape)?)? {
-                return Ok(Weight::new(Arc::new(packed)));
-            }
+        if computation.backend == Backend::Kernels
+            && Packed::can_be_rounded(shape)
+            && let Some(packed) = Packed::rounded(&self.0.tensor(name, shape)?)?
+        {
+            return Ok(Weight::new(Arc::new(packed)));
         }
         self.0.weight(name, shape, computation)
     }

@@ -21,13 +21,11 @@ const LANES: usize = PANEL / HALVES;
 pub(super) unsafe fn multiply(tile: Tile<'_>, totals: &mut [Totals]) {
     if let Some(totals) = totals.first_chunk_mut::<ROWS>() {
         // SAFETY: as the caller promises.
-        return unsafe { multiply_rows(tile, totals) };
+        return unsafe { multiply_rows(tile, 0, totals) };
     }
-    let mut tile = tile;
-    for total in totals {
+    for (row, totals) in totals.iter_mut().map(std::array::from_mut).enumerate() {
         // SAFETY: as the caller promises.
-        unsafe { multiply_rows(tile, std::array::from_mut(total)) };
-        tile.first += 1;
+        unsafe { multiply_rows(tile, row, totals) };
     }
 }
 
@@ -36,12 +34,12 @@ pub(super) unsafe fn multiply(tile: Tile<'_>, totals: &mut [Totals]) {
 /// # Safety
 /// The machine has AVX2.
 #[inline(always)]
-unsafe fn multiply_rows<const R: usize>(tile: Tile<'_>, totals: &mut [Totals; R]) {
-    let Tile { rows, first, panels } = tile;
+unsafe fn multiply_rows<const R: usize>(tile: Tile<'_>, first: usize, totals: &mut [Totals; R]) {
+    let Tile { rows, tile, panels } = tile;
+    let (left, left_scales, height) = rows.tile(tile);
     let (numbers, scales, _) = panels.panel(0);
-    let of_rows: [(&[u8], &[f32]); R] = std::array::from_fn(|row| rows.row(first + row));
-    let parts = of_rows[0].1.len();
-    assert!(of_rows.iter().all(|(numbers, _)| numbers.len() == parts * PART));
+    let parts = left_scales.len() / height;
+    assert!(first + R <= height && left.len() == parts * PART * height && left_scales.len() == parts * height);
     assert!(numbers.len() == parts * PART * PANEL && scales.len() == parts * PANEL);
     // SAFETY: all that is read lies in the slices, whose lengths were asserted; alignment is not asked for.
     unsafe {
@@ -53,19 +51,20 @@ unsafe fn multiply_rows<const R: usize>(tile: Tile<'_>, totals: &mut [Totals; R]
             let mut products: [[__m256i; HALVES]; R] = [[_mm256_setzero_si256(); HALVES]; R];
             let lines = numbers.as_ptr().add(part * PART * PANEL);
             for four in 0..PART / 4 {
+                let left = left.as_ptr().add((part * PART + 4 * four) * height + 4 * first);
                 for half in 0..HALVES {
                     let y = _mm256_loadu_si256(lines.add(four * 4 * PANEL + half * 4 * LANES).cast());
                     let size = _mm256_abs_epi8(y);
                     for (row, products) in products.iter_mut().enumerate() {
-                        let x = of_rows[row].0.as_ptr().add(part * PART + 4 * four).cast::<i32>().read_unaligned();
-                        let x = _mm256_sign_epi8(_mm256_set1_epi32(x), y);
+                        let x = _mm256_set1_epi32(left.add(4 * row).cast::<i32>().read_unaligned());
+                        let x = _mm256_sign_epi8(x, y);
                         let pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones);
                         products[half] = _mm256_add_epi32(products[half], pairs);
                     }
                 }
             }
             for (row, totals) in totals_of.iter_mut().enumerate() {
-                let x = _mm256_set1_ps(*of_rows[row].1.get_unchecked(part));
+                let x = _mm256_set1_ps(*left_scales.get_unchecked(part * height + first + row));
                 for (half, total) in totals.iter_mut().enumerate() {
                     let y = _mm256_loadu_ps(scales.as_ptr().add(part * PANEL + half * LANES));
                     let sum = _mm256_cvtepi32_ps(products[row][half]);

@@ -19,7 +19,7 @@ use super::output::Output;
 use super::panel_row::PANEL;
 use super::rows::Rows;
 use super::{InstructionSet, Real};
-use rows::{RoundedRows, round};
+use rows::RoundedRows;
 use std::cell::Cell;
 
 /// Values of the sum that share a scale.
@@ -84,8 +84,8 @@ impl Multiplier {
 #[derive(Debug, Clone, Copy)]
 struct Tile<'a> {
     rows: &'a RoundedRows,
-    /// The first row.
-    first: usize,
+    /// Which rows.
+    tile: usize,
     /// The panels, whose values follow each other.
     panels: Quads<'a>,
 }
@@ -114,13 +114,13 @@ pub(super) fn add_product(
     let columns = out.columns();
     for first in (0..out.rows()).step_by(ROWS) {
         let some = first..(first + ROWS).min(out.rows());
-        round(rows.some(some.clone()), multiplier.offset(), &mut rounded);
+        rounded.round(rows.some(some.clone()), multiplier.rows(), multiplier.offset());
         let at_once = multiplier.panels() * PANEL;
         for first in (0..columns).step_by(at_once) {
             let columns = first..(first + at_once).min(columns);
             let mut out = out.part(some.clone(), columns.clone());
             let panels = quads.some(first / PANEL..columns.end.div_ceil(PANEL));
-            Tile { rows: &rounded, first: 0, panels }.add(start, &columns, &mut out, multiplier);
+            Tile { rows: &rounded, tile: 0, panels }.add(start, &columns, &mut out, multiplier);
         }
     }
     ROUNDED.set(rounded);
@@ -139,7 +139,7 @@ impl Tile<'_> {
         if let Start::Row(row) = start {
             line.as_flattened_mut()[..columns.len()].copy_from_slice(&row[columns.clone()]);
         }
-        for first in (0..out.rows()).step_by(multiplier.rows()) {
+        for (tile, first) in (0..out.rows()).step_by(multiplier.rows()).enumerate() {
             let count = multiplier.rows().min(out.rows() - first);
             let mut totals = [line; MOST_ROWS];
             let totals = &mut totals[..count];
@@ -148,7 +148,7 @@ impl Tile<'_> {
                     totals.as_flattened_mut()[..columns.len()].copy_from_slice(out.row(first + row));
                 }
             }
-            let tile = Tile { first, ..self };
+            let tile = Tile { tile, ..self };
             match multiplier {
                 // SAFETY: the machine has the instructions of what was chosen for it.
                 #[cfg(target_arch = "x86_64")]
@@ -166,7 +166,7 @@ impl Tile<'_> {
 
     /// One row: the definition.
     fn multiply_portably(self, total: &mut [f32; PANEL]) {
-        let (numbers, scales) = self.rows.row(self.first);
+        let (numbers, scales, _) = self.rows.tile(self.tile);
         let (right, right_scales, _) = self.panels.panel(0);
         for (part, (numbers, &scale)) in numbers.as_chunks::<PART>().0.iter().zip(scales).enumerate() {
             let mut sums = [0i32; PANEL];

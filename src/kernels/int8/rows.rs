@@ -6,44 +6,56 @@ use super::super::simd::multiversion;
 use super::PART;
 use std::marker::PhantomData;
 
-/// Rows of whole numbers, a scale for each part.
+/// Rows of whole numbers, a scale for each part, so many of them side by side: what a tile reads follows each other.
 #[derive(Debug, Default)]
 pub(super) struct RoundedRows {
-    /// `[row][depth]`, numbers of eight bits, perhaps with an offset.
+    /// `[row / tile][depth / 4][row % tile][4]`, numbers of eight bits, perhaps with an offset.
     numbers: Vec<u8>,
-    /// `[row][depth / 32]`.
+    /// `[row / tile][depth / 32][row % tile]`.
     scales: Vec<f32>,
+    /// Of one row, before they are laid out.
+    row: (Vec<u8>, Vec<f32>),
     depth: usize,
+    tile: usize,
 }
 
 impl RoundedRows {
     pub const fn new() -> Self {
-        Self { numbers: Vec::new(), scales: Vec::new(), depth: 0 }
+        Self { numbers: Vec::new(), scales: Vec::new(), row: (Vec::new(), Vec::new()), depth: 0, tile: 1 }
     }
 
-    /// A row's numbers and scales.
+    /// The numbers and scales of a tile's rows, and how many rows they are of.
     #[inline(always)]
-    pub fn row(&self, row: usize) -> (&[u8], &[f32]) {
-        let parts = self.depth / PART;
-        (&self.numbers[row * self.depth..][..self.depth], &self.scales[row * parts..][..parts])
+    pub fn tile(&self, tile: usize) -> (&[u8], &[f32], usize) {
+        let (numbers, scales) = (self.depth * self.tile, self.depth / PART * self.tile);
+        (&self.numbers[tile * numbers..][..numbers], &self.scales[tile * scales..][..scales], self.tile)
     }
-}
 
-/// Rounds rows, as [`EightBits::round`](super::super::EightBits::round) does, and adds an offset to the numbers, of which the bytes
-/// are kept.
-pub(super) fn round(rows: Rows<'_, f32>, offset: u8, to: &mut RoundedRows) {
-    let (depth, count) = (rows.depth(), rows.starts.len());
-    to.depth = depth;
-    to.numbers.resize(count * depth, 0);
-    to.scales.resize(count * depth / PART, 0.0);
-    let (mut numbers, mut scales) = (to.numbers.as_mut_slice(), to.scales.as_mut_slice());
-    for &start in rows.starts {
-        for &(from, length) in rows.stretches {
-            let of_row;
-            let scales_of_row;
-            (of_row, numbers) = numbers.split_at_mut(length);
-            (scales_of_row, scales) = scales.split_at_mut(length / PART);
-            round_parts(PhantomData::<f32>, &rows.values[start + from..][..length], offset, of_row, scales_of_row);
+    /// Rounds rows, as [`EightBits::round`](super::super::EightBits::round) does, for tiles of so many, and adds an offset to the
+    /// numbers, of which the bytes are kept.
+    pub fn round(&mut self, rows: Rows<'_, f32>, tile: usize, offset: u8) {
+        let (depth, tiles) = (rows.depth(), rows.starts.len().div_ceil(tile));
+        (self.depth, self.tile) = (depth, tile);
+        self.numbers.resize(tiles * tile * depth, 0);
+        self.scales.resize(tiles * tile * depth / PART, 0.0);
+        self.row.0.resize(depth, 0);
+        self.row.1.resize(depth / PART, 0.0);
+        for (row, &start) in rows.starts.iter().enumerate() {
+            let (mut numbers, mut scales) = (self.row.0.as_mut_slice(), self.row.1.as_mut_slice());
+            for &(from, length) in rows.stretches {
+                let of_row;
+                let scales_of_row;
+                (of_row, numbers) = numbers.split_at_mut(length);
+                (scales_of_row, scales) = scales.split_at_mut(length / PART);
+                let values = &rows.values[start + from..][..length];
+                round_parts(PhantomData::<f32>, values, offset, of_row, scales_of_row);
+            }
+            let fours = self.numbers[row / tile * tile * depth..][..tile * depth].as_chunks_mut::<4>().0;
+            let places = fours.iter_mut().skip(row % tile).step_by(tile);
+            places.zip(self.row.0.as_chunks::<4>().0).for_each(|(place, four)| *place = *four);
+            let parts = &mut self.scales[row / tile * tile * (depth / PART)..][..tile * (depth / PART)];
+            let places = parts.iter_mut().skip(row % tile).step_by(tile);
+            places.zip(&self.row.1).for_each(|(place, scale)| *place = *scale);
         }
     }
 }

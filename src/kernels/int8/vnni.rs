@@ -15,19 +15,22 @@ pub(super) const ROWS: usize = MOST_ROWS;
 /// The machine has AVX-512 with VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn multiply(tile: Tile<'_>, totals: &mut [Totals]) {
-    let panels = tile.panels.panels();
-    let mut tile = tile;
+    let is_single = tile.panels.panels() == 1;
     if let Some(totals) = totals.first_chunk_mut::<ROWS>() {
         // SAFETY: as the caller promises.
         return unsafe {
-            if panels == 1 { multiply_rows::<ROWS, 1>(tile, totals) } else { multiply_rows::<ROWS, 2>(tile, totals) }
+            if is_single {
+                multiply_rows::<ROWS, 1>(tile, 0, totals)
+            } else {
+                multiply_rows::<ROWS, 2>(tile, 0, totals)
+            }
         };
     }
-    for total in totals {
-        let totals = std::array::from_mut(total);
+    for (row, totals) in totals.iter_mut().map(std::array::from_mut).enumerate() {
         // SAFETY: as the caller promises.
-        unsafe { if panels == 1 { multiply_rows::<1, 1>(tile, totals) } else { multiply_rows::<1, 2>(tile, totals) } };
-        tile.first += 1;
+        unsafe {
+            if is_single { multiply_rows::<1, 1>(tile, row, totals) } else { multiply_rows::<1, 2>(tile, row, totals) }
+        };
     }
 }
 
@@ -36,12 +39,12 @@ pub(super) unsafe fn multiply(tile: Tile<'_>, totals: &mut [Totals]) {
 /// # Safety
 /// The machine has AVX-512 with VNNI.
 #[inline(always)]
-unsafe fn multiply_rows<const R: usize, const P: usize>(tile: Tile<'_>, totals: &mut [Totals; R]) {
-    let Tile { rows, first, panels } = tile;
-    let of_rows: [(&[u8], &[f32]); R] = std::array::from_fn(|row| rows.row(first + row));
+unsafe fn multiply_rows<const R: usize, const P: usize>(tile: Tile<'_>, first: usize, totals: &mut [Totals; R]) {
+    let Tile { rows, tile, panels } = tile;
+    let (left, left_scales, height) = rows.tile(tile);
     let of_panels: [(&[i8], &[f32], &[i16]); P] = std::array::from_fn(|panel| panels.panel(panel));
-    let parts = of_rows[0].1.len();
-    assert!(of_rows.iter().all(|(numbers, scales)| numbers.len() == parts * PART && scales.len() == parts));
+    let parts = left_scales.len() / height;
+    assert!(first + R <= height && left.len() == parts * PART * height && left_scales.len() == parts * height);
     assert!(of_panels.iter().all(|(numbers, scales, sums)| {
         [numbers.len(), scales.len() * PART, sums.len() * PART] == [parts * PART * PANEL; 3]
     }));
@@ -56,12 +59,12 @@ unsafe fn multiply_rows<const R: usize, const P: usize>(tile: Tile<'_>, totals: 
             });
             let mut products: [[__m512i; P]; R] = [offsets; R];
             for four in 0..PART / 4 {
+                let left = left.as_ptr().add((part * PART + 4 * four) * height + 4 * first);
                 let lines: [__m512i; P] = std::array::from_fn(|panel| {
                     _mm512_loadu_si512(of_panels[panel].0.as_ptr().add((part * PART + 4 * four) * PANEL).cast())
                 });
                 for (row, products) in products.iter_mut().enumerate() {
-                    let x = of_rows[row].0.as_ptr().add(part * PART + 4 * four).cast::<i32>().read_unaligned();
-                    let x = _mm512_set1_epi32(x);
+                    let x = _mm512_set1_epi32(left.add(4 * row).cast::<i32>().read_unaligned());
                     for (product, line) in products.iter_mut().zip(lines) {
                         *product = _mm512_dpbusd_epi32(*product, x, line);
                     }
@@ -70,7 +73,7 @@ unsafe fn multiply_rows<const R: usize, const P: usize>(tile: Tile<'_>, totals: 
             let scales: [__m512; P] =
                 std::array::from_fn(|panel| _mm512_loadu_ps(of_panels[panel].1.as_ptr().add(part * PANEL)));
             for (row, totals) in totals_of.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*of_rows[row].1.get_unchecked(part));
+                let x = _mm512_set1_ps(*left_scales.get_unchecked(part * height + first + row));
                 for (panel, total) in totals.iter_mut().enumerate() {
                     let sum = _mm512_cvtepi32_ps(products[row][panel]);
                     *total = _mm512_add_ps(*total, _mm512_mul_ps(sum, _mm512_mul_ps(x, scales[panel])));
