@@ -22,8 +22,7 @@ fn draw(tweedie: &Tweedie, command: &str, more: &[&str]) -> TestResult<Outcome> 
 
 /// The warnings of a run that succeeds.
 fn warnings(tweedie: &Tweedie, command: &str, more: &[&str]) -> TestResult<Vec<String>> {
-    let ended = draw(tweedie, command, more)?.success()?;
-    Ok(ended.stderr.lines().filter_map(|line| line.strip_prefix("warning: ")).map(str::to_owned).collect())
+    Ok(draw(tweedie, command, more)?.success()?.warnings())
 }
 
 fn save(tweedie: &Tweedie, name: &str, color: ColorType, pixel: impl Fn(usize, usize) -> Vec<u8>) -> TestResult {

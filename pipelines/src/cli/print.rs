@@ -57,6 +57,9 @@ fn in_lines(text: &str, width: usize) -> String {
             lines.push('\n');
             taken = 0;
         }
+        if taken == 0 && length == 0 && !lines.is_empty() {
+            continue;
+        }
         lines.push_str(word);
         taken += word.chars().count();
     }

@@ -99,6 +99,11 @@ impl Outcome {
         if self.status == 0 { Ok(self) } else { Err(format!("status {}: {}", self.status, self.stderr).into()) }
     }
 
+    /// What the program warned of, of a run that was not asked to be quiet.
+    pub fn warnings(&self) -> Vec<String> {
+        self.stderr.lines().filter_map(|line| line.strip_prefix("warning: ")).map(str::to_owned).collect()
+    }
+
     pub fn json(&self) -> TestResult<Value> {
         Ok(serde_json::from_str(&self.stdout)?)
     }
