@@ -164,22 +164,13 @@ fn what_is_trained_draws_and_is_gone_on_from() -> TestResult {
         assert_eq!(std::fs::read(model.join("vae").join(name))?, given);
     }
     let draw = |output: &str| {
-        tweedie.run(&[
-            "txt2img",
-            "--model",
-            "run/model",
-            "--prompt",
-            "bright at the left",
-            "--output",
-            output,
-            "--quiet",
-        ])
+        tweedie.run(&["txt2img", "--model", "run/model", "--prompt", "bright at the left", "--output", output])
     };
     assert!(!draw("a.png")?.success()?.stderr.contains("not trained on"));
     assert_eq!(Photo::read(&tweedie.path("a.png"))?.width(), SIDE);
     // Words that no caption had are named, with those that were perhaps meant; they are beside the tokenizer.
     let prompt = "bright at the lefft, xyzzy";
-    let unknown = ["txt2img", "--model", "run/model", "--prompt", prompt, "--output", "b.png", "--quiet"];
+    let unknown = ["txt2img", "--model", "run/model", "--prompt", prompt, "--output", "b.png"];
     let stderr = tweedie.run(&unknown)?.success()?.stderr;
     assert!(stderr.contains(r#""lefft" (perhaps left), "xyzzy""#), "{stderr}");
     assert!(std::fs::read_to_string(model.join("tokenizer/words.txt"))?.lines().any(|word| word == "bright"));
