@@ -4,6 +4,7 @@ use super::Real;
 use super::panel_row::PANEL;
 use super::simd::multiversion;
 use rayon::prelude::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A matrix `[out, in]` of values `scale * number - least`, computed in f32 with two roundings. So many neighbours in a row as
@@ -31,12 +32,15 @@ pub enum EightBitSums {
     Whole,
 }
 
+/// [`EightBits::PART`], for types.
+const PART: usize = 32;
+
 /// Parts that one thread rounds at a time.
 const PARTS_OF_A_TASK: usize = 1024;
 
 impl EightBits {
     /// The neighbours that share a scale where values are [rounded](Self::round).
-    pub const PART: usize = 32;
+    pub const PART: usize = PART;
 
     /// The nearest numbers of 127 to either side of 0, where the farthest of 32 values is 127 scales away from it (`Q8_0`, whose scale
     /// is rounded to half precision, and this one is not).
@@ -44,22 +48,13 @@ impl EightBits {
     /// # Panics
     /// If they are no whole parts.
     pub fn round(values: &[f32]) -> Self {
-        const PART: usize = EightBits::PART;
         assert!(values.len().is_multiple_of(PART));
         let mut numbers = vec![0; values.len()];
         let mut scales = vec![0.0; values.len() / PART];
         let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
             .zip(numbers.par_chunks_mut(PARTS_OF_A_TASK * PART))
             .zip(scales.par_chunks_mut(PARTS_OF_A_TASK));
-        of_task.for_each(|((values, numbers), scales)| {
-            let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
-            for ((values, numbers), scale) in parts.zip(scales) {
-                *scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs())) / 127.0;
-                let inverse = if *scale > 0.0 { scale.recip() } else { 0.0 };
-                let rounded = |value: &f32| (value * inverse).round_ties_even() as i8;
-                numbers.iter_mut().zip(values).for_each(|(number, value)| *number = rounded(value));
-            }
-        });
+        of_task.for_each(|((values, numbers), scales)| round_parts(PhantomData::<f32>, values, 0, numbers, scales));
         Self { numbers, scales, leasts: None, part: PART }
     }
 
@@ -70,6 +65,38 @@ impl EightBits {
             self.scales[part] * f32::from(number) - self.leasts.as_ref().map_or(0.0, |leasts| leasts[part])
         };
         self.numbers.par_iter().enumerate().map(value).collect()
+    }
+}
+
+multiversion! {
+    /// The nearest numbers of each part, plus an offset of which the byte is kept, and their scales.
+    pub(super) fn round_parts<T: Real>(
+        of: PhantomData<T>, values: &[f32], offset: i8, numbers: &mut [i8], scales: &mut [f32],
+    ) {
+        // There is one type of values, and versions are made by type.
+        let _ = of;
+        // Adding 1.5 * 2^23 rounds to a whole number, two ways to the even one, and leaves it in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
+        for ((values, numbers), scale) in parts.zip(scales) {
+            // Magnitudes are in the order of their bits, infinity above all numbers and what is none above that: then the scale is
+            // none, and with it all that is made of it.
+            let mut most = [0u32; 16];
+            for half in values.as_chunks::<16>().0 {
+                for (most, value) in most.iter_mut().zip(half) {
+                    *most = (*most).max(value.abs().to_bits());
+                }
+            }
+            for width in [8, 4, 2, 1] {
+                let (low, high) = most.split_at_mut(width);
+                low.iter_mut().zip(high).for_each(|(low, high)| *low = (*low).max(*high));
+            }
+            *scale = f32::from_bits(most[0]) / 127.0;
+            let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
+            for (number, value) in numbers.iter_mut().zip(values) {
+                *number = ((value * inverse + ROUND).to_bits() as i8).wrapping_add(offset);
+            }
+        }
     }
 }
 

@@ -39,11 +39,12 @@ pub(super) trait Product: Tiled {
 
 impl Product for f64 {
     fn add_pairs(rows: Rows<'_, Self>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
-        bf16::add_widened(rows, pairs, start, out);
+        let depth = rows.depth();
+        add_each(rows, |k, column| pairs.at(depth, k, column).to_f64(), start, out);
     }
 
     fn add_quads(rows: Rows<'_, Self>, quads: Quads<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
-        int8::add_widened(rows, quads, start, out);
+        add_each(rows, |k, column| quads.at(k, column).into(), start, out);
     }
 
     type Rounded = Self;
@@ -74,6 +75,24 @@ impl Product for f32 {
 
     fn add_rounded(rows: Rows<'_, half::bf16>, pairs: Pairs<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
         bf16::add_product(rows, pairs, start, out, InstructionSet::in_use());
+    }
+}
+
+/// `out = start + rows * right` value by value, for who computes in more than f32: with the weights rounded alone, which
+/// `at(k, column)` gives.
+fn add_each(rows: Rows<'_, f64>, at: impl Fn(usize, usize) -> f64, start: Start<'_, f64>, out: &mut Output<'_, f64>) {
+    let columns = out.columns();
+    for (row, &first) in rows.starts.iter().enumerate() {
+        let values = rows.stretches.iter().flat_map(|&(offset, length)| &rows.values[first + offset..][..length]);
+        let mut sums = match start {
+            Start::Zero => vec![0.0; columns],
+            Start::Row(row) => row[..columns].to_vec(),
+            Start::Output => out.row(row).to_vec(),
+        };
+        for (k, &x) in values.enumerate() {
+            sums.iter_mut().enumerate().for_each(|(column, sum)| *sum += x * at(k, column));
+        }
+        out.part(row..row + 1, 0..columns).fill(&sums);
     }
 }
 

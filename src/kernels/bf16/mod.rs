@@ -15,10 +15,10 @@ mod pairs;
 pub(super) use left::round;
 pub(super) use pairs::{Pairs, STEP, index, pack, packed_len};
 
+use super::InstructionSet;
 use super::addend::Start;
 use super::output::Output;
 use super::rows::Rows;
-use super::{InstructionSet, Real};
 use block::{BLOCK_COLUMNS, BLOCK_ROWS, Block, Sums};
 use half::bf16;
 use left::{Roundable, lay_out};
@@ -164,25 +164,6 @@ impl Block<'_> {
                 _ => self.multiply_portably(sums),
             }
         }
-    }
-}
-
-/// `out = start + rows * pairs` in `T`, for who computes in more than f32.
-pub(super) fn add_widened<T: Real>(rows: Rows<'_, T>, pairs: Pairs<'_>, start: Start<'_, T>, out: &mut Output<'_, T>) {
-    let (depth, columns) = (rows.depth(), out.columns());
-    for (row, &first) in rows.starts.iter().enumerate() {
-        let values = rows.stretches.iter().flat_map(|&(offset, length)| &rows.values[first + offset..][..length]);
-        let mut sums = match start {
-            Start::Zero => vec![T::zero(); columns],
-            Start::Row(row) => row[..columns].to_vec(),
-            Start::Output => out.row(row).to_vec(),
-        };
-        for (k, &x) in values.enumerate() {
-            for (column, sum) in sums.iter_mut().enumerate() {
-                *sum += x * T::from_f32(pairs.at(depth, k, column).to_f32());
-            }
-        }
-        out.part(row..row + 1, 0..columns).fill(&sums);
     }
 }
 

@@ -14,11 +14,11 @@ mod vnni;
 
 pub(super) use quads::{PackedQuads, Quads};
 
+use super::InstructionSet;
 use super::addend::Start;
 use super::output::Output;
 use super::panel_row::PANEL;
 use super::rows::Rows;
-use super::{InstructionSet, Real};
 use rows::RoundedRows;
 use std::cell::Cell;
 
@@ -74,9 +74,9 @@ impl Multiplier {
         if self == Self::Vnni { MOST_PANELS } else { 1 }
     }
 
-    /// What the bytes of the left factor are: numbers, or numbers plus 128.
-    fn offset(self) -> u8 {
-        if self == Self::Vnni { 128 } else { 0 }
+    /// What is added to the numbers of the left factor, whose bytes are kept: nothing, or 128, which is -128 to a byte.
+    fn offset(self) -> i8 {
+        if self == Self::Vnni { i8::MIN } else { 0 }
     }
 }
 
@@ -173,7 +173,7 @@ impl Tile<'_> {
             for (four, x) in numbers.as_chunks::<4>().0.iter().enumerate() {
                 let line = &right[(part * PART / 4 + four) * 4 * PANEL..][..4 * PANEL];
                 for (sum, y) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
-                    *sum += x.iter().zip(y).map(|(&x, &y)| i32::from(x as i8) * i32::from(y)).sum::<i32>();
+                    *sum += x.iter().zip(y).map(|(&x, &y)| i32::from(x) * i32::from(y)).sum::<i32>();
                 }
             }
             let scales = &right_scales[part * PANEL..][..PANEL];
@@ -187,25 +187,6 @@ impl Tile<'_> {
 /// The most rows and panels of a tile on any machine.
 const MOST_ROWS: usize = 6;
 const MOST_PANELS: usize = 2;
-
-/// `out = start + rows * quads` in `T`, for who computes in more than f32: with the weights rounded alone.
-pub(super) fn add_widened<T: Real>(rows: Rows<'_, T>, quads: Quads<'_>, start: Start<'_, T>, out: &mut Output<'_, T>) {
-    let columns = out.columns();
-    for (row, &first) in rows.starts.iter().enumerate() {
-        let values = rows.stretches.iter().flat_map(|&(offset, length)| &rows.values[first + offset..][..length]);
-        let mut sums = match start {
-            Start::Zero => vec![T::zero(); columns],
-            Start::Row(row) => row[..columns].to_vec(),
-            Start::Output => out.row(row).to_vec(),
-        };
-        for (k, &x) in values.enumerate() {
-            for (column, sum) in sums.iter_mut().enumerate() {
-                *sum += x * T::from_f32(quads.at(k, column));
-            }
-        }
-        out.part(row..row + 1, 0..columns).fill(&sums);
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,7 @@
 //! The left factor, rounded just before it is multiplied.
 
-use super::super::Real;
+use super::super::eight_bits::round_parts;
 use super::super::rows::Rows;
-use super::super::simd::multiversion;
 use super::PART;
 use std::marker::PhantomData;
 
@@ -10,11 +9,11 @@ use std::marker::PhantomData;
 #[derive(Debug, Default)]
 pub(super) struct RoundedRows {
     /// `[row / tile][depth / 4][row % tile][4]`, numbers of eight bits, perhaps with an offset.
-    numbers: Vec<u8>,
+    numbers: Vec<i8>,
     /// `[row / tile][depth / 32][row % tile]`.
     scales: Vec<f32>,
     /// Of one row, before they are laid out.
-    row: (Vec<u8>, Vec<f32>),
+    row: (Vec<i8>, Vec<f32>),
     depth: usize,
     tile: usize,
 }
@@ -26,14 +25,14 @@ impl RoundedRows {
 
     /// The numbers and scales of a tile's rows, and how many rows they are of.
     #[inline(always)]
-    pub fn tile(&self, tile: usize) -> (&[u8], &[f32], usize) {
+    pub fn tile(&self, tile: usize) -> (&[i8], &[f32], usize) {
         let (numbers, scales) = (self.depth * self.tile, self.depth / PART * self.tile);
         (&self.numbers[tile * numbers..][..numbers], &self.scales[tile * scales..][..scales], self.tile)
     }
 
     /// Rounds rows, as [`EightBits::round`](super::super::EightBits::round) does, for tiles of so many, and adds an offset to the
     /// numbers, of which the bytes are kept.
-    pub fn round(&mut self, rows: Rows<'_, f32>, tile: usize, offset: u8) {
+    pub fn round(&mut self, rows: Rows<'_, f32>, tile: usize, offset: i8) {
         let (depth, tiles) = (rows.depth(), rows.starts.len().div_ceil(tile));
         (self.depth, self.tile) = (depth, tile);
         self.numbers.resize(tiles * tile * depth, 0);
@@ -56,37 +55,6 @@ impl RoundedRows {
             let parts = &mut self.scales[row / tile * tile * (depth / PART)..][..tile * (depth / PART)];
             let places = parts.iter_mut().skip(row % tile).step_by(tile);
             places.zip(&self.row.1).for_each(|(place, scale)| *place = *scale);
-        }
-    }
-}
-
-multiversion! {
-    fn round_parts<T: Real>(
-        of: PhantomData<T>, values: &[f32], offset: u8, numbers: &mut [u8], scales: &mut [f32],
-    ) {
-        // There is one type of values, and versions are made by type.
-        let _ = of;
-        // Adding 1.5 * 2^23 rounds to a whole number, two ways to the even one, and leaves it in the low bits.
-        const ROUND: f32 = 12_582_912.0;
-        let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
-        for ((values, numbers), scale) in parts.zip(scales) {
-            // Magnitudes are in the order of their bits, infinity above all numbers and what is none above that: then the scale is
-            // none, and with it all that is made of it.
-            let mut most = [0u32; 16];
-            for half in values.as_chunks::<16>().0 {
-                for (most, value) in most.iter_mut().zip(half) {
-                    *most = (*most).max(value.abs().to_bits());
-                }
-            }
-            for width in [8, 4, 2, 1] {
-                let (low, high) = most.split_at_mut(width);
-                low.iter_mut().zip(high).for_each(|(low, high)| *low = (*low).max(*high));
-            }
-            *scale = f32::from_bits(most[0]) / 127.0;
-            let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
-            for (number, value) in numbers.iter_mut().zip(values) {
-                *number = ((value * inverse + ROUND).to_bits() as u8).wrapping_add(offset);
-            }
         }
     }
 }
