@@ -14,9 +14,7 @@ use tweedie::NoiseLevel;
 use tweedie::adapters::TextualInversion;
 use tweedie::checkpoints::{ModelFiles, TensorFile};
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{
-    Branch, Cache, Call, ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network, Position, RowLevels,
-};
+use tweedie::denoising::{Branch, Cache, Call, ClassifierFreeGuidance, Denoiser, InpaintingNetwork, Network, Position};
 use tweedie::families::{convert_to_file, convert_to_folder};
 use tweedie::files::Existing;
 use tweedie::images::{Mask, Photo, Picture};
@@ -355,8 +353,8 @@ fn check_stages(case: &Case, model: &Model, backend: Backend) -> TestResult {
     case.check("unet.0.in", x, TOLERANCE)?;
     if let Some(mid) = case.stages.get("controlnet.0.mid") {
         let controlled = controlled.as_ref().ok_or("no controls")?;
-        let (levels, cache) = (RowLevels::Shared(*level), Cache::default());
-        let call = Call { x, levels, conditioning: &rows, branches, position: *position, cache: &cache };
+        let cache = Cache::default();
+        let call = Call { branches, position: *position, ..Call::new(x, *level, &rows, &cache) };
         let residuals = controlled.residuals(&call)?.unwrap_or_default();
         for (i, down) in residuals.down.iter().enumerate() {
             case.check(&format!("controlnet.0.down.{i:02}"), down, TOLERANCE)?;

@@ -47,6 +47,7 @@ fn pictures_of_rounded_numbers_are_near_those_of_f32() -> TestResult {
         ("weights in bf16", LatentDiffusion::builder().dtype(DTypeChoice::BF16).products(MatmulPrecision::Full), 50.0),
         ("products in bf16", LatentDiffusion::builder().products(MatmulPrecision::Bf16), 50.0),
         ("weights in eight bits", LatentDiffusion::builder().dtype(DTypeChoice::Q8), 38.0),
+        ("weights in four bits", LatentDiffusion::builder().dtype(DTypeChoice::Q4), 22.0),
     ];
     for (name, builder, least) in kinds {
         for (i, (exact, rounded)) in exact.iter().zip(pictures(builder)?).enumerate() {

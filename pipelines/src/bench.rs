@@ -3,13 +3,14 @@
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::memory;
 use crate::model::{Model, component_parameters};
+use crate::requests::fast::Fast;
 use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, Held, ModelFiles, RandomWeights};
 use tweedie::conditioning::Conditioning;
-use tweedie::denoising::{Cache, Call};
+use tweedie::denoising::{Branch, Cache, Call, Reuse};
 use tweedie::families::{
     AutoencoderArchitecture, Component, ConditioningFacts, DenoisingNetwork, Families, Loader, autoencoder_config,
     text_network,
@@ -44,6 +45,8 @@ pub struct Bench {
     pub device: DeviceChoice,
     /// In which number format.
     pub dtype: DTypeChoice,
+    /// Also how much faster the calls of a run with this preset are.
+    pub fast: Option<Fast>,
 }
 
 /// Of a batch, of runs and of pixels along a side.
@@ -90,7 +93,8 @@ impl Bench {
     /// compared with another program's.
     ///
     /// The result has `text_encoder_s`, `text_encoder_2_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
-    /// conditions; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
+    /// conditions; with a preset `unet_reused_s`, a call that takes over from a whole one, and `fast_speedup`, how many times as
+    /// fast all calls of a run of 30 steps are; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
     ///
     /// # Errors
     /// If there is nothing to time, or it cannot be loaded.
@@ -175,6 +179,10 @@ impl Bench {
             let cache = Cache::default();
             let call = || network.forward(&Call::new(&x, level, &conditioning, &cache));
             let (seconds, out) = self.best(call)?;
+            if let (Some(fast), Some(whole)) = (self.fast, seconds.as_f64()) {
+                let whole_call = Call::new(&x, level, &conditioning, &cache);
+                self.time_reuse(network.as_ref(), &whole_call, (fast, whole), results)?;
+            }
             results.insert("unet_s".into(), seconds);
             if let Some(peak) = peak {
                 results.insert("unet_kernels".into(), kernels(peak, call)?);
@@ -195,6 +203,32 @@ impl Bench {
                 results.insert("vae_decode_kernels".into(), kernels(peak, decode)?);
             }
         }
+        Ok(())
+    }
+
+    /// Times a call that takes over from `call`, which takes `whole` seconds. Of a batch of two halves, as guidance makes it, such
+    /// a call has the second alone.
+    fn time_reuse(
+        &self,
+        network: &dyn DenoisingNetwork,
+        call: &Call<'_>,
+        (fast, whole): (Fast, f64),
+        results: &mut Map<String, Value>,
+    ) -> Result<()> {
+        let guided = self.batch.is_multiple_of(2);
+        let branches: &[Branch] = if guided { &[Branch::Unprompted, Branch::Prompted] } else { call.branches };
+        network.forward(&Call { branches, reuse: Reuse::Keep { shallow: Fast::SHALLOW }, ..*call })?;
+        let rows = if guided { self.batch / 2..self.batch } else { 0..self.batch };
+        let (x, conditioning) = (&call.x.narrow(0, rows.start, rows.len())?, &call.conditioning.rows(rows)?);
+        let reuse = Reuse::Take { shallow: Fast::SHALLOW };
+        let reused = self.best(|| network.forward(&Call { x, conditioning, reuse, ..*call }))?.0;
+        if let Some(seconds) = reused.as_f64() {
+            let asked = 30;
+            let (kept, taken) = fast.calls(asked)?;
+            let speedup = asked as f64 * whole / (kept as f64 * whole + taken as f64 * seconds);
+            results.insert("fast_speedup".into(), json!((speedup * 100.0).round() / 100.0));
+        }
+        results.insert("unet_reused_s".into(), reused);
         Ok(())
     }
 

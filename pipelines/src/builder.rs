@@ -6,6 +6,7 @@ use crate::control;
 use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::latent_diffusion::{LatentDiffusion, ModelParts};
 use crate::model::{Defaults, Model, component_alone, component_parameters};
+use crate::parts::Parts;
 use crate::records::record::UsedAutoencoder;
 use crate::settings::ModelFacts;
 use crate::stages::{Decode, Denoise, Encode};
@@ -26,6 +27,7 @@ use tweedie::{Device, Error, ErrorKind, Result};
 pub struct Builder {
     families: Families,
     model: Model,
+    parts: Parts,
     vae: Option<Model>,
     preview_vae: Option<Model>,
     previews: bool,
@@ -55,6 +57,22 @@ impl Builder {
     #[must_use]
     pub fn model(mut self, model: Model) -> Self {
         self.model = model;
+        self
+    }
+
+    /// Another denoising network than the model's, alone in a file: with diffusers' names or the original ones, in any form that
+    /// models are read in, such as GGUF.
+    #[must_use]
+    pub fn unet(mut self, file: Option<PathBuf>) -> Self {
+        self.parts.unet = file;
+        self
+    }
+
+    /// Other text encoders than the model's, each alone in a file, with transformers' names or OpenCLIP's. Of several each takes the
+    /// place of the one that is as wide.
+    #[must_use]
+    pub fn text_encoders(mut self, files: Vec<PathBuf>) -> Self {
+        self.parts.text_encoders = files;
         self
     }
 
@@ -145,7 +163,9 @@ impl Builder {
     pub fn build(self) -> Result<LatentDiffusion> {
         let start = Instant::now();
         let Self { families, backend, products, .. } = &self;
-        let files = self.model.files_for(families)?;
+        let own = self.model.files_for(families)?;
+        let prediction_doubt = self.model.prediction_doubt(&own, families);
+        let files = self.parts.over(own, families)?;
         let device = self.device.open()?;
         let detected = families.detect(&files)?;
         let network = detected.component(ComponentKind::Network)?.folder;
@@ -200,7 +220,7 @@ impl Builder {
             latent_space,
             usual: architecture.usual_settings(),
             scheduler,
-            prediction_doubt: self.model.prediction_doubt(&files, families),
+            prediction_doubt,
             defaults,
             text_layers: text_encoder.skippable_layers(),
             guessing_controls: (controls.iter())

@@ -5,7 +5,7 @@ use candle_core::utils::{cuda_is_available, metal_is_available};
 use std::fmt;
 use std::str::FromStr;
 use tweedie::checkpoints::Held;
-use tweedie::kernels::{InstructionSet, MatmulPrecision};
+use tweedie::kernels::{InstructionSet, MatmulPrecision, RoundedTo};
 use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A device as a user asks for it.
@@ -100,6 +100,8 @@ pub enum DTypeChoice {
     /// pictures that are a little different. Weights that are stored in blocks stay as they are. In linear layers activations are
     /// rounded too, and products summed in whole numbers.
     Q8,
+    /// The same in 4 bits: half of that memory again, and pictures that show the same and are clearly others.
+    Q4,
 }
 
 impl fmt::Display for DTypeChoice {
@@ -110,6 +112,7 @@ impl fmt::Display for DTypeChoice {
             Self::F16 => "f16",
             Self::BF16 => "bf16",
             Self::Q8 => "q8",
+            Self::Q4 => "q4",
         })
     }
 }
@@ -124,7 +127,8 @@ impl FromStr for DTypeChoice {
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::BF16),
             "q8" => Ok(Self::Q8),
-            _ => Err("choose auto, f32, f16, bf16 or q8".into()),
+            "q4" => Ok(Self::Q4),
+            _ => Err("choose auto, f32, f16, bf16, q8 or q4".into()),
         }
     }
 }
@@ -149,7 +153,8 @@ impl NumberFormat {
     /// What results depend on.
     pub(crate) fn name(self) -> &'static str {
         match (self.weights, self.held) {
-            (_, Held::EightBits) => "q8",
+            (_, Held::Rounded(RoundedTo::EightBits)) => "q8",
+            (_, Held::Rounded(RoundedTo::FourBits)) => "q4",
             (DType::F16, _) => "f16",
             (DType::BF16, _) => "bf16",
             _ => "f32",
@@ -169,8 +174,8 @@ impl DTypeChoice {
         products: Option<MatmulPrecision>,
         parameters: impl FnOnce() -> Result<usize>,
     ) -> Result<NumberFormat> {
-        if self == Self::Q8 && !device.is_cpu() {
-            let fix = "the CPU alone multiplies with weights of eight bits; take f16, or `device` cpu";
+        if matches!(self, Self::Q8 | Self::Q4) && !device.is_cpu() {
+            let fix = "the CPU alone multiplies with weights of so few bits; take f16, or `device` cpu";
             return Err(Error::invalid("`dtype`", self, fix));
         }
         if let (Some(weights), false) = (self.of_any_model(device), device.is_cpu()) {
@@ -192,7 +197,8 @@ impl DTypeChoice {
         Ok(match self {
             Self::F32 => stated,
             Self::F16 => NumberFormat { weights: DType::F16, ..stated },
-            Self::Q8 => NumberFormat { held: Held::EightBits, ..NumberFormat::F32 },
+            Self::Q8 => NumberFormat { held: Held::Rounded(RoundedTo::EightBits), ..NumberFormat::F32 },
+            Self::Q4 => NumberFormat { held: Held::Rounded(RoundedTo::FourBits), ..NumberFormat::F32 },
             Self::BF16 => {
                 let products = match products {
                     Some(products) => products,
@@ -215,7 +221,7 @@ impl DTypeChoice {
         match (self, device.is_cpu()) {
             (Self::Auto, true) => None,
             // What is stored in half precision is small to fetch, and has all the bits that are kept.
-            (Self::Auto, false) | (Self::F16 | Self::Q8, _) => Some(DType::F16),
+            (Self::Auto, false) | (Self::F16 | Self::Q8 | Self::Q4, _) => Some(DType::F16),
             (Self::F32, _) => Some(DType::F32),
             (Self::BF16, _) => Some(DType::BF16),
         }
@@ -310,7 +316,9 @@ mod tests {
             };
             assert_eq!(asked(DTypeChoice::F32)?, NumberFormat::F32);
             assert_eq!(asked(DTypeChoice::F16)?, NumberFormat { weights: DType::F16, ..NumberFormat::F32 });
-            assert_eq!(asked(DTypeChoice::Q8)?, NumberFormat { held: Held::EightBits, ..NumberFormat::F32 });
+            for (choice, to) in [(DTypeChoice::Q8, RoundedTo::EightBits), (DTypeChoice::Q4, RoundedTo::FourBits)] {
+                assert_eq!(asked(choice)?, NumberFormat { held: Held::Rounded(to), ..NumberFormat::F32 });
+            }
             let products = if set == InstructionSet::Amx { MatmulPrecision::Bf16 } else { MatmulPrecision::Full };
             assert_eq!(
                 chosen(DTypeChoice::BF16, set, never, None, SMALL)?,

@@ -4,7 +4,7 @@ use super::{
     ComponentKind, ComponentNames, ElementType, ModelFiles, StoredTensor, TensorFile, TensorNames, TensorPart,
     WeightReport,
 };
-use crate::kernels::{EightBitSums, MatmulPrecision};
+use crate::kernels::{EightBitSums, MatmulPrecision, RoundedTo};
 use crate::layers::{Backend, Computation, Dense, Packed, Weight, WeightSource};
 use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
@@ -32,9 +32,9 @@ pub enum Held {
     AsAsked,
     /// In half precision, or for the kernels in blocks, where they are stored so, which changes no value.
     AsStored,
-    /// The same, and what the kernels multiply with is rounded to [eight bits](crate::kernels::EightBits) if it is stored in more.
-    /// Products are in [whole numbers](EightBitSums::Whole).
-    EightBits,
+    /// The same, and what the kernels multiply with is [rounded](crate::kernels::EightBits) if it is not stored in blocks. Products
+    /// are in [whole numbers](EightBitSums::Whole).
+    Rounded(RoundedTo),
 }
 
 /// A component's tensors: one file, several with an index, or a part of a file that holds a whole model.
@@ -120,11 +120,16 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Self> {
         if let ModelFiles::Single { configs, weights, layout, .. } = files {
-            let elsewhere = !layout.holds(weights.file(), component)
-                && weight_file(component, precision, |name| configs.exists(name)).is_some();
+            let elsewhere = !layout.holds(weights.file(), component) && has_weights(configs, component, precision);
             return match elsewhere {
                 true => Self::open(configs, component, precision, dtype, device),
                 false => weights.component(component, configs, *layout, dtype, device),
+            };
+        }
+        if let ModelFiles::Replaced { model, component: replaced, weights, layout } = files {
+            return match component == *replaced {
+                true => weights.alone(component, model, *layout, dtype, device),
+                false => Self::open(model, component, precision, dtype, device),
             };
         }
         let file_names = weight_files(files, component, precision)?;
@@ -323,14 +328,18 @@ impl Checkpoint {
                 return Ok(None);
             }
             let blocks = self.files[location.file].eight_bits(&location.stored, location.rows())?;
-            let sums = if self.held == Held::EightBits { EightBitSums::Whole } else { EightBitSums::Full };
+            let sums = match self.held {
+                Held::Rounded(_) => EightBitSums::Whole,
+                Held::AsAsked | Held::AsStored => EightBitSums::Full,
+            };
             return blocks.map(|blocks| Packed::of_eight_bits(&blocks, shape, sums)).transpose();
         }
-        if self.held != Held::EightBits || !Packed::can_be_rounded(shape) {
+        let Held::Rounded(to) = self.held else { return Ok(None) };
+        if !Packed::can_be_rounded(shape) {
             return Ok(None);
         }
         let Some(weight) = self.read_part(location, DType::F32)? else { return Ok(None) };
-        Packed::rounded(&weight.reshape(shape)?)
+        Packed::rounded(&weight.reshape(shape)?, to)
     }
 
     /// The values of a part in an element type, in the order that the model has them.
@@ -466,6 +475,19 @@ fn add(tensors: &mut BTreeMap<String, Location>, doubled: &mut Vec<String>, name
             tensors.insert(name, location);
         }
         None => {}
+    }
+}
+
+/// Whether a model has the weights of a component.
+fn has_weights(files: &ModelFiles, component: &str, precision: Precision) -> bool {
+    match files {
+        ModelFiles::Single { configs, weights, layout, .. } => {
+            layout.holds(weights.file(), component) || has_weights(configs, component, precision)
+        }
+        ModelFiles::Replaced { model, component: replaced, .. } => {
+            component == *replaced || has_weights(model, component, precision)
+        }
+        files => weight_file(component, precision, |name| files.exists(name)).is_some(),
     }
 }
 

@@ -45,6 +45,17 @@ pub enum ModelFiles {
         /// Fields of the scheduler's configuration that the weights' file says, in place of those in `configs`.
         scheduler: Map<String, Value>,
     },
+    /// A model one of whose components has its weights elsewhere, in a file of its own.
+    Replaced {
+        /// The model.
+        model: Arc<ModelFiles>,
+        /// The component's folder.
+        component: &'static str,
+        /// Its weights.
+        weights: SingleFile,
+        /// What the file calls them.
+        layout: &'static dyn FileLayout,
+    },
 }
 
 impl ModelFiles {
@@ -70,6 +81,8 @@ impl ModelFiles {
             Self::Folder(folder) => folder.join(name),
             Self::Single { weights, .. } if weights.name() == name => weights.path().to_path_buf(),
             Self::Single { configs, .. } => configs.path(name),
+            Self::Replaced { weights, .. } if weights.name() == name => weights.path().to_path_buf(),
+            Self::Replaced { model, .. } => model.path(name),
             Self::Embedded { name: model, .. } => Path::new(model).join(name),
         }
     }
@@ -78,7 +91,7 @@ impl ModelFiles {
     pub fn exists(&self, name: &str) -> bool {
         match self {
             Self::Folder(folder) => folder.join(name).is_file(),
-            Self::Single { configs, .. } => configs.exists(name),
+            Self::Single { configs: model, .. } | Self::Replaced { model, .. } => model.exists(name),
             Self::Embedded { files, .. } => files.iter().any(|(n, _)| *n == name),
         }
     }
@@ -110,7 +123,7 @@ impl ModelFiles {
                 fields.extend(scheduler.clone());
                 Ok(Cow::Owned(Value::Object(fields).to_string().into_bytes()))
             }
-            Self::Single { configs, .. } => configs.read(name),
+            Self::Single { configs: model, .. } | Self::Replaced { model, .. } => model.read(name),
             Self::Embedded { .. } => self.embedded(name).map(Cow::Borrowed).ok_or_else(|| missing(&self.path(name))),
         }
     }
@@ -129,11 +142,15 @@ impl ModelFiles {
     /// # Errors
     /// If there is no such file, or it is not one JSON object.
     pub fn config(&self, component: &'static str, file: &str) -> Result<ConfigFields> {
+        if let Self::Replaced { model, component: replaced, weights, layout } = self {
+            let fields = model.config(component, file)?;
+            return Ok(if component == *replaced { layout.config(weights.file(), component, fields) } else { fields });
+        }
         let name = format!("{component}/{file}");
         let fields = ConfigFields::from_json(component, &self.read_text(&name)?, &self.path(&name))?;
         Ok(match self {
             Self::Single { weights, layout, .. } => layout.config(weights.file(), component, fields),
-            Self::Folder(_) | Self::Embedded { .. } => fields,
+            Self::Folder(_) | Self::Embedded { .. } | Self::Replaced { .. } => fields,
         })
     }
 
@@ -158,6 +175,8 @@ impl ModelFiles {
     pub(super) fn embedded(&self, name: &str) -> Option<&'static [u8]> {
         match self {
             Self::Folder(_) | Self::Single { .. } => None,
+            Self::Replaced { weights, .. } if weights.name() == name => None,
+            Self::Replaced { model, .. } => model.embedded(name),
             Self::Embedded { files, .. } => files.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes),
         }
     }

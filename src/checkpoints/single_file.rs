@@ -16,6 +16,14 @@ pub trait FileLayout: fmt::Debug + Send + Sync {
     /// If the component's configuration cannot be used.
     fn component(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames>;
 
+    /// The same in a file that holds this component alone; by default as in one with several.
+    ///
+    /// # Errors
+    /// As [`Self::component`], or if the file holds something else.
+    fn alone(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
+        self.component(file, component, configs)
+    }
+
     /// Whether the file is where a component's weights are; those that it does not hold are where its configurations are. By
     /// default it is taken for a whole model.
     fn holds(&self, _file: &TensorFile, _component: &str) -> bool {
@@ -122,7 +130,32 @@ impl SingleFile {
         dtype: DType,
         device: &Device,
     ) -> Result<Checkpoint> {
-        let found = layout.component(&self.file, component, configs)?;
+        self.found(component, layout.component(&self.file, component, configs)?, layout, dtype, device)
+    }
+
+    /// The same of a file that holds this component alone.
+    ///
+    /// # Errors
+    /// If it holds something else, or the component's configuration cannot be used.
+    pub(super) fn alone(
+        &self,
+        component: &str,
+        configs: &ModelFiles,
+        layout: &dyn FileLayout,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Checkpoint> {
+        self.found(component, layout.alone(&self.file, component, configs)?, layout, dtype, device)
+    }
+
+    fn found(
+        &self,
+        component: &str,
+        found: ComponentNames,
+        layout: &dyn FileLayout,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Checkpoint> {
         let prefix = &found.names.prefix;
         if !self.file.tensors().iter().any(|tensor| tensor.name.starts_with(prefix)) {
             let fix = format!(

@@ -1,6 +1,6 @@
 //! What a network is asked.
 
-use super::Cache;
+use super::{Cache, Reuse};
 use crate::conditioning::Conditioning;
 use crate::{Error, NoiseLevel, Result};
 use candle_core::{DType, Tensor};
@@ -21,6 +21,8 @@ pub struct Call<'a> {
     pub position: Option<Position>,
     /// What the network keeps from call to call of one run.
     pub cache: &'a Cache,
+    /// What it takes over of the calls before.
+    pub reuse: Reuse,
 }
 
 /// The noise levels of a call's rows.
@@ -65,7 +67,7 @@ impl<'a> Call<'a> {
     /// # Shapes
     /// `x`: `[rows, in_channels, height, width]`, the state at `level`.
     pub fn new(x: &'a Tensor, level: NoiseLevel, conditioning: &'a Conditioning, cache: &'a Cache) -> Self {
-        Self { x, levels: RowLevels::Shared(level), conditioning, branches: &[Branch::Prompted], position: None, cache }
+        Self::at(x, RowLevels::Shared(level), conditioning, cache)
     }
 
     /// The same with a level for each row.
@@ -73,7 +75,12 @@ impl<'a> Call<'a> {
     /// # Shapes
     /// `x`: `[rows, in_channels, height, width]`, row `i` the state at `levels[i]`.
     pub fn of_rows(x: &'a Tensor, levels: &'a [NoiseLevel], conditioning: &'a Conditioning, cache: &'a Cache) -> Self {
-        Self { x, levels: RowLevels::Each(levels), conditioning, branches: &[Branch::Prompted], position: None, cache }
+        Self::at(x, RowLevels::Each(levels), conditioning, cache)
+    }
+
+    fn at(x: &'a Tensor, levels: RowLevels<'a>, conditioning: &'a Conditioning, cache: &'a Cache) -> Self {
+        let branches = &[Branch::Prompted];
+        Self { x, levels, conditioning, branches, position: None, cache, reuse: Reuse::Nothing }
     }
 
     /// The level that all rows have.

@@ -36,6 +36,7 @@ mod call;
 mod guidance;
 mod inpainting;
 mod parameterization;
+mod reuse;
 
 pub use crate::layers::Cache;
 pub use call::{Branch, Call, Position, RowLevels};
@@ -45,6 +46,7 @@ pub use guidance::{
 };
 pub use inpainting::InpaintingNetwork;
 pub use parameterization::{Limit, LimitFields, Parameterization, Prediction, PredictionType};
+pub use reuse::{Reuse, ReuseSchedule};
 
 use crate::conditioning::Conditioning;
 use crate::{NoiseLevel, Result};
@@ -81,6 +83,7 @@ pub struct Denoiser<'a> {
     conditioning: &'a Conditioning,
     parameterization: &'a Parameterization,
     cache: Cache,
+    reuse: Option<ReuseSchedule>,
 }
 
 impl<'a> Denoiser<'a> {
@@ -90,7 +93,13 @@ impl<'a> Denoiser<'a> {
         conditioning: &'a Conditioning,
         parameterization: &'a Parameterization,
     ) -> Self {
-        Self { network, conditioning, parameterization, cache: Cache::default() }
+        Self { network, conditioning, parameterization, cache: Cache::default(), reuse: None }
+    }
+
+    /// The same in a run of which some calls alone are whole.
+    #[must_use]
+    pub fn reusing(self, reuse: Option<ReuseSchedule>) -> Self {
+        Self { reuse, ..self }
     }
 
     /// Evaluates the network once, at a position of a run or outside of any.
@@ -104,7 +113,8 @@ impl<'a> Denoiser<'a> {
         let scale = self.parameterization.input_scale(level);
         let scaled = if scale == 1.0 { x.clone() } else { (x * scale)? };
         let call = Call::new(&scaled, level.scaled(scale), self.conditioning, &self.cache);
-        let raw = self.network.forward(&Call { position, ..call })?;
+        let reuse = self.reuse.map_or(Reuse::Nothing, |schedule| schedule.at(position));
+        let raw = self.network.forward(&Call { position, reuse, ..call })?;
         self.interpret(raw, x, level)
     }
 

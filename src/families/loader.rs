@@ -2,7 +2,7 @@
 
 use crate::adapters::{AdapterSource, Loras, WithAdapters};
 use crate::checkpoints::{Checkpoint, Held, ModelFiles, Precision};
-use crate::kernels::MatmulPrecision;
+use crate::kernels::{MatmulPrecision, RoundedTo};
 use crate::layers::{Backend, Computation, Packed, Weight, WeightRecorder, WeightSource, WeightStore, Weights};
 use crate::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
@@ -57,8 +57,8 @@ pub struct Loader<'a> {
     pub kept: Option<&'a KeptWeights>,
 }
 
-/// What the kernels multiply with of another source, in eight bits.
-struct RoundedWeights<'a>(&'a dyn WeightSource);
+/// What the kernels multiply with of another source, rounded.
+struct RoundedWeights<'a>(&'a dyn WeightSource, RoundedTo);
 
 impl WeightSource for RoundedWeights<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
@@ -68,7 +68,7 @@ impl WeightSource for RoundedWeights<'_> {
     fn weight(&self, name: &str, shape: &[usize], computation: Computation) -> Result<Weight> {
         if computation.backend == Backend::Kernels
             && Packed::can_be_rounded(shape)
-            && let Some(packed) = Packed::rounded(&self.0.tensor(name, shape)?)?
+            && let Some(packed) = Packed::rounded(&self.0.tensor(name, shape)?, self.1)?
         {
             return Ok(Weight::new(Arc::new(packed)));
         }
@@ -111,10 +111,10 @@ impl Loader<'_> {
         Self { weights: DType::F32, held: Held::AsAsked, activations: DType::F32, ..self }
     }
 
-    /// The same, with no weight rounded to eight bits.
+    /// The same, with no weight rounded.
     #[must_use]
     pub fn unrounded(self) -> Self {
-        Self { held: if self.held == Held::EightBits { Held::AsStored } else { self.held }, ..self }
+        Self { held: if matches!(self.held, Held::Rounded(_)) { Held::AsStored } else { self.held }, ..self }
     }
 
     /// Builds a component from the weights in its folder, and gives the names of its files too; from weights that were kept, or
@@ -134,9 +134,11 @@ impl Loader<'_> {
             return Ok((self.built(component, source, build)?, Vec::new()));
         }
         if let Some(source) = self.source {
-            let rounded = RoundedWeights(source);
-            let source = if self.held == Held::EightBits { &rounded } else { source };
-            return Ok((self.built(component, source, build)?, Vec::new()));
+            let built = match self.held {
+                Held::Rounded(to) => self.built(component, &RoundedWeights(source, to), build)?,
+                Held::AsAsked | Held::AsStored => self.built(component, source, build)?,
+            };
+            return Ok((built, Vec::new()));
         }
         let precision = if self.weights == DType::F16 { Precision::Half } else { Precision::Full };
         let checkpoint = Checkpoint::open(self.files, component, precision, self.weights, self.device)?;

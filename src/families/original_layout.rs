@@ -131,14 +131,7 @@ impl OriginalLayout {
             return Ok(TensorNames::plain(&format!("{component}.")).into());
         };
         let TextForm::OpenClip { projects } = place.form else { return Ok(TensorNames::plain(place.prefix).into()) };
-        let config = text_config(configs, place.component)?;
-        // Stable Diffusion 2.x sees the last layer but one, so its model ends there; the file goes on.
-        let last = format!("transformer.resblocks.{}.", config.num_hidden_layers);
-        let mut unused = [last.as_str(), "logit_scale", "attn_mask"].map(String::from).to_vec();
-        if !projects {
-            unused.push("text_projection".into());
-        }
-        Ok(ComponentNames { names: place.names(&config), unused })
+        Ok(open_clip(&text_config(configs, place.component)?, projects, place.prefix))
     }
 }
 
@@ -148,6 +141,13 @@ impl FileLayout for OriginalLayout {
             ComponentKind::Network => Self::network(file, configs),
             ComponentKind::Autoencoder => Self::autoencoder(file, configs),
             ComponentKind::TextEncoder => self.text_encoder(file, component, configs),
+        }
+    }
+
+    fn alone(&self, file: &TensorFile, component: &str, configs: &ModelFiles) -> Result<ComponentNames> {
+        match self.places(component).next() {
+            Some(place) => text_encoder_alone(file, place.component, configs),
+            None => self.component(file, component, configs),
         }
     }
 
@@ -210,6 +210,35 @@ impl FileLayout for OriginalLayout {
     fn describe(&self, file: &TensorFile) -> Option<String> {
         Families::built_in().detect_file(file).ok().map(|detected| detected.name())
     }
+}
+
+/// A text encoder alone has transformers' names or OpenCLIP's, both after anything.
+fn text_encoder_alone(file: &TensorFile, component: &'static str, configs: &ModelFiles) -> Result<ComponentNames> {
+    let tensors = file.tensors();
+    let after = |ending: &str| tensors.iter().find_map(|tensor| tensor.name.strip_suffix(ending).map(str::to_owned));
+    if let Some(prefix) = after("text_model.embeddings.token_embedding.weight") {
+        // Of a whole CLIP: its tower for pictures.
+        let unused = ["vision_model.", "visual_projection", "logit_scale", "logit_bias"].map(String::from).to_vec();
+        return Ok(ComponentNames { names: TensorNames::plain(&prefix), unused });
+    }
+    let Some(prefix) = after("token_embedding.weight").filter(|prefix| has(file, &format!("{prefix}transformer.")))
+    else {
+        let fix = "it has no token_embedding.weight; give a file with a CLIP text encoder, with transformers' or OpenCLIP's names";
+        return Err(Error::unusable(ErrorKind::Model, "the text encoder", file.path().display(), fix));
+    };
+    let projects = has(file, &format!("{prefix}text_projection"));
+    Ok(open_clip(&text_config(configs, component)?, projects, &prefix))
+}
+
+/// OpenCLIP's names.
+fn open_clip(config: &ClipTextConfig, projects: bool, prefix: &str) -> ComponentNames {
+    // Stable Diffusion 2.x sees the last layer but one, so its model ends there; the file goes on.
+    let last = format!("transformer.resblocks.{}.", config.num_hidden_layers);
+    let mut unused = [last.as_str(), "logit_scale", "attn_mask", "visual."].map(String::from).to_vec();
+    if !projects {
+        unused.push("text_projection".into());
+    }
+    ComponentNames { names: original_names::open_clip(config, projects, prefix), unused }
 }
 
 fn text_config(configs: &ModelFiles, component: &'static str) -> Result<ClipTextConfig> {

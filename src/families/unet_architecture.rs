@@ -210,6 +210,9 @@ impl DenoisingNetwork for UNet2DConditionModel {
 /// # Errors
 /// If it is not there or cannot be used.
 pub fn autoencoder_config(files: &ModelFiles, component: &str) -> Result<EitherAutoencoderConfig> {
+    if let ModelFiles::Replaced { model, .. } = files {
+        return autoencoder_config(model, component);
+    }
     if let ModelFiles::Single { weights, .. } = files
         && let Some(config) = weights.tiny_autoencoder()?
     {

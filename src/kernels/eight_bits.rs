@@ -1,8 +1,10 @@
-//! Weights in eight bits: whole numbers, of which neighbours share a scale, and in some formats a least value.
+//! Weights in eight bits and less: whole numbers, of which neighbours share a scale, and in some formats a least value.
 
 use super::Real;
+use super::numbers::{NumberLines, Numbers};
 use super::panel_row::PANEL;
 use super::simd::multiversion;
+use super::weight_layout::pack_shaped;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -19,6 +21,15 @@ pub struct EightBits {
     pub leasts: Option<Vec<f32>>,
     /// A power of two.
     pub part: usize,
+}
+
+/// How finely weights are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoundedTo {
+    /// To 255 numbers in a byte each.
+    EightBits,
+    /// To 16 numbers, two in a byte.
+    FourBits,
 }
 
 /// How products with a weight in eight bits are summed.
@@ -58,6 +69,23 @@ impl EightBits {
         Self { numbers, scales, leasts: None, part: PART }
     }
 
+    /// The numbers from -8 to 7 that are nearest to 32 values at a time, with the scale that leaves the least error (`Q4_0` has such
+    /// numbers, the farthest value being -8 scales, with a scale in half precision). Of several scales the best is taken: with each
+    /// values are rounded, and then the scale is made that fits these numbers best.
+    ///
+    /// # Panics
+    /// If they are no whole parts.
+    pub fn round_to_four_bits(values: &[f32]) -> Self {
+        assert!(values.len().is_multiple_of(PART));
+        let mut numbers = vec![0; values.len()];
+        let mut scales = vec![0.0; values.len() / PART];
+        let parts = values.as_chunks::<PART>().0.par_iter().zip(numbers.as_chunks_mut::<PART>().0).zip(&mut scales);
+        parts.with_min_len(PARTS_OF_A_TASK).for_each(|((values, numbers), scale)| {
+            (*numbers, *scale) = part_in_four_bits(values);
+        });
+        Self { numbers, scales, leasts: None, part: PART }
+    }
+
     /// The values, in their order.
     pub fn widened(&self) -> Vec<f32> {
         let value = |(i, &number): (usize, &i8)| {
@@ -65,6 +93,56 @@ impl EightBits {
             self.scales[part] * f32::from(number) - self.leasts.as_ref().map_or(0.0, |leasts| leasts[part])
         };
         self.numbers.par_iter().enumerate().map(value).collect()
+    }
+}
+
+/// The numbers of a part and their scale.
+fn part_in_four_bits(values: &[f32; PART]) -> ([i8; PART], f32) {
+    let farthest = values.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or_default();
+    if farthest == 0.0 || !farthest.is_finite() {
+        // What is no number makes none of all that it is a part of.
+        return ([0; PART], if farthest == 0.0 { 0.0 } else { f32::NAN });
+    }
+    let (mut best, mut least) = (([0; PART], 0.0), f32::INFINITY);
+    // The farthest value is this many scales away from 0.
+    for step in 0..14 {
+        let inverse = (-8.9 + 0.2 * step as f32) / farthest;
+        let numbers = values.map(|value| (value * inverse).round_ties_even().clamp(-8.0, 7.0));
+        let sum = |of: &dyn Fn(f32, f32) -> f32| values.iter().zip(&numbers).map(|(&x, &n)| of(x, n)).sum::<f32>();
+        let scale = sum(&|x, n| x * n) / sum(&|_, n| n * n);
+        let error = sum(&|x, n| (x - scale * n) * (x - scale * n));
+        if error < least {
+            (best, least) = ((numbers.map(|number| number as i8), scale), error);
+        }
+    }
+    best
+}
+
+/// A matrix as [`EightBitLines`] read it: numbers, scales and leasts in the order of panels.
+#[derive(Debug)]
+pub(super) struct EightBitPanels {
+    numbers: Numbers,
+    scales: Vec<f32>,
+    leasts: Option<Vec<f32>>,
+    part: usize,
+}
+
+impl EightBitPanels {
+    /// Of a matrix `[outputs, inputs]`.
+    pub fn new(matrix: &EightBits, outputs: usize, inputs: usize) -> Self {
+        let EightBits { numbers, scales, leasts, part } = matrix;
+        let pack = |values: &[f32]| pack_shaped(values, &[outputs, inputs / part]);
+        Self {
+            numbers: Numbers::new(pack_shaped(numbers, &[outputs, inputs])),
+            scales: pack(scales),
+            leasts: leasts.as_deref().map(pack),
+            part: *part,
+        }
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> EightBitLines<'_> {
+        EightBitLines::new(self.numbers.lines(), &self.scales, self.leasts.as_deref(), self.part)
     }
 }
 
@@ -104,7 +182,7 @@ multiversion! {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EightBitLines<'a> {
     /// Of these lines.
-    numbers: &'a [i8],
+    numbers: NumberLines<'a>,
     /// Of all lines of the weight, sixteen for every part of a panel.
     scales: &'a [f32],
     leasts: Option<&'a [f32]>,
@@ -116,7 +194,7 @@ pub(super) struct EightBitLines<'a> {
 
 impl<'a> EightBitLines<'a> {
     /// All lines of panels that are whole parts high.
-    pub fn new(numbers: &'a [i8], scales: &'a [f32], leasts: Option<&'a [f32]>, part: usize) -> Self {
+    pub fn new(numbers: NumberLines<'a>, scales: &'a [f32], leasts: Option<&'a [f32]>, part: usize) -> Self {
         assert!(part.is_power_of_two() && numbers.len() == scales.len() * part);
         assert!(leasts.is_none_or(|leasts| leasts.len() == scales.len()));
         Self { numbers, scales, leasts, part: part.ilog2(), first: 0 }
@@ -129,7 +207,7 @@ impl<'a> EightBitLines<'a> {
     /// A part of the values that begins with a line.
     pub fn part(self, range: Range<usize>) -> Self {
         assert!(range.start.is_multiple_of(PANEL));
-        Self { first: self.first + range.start / PANEL, numbers: &self.numbers[range], ..self }
+        Self { first: self.first + range.start / PANEL, numbers: self.numbers.part(range), ..self }
     }
 
     /// One value.
@@ -141,10 +219,10 @@ impl<'a> EightBitLines<'a> {
     #[inline(always)]
     pub fn line(self, line: usize) -> [f32; PANEL] {
         let part = (self.first + line) >> self.part;
-        let numbers = &self.numbers.as_chunks::<PANEL>().0[line];
+        let numbers = self.numbers.line(line);
         let scales = &self.scales.as_chunks::<PANEL>().0[part];
         let mut values = [0.0; PANEL];
-        for ((value, scale), &number) in values.iter_mut().zip(scales).zip(numbers) {
+        for ((value, scale), number) in values.iter_mut().zip(scales).zip(numbers) {
             *value = scale * f32::from(number);
         }
         if let Some(leasts) = self.leasts {
@@ -166,7 +244,6 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::weight_layout::pack_shaped;
 
     fn wave(len: usize) -> Vec<f32> {
         (0..len).map(|i| (i as f32 * 0.37).sin() * (1.0 + i as f32 * 0.01)).collect()
@@ -188,20 +265,43 @@ mod tests {
         assert!(widened[64..].iter().all(|value| (value + 3.5).abs() < 1e-6));
     }
 
+    /// No scale of a fine grid fits better than half a step of the scale's grid, and what has one number alone is exact.
+    #[test]
+    fn four_bits_are_nearly_the_best_of_a_part() {
+        let mut values = wave(96);
+        values[32..64].fill(0.0);
+        values[64..].fill(-3.5);
+        let rounded = EightBits::round_to_four_bits(&values);
+        assert!(rounded.numbers.iter().all(|number| (-8..=7).contains(number)));
+        let widened = rounded.widened();
+        let error = |found: &dyn Fn(usize) -> f32| (0..32).map(|i| (values[i] - found(i)).powi(2)).sum::<f32>();
+        let found = error(&|i| widened[i]);
+        let best = (1..4000).map(|step| {
+            let scale = if step % 2 == 0 { 1e-4 } else { -1e-4 } * step as f32;
+            error(&|i| (values[i] / scale).round().clamp(-8.0, 7.0) * scale)
+        });
+        let best = best.fold(f32::INFINITY, f32::min);
+        assert!(found <= 1.1 * best, "{found} {best}");
+        assert!(widened[32..64].iter().all(|&value| value == 0.0));
+        assert!(widened[64..].iter().all(|value| (value + 3.5).abs() < 1e-6));
+    }
+
     /// Lines are those of the panels of the widened matrix, from wherever they are taken.
     #[test]
     fn panels_have_the_values_of_the_widened_matrix() {
         for (outputs, inputs, part) in [(20, 64, 32), (16, 32, 16), (33, 48, 16)] {
-            let numbers: Vec<i8> = (0..outputs * inputs).map(|i| (i * 37 % 256) as u8 as i8).collect();
+            // The one kind needs whole bytes, the other halves.
+            let of_range = |range: usize| (0..outputs * inputs).map(move |i| (i * 37 % range) as u8 as i8).collect();
+            let kinds: [Vec<i8>; 2] = [of_range(256), of_range(16)];
             let scales = wave(outputs * inputs / part);
             let leasts = scales.iter().map(|scale| scale * 0.3 - 1.0).collect();
-            for leasts in [None, Some(leasts)] {
-                let matrix = EightBits { numbers: numbers.clone(), scales: scales.clone(), leasts, part };
+            let leasts: [Option<Vec<f32>>; 2] = [None, Some(leasts)];
+            for (numbers, leasts) in kinds.iter().flat_map(|kind| leasts.iter().map(move |leasts| (kind, leasts))) {
+                let (numbers, leasts) = (numbers.clone(), leasts.clone());
+                let matrix = EightBits { numbers, scales: scales.clone(), leasts, part };
                 let want = pack_shaped(&matrix.widened(), &[outputs, inputs]);
-                let pack = |values: &[f32]| pack_shaped(values, &[outputs, inputs / part]);
-                let (numbers, scales) = (pack_shaped(&matrix.numbers, &[outputs, inputs]), pack(&matrix.scales));
-                let leasts = matrix.leasts.as_deref().map(pack);
-                let lines = EightBitLines::new(&numbers, &scales, leasts.as_deref(), part);
+                let panels = EightBitPanels::new(&matrix, outputs, inputs);
+                let lines = panels.lines();
                 let start = 5 * PANEL;
                 let mut found = vec![f32::NAN; lines.len() - start];
                 widen_lines(lines.part(start..lines.len()), &mut found);

@@ -1,7 +1,7 @@
 //! Weights that do not change, laid out once: panels of sixteen outputs, in any float type or in eight bits, or pairs of bf16.
 
 use super::bf16::{MatmulPrecision, Pairs};
-use super::eight_bits::{EightBitLines, EightBitSums, EightBits};
+use super::eight_bits::{EightBitPanels, EightBitSums, EightBits};
 use super::int8::{self, PackedQuads};
 use super::panels::Panels;
 use super::right_factor::Packed;
@@ -30,8 +30,7 @@ enum Values {
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
     Bf16Pairs(Vec<bf16>),
-    /// In the order of panels all three.
-    EightBits(EightBits),
+    EightBits(EightBitPanels),
     Quads(PackedQuads),
 }
 
@@ -73,7 +72,7 @@ impl PackedWeight {
     }
 
     /// Lays out a weight `[out, in]`, or `[out, in, height, width]` that is given as `[out, height, width, in]`. Full products widen a
-    /// block of it at a time.
+    /// block of it at a time. Numbers that are sixteen neighbouring ones at most take half a byte each.
     ///
     /// # Errors
     /// If the shape has another rank than 2 or 4, or a row of the matrix is no whole parts, or there are not as many.
@@ -93,14 +92,8 @@ impl PackedWeight {
             let values = Values::Quads(PackedQuads::new(weight, shape[0], depth));
             return Ok(Self { values: Arc::new(values), shape: shape.to_vec() });
         }
-        let pack = |values: &[f32]| pack_shaped(values, &[shape[0], depth / part]);
-        let packed = EightBits {
-            numbers: pack_shaped(numbers, &[shape[0], depth]),
-            scales: pack(scales),
-            leasts: leasts.as_deref().map(pack),
-            part: *part,
-        };
-        Ok(Self { values: Arc::new(Values::EightBits(packed)), shape: shape.to_vec() })
+        let values = Values::EightBits(EightBitPanels::new(weight, shape[0], depth));
+        Ok(Self { values: Arc::new(values), shape: shape.to_vec() })
     }
 
     /// As it was before: `[out, in]` or `[out, in, height, width]`.
@@ -153,9 +146,7 @@ impl PackedWeight {
             Values::F64(values) => T::of_f64(values).map_or(Panels::F64(values), Panels::Wide),
             Values::F16(values) => Panels::F16(values),
             Values::Bf16(values) => Panels::Bf16(values),
-            Values::EightBits(EightBits { numbers, scales, leasts, part }) => {
-                Panels::EightBits(EightBitLines::new(numbers, scales, leasts.as_deref(), *part))
-            }
+            Values::EightBits(panels) => Panels::EightBits(panels.lines()),
             Values::Bf16Pairs(values) => return Packed::Pairs(Pairs::new(values)),
             Values::Quads(quads) => return Packed::Quads(quads.quads()),
         })

@@ -158,6 +158,7 @@ impl<T: Real> Factor<T> {
 mod tests {
     use super::*;
     use crate::kernels::eight_bits::EightBitLines;
+    use crate::kernels::numbers::Numbers;
 
     /// As [`pack`] makes it of the matrix's values one by one, from panels of every type and from pairs.
     #[test]
@@ -175,7 +176,8 @@ mod tests {
             // Values are whole numbers of eight bits, so that a scale of 1 leaves them.
             let numbers: Vec<i8> = wide.iter().map(|&value| value as i8).collect();
             let ones = vec![1.0; numbers.len()];
-            let eight_bits = Panels::EightBits(EightBitLines::new(&numbers, &ones, None, 1));
+            let numbers = Numbers::new(numbers);
+            let eight_bits = Panels::EightBits(EightBitLines::new(numbers.lines(), &ones, None, 1));
             let forms = [
                 Packed::wide(&wide),
                 Packed::Panels(Panels::F16(&halves)),

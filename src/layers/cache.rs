@@ -2,9 +2,10 @@
 
 use crate::Result;
 use candle_core::{Tensor, TensorId};
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// So many tensors' results are kept for each layer: guidance in an interval and a control on the prompted rows look at
 /// three. A caller that makes a new one in every step thus costs no memory that grows.
@@ -30,6 +31,7 @@ impl LayerId {
 #[derive(Debug, Default)]
 pub struct Cache {
     layers: Mutex<HashMap<LayerId, Kept>>,
+    states: Mutex<HashMap<LayerId, Arc<dyn Any + Send + Sync>>>,
 }
 
 /// Of one layer, the newest last.
@@ -48,8 +50,7 @@ impl Cache {
         source: &Tensor,
         make: impl FnOnce() -> Result<Vec<Tensor>>,
     ) -> Result<Vec<Tensor>> {
-        // A panic elsewhere leaves a whole value or none.
-        let layers = || self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = || locked(&self.layers);
         if let Some(kept) = layers().get(&layer)
             && let Some((_, made)) = kept.iter().find(|(id, _)| *id == source.id())
         {
@@ -67,6 +68,22 @@ impl Cache {
         }
         Ok(made)
     }
+
+    /// Keeps a state of `layer` for calls to come, in the place of the one before.
+    pub fn keep<T: Any + Send + Sync>(&self, layer: LayerId, state: T) {
+        locked(&self.states).insert(layer, Arc::new(state));
+    }
+
+    /// The state of `layer` that was kept last, if it is one of that type.
+    pub fn state<T: Any + Send + Sync>(&self, layer: LayerId) -> Option<Arc<T>> {
+        let state = locked(&self.states).get(&layer).cloned();
+        state.and_then(|state| state.downcast().ok())
+    }
+}
+
+/// A panic elsewhere leaves a whole value or none.
+fn locked<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -107,9 +124,18 @@ mod tests {
             let source = tensor()?;
             cache.of(layer, &source, || Ok(vec![source.clone()]))?;
         }
-        let layers = cache.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        assert_eq!(layers[&layer].len(), KEPT_BY_LAYER);
+        assert_eq!(locked(&cache.layers)[&layer].len(), KEPT_BY_LAYER);
         Ok(())
+    }
+
+    #[test]
+    fn of_a_layer_the_last_state_is_kept() {
+        let (cache, layers) = (Cache::default(), [LayerId::unique(), LayerId::unique()]);
+        for state in 1..=3 {
+            cache.keep(layers[0], state);
+        }
+        assert_eq!(cache.state::<i32>(layers[0]).as_deref(), Some(&3));
+        assert!(cache.state::<i64>(layers[0]).is_none() && cache.state::<i32>(layers[1]).is_none());
     }
 
     #[test]

@@ -105,6 +105,14 @@ impl FeatureMap {
         self.map(|x| Ok(x.narrow(self.row_axis(), rows.start, rows.len())?))
     }
 
+    /// Some of the batch's images, in memory of their own.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub(crate) fn images(&self, images: Range<usize>) -> Result<Self> {
+        self.map(|x| Ok(x.narrow(0, images.start, images.len())?.copy()?))
+    }
+
     /// Maps of the same width and channels, one below the other.
     ///
     /// # Errors

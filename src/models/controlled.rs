@@ -197,6 +197,8 @@ impl<'a> ControlledUNet<'a> {
 
 impl Network for ControlledUNet<'_> {
     fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
-        self.unet.forward_controlled(call, self.residuals(call)?.as_ref())
+        // What controls add is among what was kept.
+        let control = if self.unet.reuses(call)? { None } else { self.residuals(call)? };
+        self.unet.forward_controlled(call, control.as_ref())
     }
 }

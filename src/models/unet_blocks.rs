@@ -7,6 +7,7 @@ use super::resnet::{ResnetBlock, ResnetConfig, Upsample, downsample};
 use crate::layers::{Conv2d, FeatureMap, Weights};
 use crate::{Error, ErrorKind, Result};
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// A residual block and the attention after it, if the block has one.
 #[derive(Debug)]
@@ -90,25 +91,48 @@ impl<A> DownBlock<A> {
     /// has attention, else, as diffusers does it, to the block's.
     pub fn forward(
         &self,
+        h: FeatureMap,
+        time: &Tensor,
+        skips: &mut Vec<FeatureMap>,
+        attend: impl Fn(&A, &FeatureMap) -> Result<FeatureMap>,
+        added: Option<&FeatureMap>,
+    ) -> Result<FeatureMap> {
+        let mut h = self.first_layers(self.layers.len(), h, time, skips, attend, added)?;
+        if let Some(downsample) = &self.downsample {
+            h = plus(downsample.forward(&h)?, added.filter(|_| !self.adds_to_layer()))?;
+            skips.push(h.clone());
+        }
+        Ok(h)
+    }
+
+    /// The first `count` layers of it, without what makes the next resolution.
+    pub fn first_layers(
+        &self,
+        count: usize,
         mut h: FeatureMap,
         time: &Tensor,
         skips: &mut Vec<FeatureMap>,
         attend: impl Fn(&A, &FeatureMap) -> Result<FeatureMap>,
-        mut added: Option<&FeatureMap>,
+        added: Option<&FeatureMap>,
     ) -> Result<FeatureMap> {
-        for (i, layer) in self.layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate().take(count) {
             h = layer.forward(&h, time, &attend)?;
-            let is_last = i + 1 == self.layers.len();
-            if is_last && (layer.attention.is_some() || self.downsample.is_none()) {
-                h = plus(h, added.take())?;
+            if i + 1 == self.layers.len() && self.adds_to_layer() {
+                h = plus(h, added)?;
             }
             skips.push(h.clone());
         }
-        if let Some(downsample) = &self.downsample {
-            h = plus(downsample.forward(&h)?, added)?;
-            skips.push(h.clone());
-        }
         Ok(h)
+    }
+
+    /// Whether what is added belongs to the last layer's result.
+    fn adds_to_layer(&self) -> bool {
+        self.downsample.is_none() || self.layers.last().is_some_and(|layer| layer.attention.is_some())
+    }
+
+    /// How many layers it has.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
     }
 }
 
@@ -163,15 +187,12 @@ impl<A> UpBlock<A> {
     /// Upsamples to the size of the next skip connection, which need not be twice the size.
     pub fn forward(
         &self,
-        mut h: FeatureMap,
+        h: FeatureMap,
         time: &Tensor,
         skips: &mut Vec<FeatureMap>,
         attend: impl Fn(&A, &FeatureMap) -> Result<FeatureMap>,
     ) -> Result<FeatureMap> {
-        for layer in &self.layers {
-            let skip = skips.pop().ok_or_else(no_skip)?;
-            h = layer.forward(&h.concat(&skip)?, time, &attend)?;
-        }
+        let h = self.some_layers(0..self.layers.len(), h, time, skips, attend)?;
         match (&self.upsample, skips.last()) {
             (Some(upsample), Some(next)) => {
                 let (_, _, height, width) = next.dims();
@@ -179,6 +200,27 @@ impl<A> UpBlock<A> {
             }
             _ => Ok(h),
         }
+    }
+
+    /// Some of its layers, at its own size.
+    pub fn some_layers(
+        &self,
+        which: Range<usize>,
+        mut h: FeatureMap,
+        time: &Tensor,
+        skips: &mut Vec<FeatureMap>,
+        attend: impl Fn(&A, &FeatureMap) -> Result<FeatureMap>,
+    ) -> Result<FeatureMap> {
+        for layer in &self.layers[which] {
+            let skip = skips.pop().ok_or_else(no_skip)?;
+            h = layer.forward(&h.concat(&skip)?, time, &attend)?;
+        }
+        Ok(h)
+    }
+
+    /// How many layers it has.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use tweedie::images::{Bar, Bars, Picture, encode_png};
 use tweedie_pipelines::{
-    Bench, BenchModel, DTypeChoice, DeviceChoice, Error, MixedPrecisionChoice, Model, Purpose, TrainingBench,
+    Bench, BenchModel, DTypeChoice, DeviceChoice, Error, Fast, MixedPrecisionChoice, Model, Purpose, TrainingBench,
 };
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -52,9 +52,14 @@ pub struct BenchArguments {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16, bf16 or q8, as for txt2img
+    /// Number format of the weights: auto, f32, f16, bf16, q8 or q4, as for txt2img
     #[arg(long, default_value = "auto")]
     dtype: DTypeChoice,
+
+    /// Also time a call of the UNet that takes over from the one before, and say how many times as fast a guided run of 30 steps
+    /// with this preset of txt2img is
+    #[arg(long, value_name = "PRESET")]
+    fast: Option<Fast>,
 
     /// Also draw where the time of the UNet goes (without one, of the VAE decoder or of a training step); on the CPU only
     #[arg(long, value_name = "FILE.png")]
@@ -104,13 +109,16 @@ impl BenchArguments {
         if let Some(size) = self.size {
             wrong_usage!("--size {size}: a training step is on digits of 28x28 pixels; leave it away");
         }
+        if self.fast.is_some() {
+            wrong_usage!("--fast skips steps of sampling, and this is one of training; leave it away");
+        }
         if !matches!(self.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
             wrong_usage!("--device {}: training runs on the CPU; leave it away", self.device);
         }
         let mixed_precision = match self.dtype {
             DTypeChoice::Auto | DTypeChoice::F32 => MixedPrecisionChoice::No,
             DTypeChoice::BF16 => MixedPrecisionChoice::Bf16,
-            DTypeChoice::F16 | DTypeChoice::Q8 => {
+            DTypeChoice::F16 | DTypeChoice::Q8 | DTypeChoice::Q4 => {
                 wrong_usage!("--dtype {}: training has no such products; take f32 or bf16", self.dtype)
             }
         };
@@ -119,7 +127,8 @@ impl BenchArguments {
 
     fn time(&self, model: BenchModel) -> anyhow::Result<Map<String, Value>> {
         let (size, batch, runs) = (self.size, self.batch.unwrap_or(2), self.runs);
-        let bench = Bench { model, size, batch, runs, device: self.device, dtype: self.dtype };
+        let (device, dtype, fast) = (self.device, self.dtype, self.fast);
+        let bench = Bench { model, size, batch, runs, device, dtype, fast };
         Ok(waiting("timing the parts of the model", self.json, || bench.run())?)
     }
 

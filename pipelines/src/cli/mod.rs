@@ -281,6 +281,15 @@ struct ModelArguments {
     #[arg(long, value_name = "DIR", requires = "model", hide_short_help = true)]
     config: Option<PathBuf>,
 
+    /// Another denoising network, alone in a file (.safetensors, .gguf, .ckpt) [default: the model's]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    unet: Option<PathBuf>,
+
+    /// Another text encoder, alone in a file; of a model with two, the one that is as wide; may be given for each [default: the
+    /// model's]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    text_encoder: Vec<PathBuf>,
+
     /// Another autoencoder: a file, its folder, the folder of a model that has it, or owner/name[/FILE] on the hub
     /// [default: the model's]
     #[arg(long, value_name = "MODEL", hide_short_help = true)]
@@ -290,9 +299,10 @@ struct ModelArguments {
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
 
-    /// Number format of the weights: auto, f32, f16, bf16 or q8. The CPU computes in f32 whatever they are held in, but for bf16
+    /// Number format of the weights: auto, f32, f16, bf16, q8 or q4. The CPU computes in f32 whatever they are held in, but for bf16
     /// on machines that multiply it; on others auto leaves large models as they are stored, which changes no picture. q8 holds
-    /// the network and the text encoders in 8 bits, rounded, in half the memory of f16, and is a little faster
+    /// the network and the text encoders in 8 bits, rounded, in half the memory of f16, and is a little faster; q4 takes a half of that,
+    /// and draws clearly other pictures of the same
     #[arg(long, default_value = "auto", hide_short_help = true)]
     dtype: DTypeChoice,
 
@@ -318,6 +328,7 @@ impl ModelArguments {
     fn builder_with(&self, model: Model, task: TaskKind, source: &Source<'_>) -> anyhow::Result<Builder> {
         let vae = self.vae.as_ref().map(|path| source.open(path, None, Purpose::Autoencoder)).transpose()?;
         let builder = Builder::default().model(model).vae(vae).device(self.device).dtype(self.dtype);
+        let builder = builder.unet(self.unet.clone()).text_encoders(self.text_encoder.clone());
         Ok(builder.usage(Usage::Once(task)))
     }
 }

@@ -13,6 +13,7 @@ pub use samples::{PixelSamples, PromptSamples, SampleEvent, SampleObserver, Samp
 
 use crate::event::Event;
 use crate::latent_diffusion::LatentDiffusion;
+use crate::requests::fast::Fast;
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::settings::Settings;
 use crate::train::open_network;
@@ -48,6 +49,10 @@ pub struct PromptEvaluation<'a> {
     /// How many pictures of a prompt at a time; changes speed and memory, not the pictures. Those of seeds that follow each other
     /// are made together.
     pub batch_size: usize,
+    /// How strongly pictures follow their prompts, if not as the model does.
+    pub guidance_scale: Option<f64>,
+    /// What work is skipped.
+    pub fast: Option<Fast>,
     /// What judges the pictures; without it they are made and no more.
     pub judge: Option<&'a Judge>,
 }
@@ -184,8 +189,16 @@ impl PromptEvaluation<'_> {
         for (prompt, asked) in self.prompts.prompts().iter().enumerate() {
             for &(seed, num_images) in &groups {
                 let (text, batch_size) = (asked.prompt.clone(), self.batch_size);
-                let request =
-                    TextToImageRequest { prompt: text, seed, num_images, batch_size, ..TextToImageRequest::default() };
+                let (guidance_scale, fast) = (self.guidance_scale, self.fast);
+                let request = TextToImageRequest {
+                    prompt: text,
+                    seed,
+                    num_images,
+                    batch_size,
+                    guidance_scale,
+                    fast,
+                    ..TextToImageRequest::default()
+                };
                 runs.push(PromptRun { prompt, settings: self.model.settle(&request)? });
             }
         }

@@ -6,6 +6,7 @@
 //! [`crate::settings`] settles them.
 
 pub(crate) mod control;
+pub(crate) mod fast;
 pub(crate) mod image_to_image;
 pub(crate) mod inpaint;
 pub(crate) mod kind;

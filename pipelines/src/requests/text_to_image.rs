@@ -1,6 +1,7 @@
 //! Text to image, and what all tasks share.
 
 use crate::requests::control::ControlImage;
+use crate::requests::fast::Fast;
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::lora::LoraRequest;
 use crate::requests::options::{flag, json, option, options, serde_by_options};
@@ -88,6 +89,10 @@ options! {
             sigmas: Option<Vec<f64>> = None => option(OptionKind::Numbers, "S,S,...").under(SAMPLING).rarely();
             /// Fresh noise in the steps of DDIM and TCD, 0 to 1.
             eta: Option<f64> = None => option(OptionKind::Number, "F").default("0").under(SAMPLING).rarely();
+            /// Skip work where the picture changes least: denoising is so many times as fast, and the picture another one that
+            /// shows the same.
+            fast: Option<Fast> = None =>
+                option(OptionKind::Choice(Fast::NAMES), "PRESET").under(SAMPLING);
             /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///
             /// A picture's record has all of them.

@@ -72,6 +72,8 @@ pub struct Settings {
     pub request: TextToImageRequest,
     /// Number of denoising steps.
     pub steps: usize,
+    /// How many they would be if none was skipped.
+    pub asked_steps: usize,
     /// Guidance scale.
     pub guidance_scale: f64,
     /// Whether the network takes the guidance scale as an input, so that one branch is enough.
@@ -195,7 +197,7 @@ impl Settings {
     pub(crate) fn request_of(&self, seed: u64) -> TextToImageRequest {
         let fields = self.scheduler_config.fields().iter().filter(|(name, _)| !name.starts_with('_'));
         TextToImageRequest {
-            steps: Some(self.steps),
+            steps: Some(self.asked_steps),
             guidance_scale: Some(self.guidance_scale),
             guidance_rescale: Some(self.guidance_rescale),
             scheduler: Some(self.scheduler_name()),
@@ -287,10 +289,14 @@ impl TextToImageRequest {
         warnings.extend(self.prediction_doubt(facts.prediction_doubt.as_ref()));
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
-        let steps = self.steps.or(given.map(|given| given.steps())).or(defaults.steps).unwrap_or(usual.steps);
+        let given = given.map(|given| given.steps());
+        let asked_steps = self.steps.or(given).or(defaults.steps).unwrap_or(usual.steps);
+        let fewer = self.fast.filter(|_| given.is_none()).map(|fast| fast.steps(asked_steps));
+        let steps = fewer.unwrap_or(asked_steps);
         let mut settings = Settings {
             request: TextToImageRequest { controls: Vec::new(), ..self.clone() },
             steps,
+            asked_steps,
             guidance_scale,
             guidance_is_embedded: facts.network.takes_guidance,
             guidance_rescale,

@@ -9,7 +9,7 @@ use crate::requests::inpaint::{InpaintRequest, MaskFill};
 use serde_json::Value;
 use tweedie::NoiseLevel;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::GuidanceShape;
+use tweedie::denoising::{GuidanceShape, ReuseSchedule};
 use tweedie::images::Mask;
 use tweedie::schedulers::{Levels, SchedulerChoice};
 
@@ -31,7 +31,8 @@ impl Settings {
     /// What the user should know of a run through these levels, of a model for pictures of that size.
     pub(super) fn doubts(&self, native: NativeSize, levels: &Levels) -> Vec<String> {
         let burning = burning(self.guidance_scale, "5 to 12").filter(|_| self.guided());
-        self.unsuited_size(native).into_iter().chain(burning).chain(self.idle_guidance(levels)).collect()
+        let idle = self.idle_guidance(levels).into_iter().chain(self.idle_fast(levels));
+        self.unsuited_size(native).into_iter().chain(burning).chain(idle).collect()
     }
 
     /// That the model was not made for pictures of the size that it works at.
@@ -52,6 +53,17 @@ impl Settings {
              own size, and {what}",
             native.width, native.height, self.width, self.height
         ))
+    }
+
+    /// That no step can be skipped.
+    fn idle_fast(&self, levels: &Levels) -> Option<String> {
+        let steps = levels.len() - self.start();
+        let acts = ReuseSchedule::acts_in(steps * self.scheduler.entry.evaluations);
+        (self.request.fast.is_some() && !acts && self.task.unchanged().is_none()).then(|| {
+            format!(
+                "`fast` has no effect on so few steps ({steps}), of which each one matters; it is meant for 20 and more"
+            )
+        })
     }
 
     /// That options of guidance have no effect.

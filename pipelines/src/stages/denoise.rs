@@ -1,6 +1,7 @@
 //! Noise to latents.
 
 use super::{Encoded, Prepared};
+use crate::requests::fast::Fast;
 use crate::settings::Settings;
 use candle_core::Tensor;
 use std::ops::ControlFlow;
@@ -102,7 +103,8 @@ impl Denoise {
             None => network,
         };
         let network = guided(network, settings, schedule, negative.as_ref());
-        let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization());
+        let reuse = settings.request.fast.map(Fast::schedule).transpose()?;
+        let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization()).reusing(reuse);
         let end = levels.after(levels.len() - 1);
         let constraint = known.map(|known| {
             move |x: &mut Tensor, level: &NoiseLevel| {

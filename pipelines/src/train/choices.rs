@@ -110,6 +110,8 @@ named! {
         F16 = "f16",
         /// In 8 bits.
         Q8 = "q8",
+        /// In 4 bits.
+        Q4 = "q4",
     }
 }
 

@@ -14,10 +14,11 @@ pub use classifier_free::ClassifierFreeGuidance;
 pub use perturbed_attention::PerturbedAttentionGuidance;
 pub use schedule::{GuidanceSchedule, GuidanceShape, NoiseShare};
 
-use super::{Branch, Call, Network};
+use super::{Branch, Call, Network, Reuse};
 use crate::Result;
 use crate::conditioning::{Conditioning, Derived};
 use candle_core::Tensor;
+use std::cell::RefCell;
 
 /// A network that is asked for two conditionings in one batch.
 struct BothBranches<'a> {
@@ -25,22 +26,35 @@ struct BothBranches<'a> {
     negative: &'a Conditioning,
     /// Both after one another.
     joined: Derived,
+    /// Positive less negative of the last call that computed both, for those that take it over.
+    difference: RefCell<Option<Tensor>>,
 }
 
 impl<'a> BothBranches<'a> {
     fn new(network: &'a dyn Network, negative: &'a Conditioning) -> Self {
-        Self { network, negative, joined: Derived::default() }
+        Self { network, negative, joined: Derived::default(), difference: RefCell::default() }
     }
 
     /// The raw outputs for the negative conditioning and for the call's own.
     fn forward(&self, call: &Call<'_>) -> Result<(Tensor, Tensor)> {
+        if let Reuse::Take { .. } = call.reuse
+            && let Some(difference) = &*self.difference.borrow()
+            && difference.dims() == call.x.dims()
+        {
+            let positive = self.network.forward(call)?;
+            return Ok(((&positive - difference)?, positive));
+        }
         let positive = call.conditioning;
         let joined = self.joined.of(positive, || Conditioning::cat(&[self.negative, positive]))?;
         let branches = &[Branch::Unprompted, Branch::Prompted];
         let (x, conditioning) = (&Tensor::cat(&[call.x, call.x], 0)?, &joined);
         let raw = self.network.forward(&Call { x, conditioning, branches, ..*call })?;
         let batch = call.x.dim(0)?;
-        Ok((raw.narrow(0, 0, batch)?, raw.narrow(0, batch, batch)?))
+        let (negative, positive) = (raw.narrow(0, 0, batch)?, raw.narrow(0, batch, batch)?);
+        if call.reuse != Reuse::Nothing {
+            self.difference.replace(Some((&positive - &negative)?));
+        }
+        Ok((negative, positive))
     }
 }
 
@@ -50,7 +64,6 @@ mod tests {
     use crate::NoiseLevel;
     use crate::denoising::Cache;
     use candle_core::{DType, Device, TensorId};
-    use std::cell::RefCell;
 
     /// Keeps which texts it was asked for, and for which branches.
     #[derive(Default)]
@@ -85,6 +98,38 @@ mod tests {
             network.forward(&Call::new(&x, level, conditioning, &cache))?;
         }
         Ok(listener.0.take())
+    }
+
+    /// Answers with what it is told.
+    struct Echo<'a>(&'a Listener);
+
+    impl Network for Echo<'_> {
+        fn forward(&self, call: &Call<'_>) -> Result<Tensor> {
+            self.0.forward(call)?;
+            let text = call.conditioning.text.as_ref().map(|text| text.reshape(call.x.dims()));
+            text.transpose()?.ok_or_else(|| crate::Error::invalid("text", "missing", "give one"))
+        }
+    }
+
+    /// 3 + (4 - 1) (3 - 1), and then of one branch 5 + (4 - 1) (3 - 1).
+    #[test]
+    fn the_difference_of_both_branches_is_taken_over() -> Result<()> {
+        let (listener, negative, cache) = (Listener::default(), text(1.0)?, Cache::default());
+        let echo = Echo(&listener);
+        let guided = ClassifierFreeGuidance::new(&echo, &negative, 4.0, 0.0);
+        let x = Tensor::zeros((1, 1, 1, 1), DType::F32, &Device::Cpu)?;
+        let ask = |told: f32, reuse: Reuse| -> Result<(f32, usize)> {
+            let told = text(told)?;
+            let call = Call { reuse, ..Call::new(&x, NoiseLevel::from_sigma(10.0, 1.0), &told, &cache) };
+            let answer = guided.forward(&call)?.flatten_all()?.to_vec1::<f32>()?;
+            Ok((answer[0], listener.0.take()[0].branches.len()))
+        };
+        assert_eq!(ask(3.0, Reuse::Take { shallow: 0 })?, (9.0, 2), "there is nothing to take");
+        assert_eq!(ask(5.0, Reuse::Take { shallow: 0 })?, (11.0, 1));
+        assert_eq!(ask(5.0, Reuse::Nothing)?, (17.0, 2));
+        assert_eq!(ask(6.0, Reuse::Keep { shallow: 0 })?, (21.0, 2));
+        assert_eq!(ask(6.0, Reuse::Take { shallow: 0 })?, (21.0, 1));
+        Ok(())
     }
 
     #[test]

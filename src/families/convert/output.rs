@@ -78,6 +78,7 @@ fn places(files: &ModelFiles) -> Vec<PathBuf> {
         ModelFiles::Folder(folder) => vec![folder.clone()],
         ModelFiles::Embedded { .. } => Vec::new(),
         ModelFiles::Single { configs, weights, .. } => [vec![weights.path().to_path_buf()], places(configs)].concat(),
+        ModelFiles::Replaced { model, weights, .. } => [vec![weights.path().to_path_buf()], places(model)].concat(),
     }
 }
 

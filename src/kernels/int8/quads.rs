@@ -1,6 +1,7 @@
 //! The right factor's layout.
 
 use super::super::EightBits;
+use super::super::numbers::{NumberLines, Numbers};
 use super::super::panel_row::PANEL;
 use super::super::weight_layout::pack_shaped;
 use super::PART;
@@ -10,7 +11,7 @@ use std::ops::Range;
 /// A matrix in eight bits as [`Quads`].
 #[derive(Debug)]
 pub(in super::super) struct PackedQuads {
-    numbers: Vec<i8>,
+    numbers: Numbers,
     scales: Vec<f32>,
     sums: Vec<i16>,
     depth: usize,
@@ -20,7 +21,7 @@ pub(in super::super) struct PackedQuads {
 /// the last column. The scales lie as `[column / 16][k / 32][column % 16]`, and so do the sums of the numbers under each.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Quads<'a> {
-    numbers: &'a [i8],
+    numbers: NumberLines<'a>,
     scales: &'a [f32],
     sums: &'a [i16],
     depth: usize,
@@ -44,12 +45,13 @@ impl PackedQuads {
                 sums.iter_mut().zip(line).for_each(|(sum, &number)| *sum += i16::from(number));
             }
         });
-        Self { numbers, scales: pack_shaped(&matrix.scales, &[outputs, depth / PART]), sums, depth }
+        let scales = pack_shaped(&matrix.scales, &[outputs, depth / PART]);
+        Self { numbers: Numbers::new(numbers), scales, sums, depth }
     }
 
     /// All of them.
     pub fn quads(&self) -> Quads<'_> {
-        Quads { numbers: &self.numbers, scales: &self.scales, sums: &self.sums, depth: self.depth }
+        Quads { numbers: self.numbers.lines(), scales: &self.scales, sums: &self.sums, depth: self.depth }
     }
 }
 
@@ -67,7 +69,8 @@ impl<'a> Quads<'a> {
     pub fn from(self, start: usize) -> Self {
         assert!(start == 0 || start.is_multiple_of(self.depth * PANEL));
         let parts = start / PART;
-        Self { numbers: &self.numbers[start..], scales: &self.scales[parts..], sums: &self.sums[parts..], ..self }
+        let numbers = self.numbers.part(start..self.numbers.len());
+        Self { numbers, scales: &self.scales[parts..], sums: &self.sums[parts..], ..self }
     }
 
     /// Some panels.
@@ -75,18 +78,20 @@ impl<'a> Quads<'a> {
         let (len, parts) = (self.depth * PANEL, self.depth / PART * PANEL);
         let parts = panels.start * parts..panels.end * parts;
         Self {
-            numbers: &self.numbers[panels.start * len..panels.end * len],
+            numbers: self.numbers.part(panels.start * len..panels.end * len),
             scales: &self.scales[parts.clone()],
             sums: &self.sums[parts],
             ..self
         }
     }
 
-    /// A panel's numbers, scales and sums.
-    pub fn panel(self, panel: usize) -> (&'a [i8], &'a [f32], &'a [i16]) {
-        let (len, parts) = (self.depth * PANEL, self.depth / PART * PANEL);
-        let of_panel = panel * parts..(panel + 1) * parts;
-        (&self.numbers[panel * len..][..len], &self.scales[of_panel.clone()], &self.sums[of_panel])
+    /// The same with a byte for each number, in `buffer` unless it is so.
+    pub(super) fn in_bytes<'b>(self, buffer: &'b mut Vec<i8>) -> ByteQuads<'b>
+    where
+        'a: 'b,
+    {
+        let Self { numbers, scales, sums, depth } = self;
+        ByteQuads { numbers: numbers.in_bytes(buffer), scales, sums, depth }
     }
 
     /// One value.
@@ -96,8 +101,33 @@ impl<'a> Quads<'a> {
 
     /// Sixteen columns of a row.
     pub fn line(self, k: usize, panel: usize) -> [f32; PANEL] {
-        let (numbers, scales, _) = self.panel(panel);
-        let (numbers, scales) = (&numbers[k / 4 * 4 * PANEL..], &scales[k / PART * PANEL..]);
+        let first = panel * self.depth + k / 4 * 4;
+        let scales = &self.scales[(panel * self.depth / PART + k / PART) * PANEL..];
+        let lines: [[i8; PANEL]; 4] = std::array::from_fn(|line| self.numbers.line(first + line));
+        let numbers = lines.as_flattened();
         std::array::from_fn(|j| scales[j] * f32::from(numbers[4 * j + k % 4]))
+    }
+}
+
+/// [`Quads`] as the products read them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ByteQuads<'a> {
+    numbers: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [i16],
+    depth: usize,
+}
+
+impl<'a> ByteQuads<'a> {
+    /// How many panels there are.
+    pub fn panels(self) -> usize {
+        self.numbers.len().checked_div(self.depth * PANEL).unwrap_or(usize::MAX / PANEL)
+    }
+
+    /// A panel's numbers, scales and sums.
+    pub fn panel(self, panel: usize) -> (&'a [i8], &'a [f32], &'a [i16]) {
+        let (len, parts) = (self.depth * PANEL, self.depth / PART * PANEL);
+        let of_panel = panel * parts..(panel + 1) * parts;
+        (&self.numbers[panel * len..][..len], &self.scales[of_panel.clone()], &self.sums[of_panel])
     }
 }

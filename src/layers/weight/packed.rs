@@ -2,7 +2,7 @@
 
 use super::WeightForm;
 use crate::Result;
-use crate::kernels::{self, ConvGeometry, EightBitSums, EightBits, MatmulPrecision, PackedWeight};
+use crate::kernels::{self, ConvGeometry, EightBitSums, EightBits, MatmulPrecision, PackedWeight, RoundedTo};
 use crate::layers::Backend;
 use candle_core::{DType, Device, Tensor};
 
@@ -41,19 +41,23 @@ impl Packed {
         Ok(Self { weight: PackedWeight::of_eight_bits(weight, shape, sums)?, zeros })
     }
 
-    /// A weight that is rounded to eight bits, and with it the activations where that is faster. `None` where that cannot be or is not worth it: its rows are no whole parts, or so few
-    /// that they are the values of pixels.
+    /// A weight that is rounded, and with it the activations where that is faster. `None` where that cannot be or is not worth it:
+    /// its rows are no whole parts, or so few that they are the values of pixels.
     ///
     /// # Errors
     /// If the tensor is not of floats on the CPU.
-    pub fn rounded(tensor: &Tensor) -> Result<Option<Self>> {
+    pub fn rounded(tensor: &Tensor, to: RoundedTo) -> Result<Option<Self>> {
         if !Self::can_be_rounded(tensor.dims()) {
             return Ok(None);
         }
         // Parts are of one tap of a kernel.
         let rows = if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() };
         let values = rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        Self::of_eight_bits(&EightBits::round(&values), tensor.dims(), EightBitSums::Whole).map(Some)
+        let rounded = match to {
+            RoundedTo::EightBits => EightBits::round(&values),
+            RoundedTo::FourBits => EightBits::round_to_four_bits(&values),
+        };
+        Self::of_eight_bits(&rounded, tensor.dims(), EightBitSums::Whole).map(Some)
     }
 
     /// Whether [`Self::rounded`] takes weights of a shape.

@@ -142,9 +142,7 @@ impl Encoder {
         additions: Additions<'_>,
     ) -> Result<(FeatureMap, Vec<FeatureMap>)> {
         let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, &(0..0));
-        let input = x.to_dtype(self.dtype)?;
-        let input = if self.center_input_sample { input.affine(2.0, -1.0)? } else { input };
-        let mut h = self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)?;
+        let mut h = self.enter(x)?;
         if let Some(first) = additions.first {
             h = h.add(first)?;
         }
@@ -160,6 +158,36 @@ impl Encoder {
             Some(rest) if rest.dims() == h.dims() => Ok((h.add(rest)?, skips)),
             _ => Ok((h, skips)),
         }
+    }
+
+    /// The first of these states alone: that of the first convolution, and those of so many layers of the highest
+    /// resolution, to which a T2I-Adapter may add.
+    pub fn shallow(
+        &self,
+        x: &Tensor,
+        context: &BlockContext<'_>,
+        layers: usize,
+        added: Option<&FeatureMap>,
+    ) -> Result<Vec<FeatureMap>> {
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, &(0..0));
+        let h = self.enter(x)?;
+        let mut skips = vec![h.clone()];
+        if let Some(block) = self.down_blocks.first() {
+            block.first_layers(layers, h, context.time, &mut skips, attend, added)?;
+        }
+        Ok(skips)
+    }
+
+    /// How many layers the highest resolution has on the way down.
+    pub fn highest_layers(&self) -> usize {
+        self.down_blocks.first().map_or(0, DownBlock::layers)
+    }
+
+    /// The first convolution of `[batch, in_channels, height, width]`.
+    fn enter(&self, x: &Tensor) -> Result<FeatureMap> {
+        let input = x.to_dtype(self.dtype)?;
+        let input = if self.center_input_sample { input.affine(2.0, -1.0)? } else { input };
+        self.conv_in.forward(&FeatureMap::from_nchw(&input, self.backend)?)
     }
 
     /// From `[batch, channels, height, width]`.

@@ -2,18 +2,21 @@
 
 pub(in crate::models) mod blocks;
 mod config;
+mod deep_state;
 pub(in crate::models) mod encoder;
 mod text_embedding;
 mod transformer;
 
 pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
 
-use crate::denoising::{Branch, Call, Network};
-use crate::layers::{Conv2d, FeatureMap, GroupNorm, Weights, on_device};
+use crate::denoising::{Branch, Call, Network, Reuse};
+use crate::layers::{Conv2d, FeatureMap, GroupNorm, LayerId, Weights, on_device};
 use crate::{Error, ErrorKind, Result};
 use blocks::{BlockContext, UpBlock};
 use candle_core::{DType, Tensor};
+use deep_state::DeepState;
 use encoder::{Additions, Encoder};
+use std::sync::Arc;
 use transformer::Transformer;
 
 /// What other networks add to the UNet's states; nothing by default. All are `[batch, channels, height, width]`.
@@ -35,6 +38,8 @@ pub struct UNet2DConditionModel {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     config: UNet2DConditionConfig,
+    /// Under which a run keeps what its deep layers gave.
+    deep: LayerId,
 }
 
 impl UNet2DConditionModel {
@@ -63,6 +68,7 @@ impl UNet2DConditionModel {
             .with_silu(),
             conv_out: Conv2d::new(&weights.at("conv_out"), channels[0], config.out_channels, config.conv_out_kernel)?,
             config,
+            deep: LayerId::unique(),
         })
     }
 
@@ -76,7 +82,8 @@ impl UNet2DConditionModel {
         self.encoder.dtype()
     }
 
-    /// [`Network::forward`] with what control models add to the states.
+    /// [`Network::forward`] with what control models add to the states, where the deep ones are computed; among those that were
+    /// kept it is.
     ///
     /// # Errors
     /// If the shapes do not fit, or the model needs conditioning that is not there.
@@ -90,23 +97,67 @@ impl UNet2DConditionModel {
         let time = self.encoder.embed_time(&call.timesteps()?, conditioning, &text, cache)?;
         let perturbed = call.rows(|branch| branch == Branch::Perturbed)?;
         let context = BlockContext { time: &time, text: &text, perturbed, cache };
+        if let Some(state) = self.deep_state(call)? {
+            return self.output(&self.shallow(x, &context, &state)?, x.dtype());
+        }
         let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, &context, &(0..0));
         let maps = |tensors: &[Tensor]| tensors.iter().map(|x| self.encoder.map(x)).collect::<Result<Vec<_>>>();
         let resolutions = control.map_or(Ok(Vec::new()), |control| maps(&control.resolutions))?;
 
         let (mut h, mut skips) =
             self.encoder.forward(x, &context, Additions { resolutions: &resolutions, ..Additions::default() })?;
-        if let Some(control) = control {
-            skips = controlled(skips, &maps(&control.down)?)?;
-            if let Some(mid) = &control.mid {
-                h = h.add(&self.encoder.map(mid)?)?;
-            }
+        let residuals = control.map_or(Ok(Vec::new()), |control| maps(&control.down))?;
+        skips = controlled(skips, &residuals)?;
+        if let Some(mid) = control.and_then(|control| control.mid.as_ref()) {
+            h = h.add(&self.encoder.map(mid)?)?;
         }
-        for block in &self.up_blocks {
+        let Some((highest, lower)) = self.up_blocks.split_last() else { return self.output(&h, x.dtype()) };
+        for block in lower {
             h = block.forward(h, &time, &mut skips, attend)?;
         }
-        let out = self.conv_out.forward(&self.conv_norm_out.forward(&h)?)?;
-        Ok(out.to_nchw()?.to_dtype(x.dtype())?)
+        let first = match call.reuse {
+            Reuse::Nothing => 0,
+            Reuse::Keep { shallow } | Reuse::Take { shallow } => {
+                let shallow = shallow.min(self.encoder.highest_layers());
+                let first = highest.layers().saturating_sub(shallow + 1);
+                h = highest.some_layers(0..first, h, &time, &mut skips, attend)?;
+                let residuals = residuals.into_iter().take(shallow + 1).collect();
+                let added = resolutions.into_iter().next();
+                let state = DeepState { branches: call.branches.to_vec(), h: h.clone(), shallow, residuals, added };
+                call.cache.keep(self.deep, state);
+                first
+            }
+        };
+        h = highest.some_layers(first..highest.layers(), h, &time, &mut skips, attend)?;
+        self.output(&h, x.dtype())
+    }
+
+    /// Whether a call takes the deep features that were kept.
+    pub(in crate::models) fn reuses(&self, call: &Call<'_>) -> Result<bool> {
+        Ok(self.deep_state(call)?.is_some())
+    }
+
+    /// What was kept of the rows of a call that asks for it.
+    fn deep_state(&self, call: &Call<'_>) -> Result<Option<Arc<DeepState>>> {
+        let Reuse::Take { .. } = call.reuse else { return Ok(None) };
+        let Some(state) = call.cache.state::<DeepState>(self.deep) else { return Ok(None) };
+        state.of(call)
+    }
+
+    /// The state before the last norm, from deep features and the layers of the highest resolution that are computed.
+    fn shallow(&self, x: &Tensor, context: &BlockContext<'_>, state: &DeepState) -> Result<FeatureMap> {
+        let skips = self.encoder.shallow(x, context, state.shallow, state.added.as_ref())?;
+        let mut skips = controlled(skips, &state.residuals)?;
+        let Some(highest) = self.up_blocks.last() else { return Ok(state.h.clone()) };
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, &(0..0));
+        let layers = highest.layers().saturating_sub(state.shallow + 1)..highest.layers();
+        highest.some_layers(layers, state.h.clone(), context.time, &mut skips, attend)
+    }
+
+    /// The last norm and the last convolution, as `[batch, out_channels, height, width]`.
+    fn output(&self, h: &FeatureMap, dtype: DType) -> Result<Tensor> {
+        let out = self.conv_out.forward(&self.conv_norm_out.forward(h)?)?;
+        Ok(out.to_nchw()?.to_dtype(dtype)?)
     }
 }
 

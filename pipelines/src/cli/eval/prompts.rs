@@ -16,7 +16,7 @@ use std::time::Instant;
 use tweedie::images::encode_png;
 use tweedie::training::tasks::JudgeAccuracy;
 use tweedie_pipelines::{
-    Error, EvaluationEvent, LatentDiffusion, PromptEvaluation, PromptScores, PromptSet, Record, TaskKind, Usage,
+    Error, EvaluationEvent, Fast, LatentDiffusion, PromptEvaluation, PromptScores, PromptSet, Record, TaskKind, Usage,
     open_judge,
 };
 
@@ -43,6 +43,14 @@ pub struct PromptsArguments {
     /// How many pictures of a prompt at a time; changes speed and memory, not the pictures
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch_size: usize,
+
+    /// How strongly pictures follow their prompts [default: the model's, else 7.5]
+    #[arg(long, value_name = "F")]
+    guidance_scale: Option<f64>,
+
+    /// Skip work by a preset of txt2img: 1.5x, 2x or 3x
+    #[arg(long, value_name = "PRESET")]
+    fast: Option<Fast>,
 
     /// Save the pictures in this new folder, as prompt-seed.png, counted from 000, with a grid for each seed in which each
     /// kind of prompts starts a row, and the scores
@@ -80,6 +88,8 @@ impl PromptsArguments {
             prompts: &prompts,
             seeds: &self.seeds,
             batch_size: self.batch_size,
+            guidance_scale: self.guidance_scale,
+            fast: self.fast,
             judge: judge.as_ref(),
         };
         let unknown = evaluation.unknown();
@@ -97,6 +107,7 @@ impl PromptsArguments {
         let mut fields = json!({
             "model": self.model.model, "prompts": self.prompts, "seeds": self.seeds,
             "pictures": prompts.prompts().len() * self.seeds.len(),
+            "guidance_scale": self.guidance_scale, "fast": self.fast,
         });
         let mut add = |more: Map<String, Value>| more.into_iter().for_each(|(name, value)| fields[name] = value);
         if judge.is_some() {

@@ -16,6 +16,7 @@ use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tweedie::checkpoints::Held;
+use tweedie::kernels::RoundedTo;
 use tweedie::training::data::{Buckets, CaptionedPictures, LatentBatches, LatentOptions};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{FrozenModel, HeldWeights, SamplePrompts};
@@ -147,7 +148,8 @@ impl FrozenModelSettings {
         let (dtype, held) = match self.base_dtype {
             HeldChoice::Stored => (DType::F32, Held::AsStored),
             HeldChoice::F16 => (DType::F16, Held::AsAsked),
-            HeldChoice::Q8 => (DType::F32, Held::EightBits),
+            HeldChoice::Q8 => (DType::F32, Held::Rounded(RoundedTo::EightBits)),
+            HeldChoice::Q4 => (DType::F32, Held::Rounded(RoundedTo::FourBits)),
         };
         HeldWeights { dtype, held, products: self.mixed_precision.into(), ..HeldWeights::default() }
     }

@@ -1,0 +1,126 @@
+//! Whole numbers of a weight, in a byte each or two in a byte.
+
+use super::panel_row::PANEL;
+use std::ops::Range;
+
+/// Lines of sixteen numbers.
+#[derive(Debug)]
+pub(super) enum Numbers {
+    /// A byte each.
+    Bytes(Vec<i8>),
+    /// Half a byte each, above `least`: of a line the lower halves of eight bytes, then the upper ones.
+    Halves { bytes: Vec<u8>, least: i8 },
+}
+
+/// Some of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NumberLines<'a> {
+    Bytes(&'a [i8]),
+    Halves { bytes: &'a [u8], least: i8 },
+}
+
+/// Bytes of a line of halves.
+const HALF_LINE: usize = PANEL / 2;
+
+impl Numbers {
+    /// Whole lines; in half the memory if they are sixteen neighbouring numbers at most, and there are some.
+    pub fn new(numbers: Vec<i8>) -> Self {
+        assert!(numbers.len().is_multiple_of(PANEL));
+        let (Some(&least), Some(&most)) = (numbers.iter().min(), numbers.iter().max()) else {
+            return Self::Bytes(numbers);
+        };
+        if i16::from(most) - i16::from(least) > 15 {
+            return Self::Bytes(numbers);
+        }
+        let halves = |line: &[i8; PANEL]| -> [u8; HALF_LINE] {
+            let above = |number: i8| number.wrapping_sub(least) as u8;
+            std::array::from_fn(|i| above(line[i]) | above(line[i + HALF_LINE]) << 4)
+        };
+        Self::Halves { bytes: numbers.as_chunks().0.iter().flat_map(halves).collect(), least }
+    }
+
+    /// All of them.
+    pub fn lines(&self) -> NumberLines<'_> {
+        match self {
+            Self::Bytes(numbers) => NumberLines::Bytes(numbers),
+            Self::Halves { bytes, least } => NumberLines::Halves { bytes, least: *least },
+        }
+    }
+}
+
+impl<'a> NumberLines<'a> {
+    /// How many numbers there are.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Bytes(numbers) => numbers.len(),
+            Self::Halves { bytes, .. } => 2 * bytes.len(),
+        }
+    }
+
+    /// Some whole lines, by their numbers.
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::Bytes(numbers) => Self::Bytes(&numbers[range]),
+            Self::Halves { bytes, least } => {
+                assert!(range.start.is_multiple_of(PANEL) && range.end.is_multiple_of(PANEL));
+                Self::Halves { bytes: &bytes[range.start / 2..range.end / 2], least }
+            }
+        }
+    }
+
+    /// The numbers of a line.
+    #[inline(always)]
+    pub fn line(self, line: usize) -> [i8; PANEL] {
+        match self {
+            Self::Bytes(numbers) => numbers.as_chunks().0[line],
+            Self::Halves { bytes, least } => {
+                let bytes: &[u8; HALF_LINE] = &bytes.as_chunks().0[line];
+                let mut numbers = [0; PANEL];
+                let (lower, upper) = numbers.split_at_mut(HALF_LINE);
+                for ((lower, upper), byte) in lower.iter_mut().zip(upper).zip(bytes) {
+                    *lower = (byte & 15) as i8 + least;
+                    *upper = (byte >> 4) as i8 + least;
+                }
+                numbers
+            }
+        }
+    }
+
+    /// All numbers, in `buffer` unless they have a byte each already.
+    pub fn in_bytes<'b>(self, buffer: &'b mut Vec<i8>) -> &'b [i8]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Bytes(numbers) => numbers,
+            Self::Halves { .. } => {
+                buffer.resize(self.len(), 0);
+                let lines = buffer.as_chunks_mut().0.iter_mut().enumerate();
+                lines.for_each(|(i, line)| *line = self.line(i));
+                buffer
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_same_in_half_the_memory() {
+        for (least, most) in [(-8i8, 7i8), (0, 15), (-128, -113), (112, 127), (5, 5), (-8, 8), (-128, 127)] {
+            let span = i16::from(most) - i16::from(least) + 1;
+            let number = |i: usize| (i16::from(least) + (i * 7) as i16 % span) as i8;
+            let mut all: Vec<i8> = (0..5 * PANEL).map(number).collect();
+            all[..2].copy_from_slice(&[least, most]);
+            let numbers = Numbers::new(all.clone());
+            assert_eq!(matches!(numbers, Numbers::Halves { .. }), span <= 16, "{least} to {most}");
+            let (lines, mut buffer) = (numbers.lines(), Vec::new());
+            assert_eq!((lines.len(), lines.in_bytes(&mut buffer)), (all.len(), &all[..]));
+            let part = lines.part(2 * PANEL..4 * PANEL);
+            assert_eq!((part.len(), &part.line(1)[..]), (2 * PANEL, &all[3 * PANEL..4 * PANEL]));
+        }
+        assert_eq!(Numbers::new(Vec::new()).lines().len(), 0);
+    }
+}
