@@ -1,4 +1,4 @@
-//! Stages of a loaded model with a request's LoRAs beside the weights.
+//! Stages of a model that are built after it was loaded: with a request's LoRAs beside the weights, or when their turn comes.
 
 use crate::device::NumberFormat;
 use crate::requests::lora::LoraRequest;
@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tweedie::adapters::{LoraTarget, Loras, TextualInversion};
 use tweedie::checkpoints::ModelFiles;
-use tweedie::families::{Architecture, KeptWeights, Loader};
+use tweedie::families::{Architecture, DenoisingNetwork, KeptWeights, Loader};
 use tweedie::layers::{Backend, Weights};
 use tweedie::text::TextEncoder;
 use tweedie::{Device, Result};
 
-/// What the first two stages of a model are built from again: its configurations, and the weights as they are laid out, which
-/// all of its stages share.
+/// What the first two stages of a model are built from: its configurations, and its files, or the weights as they are laid out,
+/// which all of its stages share.
 #[derive(Debug)]
 pub(crate) struct Blueprint {
     pub architecture: Box<dyn Architecture>,
@@ -56,6 +56,23 @@ pub(crate) struct AdaptedStages {
 }
 
 impl Blueprint {
+    /// The names of the files of the network's weights.
+    pub fn network_files(&self) -> Result<Vec<String>> {
+        let loader = self.format.loader(&self.files, &self.device);
+        Ok(loader.open(self.network)?.file_names().to_vec())
+    }
+
+    /// The denoising stage, from the model's files.
+    pub fn denoise(&self) -> Result<Denoise> {
+        let loader = Loader { backend: self.backend, ..self.format.loader(&self.files, &self.device) };
+        let (network, _) = loader.load(self.network, &[], |weights| self.network_of(weights))?;
+        Ok(Denoise::new(network, self.device.clone()))
+    }
+
+    fn network_of(&self, weights: &Weights<'_>) -> Result<Box<dyn DenoisingNetwork>> {
+        self.architecture.network(weights, self.format.activations)
+    }
+
     /// Both stages with LoRAs beside their weights, the second with the control models of `denoise`. A file that changes the
     /// text encoder not at all leaves `encode` as it is.
     pub fn stages(&self, loras: &[LoraRequest], encode: Arc<Encode>, denoise: &Denoise) -> Result<AdaptedStages> {
@@ -74,8 +91,7 @@ impl Blueprint {
                 Arc::new(Encode::new(text_encoder, self.device.clone()).offering(&embeddings))
             }
         };
-        let build = |weights: &Weights<'_>| self.architecture.network(weights, self.format.activations);
-        let (network, _) = loader.load(self.network, &[], build)?;
+        let (network, _) = loader.load(self.network, &[], |weights| self.network_of(weights))?;
         let warnings = loras.finish(&self.family)?;
         Ok(AdaptedStages { encode, denoise: Arc::new(denoise.with_network(network)), warnings })
     }

@@ -212,8 +212,10 @@ impl Builder {
         let (vae, vae_weights) = vae.load(&Loader { files: vae_files, ..loader }, vae_folder, self.usage.halves())?;
         let preview = preview.map(|(loader, folder, preview)| preview.load(&loader, folder, Halves::Decoder));
         let preview = preview.transpose()?.map(|(vae, _)| Decode::new(vae));
+        // A network for one run is loaded when the text encoder is let go of, unless something is put on top of it.
+        let comes_later = self.usage != Usage::Any && self.adapters.loras.is_empty() && controls.is_empty();
         let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
-        let (built, network_files) = adaptable.load(network, &[], build)?;
+        let built = (!comes_later).then(|| adaptable.load(network, &[], build)).transpose()?;
         let warnings = loras.finish(&detected.name())?;
         let facts = ModelFacts {
             network: network_facts,
@@ -229,16 +231,11 @@ impl Builder {
             xl,
             warnings,
         };
-        let parts = ModelParts {
-            encode: Encode::new(text_encoder, device.clone()).offering(&embeddings),
-            denoise: Denoise::new(built, device.clone()).with_controls(controls),
-            decode: Decode::new(vae),
-            preview,
-        };
         let used_vae =
             self.vae.as_ref().map(|vae| UsedAutoencoder { name: vae.name(), file: vae_weights.first().cloned() });
         let adapters = [used, used_controls].concat();
-        let blueprint = || Blueprint {
+        let encode = Encode::new(text_encoder, device.clone()).offering(&embeddings);
+        let blueprint = Blueprint {
             kept,
             files: files.clone(),
             network,
@@ -250,10 +247,16 @@ impl Builder {
             device: device.clone(),
             architecture,
         };
+        let (network, network_files, blueprint, later) = match built {
+            Some((built, names)) => (Some(built), names, (self.usage == Usage::Any).then_some(blueprint), None),
+            None => (None, blueprint.network_files()?, None, Some(blueprint)),
+        };
+        let denoise = network.map(|network| Denoise::new(network, device.clone()).with_controls(controls));
+        let parts = ModelParts { encode, denoise, later, decode: Decode::new(vae), preview };
         Ok(LatentDiffusion {
             parts: parts.kept(self.usage),
             facts,
-            blueprint: (self.usage == Usage::Any).then(blueprint),
+            blueprint,
             adapters,
             weights: WeightSums::new(
                 [(&files, text_files), (&files, network_files), (vae_files, vae_weights)]

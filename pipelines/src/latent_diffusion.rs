@@ -137,6 +137,7 @@ impl LatentDiffusion {
     /// # Errors
     /// If the model was loaded for one run, which has used it up.
     pub fn denoise(&self) -> Result<Arc<Denoise>> {
+        self.parts.load_network()?;
         self.parts.denoise.get()
     }
 
@@ -177,6 +178,9 @@ impl LatentDiffusion {
         }
         let reference = reference(&settings.task, self.decode().vae(), &self.facts.network, &self.device)?;
         seconds.encode = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        self.parts.load_network()?;
+        seconds.load += start.elapsed().as_secs_f64();
         let denoise = adapted.map_or_else(|| self.parts.denoise.last_use(), Ok)?;
         check_memory(settings, &encoded, &denoise, self.decode())?;
         let (preview, device) = (self.preview(settings), &self.device);
@@ -210,7 +214,9 @@ impl LatentDiffusion {
 #[derive(Debug)]
 pub(crate) struct ModelParts {
     pub encode: Encode,
-    pub denoise: Denoise,
+    /// Nothing if it is loaded later.
+    pub denoise: Option<Denoise>,
+    pub later: Option<Blueprint>,
     pub decode: Decode,
     /// Another decoder, for previews.
     pub preview: Option<Decode>,
@@ -218,8 +224,9 @@ pub(crate) struct ModelParts {
 
 impl ModelParts {
     pub fn kept(self, usage: Usage) -> KeptParts {
-        let Self { encode, denoise, decode, preview } = self;
-        KeptParts { encode: Kept::new(encode, usage), denoise: Kept::new(denoise, usage), decode, preview }
+        let Self { encode, denoise, later, decode, preview } = self;
+        let (encode, denoise) = (Kept::new(Some(encode), usage), Kept::new(denoise, usage));
+        KeptParts { encode, denoise, later: Mutex::new(later), decode, preview }
     }
 }
 
@@ -228,8 +235,21 @@ impl ModelParts {
 pub(crate) struct KeptParts {
     encode: Kept<Encode>,
     denoise: Kept<Denoise>,
+    /// What the denoising stage is built from when its turn comes.
+    later: Mutex<Option<Blueprint>>,
     decode: Decode,
     preview: Option<Decode>,
+}
+
+impl KeptParts {
+    /// Loads the network if its turn has not come before.
+    fn load_network(&self) -> Result<()> {
+        let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(blueprint) = later.take() {
+            self.denoise.put(blueprint.denoise()?);
+        }
+        Ok(())
+    }
 }
 
 /// A stage that runs share, and that the only run of a model lets go of when it needs it no more.
@@ -240,8 +260,12 @@ struct Kept<T> {
 }
 
 impl<T> Kept<T> {
-    fn new(stage: T, usage: Usage) -> Self {
-        Self { stage: Mutex::new(Some(Arc::new(stage))), usage }
+    fn new(stage: Option<T>, usage: Usage) -> Self {
+        Self { stage: Mutex::new(stage.map(Arc::new)), usage }
+    }
+
+    fn put(&self, stage: T) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(stage));
     }
 
     fn get(&self) -> Result<Arc<T>> {

@@ -34,8 +34,9 @@ pub enum Usage {
     /// All tasks, in any number of runs, by any number of threads at a time.
     #[default]
     Any,
-    /// One run of one task: only the halves of the autoencoder that it needs are loaded, and every part is let go of when
-    /// the run needs it no more, which is what bounds the memory of a process that makes pictures once.
+    /// One run of one task: only the halves of the autoencoder that it needs are loaded, the denoising network when the text encoder
+    /// has done its work, and every part is let go of when the run needs it no more, which is what bounds the memory of a process
+    /// that makes pictures once. Where LoRAs or control models go with it, all is loaded at once.
     Once(TaskKind),
 }
 

@@ -140,9 +140,16 @@ impl Loader<'_> {
             };
             return Ok((built, Vec::new()));
         }
+        self.load_from(self.open(component)?, component, unused, build)
+    }
+
+    /// The weights in a component's folder, of which headers alone are read so far.
+    ///
+    /// # Errors
+    /// If there are none in a form that is read, or a file is damaged.
+    pub fn open(&self, component: &str) -> Result<Checkpoint> {
         let precision = if self.weights == DType::F16 { Precision::Half } else { Precision::Full };
-        let checkpoint = Checkpoint::open(self.files, component, precision, self.weights, self.device)?;
-        self.load_from(checkpoint, component, unused, build)
+        Checkpoint::open(self.files, component, precision, self.weights, self.device)
     }
 
     /// Builds a component from weights that were opened otherwise.

@@ -9,7 +9,7 @@ use super::linear::{self, TASK_ROWS};
 use super::output::{Output, matrix};
 use super::packed_weight::PackedWeight;
 use super::panel_row::PANEL;
-use super::product::{add_product, add_rounded_product};
+use super::product::{add_product, add_quantised_product, add_rounded_product};
 use super::right_factor::Packed;
 use super::rows::Rows;
 use super::{Kernel, Needed, Product, apply_2};
@@ -91,13 +91,15 @@ impl Kernel<2> for GatedLinear {
 struct Buffers<T: Product> {
     /// The rows as products of bf16 take them.
     rounded: Vec<T::Rounded>,
+    /// Or as products of eight bits do.
+    quantised: T::Quantised,
     /// Values and gates.
     sums: Vec<T>,
 }
 
 impl<T: Product> Default for Buffers<T> {
     fn default() -> Self {
-        Self { rounded: Vec::new(), sums: Vec::new() }
+        Self { rounded: Vec::new(), quantised: Default::default(), sums: Vec::new() }
     }
 }
 
@@ -114,10 +116,14 @@ impl GatedLinear {
         let (weight, depth, outputs) = (self.0.packed::<T>(), self.0.shape()[1], self.0.shape()[0] / 2);
         let starts: Vec<usize> = (0..out.rows()).map(|row| row * depth).collect();
         let (starts, stretches) = (&starts[..], &[(0, depth)][..]);
-        let Buffers { rounded, sums } = buffers;
+        let Buffers { rounded, quantised, sums } = buffers;
+        let rows = Rows { values: x, starts, stretches };
         if let Packed::Pairs(_) = weight {
             rounded.resize(x.len(), T::Rounded::default());
             T::round(x, rounded);
+        }
+        if let Packed::Quads(_) = weight {
+            T::quantise(rows, quantised);
         }
         for first in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - first);
@@ -130,7 +136,8 @@ impl GatedLinear {
                     Packed::Pairs(pairs) => {
                         add_rounded_product(Rows { values: rounded, starts, stretches }, pairs, start, &mut out);
                     }
-                    panels => add_product(Rows { values: x, starts, stretches }, panels, start, &mut out),
+                    Packed::Quads(quads) => add_quantised_product(rows, quantised, quads, start, &mut out),
+                    panels => add_product(rows, panels, start, &mut out),
                 }
             }
             let (values, gates) = sums.split_at(half);

@@ -3,7 +3,7 @@
 use super::InstructionSet;
 use super::addend::Start;
 use super::bf16::{self, Pairs};
-use super::int8::{self, Quads};
+use super::int8::{self, Quads, RoundedLeft};
 use super::output::Output;
 use super::panel_row::PANEL;
 use super::panels::Panels;
@@ -27,6 +27,21 @@ pub(super) trait Product: Tiled {
     /// [`add_product`] with quads, in f32 with the left factor rounded too.
     fn add_quads(rows: Rows<'_, Self>, quads: Quads<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>);
 
+    /// The left factor as products with quads take it.
+    type Quantised: Default + Send;
+
+    /// Rounds the left factor for [`Self::add_quantised`].
+    fn quantise(rows: Rows<'_, Self>, to: &mut Self::Quantised);
+
+    /// As [`Self::add_quads`] with what was rounded before of these rows.
+    fn add_quantised(
+        rows: Rows<'_, Self>,
+        left: &Self::Quantised,
+        quads: Quads<'_>,
+        start: Start<'_, Self>,
+        out: &mut Output<'_, Self>,
+    );
+
     /// A value of the left factor as products with pairs take it.
     type Rounded: Copy + Default + Send + Sync;
 
@@ -47,6 +62,20 @@ impl Product for f64 {
         add_each(rows, |k, column| quads.at(k, column).into(), start, out);
     }
 
+    type Quantised = ();
+
+    fn quantise(_: Rows<'_, Self>, (): &mut ()) {}
+
+    fn add_quantised(
+        rows: Rows<'_, Self>,
+        (): &(),
+        quads: Quads<'_>,
+        start: Start<'_, Self>,
+        out: &mut Output<'_, Self>,
+    ) {
+        Self::add_quads(rows, quads, start, out);
+    }
+
     type Rounded = Self;
 
     fn round(values: &[Self], to: &mut [Self]) {
@@ -65,6 +94,22 @@ impl Product for f32 {
 
     fn add_quads(rows: Rows<'_, Self>, quads: Quads<'_>, start: Start<'_, Self>, out: &mut Output<'_, Self>) {
         int8::add_product(rows, quads, start, out, InstructionSet::in_use());
+    }
+
+    type Quantised = RoundedLeft;
+
+    fn quantise(rows: Rows<'_, Self>, to: &mut RoundedLeft) {
+        to.round(rows, InstructionSet::in_use());
+    }
+
+    fn add_quantised(
+        _: Rows<'_, Self>,
+        left: &RoundedLeft,
+        quads: Quads<'_>,
+        start: Start<'_, Self>,
+        out: &mut Output<'_, Self>,
+    ) {
+        int8::add_rounded(left, quads, start, out, InstructionSet::in_use());
     }
 
     type Rounded = half::bf16;
@@ -109,6 +154,18 @@ pub(super) fn add_product<T: Product>(
         Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
         Packed::Quads(quads) => T::add_quads(rows, quads, start, out),
     }
+    out.add_residual();
+}
+
+/// [`add_product`] with quads, of rows that were rounded before.
+pub(super) fn add_quantised_product<T: Product>(
+    rows: Rows<'_, T>,
+    left: &T::Quantised,
+    quads: Quads<'_>,
+    start: Start<'_, T>,
+    out: &mut Output<'_, T>,
+) {
+    T::add_quantised(rows, left, quads, start, out);
     out.add_residual();
 }
 

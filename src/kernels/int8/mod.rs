@@ -94,6 +94,28 @@ struct Tile<'a> {
 /// The sums of a row of a tile.
 type Totals = [[f32; PANEL]; MOST_PANELS];
 
+/// The left factor, rounded for the products of an instruction set, some rows at a time.
+#[derive(Debug, Default)]
+pub(super) struct RoundedLeft {
+    blocks: Vec<RoundedRows>,
+    /// In all blocks; those after them are of earlier factors.
+    rows: usize,
+}
+
+impl RoundedLeft {
+    /// Rounds rows whose stretches are whole parts, in the place of those before.
+    pub fn round(&mut self, rows: Rows<'_, f32>, set: InstructionSet) {
+        assert!(rows.stretches.iter().all(|&(_, length)| length.is_multiple_of(PART)));
+        let multiplier = Multiplier::of(set);
+        self.rows = rows.starts.len();
+        self.blocks.resize_with(self.blocks.len().max(self.rows.div_ceil(ROWS)), RoundedRows::new);
+        for (block, first) in self.blocks.iter_mut().zip((0..self.rows).step_by(ROWS)) {
+            let some = first..(first + ROWS).min(self.rows);
+            block.round(rows.some(some), multiplier.rows(), multiplier.offset());
+        }
+    }
+}
+
 /// `out = start + rows * quads`.
 ///
 /// The quads are those of the panels that cover `out`'s columns, and as deep as the rows; all stretches of a row are whole parts.
@@ -105,27 +127,40 @@ pub(super) fn add_product(
     set: InstructionSet,
 ) {
     thread_local! {
-        static ROUNDED: Cell<RoundedRows> = const { Cell::new(RoundedRows::new()) };
+        static LEFT: Cell<RoundedLeft> = const { Cell::new(RoundedLeft { blocks: Vec::new(), rows: 0 }) };
+    }
+    assert!(rows.depth() == quads.depth());
+    let mut left = LEFT.take();
+    left.round(rows, set);
+    add_rounded(&left, quads, start, out, set);
+    LEFT.set(left);
+}
+
+/// The same of rows that were rounded before, for the same instruction set.
+pub(super) fn add_rounded(
+    left: &RoundedLeft,
+    quads: Quads<'_>,
+    start: Start<'_, f32>,
+    out: &mut Output<'_, f32>,
+    set: InstructionSet,
+) {
+    thread_local! {
         static BYTES: Cell<Vec<i8>> = const { Cell::new(Vec::new()) };
     }
-    let depth = rows.depth();
-    assert!(depth == quads.depth() && rows.stretches.iter().all(|&(_, length)| length.is_multiple_of(PART)));
-    assert!(out.rows() == rows.starts.len() && quads.panels() * PANEL >= out.columns());
+    assert!(out.rows() == left.rows && quads.panels() * PANEL >= out.columns());
     let multiplier = Multiplier::of(set);
-    let (mut rounded, mut bytes) = (ROUNDED.take(), BYTES.take());
+    let mut bytes = BYTES.take();
     let columns = out.columns();
-    for first in (0..out.rows()).step_by(ROWS) {
+    for (rows, first) in left.blocks.iter().zip((0..out.rows()).step_by(ROWS)) {
         let some = first..(first + ROWS).min(out.rows());
-        rounded.round(rows.some(some.clone()), multiplier.rows(), multiplier.offset());
         let at_once = multiplier.panels() * PANEL;
         for first in (0..columns).step_by(at_once) {
             let columns = first..(first + at_once).min(columns);
             let mut out = out.part(some.clone(), columns.clone());
             let panels = quads.some(first / PANEL..columns.end.div_ceil(PANEL)).in_bytes(&mut bytes);
-            Tile { rows: &rounded, tile: 0, panels }.add(start, &columns, &mut out, multiplier);
+            Tile { rows, tile: 0, panels }.add(start, &columns, &mut out, multiplier);
         }
     }
-    ROUNDED.set(rounded);
     BYTES.set(bytes);
 }
 
