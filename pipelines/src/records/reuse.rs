@@ -4,7 +4,7 @@ use crate::records::provenance::Provenance;
 use crate::requests::options::Options;
 use serde_json::{Map, Value};
 use std::path::Path;
-use tweedie::images::{TextChunk, picture_bytes, read_picture_text};
+use tweedie::images::{Photo, TextChunk, picture_bytes, read_picture_text};
 use tweedie::schedulers;
 use tweedie::{Error, ErrorKind, Result};
 
@@ -40,18 +40,28 @@ impl ReusedSettings {
         let text = |keyword: &str| texts.iter().find(|text| text.keyword == keyword).map(|text| text.text.as_str());
         let malformed = |reason: String| Error::malformed(ErrorKind::File, "picture with settings", path, reason);
         if let Some(json) = text(TextChunk::SETTINGS) {
-            return Self::of_record(json).map_err(|reason| malformed(format!("its settings are wrong: {reason}")));
+            let found = Self::of_record(json, Photo::size(bytes, path)?);
+            return found.map_err(|reason| malformed(format!("its settings are wrong: {reason}")));
         }
         text(TextChunk::PARAMETERS).and_then(Self::of_parameters).ok_or_else(|| {
             malformed("it has no settings of Tweedie, and none that A1111's web UI or a program like it wrote".into())
         })
     }
 
-    /// From this program's record.
-    fn of_record(json: &str) -> Result<Self, String> {
+    /// From this program's record, in a picture of so many pixels, width and height.
+    fn of_record(json: &str, (width, height): (usize, usize)) -> Result<Self, String> {
         let mut options: Map<String, Value> = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let mut provenance = Provenance::default();
         provenance.take(&mut options).map_err(|wrong| wrong.to_string())?;
+        // Of a picture that was made from another one the record has the size that the model worked at, which was asked for only
+        // where it is the picture's: with a part of it in view it is not.
+        let scale = u64::from(provenance.scale.unwrap_or(1));
+        let side = |name: &str| options.get(name)?.as_u64()?.checked_mul(scale);
+        if provenance.image.is_some() && (side("width"), side("height")) != (Some(width as u64), Some(height as u64)) {
+            for name in ["width", "height"] {
+                options.shift_remove(name);
+            }
+        }
         let lists =
             [("LoRAs", &provenance.loras), ("embeddings", &provenance.embeddings), ("controls", &provenance.controls)];
         let unused = lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(what, list)| {
@@ -200,7 +210,7 @@ mod tests {
             "program": "tweedie", "kind": "txt2img", "model": "m", "prompt": "a fox", "seed": 3, "strength": 0.5,
             "loras": [{"name": "ink.safetensors"}], "scheduler_config": {"beta_end": 0.5, "eta": 0.3},
         });
-        let found = ReusedSettings::of_record(&record.to_string())?;
+        let found = ReusedSettings::of_record(&record.to_string(), (64, 64))?;
         assert_eq!(
             (found.model.as_deref(), found.unused.as_slice()),
             (Some("m"), &["LoRAs (ink.safetensors)".to_owned()][..])
@@ -208,6 +218,25 @@ mod tests {
         assert_eq!(found.options["scheduler_config"], json!({"beta_end": 0.5, "eta": 0.3}));
         let want = json!({"prompt": "a fox", "seed": 3, "strength": 0.5, "scheduler_config": {"eta": 0.3}});
         assert_eq!(Value::from(found.for_another_model()), want);
+        Ok(())
+    }
+
+    /// 80x80 pixels were made of a picture that the model saw 128x128 pixels of; 128x96, saved twice as large, were asked for.
+    #[test]
+    fn the_size_that_a_model_worked_at_is_not_asked_for() -> Result<(), String> {
+        let image = json!({"name": "photo.png", "sha256": "00"});
+        let size = |kind: &str, side: (u64, u64), scale: u64, picture| {
+            let mut record = json!({"kind": kind, "width": side.0, "height": side.1, "scale": scale});
+            if kind == "inpaint" {
+                record["image"] = image.clone();
+            }
+            let found = ReusedSettings::of_record(&record.to_string(), picture)?;
+            Ok::<_, String>(["width", "height"].map(|name| found.options.get(name).and_then(Value::as_u64)))
+        };
+        assert_eq!(size("inpaint", (128, 128), 1, (80, 80))?, [None; 2]);
+        assert_eq!(size("inpaint", (128, 96), 2, (256, 192))?, [Some(128), Some(96)]);
+        // A grid of pictures from a text.
+        assert_eq!(size("txt2img", (128, 128), 1, (262, 128))?, [Some(128); 2]);
         Ok(())
     }
 }
