@@ -79,10 +79,10 @@ impl EightBits {
         assert!(values.len().is_multiple_of(PART));
         let mut numbers = vec![0; values.len()];
         let mut scales = vec![0.0; values.len() / PART];
-        let parts = values.as_chunks::<PART>().0.par_iter().zip(numbers.as_chunks_mut::<PART>().0).zip(&mut scales);
-        parts.with_min_len(PARTS_OF_A_TASK).for_each(|((values, numbers), scale)| {
-            (*numbers, *scale) = part_in_four_bits(values);
-        });
+        let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
+            .zip(numbers.par_chunks_mut(PARTS_OF_A_TASK * PART))
+            .zip(scales.par_chunks_mut(PARTS_OF_A_TASK));
+        of_task.for_each(|((values, numbers), scales)| four_bit_parts(PhantomData::<f32>, values, numbers, scales));
         Self { numbers, scales, leasts: None, part: PART }
     }
 
@@ -96,26 +96,65 @@ impl EightBits {
     }
 }
 
-/// The numbers of a part and their scale.
-fn part_in_four_bits(values: &[f32; PART]) -> ([i8; PART], f32) {
-    let farthest = values.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or_default();
-    if farthest == 0.0 || !farthest.is_finite() {
-        // What is no number makes none of all that it is a part of.
-        return ([0; PART], if farthest == 0.0 { 0.0 } else { f32::NAN });
+/// The value that is added and taken away again to round to a whole number, two ways to the even one: it also leaves it in the low
+/// bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// How many scales away from 0 the farthest value of a part is tried to be in four bits.
+const FARTHEST: [f32; 14] = [-8.9, -8.7, -8.5, -8.3, -8.1, -7.9, -7.7, -7.5, -7.3, -7.1, -6.9, -6.7, -6.5, -6.3];
+
+/// The sum of sixteen numbers, in an order that every machine has.
+#[inline(always)]
+fn sum(mut lanes: [f32; 16]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        let (low, high) = lanes.split_at_mut(width);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
     }
-    let (mut best, mut least) = (([0; PART], 0.0), f32::INFINITY);
-    // The farthest value is this many scales away from 0.
-    for step in 0..14 {
-        let inverse = (-8.9 + 0.2 * step as f32) / farthest;
-        let numbers = values.map(|value| (value * inverse).round_ties_even().clamp(-8.0, 7.0));
-        let sum = |of: &dyn Fn(f32, f32) -> f32| values.iter().zip(&numbers).map(|(&x, &n)| of(x, n)).sum::<f32>();
-        let scale = sum(&|x, n| x * n) / sum(&|_, n| n * n);
-        let error = sum(&|x, n| (x - scale * n) * (x - scale * n));
-        if error < least {
-            (best, least) = ((numbers.map(|number| number as i8), scale), error);
+    lanes[0]
+}
+
+multiversion! {
+    /// The numbers of each part in four bits, and their scales.
+    fn four_bit_parts<T: Real>(of: PhantomData<T>, values: &[f32], numbers: &mut [i8], scales: &mut [f32]) {
+        // There is one type of values, and versions are made by type.
+        let _ = of;
+        let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
+        for ((values, numbers), scale) in parts.zip(scales) {
+            let halves = values.as_chunks::<16>().0;
+            // What is no number makes none of all that it is a part of.
+            let mut lanes = [0.0; 16];
+            halves.iter().for_each(|half| lanes.iter_mut().zip(half).for_each(|(lane, x)| *lane += x * 0.0));
+            *scale = sum(lanes);
+            let farthest = values.iter().fold(0.0f32, |most, &x| if x.abs() > most.abs() { x } else { most });
+            if farthest == 0.0 || scale.is_nan() {
+                numbers.fill(0);
+                continue;
+            }
+            // The error of a scale that fits its numbers best is the sum of x^2 less (sum of x n)^2 / sum of n^2.
+            let mut best = 0.0;
+            for step in FARTHEST {
+                let inverse = step / farthest;
+                let mut rounded = [0.0f32; PART];
+                let (mut products, mut squares) = ([0.0; 16], [0.0; 16]);
+                for (half, rounded) in halves.iter().zip(rounded.as_chunks_mut::<16>().0) {
+                    let sums = products.iter_mut().zip(&mut squares);
+                    for ((&x, rounded), (product, square)) in half.iter().zip(rounded).zip(sums) {
+                        let n = ((x * inverse + ROUND) - ROUND).clamp(-8.0, 7.0);
+                        *rounded = n;
+                        *product += x * n;
+                        *square += n * n;
+                    }
+                }
+                let (product, square) = (sum(products), sum(squares));
+                let fit = product * product / square;
+                if fit > best {
+                    best = fit;
+                    *scale = product / square;
+                    numbers.iter_mut().zip(rounded).for_each(|(number, n)| *number = n as i8);
+                }
+            }
         }
     }
-    best
 }
 
 /// A matrix as [`EightBitLines`] read it: numbers, scales and leasts in the order of panels.
@@ -153,8 +192,6 @@ multiversion! {
     ) {
         // There is one type of values, and versions are made by type.
         let _ = of;
-        // Adding 1.5 * 2^23 rounds to a whole number, two ways to the even one, and leaves it in the low bits.
-        const ROUND: f32 = 12_582_912.0;
         let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
         for ((values, numbers), scale) in parts.zip(scales) {
             // Magnitudes are in the order of their bits, infinity above all numbers and what is none above that: then the scale is
