@@ -89,7 +89,7 @@ fn a_picture_carries_its_settings() -> TestResult {
     let chunks = ::tweedie::images::read_png_text(&bytes, Path::new("fox.png"))?;
     let text = |keyword: &str| chunks.iter().find(|c| c.keyword == keyword).map(|c| c.text.clone()).ok_or("no chunk");
     let parameters = text("parameters")?;
-    assert!(parameters.starts_with("a fox, \"日本\"\nNegative prompt: red\nSteps: 2, Sampler: DDIM, CFG scale: 6, Seed: 9, Size: 128x128, Model hash: "), "{parameters}");
+    assert!(parameters.starts_with("a fox, \"日本\"\nNegative prompt: red\nSteps: 2, Sampler: DDIM, CFG scale: 3.5, Seed: 9, Size: 128x128, Model hash: "), "{parameters}");
     let settings: serde_json::Value = serde_json::from_str(&text("tweedie")?)?;
     assert_eq!(settings, json["settings"]);
     let hashes = settings["weights_sha256"].as_object().ok_or("no hashes")?;
