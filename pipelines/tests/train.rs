@@ -82,9 +82,19 @@ fn a_run_that_is_killed_fifty_times_ends_with_the_same_bits() -> TestResult {
     let name = format!("killed-{runs}");
     tweedie.run(&arguments(&name, &options))?.success()?;
     assert_eq!(result(&tweedie.path(&name))?, whole, "after {kills} kills in {} runs", runs + 1);
-    // Nothing half-made is left.
-    let names = std::fs::read_dir(tweedie.path(&name).join("checkpoints"))?;
-    assert_eq!(names.count(), 2);
+    // Nothing half-made is left, nor what a kill keeps from being removed after a newer one was made.
+    let checkpoints = tweedie.path(&name).join("checkpoints");
+    let count = || std::fs::read_dir(&checkpoints).map(Iterator::count);
+    assert_eq!(count()?, 2);
+    let newest = checkpoints.join(format!("step-{STEPS:09}"));
+    let old = checkpoints.join("step-000000001");
+    std::fs::create_dir(&old)?;
+    for file in std::fs::read_dir(newest)? {
+        let file = file?;
+        std::fs::copy(file.path(), old.join(file.file_name()))?;
+    }
+    tweedie.run(&arguments(&name, &options))?.success()?;
+    assert_eq!((count()?, old.exists()), (2, false));
     Ok(())
 }
 

@@ -86,15 +86,20 @@ impl RunCheckpoints {
     }
 
     /// The newest checkpoint whose files are as its manifest says, and what was wrong with newer ones. Those are set aside under
-    /// another name, so that they neither pass for a checkpoint again nor outlive the new ones.
+    /// another name, so that they neither pass for a checkpoint again nor outlive the new ones. What [`Self::save`] removes is removed.
     ///
     /// # Errors
-    /// If the folder cannot be read, the checkpoint is that of other sets, or a damaged one cannot be renamed.
+    /// If the folder cannot be read, the checkpoint is that of other sets, or a damaged one cannot be renamed or an old one removed.
     pub fn newest(&self, sets: &[ParameterSet]) -> Result<(Option<TrainerState>, Vec<String>)> {
         let mut passed_over = Vec::new();
         for (step, folder) in self.steps()? {
             match verified(&folder, step) {
-                Ok(manifest) => return Ok((Some(read(&folder, &manifest, sets)?), passed_over)),
+                Ok(manifest) => {
+                    let state = read(&folder, &manifest, sets)?;
+                    // A kill may have come before an old one was removed, and a run that is at its end saves no other.
+                    self.remove_old()?;
+                    return Ok((Some(state), passed_over));
+                }
                 Err(reason) => {
                     let aside = set_aside(&folder)?;
                     let (folder, aside) = (folder.display(), aside.display());
