@@ -24,15 +24,13 @@ impl Parts {
         }
         let detected = families.detect(&model)?;
         let (layout, mut files, mut taken) = (families.file_layout(&model), model, Vec::new());
-        let network = self.unet.iter().map(|path| Ok((path, SingleFile::open(path)?, network(&detected)?)));
-        let opened = network.collect::<Result<Vec<_>>>()?;
-        let texts = self.text_encoders.iter().map(|path| {
+        if let Some(path) = &self.unet {
+            let (weights, component) = (SingleFile::open(path)?, detected.component(ComponentKind::Network)?.folder);
+            files = ModelFiles::Replaced { model: Arc::new(files), component, weights, layout };
+        }
+        for path in &self.text_encoders {
             let weights = SingleFile::open(path)?;
             let component = text_encoder(&weights, path, &files, &detected)?;
-            Ok((path, weights, component))
-        });
-        let texts = texts.collect::<Result<Vec<_>>>()?;
-        for (path, weights, component) in opened.into_iter().chain(texts) {
             if taken.contains(&component) {
                 let fix = format!("another file is the {component} already; give each component once");
                 return Err(Error::invalid("the model's parts", path.display(), fix));
@@ -42,10 +40,6 @@ impl Parts {
         }
         Ok(files)
     }
-}
-
-fn network(detected: &Detected) -> Result<&'static str> {
-    Ok(detected.component(ComponentKind::Network)?.folder)
 }
 
 /// The text encoder of a model whose states are as wide as those of a file.

@@ -120,17 +120,18 @@ impl Checkpoint {
         device: &Device,
     ) -> Result<Self> {
         if let ModelFiles::Single { configs, weights, layout, .. } = files {
-            let elsewhere = !layout.holds(weights.file(), component) && has_weights(configs, component, precision);
-            return match elsewhere {
-                true => Self::open(configs, component, precision, dtype, device),
-                false => weights.component(component, configs, *layout, dtype, device),
-            };
+            if !layout.holds(weights.file(), component) && has_weights(configs, component, precision) {
+                return Self::open(configs, component, precision, dtype, device);
+            }
+            let found = layout.component(weights.file(), component, configs)?;
+            return weights.component(component, found, *layout, dtype, device);
         }
         if let ModelFiles::Replaced { model, component: replaced, weights, layout } = files {
-            return match component == *replaced {
-                true => weights.alone(component, model, *layout, dtype, device),
-                false => Self::open(model, component, precision, dtype, device),
-            };
+            if component != *replaced {
+                return Self::open(model, component, precision, dtype, device);
+            }
+            let found = layout.alone(weights.file(), component, model)?;
+            return weights.component(component, found, *layout, dtype, device);
         }
         let file_names = weight_files(files, component, precision)?;
         let open = |name: &String| TensorFile::open(files, name).map(Arc::new);

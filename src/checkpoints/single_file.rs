@@ -118,37 +118,11 @@ impl SingleFile {
         Checkpoint::of_part((&self.file, &self.name), component, names, model, dtype, device)
     }
 
-    /// The weights of a component, under the names that the models of `configs` ask for.
+    /// The weights of a component, which are where `layout` has found them.
     ///
     /// # Errors
-    /// If the file has no such component, or its configuration cannot be used.
+    /// If the file has no such component.
     pub(super) fn component(
-        &self,
-        component: &str,
-        configs: &ModelFiles,
-        layout: &dyn FileLayout,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Checkpoint> {
-        self.found(component, layout.component(&self.file, component, configs)?, layout, dtype, device)
-    }
-
-    /// The same of a file that holds this component alone.
-    ///
-    /// # Errors
-    /// If it holds something else, or the component's configuration cannot be used.
-    pub(super) fn alone(
-        &self,
-        component: &str,
-        configs: &ModelFiles,
-        layout: &dyn FileLayout,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Checkpoint> {
-        self.found(component, layout.alone(&self.file, component, configs)?, layout, dtype, device)
-    }
-
-    fn found(
         &self,
         component: &str,
         found: ComponentNames,

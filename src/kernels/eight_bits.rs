@@ -59,14 +59,7 @@ impl EightBits {
     /// # Panics
     /// If they are no whole parts.
     pub fn round(values: &[f32]) -> Self {
-        assert!(values.len().is_multiple_of(PART));
-        let mut numbers = vec![0; values.len()];
-        let mut scales = vec![0.0; values.len() / PART];
-        let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
-            .zip(numbers.par_chunks_mut(PARTS_OF_A_TASK * PART))
-            .zip(scales.par_chunks_mut(PARTS_OF_A_TASK));
-        of_task.for_each(|((values, numbers), scales)| round_parts(PhantomData::<f32>, values, 0, numbers, scales));
-        Self { numbers, scales, leasts: None, part: PART }
+        Self::of_parts(values, |values, numbers, scales| round_parts(PhantomData::<f32>, values, 0, numbers, scales))
     }
 
     /// The numbers from -8 to 7 that are nearest to 32 values at a time, with the scale that leaves the least error (`Q4_0` has such
@@ -76,13 +69,18 @@ impl EightBits {
     /// # Panics
     /// If they are no whole parts.
     pub fn round_to_four_bits(values: &[f32]) -> Self {
+        Self::of_parts(values, |values, numbers, scales| four_bit_parts(PhantomData::<f32>, values, numbers, scales))
+    }
+
+    /// Rounds many parts at a time: their values to their numbers and their scales.
+    fn of_parts(values: &[f32], round: impl Fn(&[f32], &mut [i8], &mut [f32]) + Sync) -> Self {
         assert!(values.len().is_multiple_of(PART));
         let mut numbers = vec![0; values.len()];
         let mut scales = vec![0.0; values.len() / PART];
         let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
             .zip(numbers.par_chunks_mut(PARTS_OF_A_TASK * PART))
             .zip(scales.par_chunks_mut(PARTS_OF_A_TASK));
-        of_task.for_each(|((values, numbers), scales)| four_bit_parts(PhantomData::<f32>, values, numbers, scales));
+        of_task.for_each(|((values, numbers), scales)| round(values, numbers, scales));
         Self { numbers, scales, leasts: None, part: PART }
     }
 
