@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, SingleFile};
 use tweedie::families::{Families, KeptWeights, Loader, NetworkFacts};
-use tweedie::kernels::MatmulPrecision;
+use tweedie::kernels::{MatmulPrecision, is_dry_run};
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{ControlModel, Halves, LatentSpace};
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -155,6 +155,17 @@ impl Builder {
         self
     }
 
+    /// Whether kernels will compute.
+    pub(crate) fn computes_with_kernels(&self) -> bool {
+        let of_device = || self.device.open().map_or(Backend::Candle, |device| Backend::for_device(&device));
+        self.backend.unwrap_or_else(of_device) == Backend::Kernels
+    }
+
+    /// The model, if it is the embedded one.
+    pub(crate) fn embedded(&self) -> Option<&Model> {
+        Some(&self.model).filter(|model| matches!(model, Model::Embedded))
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -216,7 +227,8 @@ impl Builder {
         let comes_later = self.usage != Usage::Any && self.adapters.loras.is_empty() && controls.is_empty();
         let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
         let built = (!comes_later).then(|| adaptable.load(network, &[], build)).transpose()?;
-        let warnings = loras.finish(&detected.name())?;
+        // In a dry run none of them was merged.
+        let warnings = if is_dry_run() { Vec::new() } else { loras.finish(&detected.name())? };
         let facts = ModelFacts {
             network: network_facts,
             latent_space,

@@ -16,6 +16,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tweedie::images::Photo;
+use tweedie::kernels::is_dry_run;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::Step;
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -290,7 +291,9 @@ impl<T> Kept<T> {
 
 /// Whether there is memory for the states of the networks, as far as that is known before.
 fn check_memory(settings: &Settings, encoded: &Encoded, denoise: &Denoise, decode: &Decode) -> Result<()> {
-    let Some(available) = memory::available().filter(|_| denoise.device().is_cpu()) else { return Ok(()) };
+    // In a dry run it is known at its end whether there is enough; before, that there is memory for any of it.
+    let available = if is_dry_run() { memory::at_once() } else { memory::available() };
+    let Some(available) = available.filter(|_| denoise.device().is_cpu()) else { return Ok(()) };
     let factor = decode.latent_space().factor;
     let (height, width) = (settings.height / factor, settings.width / factor);
     let branches = 1 + usize::from(encoded.negative.is_some());

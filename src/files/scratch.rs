@@ -1,5 +1,6 @@
 //! Values that a computation puts aside on the disk.
 
+use crate::kernels::is_dry_run;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,6 +47,9 @@ impl ScratchFile {
     pub fn write(&mut self, values: &[f32]) -> Result<Place> {
         let start = self.free.get_mut(&values.len()).and_then(Vec::pop).unwrap_or(self.end);
         self.end = self.end.max(start + size_of_val(values) as u64);
+        if is_dry_run() {
+            return Ok(Place { start, values: values.len() });
+        }
         let mut bytes = vec![0; PIECE.min(size_of_val(values))];
         let mut write = || {
             self.file.seek(SeekFrom::Start(start))?;
@@ -65,6 +69,9 @@ impl ScratchFile {
     /// # Errors
     /// If the disk fails.
     pub fn read(&mut self, place: &Place) -> Result<Vec<f32>> {
+        if is_dry_run() {
+            return Ok(vec![0.0; place.values]);
+        }
         let mut values = Vec::with_capacity(place.values);
         let mut bytes = vec![0; PIECE.min(place.values * size_of::<f32>())];
         let mut read = || {

@@ -1,10 +1,10 @@
 //! Weights in eight bits and less: whole numbers, of which neighbours share a scale, and in some formats a least value.
 
-use super::Real;
 use super::numbers::{NumberLines, Numbers};
 use super::panel_row::PANEL;
 use super::simd::multiversion;
 use super::weight_layout::pack_shaped;
+use super::{Real, dry_run};
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -21,6 +21,8 @@ pub struct EightBits {
     pub leasts: Option<Vec<f32>>,
     /// A power of two.
     pub part: usize,
+    /// The least of sixteen neighbouring numbers that all are among, if they are; two then share a byte in memory.
+    pub least_of_sixteen: Option<i8>,
 }
 
 /// How finely weights are rounded.
@@ -59,7 +61,10 @@ impl EightBits {
     /// # Panics
     /// If they are no whole parts.
     pub fn round(values: &[f32]) -> Self {
-        Self::of_parts(values, |values, numbers, scales| round_parts(PhantomData::<f32>, values, 0, numbers, scales))
+        let round = |values: &[f32], numbers: &mut [i8], scales: &mut [f32]| {
+            round_parts(PhantomData::<f32>, values, 0, numbers, scales);
+        };
+        Self::of_parts(values, None, round)
     }
 
     /// The numbers from -8 to 7 that are nearest to 32 values at a time, with the scale that leaves the least error (`Q4_0` has such
@@ -69,19 +74,29 @@ impl EightBits {
     /// # Panics
     /// If they are no whole parts.
     pub fn round_to_four_bits(values: &[f32]) -> Self {
-        Self::of_parts(values, |values, numbers, scales| four_bit_parts(PhantomData::<f32>, values, numbers, scales))
+        let round = |values: &[f32], numbers: &mut [i8], scales: &mut [f32]| {
+            four_bit_parts(PhantomData::<f32>, values, numbers, scales);
+        };
+        Self::of_parts(values, Some(-8), round)
     }
 
     /// Rounds many parts at a time: their values to their numbers and their scales.
-    fn of_parts(values: &[f32], round: impl Fn(&[f32], &mut [i8], &mut [f32]) + Sync) -> Self {
+    fn of_parts(
+        values: &[f32],
+        least_of_sixteen: Option<i8>,
+        round: impl Fn(&[f32], &mut [i8], &mut [f32]) + Sync,
+    ) -> Self {
         assert!(values.len().is_multiple_of(PART));
         let mut numbers = vec![0; values.len()];
         let mut scales = vec![0.0; values.len() / PART];
+        if dry_run::is_on() {
+            return Self { numbers, scales, leasts: None, part: PART, least_of_sixteen };
+        }
         let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
             .zip(numbers.par_chunks_mut(PARTS_OF_A_TASK * PART))
             .zip(scales.par_chunks_mut(PARTS_OF_A_TASK));
         of_task.for_each(|((values, numbers), scales)| round(values, numbers, scales));
-        Self { numbers, scales, leasts: None, part: PART }
+        Self { numbers, scales, leasts: None, part: PART, least_of_sixteen }
     }
 
     /// The values, in their order.
@@ -167,10 +182,10 @@ pub(super) struct EightBitPanels {
 impl EightBitPanels {
     /// Of a matrix `[outputs, inputs]`.
     pub fn new(matrix: &EightBits, outputs: usize, inputs: usize) -> Self {
-        let EightBits { numbers, scales, leasts, part } = matrix;
+        let EightBits { numbers, scales, leasts, part, least_of_sixteen } = matrix;
         let pack = |values: &[f32]| pack_shaped(values, &[outputs, inputs / part]);
         Self {
-            numbers: Numbers::new(pack_shaped(numbers, &[outputs, inputs])),
+            numbers: Numbers::new(pack_shaped(numbers, &[outputs, inputs]), *least_of_sixteen),
             scales: pack(scales),
             leasts: leasts.as_deref().map(pack),
             part: *part,
@@ -327,13 +342,13 @@ mod tests {
         for (outputs, inputs, part) in [(20, 64, 32), (16, 32, 16), (33, 48, 16)] {
             // The one kind needs whole bytes, the other halves.
             let of_range = |range: usize| (0..outputs * inputs).map(move |i| (i * 37 % range) as u8 as i8).collect();
-            let kinds: [Vec<i8>; 2] = [of_range(256), of_range(16)];
+            let kinds: [(Vec<i8>, _); 2] = [(of_range(256), None), (of_range(16), Some(0))];
             let scales = wave(outputs * inputs / part);
             let leasts = scales.iter().map(|scale| scale * 0.3 - 1.0).collect();
             let leasts: [Option<Vec<f32>>; 2] = [None, Some(leasts)];
-            for (numbers, leasts) in kinds.iter().flat_map(|kind| leasts.iter().map(move |leasts| (kind, leasts))) {
-                let (numbers, leasts) = (numbers.clone(), leasts.clone());
-                let matrix = EightBits { numbers, scales: scales.clone(), leasts, part };
+            for (kind, leasts) in kinds.iter().flat_map(|kind| leasts.iter().map(move |leasts| (kind, leasts))) {
+                let ((numbers, least_of_sixteen), leasts) = (kind.clone(), leasts.clone());
+                let matrix = EightBits { numbers, scales: scales.clone(), leasts, part, least_of_sixteen };
                 let want = pack_shaped(&matrix.widened(), &[outputs, inputs]);
                 let panels = EightBitPanels::new(&matrix, outputs, inputs);
                 let lines = panels.lines();

@@ -1,5 +1,6 @@
 //! Whole numbers of a weight, in a byte each or two in a byte.
 
+use super::dry_run;
 use super::panel_row::PANEL;
 use std::ops::Range;
 
@@ -23,15 +24,18 @@ pub(super) enum NumberLines<'a> {
 const HALF_LINE: usize = PANEL / 2;
 
 impl Numbers {
-    /// Whole lines; in half the memory if they are sixteen neighbouring numbers at most, and there are some.
-    pub fn new(numbers: Vec<i8>) -> Self {
+    /// Whole lines; in half the memory if all are among the sixteen numbers from this least one on.
+    ///
+    /// # Panics
+    /// If one of them is below it or beyond these.
+    pub fn new(numbers: Vec<i8>, least_of_sixteen: Option<i8>) -> Self {
         assert!(numbers.len().is_multiple_of(PANEL));
-        let (Some(&least), Some(&most)) = (numbers.iter().min(), numbers.iter().max()) else {
-            return Self::Bytes(numbers);
-        };
-        if i16::from(most) - i16::from(least) > 15 {
-            return Self::Bytes(numbers);
+        let Some(least) = least_of_sixteen else { return Self::Bytes(numbers) };
+        if dry_run::is_on() {
+            return Self::Halves { bytes: Vec::with_capacity(numbers.capacity() / 2), least };
         }
+        let beyond = |&number: &i8| !(0..16).contains(&(i16::from(number) - i16::from(least)));
+        assert!(!numbers.iter().any(beyond), "numbers in four bits");
         let halves = |line: &[i8; PANEL]| -> [u8; HALF_LINE] {
             let above = |number: i8| number.wrapping_sub(least) as u8;
             std::array::from_fn(|i| above(line[i]) | above(line[i + HALF_LINE]) << 4)
@@ -109,18 +113,26 @@ mod tests {
 
     #[test]
     fn numbers_are_the_same_in_half_the_memory() {
-        for (least, most) in [(-8i8, 7i8), (0, 15), (-128, -113), (112, 127), (5, 5), (-8, 8), (-128, 127)] {
+        for (least, most) in [(-8i8, 7i8), (0, 15), (-128, -113), (112, 127), (5, 5)] {
             let span = i16::from(most) - i16::from(least) + 1;
             let number = |i: usize| (i16::from(least) + (i * 7) as i16 % span) as i8;
             let mut all: Vec<i8> = (0..5 * PANEL).map(number).collect();
             all[..2].copy_from_slice(&[least, most]);
-            let numbers = Numbers::new(all.clone());
-            assert_eq!(matches!(numbers, Numbers::Halves { .. }), span <= 16, "{least} to {most}");
-            let (lines, mut buffer) = (numbers.lines(), Vec::new());
-            assert_eq!((lines.len(), lines.in_bytes(&mut buffer)), (all.len(), &all[..]));
-            let part = lines.part(2 * PANEL..4 * PANEL);
-            assert_eq!((part.len(), &part.line(1)[..]), (2 * PANEL, &all[3 * PANEL..4 * PANEL]));
+            for least in [None, Some(least)] {
+                let numbers = Numbers::new(all.clone(), least);
+                assert_eq!(matches!(numbers, Numbers::Halves { .. }), least.is_some());
+                let (lines, mut buffer) = (numbers.lines(), Vec::new());
+                assert_eq!((lines.len(), lines.in_bytes(&mut buffer)), (all.len(), &all[..]));
+                let part = lines.part(2 * PANEL..4 * PANEL);
+                assert_eq!((part.len(), &part.line(1)[..]), (2 * PANEL, &all[3 * PANEL..4 * PANEL]));
+            }
         }
-        assert_eq!(Numbers::new(Vec::new()).lines().len(), 0);
+        assert_eq!(Numbers::new(Vec::new(), Some(0)).lines().len(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "four bits")]
+    fn numbers_of_more_bits_are_refused() {
+        Numbers::new(vec![8; PANEL], Some(-8));
     }
 }

@@ -1,7 +1,7 @@
 //! What is the same for all kernels: their way into candle's operations, onto the tape and to the meter.
 
 use super::meter::{self, Pass};
-use super::{Product, Real, tape};
+use super::{Product, Real, dry_run, tape, zeros};
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Error, Layout, Result, Shape, Storage, Tensor,
     WithDType,
@@ -68,6 +68,11 @@ pub(super) trait Kernel<const N: usize>: Send + Sync + 'static {
     /// The same of the gradients, from those of the result: as many for each matrix that is asked for.
     fn gradient_operations(&self, operations: u64, needed: Needed<N>) -> u64 {
         operations * needed.into_iter().take(2).map(u64::from).sum::<u64>()
+    }
+
+    /// How many values the threads have for themselves at a time while the result is computed, where they are not few.
+    fn scratch(&self, _arguments: [&[usize]; N]) -> usize {
+        0
     }
 
     /// The result for contiguous arguments whose shapes fit.
@@ -149,6 +154,10 @@ impl<K: 'static> Operation<K> {
             candle_core::bail!("{}: shapes {shapes:?} do not fit", K::NAME);
         };
         for_real!(storages[0], K::NAME, T => {
+            if dry_run::is_on() {
+                dry_run::had(self.0.scratch(shapes) * size_of::<T>());
+                return to_storage(zeros::<T>(shape.iter().product()), shape);
+            }
             let mut arguments: [&[T]; N] = [&[]; N];
             for i in 0..N {
                 arguments[i] = contiguous::<T>(storages[i], layouts[i], K::NAME)?;

@@ -78,7 +78,7 @@ impl PackedWeight {
     /// If the shape has another rank than 2 or 4, or a row of the matrix is no whole parts, or there are not as many.
     pub fn of_eight_bits(weight: &EightBits, shape: &[usize], sums: EightBitSums) -> Result<Self> {
         make_pool(None);
-        let EightBits { numbers, scales, leasts, part } = weight;
+        let EightBits { numbers, scales, leasts, part, .. } = weight;
         let depth: usize = shape.iter().skip(1).product();
         let fits = depth.is_multiple_of(*part)
             && numbers.len() == shape.iter().product::<usize>()

@@ -1,5 +1,6 @@
 //! The one pool of threads that all kernels share: rayon's.
 
+use super::dry_run;
 use super::tape::without_tape;
 use std::sync::OnceLock;
 
@@ -34,7 +35,8 @@ pub fn threads() -> usize {
 ///
 /// Where rayon's pool was made by somebody else, the work stays on its thread: threads of that pool may have too little stack.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    match is_deep(None) {
+    // A dry run is of its thread.
+    match is_deep(None) && !dry_run::is_on() {
         // The thread that takes it may be one that waits in the middle of another caller's work.
         true if rayon::current_thread_index().is_none() => rayon::scope(|_| without_tape(work)),
         _ => work(),

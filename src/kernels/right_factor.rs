@@ -176,7 +176,7 @@ mod tests {
             // Values are whole numbers of eight bits, so that a scale of 1 leaves them.
             let numbers: Vec<i8> = wide.iter().map(|&value| value as i8).collect();
             let ones = vec![1.0; numbers.len()];
-            let numbers = Numbers::new(numbers);
+            let numbers = Numbers::new(numbers, None);
             let eight_bits = Panels::EightBits(EightBitLines::new(numbers.lines(), &ones, None, 1));
             let forms = [
                 Packed::wide(&wide),

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tweedie::images::{Photo, encode_png};
 use tweedie_pipelines::{
-    Input, LatentDiffusion, Options, Purpose, Record, ReusedSettings, Settings, TaskKind, TextToImageRequest, Usage,
+    Builder, DTypeChoice, Input, LatentDiffusion, Options, Purpose, Record, ReusedSettings, Settings, TaskKind,
+    TextToImageRequest, Usage, memory,
 };
 
 /// The heading of what concerns files.
@@ -200,8 +201,9 @@ impl Generate {
         Ok(request)
     }
 
-    /// The model that the options ask for, for one run of a task, with what is put on top of its model; that is fetched first if need be.
-    pub fn build(&self, task: TaskKind, plan: &Plan) -> anyhow::Result<LatentDiffusion> {
+    /// What builds the model that the options ask for, for one run of a task, with what is put on top of it; it is fetched first if
+    /// need be.
+    fn builder(&self, task: TaskKind, plan: &Plan) -> anyhow::Result<Builder> {
         let fetching = Fetching { interrupt: &plan.interrupt, quiet: self.quiet };
         let source = self.model.source(&fetching);
         let preview = self.preview_vae.as_ref();
@@ -209,8 +211,28 @@ impl Generate {
         let builder = self.model.builder(task, &source)?.preview_vae(preview).previews(self.save_steps.is_some());
         // Many runs need all parts again.
         let builder = if self.request.prompts().is_some() { builder.usage(Usage::Any) } else { builder };
-        let builder = builder.adapters(self.adapters.adapters(&source)?);
-        Ok(waiting("loading the model", self.quiet, || builder.build())?)
+        Ok(builder.adapters(self.adapters.adapters(&source)?))
+    }
+
+    /// The most memory that the first drawing will take, where that is known and somebody asks for it, or it may be short. If there
+    /// is not so much, it is refused with what would fit.
+    fn memory(
+        &self,
+        plan: &Plan,
+        builder: &Builder,
+        settle: &impl Fn(&LatentDiffusion, TextToImageRequest) -> anyhow::Result<Settings>,
+    ) -> anyhow::Result<Option<u64>> {
+        let Some(drawing) = plan.drawings.first() else { return Ok(None) };
+        let controls = self.adapters.control_images()?;
+        let predict = |dtype: DTypeChoice, change: &dyn Fn(&mut TextToImageRequest)| {
+            builder.clone().dtype(dtype).predicted_memory(|model| {
+                let mut request = self.text_request(plan, drawing, model)?;
+                request.controls = controls.clone();
+                change(&mut request);
+                settle(model, request)
+            })
+        };
+        Ok(memory::checked(self.json, self.model.dtype(), &predict)?)
     }
 
     /// Says what of another picture's settings is not taken.
@@ -228,21 +250,24 @@ impl Generate {
         }
     }
 
-    /// Makes the pictures and writes what was planned. `settle` makes the task's settings of what is wanted in text.
+    /// Loads the model, makes the pictures and writes what was planned. `settle` makes the task's settings of what is wanted in text.
     pub fn run(
         &self,
+        task: TaskKind,
         plan: &Plan,
-        model: &LatentDiffusion,
         inputs: &[Input],
-        settle: impl Fn(TextToImageRequest) -> anyhow::Result<Settings>,
+        settle: impl Fn(&LatentDiffusion, TextToImageRequest) -> anyhow::Result<Settings>,
     ) -> anyhow::Result<()> {
         let inputs = [inputs, &self.adapters.control_inputs()?].concat();
+        let builder = self.builder(task, plan)?;
+        let predicted = self.memory(plan, &builder, &settle)?;
+        let model = &waiting("loading the model", self.quiet, || builder.build())?;
         self.tell_of_like(plan, model);
         // All are checked before the first is drawn.
         let controls = self.adapters.control_images()?;
         let settled = plan.drawings.iter().map(|drawing| {
             let request = self.text_request(plan, drawing, model)?;
-            settle(TextToImageRequest { controls: controls.clone(), ..request })
+            settle(model, TextToImageRequest { controls: controls.clone(), ..request })
         });
         let settled = settled.collect::<anyhow::Result<Vec<_>>>()?;
         let many = self.request.prompts().is_some();
@@ -253,7 +278,7 @@ impl Generate {
                 there += 1;
                 continue;
             }
-            self.draw(plan, drawing, model, (settings, &record))?;
+            self.draw(plan, drawing, model, (settings, &record), predicted)?;
         }
         if there > 0 && !self.quiet {
             print::remark(&format!("{there} of {} were there already", plan.drawings.len()));
@@ -267,6 +292,7 @@ impl Generate {
         drawing: &Drawing,
         model: &LatentDiffusion,
         (settings, record): (&Settings, &Record),
+        predicted: Option<u64>,
     ) -> anyhow::Result<()> {
         if let Some(output) = &plan.plot {
             let path = output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
@@ -282,7 +308,8 @@ impl Generate {
             output.print_names()?;
         }
         if self.json {
-            let summary = summary(settings, record, output, seconds, total);
+            let mut summary = summary(settings, record, output, seconds, total);
+            summary["predicted_memory_mb"] = predicted.map(|bytes| bytes >> 20).into();
             let many = self.request.prompts().is_some();
             print::result(&if many { summary.to_string() } else { serde_json::to_string_pretty(&summary)? })?;
         }
@@ -296,7 +323,8 @@ fn only<R: Options>(options: Map<String, Value>) -> Map<String, Value> {
     options.into_iter().filter(|(key, _)| keys.contains(&key.as_str())).collect()
 }
 
-fn size(text: &str) -> Result<(u32, u32), String> {
+/// Width and height with an x between.
+pub fn size(text: &str) -> Result<(u32, u32), String> {
     let sides = text
         .split_once(['x', 'X', '*'])
         .and_then(|(width, height)| Some((width.trim().parse().ok()?, height.trim().parse().ok()?)));

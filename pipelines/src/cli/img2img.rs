@@ -27,8 +27,7 @@ impl Img2img {
         let plan = self.generate.plan(&[&self.image])?;
         let image = Photo::read(&self.image)?;
         let inputs = vec![inputs::input("image", &self.image)?];
-        let model = self.generate.build(TaskKind::ImageToImage, &plan)?;
-        self.generate.run(&plan, &model, &inputs, |text| {
+        self.generate.run(TaskKind::ImageToImage, &plan, &inputs, |model, text| {
             let mut request = ImageToImageRequest::of(image.clone(), text);
             request.read(self.generate.task_fields(&plan, &self.options))?;
             Ok(model.settle(&request)?)

@@ -42,8 +42,7 @@ impl InpaintArguments {
         let mask = self.mask.as_deref().map(Mask::read).transpose()?;
         let mut inputs = vec![inputs::input("image", &self.image)?];
         inputs.extend(self.mask.as_deref().map(|path| inputs::input("mask", path)).transpose()?);
-        let model = self.generate.build(TaskKind::Inpaint, &plan)?;
-        self.generate.run(&plan, &model, &inputs, |text| {
+        self.generate.run(TaskKind::Inpaint, &plan, &inputs, |model, text| {
             let mut request = InpaintRequest::of(image.clone(), mask.clone(), text);
             request.read(self.generate.task_fields(&plan, &self.options))?;
             Ok(model.settle(&request)?)

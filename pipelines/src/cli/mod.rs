@@ -311,6 +311,11 @@ struct ModelArguments {
 }
 
 impl ModelArguments {
+    /// The number format that was asked for.
+    fn dtype(&self) -> DTypeChoice {
+        self.dtype
+    }
+
     fn source<'a>(&self, fetching: &'a Fetching<'a>) -> Source<'a> {
         Source { dtype: self.dtype, device: self.device, offline: self.offline.offline(), fetching }
     }

@@ -3,6 +3,7 @@
 use super::examples;
 use super::failure::wrong_usage;
 use super::flags::in_text;
+use super::generate::size;
 use super::print;
 use clap::{Subcommand, builder::PossibleValuesParser};
 use serde_json::{Value, json};
@@ -11,7 +12,10 @@ use tweedie::DType;
 use tweedie::checkpoints::{BlockFormat, ElementType, ModelFiles};
 use tweedie::families::{FileFormat, convert_to_file, convert_to_folder};
 use tweedie::files::Existing;
-use tweedie_pipelines::{ComponentInfo, Model, ModelInfo, PredictionDoubt};
+use tweedie_pipelines::{
+    Builder, ComponentInfo, DTypeChoice, DeviceChoice, Model, ModelInfo, PredictionDoubt, TaskKind, TextToImageRequest,
+    Usage,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum ModelCommand {
@@ -25,6 +29,10 @@ pub enum ModelCommand {
         /// With a checkpoint file: the folder of its configurations
         #[arg(long, value_name = "DIR", requires = "model")]
         config: Option<PathBuf>,
+
+        /// Also say the most memory that a picture of this size takes, as with txt2img, in each number format
+        #[arg(long, value_name = "WxH", value_parser = size)]
+        memory: Option<(u32, u32)>,
 
         /// Print one JSON object
         #[arg(long)]
@@ -71,8 +79,8 @@ impl ModelCommand {
     }
 
     pub fn run(&self) -> anyhow::Result<()> {
-        let (model, config, json) = match self {
-            Self::Info { model, config, json } => (model, config, *json),
+        let (model, config, memory, json) = match self {
+            Self::Info { model, config, memory, json } => (model, config, *memory, *json),
             Self::Convert { model, output, config, dtype, force } => {
                 let files = model_at(Some(model), config.as_ref())?.files()?;
                 return convert(&files, output, dtype.as_deref(), *force);
@@ -80,9 +88,15 @@ impl ModelCommand {
             #[cfg(feature = "hub")]
             Self::Cached(command) => return command.run(),
         };
-        let info = ModelInfo::read(&model_at(model.as_ref(), config.as_ref())?)?;
+        let model = model_at(model.as_ref(), config.as_ref())?;
+        let info = ModelInfo::read(&model)?;
+        let memory = memory.map(|size| PredictedMemory::of(&model, size)).transpose()?;
         if json {
-            return print::result(&serde_json::to_string_pretty(&as_json(&info))?);
+            let mut fields = as_json(&info);
+            if let Some(memory) = memory {
+                fields["memory"] = memory.json();
+            }
+            return print::result(&serde_json::to_string_pretty(&fields)?);
         }
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let doubt = match info.prediction_doubt {
@@ -116,6 +130,7 @@ impl ModelCommand {
             ));
         }
         lines.push(format!("{:16} {:24} {:>14} {:>10}", "total", "", grouped(parameters), megabytes(bytes)));
+        lines.extend(memory.iter().flat_map(PredictedMemory::lines));
         if !info.words.is_empty() {
             lines.extend([String::new(), format!("knows {} words, and no others:", info.words.len())]);
             lines.extend(wrapped(&info.words));
@@ -125,6 +140,47 @@ impl ModelCommand {
             }
         }
         print::lines(lines)
+    }
+}
+
+/// What a picture of some size takes in some number formats.
+struct PredictedMemory {
+    size: (u32, u32),
+    bytes: Vec<(DTypeChoice, u64)>,
+}
+
+impl PredictedMemory {
+    fn of(model: &Model, (width, height): (u32, u32)) -> anyhow::Result<Self> {
+        let request =
+            TextToImageRequest { width: Some(width as usize), height: Some(height as usize), ..Default::default() };
+        let mut bytes = Vec::new();
+        for dtype in [DTypeChoice::Auto, DTypeChoice::Q8, DTypeChoice::Q4] {
+            let builder = Builder::default().model(model.clone()).dtype(dtype).device(DeviceChoice::Cpu);
+            let builder = builder.usage(Usage::Once(TaskKind::TextToImage));
+            let Some(most) = builder.predicted_memory(|model| model.settle(&request))? else {
+                anyhow::bail!("the memory that a picture takes is not known on this system")
+            };
+            bytes.push((dtype, most));
+        }
+        Ok(Self { size: (width, height), bytes })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let (width, height) = self.size;
+        let each = self
+            .bytes
+            .iter()
+            .map(|(dtype, bytes)| format!("{:16} {:>10}", dtype.to_string(), megabytes(*bytes as usize)));
+        [String::new(), format!("memory that a picture of {width}x{height} takes at most, by --dtype:")]
+            .into_iter()
+            .chain(each)
+            .collect()
+    }
+
+    fn json(&self) -> Value {
+        let bytes: serde_json::Map<_, _> =
+            self.bytes.iter().map(|(dtype, bytes)| (dtype.to_string(), (*bytes).into())).collect();
+        json!({ "width": self.size.0, "height": self.size.1, "bytes": bytes })
     }
 }
 

@@ -13,7 +13,6 @@ pub struct Txt2img {
 impl Txt2img {
     pub fn run(&self) -> anyhow::Result<()> {
         let plan = self.generate.plan(&[])?;
-        let model = self.generate.build(TaskKind::TextToImage, &plan)?;
-        self.generate.run(&plan, &model, &[], |request| Ok(model.settle(&request)?))
+        self.generate.run(TaskKind::TextToImage, &plan, &[], |model, request| Ok(model.settle(&request)?))
     }
 }

@@ -108,7 +108,8 @@ impl<S: TrainingSettings> TrainRequest<S> {
             Trainer::new(task, sets, TrainerOptions { seed: common.seed, accumulate: common.accumulate })?
                 .with_recomputation(settings.recomputes());
         let (folder, existing) = resumed.map_or_else(|| Ok((RunFolder::create(&output)?, None)), Ok::<_, Error>)?;
-        if existing.is_none() {
+        let is_new = existing.is_none();
+        if is_new {
             folder.write_config(&config)?;
         }
         let mut warnings = settings.warnings();
@@ -122,10 +123,21 @@ impl<S: TrainingSettings> TrainRequest<S> {
             let _ = observer(TrainEvent::Warning(warning));
         }
         let mut preparation = Preparation { folder: &output, observer };
-        let batches = settings.batches(&data, trainer.task(), &mut preparation)?;
-        if folder.checkpoints().newest_good().is_none() {
-            settings.begin(&data, &batches, &mut trainer, &mut preparation)?;
-        }
+        let mut begin = || {
+            let batches = settings.batches(&data, trainer.task(), &mut preparation)?;
+            if folder.checkpoints().newest_good().is_none() {
+                settings.begin(&data, &batches, &mut trainer, &mut preparation)?;
+            }
+            Ok(batches)
+        };
+        let batches = match begin() {
+            // Who was stopped goes on from here; who cannot begin starts anew with other options.
+            Err(error) if is_new && !matches!(error, Error::Cancelled) => {
+                folder.withdraw();
+                return Err(error);
+            }
+            begun => begun?,
+        };
         train(folder, trainer, batches, settings.plan(), observer)
     }
 }

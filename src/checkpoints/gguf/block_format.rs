@@ -2,7 +2,7 @@
 //! Python: every product and sum in f32, in the same order. All of them are a whole number of eight bits times a scale, from
 //! which some take a least value.
 
-use crate::kernels::EightBits;
+use crate::kernels::{EightBits, is_dry_run};
 use half::f16;
 use rayon::prelude::*;
 
@@ -112,6 +112,16 @@ impl BlockFormat {
         matches!(self, Self::Q4_1 | Self::Q5_1 | Self::Q2_K | Self::Q4_K | Self::Q5_K)
     }
 
+    /// The least of the sixteen neighbouring numbers that all are among, if they are so few.
+    fn least_of_sixteen(self) -> Option<i8> {
+        match self {
+            Self::Q4_0 => Some(-8),
+            Self::Q4_1 | Self::Q2_K | Self::Q4_K => Some(0),
+            Self::Q3_K => Some(-4),
+            _ => None,
+        }
+    }
+
     /// The values of whole blocks, on all cores.
     ///
     /// # Panics
@@ -140,7 +150,9 @@ impl BlockFormat {
         assert!(blocks.len().is_multiple_of(self.bytes()));
         let (count, parts) = (blocks.len() / self.bytes(), self.values() / self.part());
         let mut numbers = vec![0; count * self.values()];
+        let (least_of_sixteen, part) = (self.least_of_sixteen(), self.part());
         let (mut scales, mut leasts) = (vec![0.0; count * parts], vec![0.0; count * parts]);
+        let blocks = if is_dry_run() { &[] } else { blocks };
         let of_task = (blocks.par_chunks(BLOCKS_OF_A_TASK * self.bytes()))
             .zip(numbers.par_chunks_mut(BLOCKS_OF_A_TASK * self.values()))
             .zip(scales.par_chunks_mut(BLOCKS_OF_A_TASK * parts))
@@ -151,7 +163,7 @@ impl BlockFormat {
                 .zip(scales.chunks_exact_mut(parts).zip(leasts.chunks_exact_mut(parts)));
             of_block.for_each(|((block, numbers), (scales, leasts))| self.split(block, numbers, scales, leasts));
         });
-        EightBits { numbers, scales, leasts: self.has_leasts().then_some(leasts), part: self.part() }
+        EightBits { numbers, scales, leasts: self.has_leasts().then_some(leasts), part, least_of_sixteen }
     }
 
     /// A block as whole numbers, and of each part the scale and the least value: `scale * number - least`.

@@ -13,6 +13,7 @@ pub use definition::attention_definition;
 
 use super::bf16::MatmulPrecision;
 use super::output::{Output, matrix};
+use super::panel_row::PANEL;
 use super::{Kernel, Needed, Product, apply, zeros};
 use candle_core::{Result, Tensor};
 use head::{Head, QUERIES};
@@ -72,6 +73,12 @@ impl Kernel<3> for Attention {
 
     fn operations(&self, [q, k, _]: [&[usize]; 3], _: &[usize]) -> u64 {
         4 * q.iter().product::<usize>() as u64 * k[1] as u64
+    }
+
+    /// Keys and values, laid out for the products, of as many heads as there are threads.
+    fn scratch(&self, [q, k, _]: [&[usize]; 3]) -> usize {
+        let heads = (q[0] * self.heads).min(rayon::current_num_threads());
+        2 * heads * k[1].next_multiple_of(PANEL) * (q[2] / self.heads).next_multiple_of(PANEL)
     }
 
     fn forward<T: Product>(&self, [q, k, v]: [&[T]; 3], [q_shape, k_shape, _]: [&[usize]; 3]) -> Vec<T> {

@@ -32,21 +32,22 @@ impl PackedQuads {
     pub fn new(matrix: &EightBits, outputs: usize, depth: usize) -> Self {
         assert!(matrix.part == PART && matrix.leasts.is_none() && matrix.numbers.len() == outputs * depth);
         let lines = pack_shaped(&matrix.numbers, &[outputs, depth]);
-        let mut numbers = vec![0; lines.len()];
+        let len = outputs.div_ceil(PANEL) * PANEL * depth;
+        let mut numbers = vec![0; len];
         let fours = numbers.par_chunks_mut(4 * PANEL).zip(lines.par_chunks(4 * PANEL));
         fours.for_each(|(quads, lines)| {
             for (k, line) in lines.as_chunks::<PANEL>().0.iter().enumerate() {
                 quads.iter_mut().skip(k).step_by(4).zip(line).for_each(|(quad, &number)| *quad = number);
             }
         });
-        let mut sums = vec![0; lines.len() / PART];
+        let mut sums = vec![0; len / PART];
         sums.par_chunks_mut(PANEL).zip(lines.par_chunks(PART * PANEL)).for_each(|(sums, lines)| {
             for line in lines.as_chunks::<PANEL>().0 {
                 sums.iter_mut().zip(line).for_each(|(sum, &number)| *sum += i16::from(number));
             }
         });
         let scales = pack_shaped(&matrix.scales, &[outputs, depth / PART]);
-        Self { numbers: Numbers::new(numbers), scales, sums, depth }
+        Self { numbers: Numbers::new(numbers, matrix.least_of_sixteen), scales, sums, depth }
     }
 
     /// All of them.

@@ -139,6 +139,17 @@ impl RunFolder {
         replace_file(&self.path.join(CONFIG), format!("{config:#}\n").as_bytes())
     }
 
+    /// Takes back a run that could not begin, so that its folder is free for another: removes the configuration, if there is nothing
+    /// else.
+    pub fn withdraw(self) {
+        let is_own = |name: &str| [CONFIG, LOCK].contains(&name) || unfinished(name).is_some();
+        let mut entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        if entries.all(|entry| is_own(&entry.file_name().to_string_lossy())) {
+            // If this fails the run is one that can be gone on with.
+            let _ = std::fs::remove_file(self.path.join(CONFIG));
+        }
+    }
+
     /// The log, without what was done after step `keep`.
     ///
     /// # Errors
@@ -276,6 +287,14 @@ mod tests {
         assert!(message(RunFolder::create(&other)).contains("not empty"));
         assert!(message(RunFolder::resume(&other).map(|(run, _)| run)).contains("config.json"));
         assert_eq!(RunFolder::resume(&root.path().join("new"))?.1, None);
+
+        let log = path.join(METRICS);
+        std::fs::write(&log, "").map_err(Error::io("write", &log))?;
+        RunFolder::resume(&path)?.0.withdraw();
+        assert!(message(RunFolder::create(&path)).contains("`resume`"), "something was done");
+        std::fs::remove_file(&log).map_err(Error::io("remove", &log))?;
+        RunFolder::resume(&path)?.0.withdraw();
+        RunFolder::create(&path)?;
         Ok(())
     }
 }

@@ -1,7 +1,13 @@
 //! How much memory there is, before it is asked for, and how much it was.
 
+mod prediction;
+
+pub use prediction::checked;
+
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tweedie::kernels::in_dry_run;
 use tweedie::models::{Memory, Strips};
 
 /// The most that the process may have resident.
@@ -22,16 +28,30 @@ pub fn limit_to(bytes: u64) {
 /// The bytes that this process can still have: of what is free on the machine, in its control groups, below its own limit and below
 /// that of [`limit_to`], the least. Nothing where the system does not say.
 pub fn available() -> Option<u64> {
+    let below_given = Some(LIMIT.load(Ordering::Relaxed).saturating_sub(of_process("VmRSS:")));
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let least = [Some(at_once()?), below_given, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten();
+    least.min().map(|least| least.saturating_sub(in_dry_run()))
+}
+
+/// The bytes that the system gives this process at all: what is free on the machine, and below its own limit.
+pub(crate) fn at_once() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let free = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib * 1024);
-    let status = read(STATUS).unwrap_or_default();
-    let of_status = |name: &str| field(&status, name).map_or(0, |kib| kib * 1024);
-    let used = of_status("VmSize:");
-    let below_given = Some(LIMIT.load(Ordering::Relaxed).saturating_sub(of_status("VmRSS:")));
     let limit = read("/proc/self/limits").and_then(|limits| field(&limits, "Max address space"));
-    let below_limit = limit.map(|limit| limit.saturating_sub(used));
-    let groups = read("/proc/self/cgroup").unwrap_or_default();
-    [free, below_limit, below_given, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten().min()
+    let below_limit = limit.map(|limit| limit.saturating_sub(of_process("VmSize:")));
+    [free, below_limit].into_iter().flatten().min()
+}
+
+/// What the system says of this process in bytes, 0 if it does not.
+fn of_process(name: &str) -> u64 {
+    std::fs::read_to_string(STATUS).ok().and_then(|status| field(&status, name)).map_or(0, |kib| kib * 1024)
+}
+
+/// What this process can have in all, with what it had at first.
+fn in_all() -> Option<u64> {
+    let first = resident_at_first().unwrap_or(0);
+    Some(available()?.saturating_add(first).min(LIMIT.load(Ordering::Relaxed)))
 }
 
 /// How a half of an autoencoder that takes so much goes about a picture of this width: at once if there is memory for that.
@@ -42,6 +62,12 @@ pub(crate) fn strips(memory: Memory, width: usize) -> Strips {
         }
         _ => Strips::NONE,
     }
+}
+
+/// What the process had resident when this was first asked, where the system tells it. A dry run leaves something of its own.
+fn resident_at_first() -> Option<u64> {
+    static RESIDENT: OnceLock<u64> = OnceLock::new();
+    Some(*RESIDENT.get_or_init(|| of_process("VmRSS:"))).filter(|&resident| resident > 0)
 }
 
 /// The most memory that the process has had resident, in MiB, where the system tells it.
@@ -86,7 +112,7 @@ fn in_groups(groups: &str, root: &Path) -> Option<u64> {
 
 /// Bytes as text.
 pub(crate) fn in_words(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
+    if bytes < 1_000_000_000 { format!("{} MB", bytes / 1_000_000) } else { format!("{:.1} GB", bytes as f64 / 1e9) }
 }
 
 #[cfg(test)]

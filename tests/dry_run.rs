@@ -1,0 +1,100 @@
+//! Runs that compute nothing, whose memory is known in closed form.
+
+use candle_core::{DType, Device, Tensor};
+use tweedie::Result;
+use tweedie::kernels::{
+    ConvGeometry, PackedWeight, RecyclingAllocator, conv2d_packed, dry_run, in_dry_run, is_dry_run, silu,
+};
+
+#[global_allocator]
+static ALLOCATOR: RecyclingAllocator = RecyclingAllocator;
+
+/// The bytes of the maps here: a size that blocks have exactly.
+const MAP: u64 = 8 << 20;
+
+/// Small blocks, such as shapes.
+const BESIDE: u64 = 64 << 10;
+
+fn map() -> Result<Tensor> {
+    Ok(Tensor::ones((1, 128, 256, 64), DType::F32, &Device::Cpu)?)
+}
+
+fn is_about(found: u64, maps: u64) -> bool {
+    (maps * MAP..=maps * MAP + BESIDE).contains(&found)
+}
+
+#[test]
+fn what_is_in_use_at_once_is_counted() -> Result<()> {
+    let x = map()?;
+    // What comes out of one goes into the next, which takes the place of what went into it.
+    let (y, most) = dry_run(|| {
+        let mut y = silu(&x)?;
+        for _ in 0..4 {
+            y = silu(&y)?;
+        }
+        Ok::<_, candle_core::Error>(y)
+    });
+    assert_eq!(y?.dims(), x.dims());
+    assert!(is_about(most, 2), "{most}");
+    // All are held.
+    let (all, most) = dry_run(|| (0..5).map(|_| silu(&x)).collect::<std::result::Result<Vec<_>, _>>());
+    assert_eq!(all?.len(), 5);
+    assert!(is_about(most, 5), "{most}");
+    Ok(())
+}
+
+/// A block that is free is kept and takes memory still; one of its size takes its place, one of another does not.
+#[test]
+fn what_the_allocator_keeps_is_counted() -> Result<()> {
+    let (x, half) = (map()?, map()?.narrow(1, 0, 64)?.contiguous()?);
+    let (result, most) = dry_run(|| {
+        drop(silu(&x)?);
+        drop(silu(&x)?);
+        silu(&half)
+    });
+    result?;
+    assert!((MAP + MAP / 2..=MAP + MAP / 2 + BESIDE).contains(&most), "{most}");
+    // Beyond what is kept at most, the largest blocks go.
+    let (result, most) = dry_run(|| {
+        let many = (0..60).map(|_| silu(&x)).collect::<std::result::Result<Vec<_>, _>>()?;
+        drop(many);
+        silu(&half)
+    });
+    result?;
+    assert!(is_about(most, 60), "{most}");
+    Ok(())
+}
+
+#[test]
+fn layers_give_the_right_shape_and_weights_take_their_place() -> Result<()> {
+    let x = map()?;
+    let (result, most) = dry_run(|| {
+        // [32, 64, 3, 3] in f32 is laid out in 72 KiB.
+        let weight = PackedWeight::new(&Tensor::zeros((32, 64, 3, 3), DType::F32, &Device::Cpu)?)?;
+        let bias = Tensor::zeros(32, DType::F32, &Device::Cpu)?;
+        conv2d_packed(&x, &weight, &bias, ConvGeometry::square(3, 2, 1))
+    });
+    assert_eq!(result?.dims(), [1, 64, 128, 32]);
+    assert!((MAP / 8 + (72 << 10)..=MAP / 8 + (72 << 10) * 2 + BESIDE).contains(&most), "{most}");
+    Ok(())
+}
+
+/// It is of its thread, holds nothing afterwards, and ends where its work panics.
+#[test]
+fn a_dry_run_ends() -> Result<()> {
+    let x = map()?;
+    let caught = std::panic::catch_unwind(|| dry_run(|| assert!(!is_dry_run(), "in it")));
+    assert!(caught.is_err() && !is_dry_run() && in_dry_run() == 0);
+    let (elsewhere, _) = dry_run(|| {
+        assert!(is_dry_run());
+        std::thread::scope(|scope| scope.spawn(is_dry_run).join().unwrap_or(true))
+    });
+    assert!(!elsewhere);
+    // After it, values are computed as ever.
+    let y = silu(&x)?.flatten_all()?.to_vec1::<f32>()?;
+    assert!(y.iter().all(|y| (y - 0.731_058_6).abs() < 1e-6));
+    let ((_, within), most) = dry_run(|| dry_run(|| silu(&x)));
+    assert_eq!(within, 0);
+    assert!(is_about(most, 1), "{most}");
+    Ok(())
+}
