@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tweedie::checkpoints::{ComponentKind, ModelFiles, SingleFile};
 use tweedie::families::{Families, KeptWeights, Loader, NetworkFacts};
-use tweedie::kernels::{MatmulPrecision, is_dry_run};
+use tweedie::kernels::MatmulPrecision;
 use tweedie::layers::{Backend, Weights};
 use tweedie::models::{ControlModel, Halves, LatentSpace};
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -227,8 +227,7 @@ impl Builder {
         let comes_later = self.usage != Usage::Any && self.adapters.loras.is_empty() && controls.is_empty();
         let build = |weights: &Weights<'_>| architecture.network(weights, format.activations);
         let built = (!comes_later).then(|| adaptable.load(network, &[], build)).transpose()?;
-        // In a dry run none of them was merged.
-        let warnings = if is_dry_run() { Vec::new() } else { loras.finish(&detected.name())? };
+        let warnings = loras.finish(&detected.name())?;
         let facts = ModelFacts {
             network: network_facts,
             latent_space,

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tweedie::images::Photo;
 use tweedie::kernels::is_dry_run;
+use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::Step;
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -151,8 +152,8 @@ impl LatentDiffusion {
     ///
     /// # Errors
     /// [`Error::Cancelled`] if the observer breaks, which it can in every step and between the parts of the decoder; pictures
-    /// that it was told of before are whole. Whatever the networks report. If the model was loaded for one run and this is
-    /// another.
+    /// that it was told of before are whole. Of [`ErrorKind::Memory`] if there is too little for it. Whatever the networks report. If the
+    /// model was loaded for one run and this is another.
     pub fn run(&self, settings: &Settings, observer: &mut Observer<'_>) -> Result<Seconds> {
         let mut seconds = Seconds { load: self.load_seconds, ..Seconds::default() };
         for warning in &settings.warnings {
@@ -162,6 +163,7 @@ impl LatentDiffusion {
             unchanged_pictures(settings, unchanged, observer)?;
             return Ok(seconds);
         }
+        self.check_room(settings)?;
         let start = Instant::now();
         let (encode, adapted) = match self.adapted_stages(settings)? {
             Some(AdaptedStages { encode, denoise, warnings }) => {
@@ -189,6 +191,17 @@ impl LatentDiffusion {
         let batches = Batches { settings, encoded, reference, preview, device, seconds: seconds_of };
         batches.run(denoise, self.decode(), observer)?;
         Ok(seconds)
+    }
+
+    /// Whether it was loaded for any number of runs.
+    pub(crate) fn is_for_any_use(&self) -> bool {
+        self.blueprint.is_some()
+    }
+
+    /// Whether the kernels compute.
+    pub(crate) fn computes_with_kernels(&self) -> bool {
+        let given = self.blueprint.as_ref().and_then(|blueprint| blueprint.backend);
+        given.unwrap_or_else(|| Backend::for_device(&self.device)) == Backend::Kernels
     }
 
     /// What draws previews: the autoencoder that was given for that, or its own decoder if they are wanted and small.
@@ -292,7 +305,7 @@ impl<T> Kept<T> {
 /// Whether there is memory for the states of the networks, as far as that is known before.
 fn check_memory(settings: &Settings, encoded: &Encoded, denoise: &Denoise, decode: &Decode) -> Result<()> {
     // In a dry run it is known at its end whether there is enough; before, that there is memory for any of it.
-    let available = if is_dry_run() { memory::at_once() } else { memory::available() };
+    let available = if is_dry_run() { memory::obtainable() } else { memory::available() };
     let Some(available) = available.filter(|_| denoise.device().is_cpu()) else { return Ok(()) };
     let factor = decode.latent_space().factor;
     let (height, width) = (settings.height / factor, settings.width / factor);

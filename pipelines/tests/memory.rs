@@ -70,6 +70,12 @@ fn what_does_not_fit_is_refused_with_what_would() -> TestResult {
     let refused = draw(&[&many[..], &["--batch-size", "8"]].concat())?;
     refused.fails(1, &["memory that the pictures need", "can be had here", "take a --batch-size of 1"])?;
     draw(&[&many[..], &["--batch-size", "1"]].concat())?.success()?;
-    draw(&["--size", "1024x1024"])?.fails(1, &["take a --width and a --height of 512"])?;
+    // Of a file of prompts one model draws all, and what it has drawn is there.
+    let prompts = "{\"prompt\": \"a cat\"}\n{\"prompt\": \"a dog\", \"width\": 1024, \"height\": 1024}\n";
+    std::fs::write(tweedie.path("list.jsonl"), prompts)?;
+    let each = ["txt2img", "--prompts", "list.jsonl", "--steps", "1", "--max-memory", "320MB", "--output", "all"];
+    tweedie.run(&each)?.fails(1, &["memory that the pictures need", "take a smaller --width and --height"])?;
+    assert_eq!(std::fs::read_dir(tweedie.path("all"))?.count(), 1);
+    draw(&["--size", "1024x1024"])?.fails(1, &["take a smaller --width and --height, such as 512x512"])?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::Loras;
 use super::lora_names::Module;
 use crate::Result;
-use crate::kernels::MatmulPrecision;
+use crate::kernels::{MatmulPrecision, is_dry_run};
 use crate::layers::{Computation, Weight, WeightSource};
 use candle_core::{DType, Device, Tensor};
 
@@ -20,7 +20,10 @@ impl MergedWeights<'_> {
     /// A tensor with the changes in it, as what `products` wants of the type that it is stored in; as it is stored if a change does
     /// not fit.
     fn merged(&self, module: Module, stored: Tensor, products: MatmulPrecision) -> Result<Tensor> {
-        let merged = self.loras.merged(&module, &stored);
+        let merged = match is_dry_run() {
+            true => Ok(Tensor::zeros(stored.shape(), DType::F32, stored.device())?),
+            false => self.loras.merged(&module, &stored),
+        };
         let Some(sum) = self.loras.note(module, merged) else { return Ok(stored) };
         if !stored.device().is_cpu() {
             return Ok(sum.to_dtype(stored.dtype())?.to_device(stored.device())?);

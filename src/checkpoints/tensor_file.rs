@@ -147,7 +147,7 @@ impl TensorFile {
         let found = format.eight_bits(&blocks);
         let scales = found.scales.iter().chain(found.leasts.iter().flatten());
         // The farthest number from 0 times the scale, and the least value beside it.
-        let is_finite = |scale: &f32| (scale * 128.0).is_finite() || is_dry_run();
+        let is_finite = |scale: &f32| (scale * 128.0).is_finite();
         Ok(scales.into_iter().all(is_finite).then_some(found))
     }
 
@@ -166,12 +166,12 @@ impl TensorFile {
         let (Place { range, strides }, bytes) = self.place(stored)?;
         let plain = match stored.dtype {
             ElementType::Plain(plain) => float_type(plain).map(|_| plain).ok_or_else(unread)?,
-            ElementType::Blocks(_) if is_dry_run() => return unread_rows(stored, rows, dtype).map(Some),
+            ElementType::Blocks(_) if is_unread(stored) => return unread_rows(stored, rows, dtype).map(Some),
             ElementType::Blocks(format) => {
                 return widened(bytes, &range, (format, &stored.shape), rows, dtype, device);
             }
         };
-        if is_dry_run() {
+        if is_unread(stored) {
             return unread_rows(stored, rows, dtype).map(Some);
         }
         let (mut shape, all) = (stored.shape.clone(), stored.shape.first().copied().unwrap_or(1));
@@ -188,6 +188,11 @@ impl TensorFile {
         let part = range.start + rows.start * row..range.start + rows.end * row;
         bytes.tensor(&part, plain, &shape, dtype, device)
     }
+}
+
+/// Whether a dry run leaves a tensor unread: a matrix. What is smaller may say something of the model.
+fn is_unread(stored: &StoredTensor) -> bool {
+    is_dry_run() && stored.shape.len() > 1
 }
 
 /// Zeros in the place of rows that a dry run does not read: of their size, and no memory is written.

@@ -2,7 +2,7 @@
 
 use crate::adapters::{AdapterSource, Loras, WithAdapters};
 use crate::checkpoints::{Checkpoint, Held, ModelFiles, Precision};
-use crate::kernels::{MatmulPrecision, RoundedTo, is_dry_run};
+use crate::kernels::{MatmulPrecision, RoundedTo};
 use crate::layers::{Backend, Computation, Packed, Weight, WeightRecorder, WeightSource, WeightStore, Weights};
 use crate::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
@@ -166,8 +166,7 @@ impl Loader<'_> {
         let names = checkpoint.file_names().to_vec();
         let checkpoint = if self.headers_alone { checkpoint.headers_alone() } else { checkpoint };
         let checkpoint = checkpoint.held(self.held);
-        // What is merged takes no memory that lasts.
-        let merged = self.loras.filter(|_| !is_dry_run()).map(|loras| loras.over(component, &checkpoint));
+        let merged = self.loras.map(|loras| loras.over(component, &checkpoint));
         let source = merged.as_ref().map_or(&checkpoint as &dyn WeightSource, |merged| merged);
         let recorder = self.kept.map(|kept| (kept, WeightRecorder::new(source)));
         let built = match &recorder {

@@ -3,7 +3,8 @@
 //! In a [`dry_run`] layers, networks and whole pipelines run as they always do, but kernels give results of the right shape that nobody
 //! has filled, and weights are laid out with nothing in them. The allocator gives new memory for all of it, which the system does
 //! not back before something is written there, and keeps an account of what would be in use and what it would have kept. So
-//! what is predicted follows from what is run, whatever is added to it, and costs a few thousandths of the time.
+//! what is predicted follows from what is run, whatever is added to it, and costs a few thousandths of the time. What is no kernel is
+//! computed, such as a scheduler's steps and the tokens of a text.
 
 use super::recycler::{Account, class, is_kept};
 use std::cell::{Cell, RefCell};
@@ -39,12 +40,12 @@ impl State {
     }
 }
 
-/// Ends a dry run, also where it panics.
-struct End;
+/// A thread's state before, which it has again when this is dropped, also where work panics.
+struct Before(bool);
 
-impl Drop for End {
+impl Drop for Before {
     fn drop(&mut self) {
-        ON.set(false);
+        ON.set(self.0);
     }
 }
 
@@ -56,21 +57,35 @@ pub fn dry_run<R>(work: impl FnOnce() -> R) -> (R, u64) {
         return (work(), 0);
     }
     STATE.set(State::new());
-    ON.set(true);
-    let end = End;
+    let before = Before(ON.replace(true));
     let result = work();
-    drop(end);
+    drop(before);
     (result, STATE.with_borrow(|state| state.most) as u64)
 }
 
+/// Runs work of which a dry run of this thread, if there is one, is to know nothing: that of another caller, which a thread of a pool
+/// may be given while it waits.
+pub(super) fn without_dry_run<R>(work: impl FnOnce() -> R) -> R {
+    let _before = Before(ON.replace(false));
+    work()
+}
+
+/// Whether a dry run on this thread would tell anything: the program's allocator keeps an account, and the thread is none of the
+/// pool's, which are given others' work.
+pub fn can_dry_run() -> bool {
+    const PROBE: usize = 1 << 16;
+    rayon::current_thread_index().is_none()
+        && dry_run(|| drop(std::hint::black_box(vec![0u8; PROBE]))).1 >= PROBE as u64
+}
+
 /// Whether this thread is in a dry run.
-pub fn is_on() -> bool {
+pub fn is_dry_run() -> bool {
     ON.get()
 }
 
 /// The bytes that a dry run would have in use now; 0 outside of one.
-pub fn in_dry_run() -> u64 {
-    if is_on() { STATE.with_borrow(State::bytes) as u64 } else { 0 }
+pub fn dry_run_bytes() -> u64 {
+    if is_dry_run() { STATE.with_borrow(State::bytes) as u64 } else { 0 }
 }
 
 /// A block comes into use.
@@ -79,7 +94,7 @@ pub(super) fn took(size: usize) {
         true => {
             let (class, size) = class(size);
             if !state.account.take(class) {
-                while state.account.to_let_go(size).is_some() {}
+                while state.account.let_go_for(size).is_some() {}
             }
         }
         false => state.small += size,

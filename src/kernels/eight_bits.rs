@@ -1,5 +1,7 @@
 //! Weights in eight bits and less: whole numbers, of which neighbours share a scale, and in some formats a least value.
 
+use super::InstructionSet;
+use super::int8::Rounding;
 use super::numbers::{NumberLines, Numbers};
 use super::panel_row::PANEL;
 use super::simd::multiversion;
@@ -61,10 +63,8 @@ impl EightBits {
     /// # Panics
     /// If they are no whole parts.
     pub fn round(values: &[f32]) -> Self {
-        let round = |values: &[f32], numbers: &mut [i8], scales: &mut [f32]| {
-            round_parts(PhantomData::<f32>, values, 0, numbers, scales);
-        };
-        Self::of_parts(values, None, round)
+        let rounding = Rounding::of(InstructionSet::in_use());
+        Self::of_parts(values, None, |values, numbers, scales| rounding.round(values, 0, numbers, scales))
     }
 
     /// The numbers from -8 to 7 that are nearest to 32 values at a time, with the scale that leaves the least error (`Q4_0` has such
@@ -89,7 +89,7 @@ impl EightBits {
         assert!(values.len().is_multiple_of(PART));
         let mut numbers = vec![0; values.len()];
         let mut scales = vec![0.0; values.len() / PART];
-        if dry_run::is_on() {
+        if dry_run::is_dry_run() {
             return Self { numbers, scales, leasts: None, part: PART, least_of_sixteen };
         }
         let of_task = (values.par_chunks(PARTS_OF_A_TASK * PART))
@@ -111,10 +111,11 @@ impl EightBits {
 
 /// The value that is added and taken away again to round to a whole number, two ways to the even one: it also leaves it in the low
 /// bits.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// How many scales away from 0 the farthest value of a part is tried to be in four bits.
-const FARTHEST: [f32; 14] = [-8.9, -8.7, -8.5, -8.3, -8.1, -7.9, -7.7, -7.5, -7.3, -7.1, -6.9, -6.7, -6.5, -6.3];
+const FARTHEST: [f32; 16] =
+    [-9.1, -8.9, -8.7, -8.5, -8.3, -8.1, -7.9, -7.7, -7.5, -7.3, -7.1, -6.9, -6.7, -6.5, -6.3, -6.1];
 
 /// The sum of sixteen numbers, in an order that every machine has.
 #[inline(always)]
@@ -144,28 +145,26 @@ multiversion! {
                 continue;
             }
             // The error of a scale that fits its numbers best is the sum of x^2 less (sum of x n)^2 / sum of n^2.
-            let mut best = 0.0;
-            for step in FARTHEST {
-                let inverse = step / farthest;
-                let mut rounded = [0.0f32; PART];
-                let (mut products, mut squares) = ([0.0; 16], [0.0; 16]);
-                for (half, rounded) in halves.iter().zip(rounded.as_chunks_mut::<16>().0) {
-                    let sums = products.iter_mut().zip(&mut squares);
-                    for ((&x, rounded), (product, square)) in half.iter().zip(rounded).zip(sums) {
-                        let n = ((x * inverse + ROUND) - ROUND).clamp(-8.0, 7.0);
-                        *rounded = n;
-                        *product += x * n;
-                        *square += n * n;
-                    }
-                }
-                let (product, square) = (sum(products), sum(squares));
-                let fit = product * product / square;
-                if fit > best {
-                    best = fit;
-                    *scale = product / square;
-                    numbers.iter_mut().zip(rounded).for_each(|(number, n)| *number = n as i8);
+            let round = |x: f32, inverse: f32| ((x * inverse + ROUND) - ROUND).clamp(-8.0, 7.0);
+            let inverses = FARTHEST.map(|step| step / farthest);
+            let (mut products, mut squares) = ([0.0f32; 16], [0.0f32; 16]);
+            for &x in values {
+                let sums = products.iter_mut().zip(&mut squares);
+                for (inverse, (product, square)) in inverses.iter().zip(sums) {
+                    let n = round(x, *inverse);
+                    *product += x * n;
+                    *square += n * n;
                 }
             }
+            let fit = |i: usize| products[i] * products[i] / squares[i];
+            let fits = (0..FARTHEST.len()).filter(|&i| fit(i) > 0.0);
+            // Of values that are too small for a scale none is left.
+            let Some(best) = fits.reduce(|best, i| if fit(i) > fit(best) { i } else { best }) else {
+                numbers.fill(0);
+                continue;
+            };
+            *scale = products[best] / squares[best];
+            numbers.iter_mut().zip(values).for_each(|(number, &x)| *number = round(x, inverses[best]) as i8);
         }
     }
 }
@@ -198,34 +197,30 @@ impl EightBitPanels {
     }
 }
 
-multiversion! {
-    /// The nearest numbers of each part, plus an offset of which the byte is kept, and their scales.
-    pub(super) fn round_parts<T: Real>(
-        of: PhantomData<T>, values: &[f32], offset: i8, numbers: &mut [i8], scales: &mut [f32],
-    ) {
-        // There is one type of values, and versions are made by type.
-        let _ = of;
-        let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
-        for ((values, numbers), scale) in parts.zip(scales) {
-            // Magnitudes are in the order of their bits, infinity above all numbers and what is none above that: then the scale is
-            // none, and with it all that is made of it.
-            let mut most = [0u32; 16];
-            for half in values.as_chunks::<16>().0 {
-                for (most, value) in most.iter_mut().zip(half) {
-                    *most = (*most).max(value.abs().to_bits());
-                }
-            }
-            for width in [8, 4, 2, 1] {
-                let (low, high) = most.split_at_mut(width);
-                low.iter_mut().zip(high).for_each(|(low, high)| *low = (*low).max(*high));
-            }
-            *scale = f32::from_bits(most[0]) / 127.0;
-            let inverse = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
-            for (number, value) in numbers.iter_mut().zip(values) {
-                *number = ((value * inverse + ROUND).to_bits() as i8).wrapping_add(offset);
-            }
+/// The nearest numbers of each part, plus an offset of which the byte is kept, and their scales: the definition.
+pub(super) fn round_parts(values: &[f32], offset: i8, numbers: &mut [i8], scales: &mut [f32]) {
+    let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
+    for ((values, numbers), scale) in parts.zip(scales) {
+        // Magnitudes are in the order of their bits, infinity above all numbers and what is none above that: then the scale is
+        // none, and with it all that is made of it.
+        *scale = scale_of(values.iter().fold(0, |most, value| most.max(value.abs().to_bits())));
+        let inverse = inverse_of(*scale);
+        for (number, value) in numbers.iter_mut().zip(values) {
+            *number = ((value * inverse + ROUND).to_bits() as i8).wrapping_add(offset);
         }
     }
+}
+
+/// The scale of a part, from the bits of its largest magnitude.
+#[inline(always)]
+pub(super) fn scale_of(most: u32) -> f32 {
+    f32::from_bits(most) / 127.0
+}
+
+/// What values are multiplied by to be in scales.
+#[inline(always)]
+pub(super) fn inverse_of(scale: f32) -> f32 {
+    if scale > 0.0 { 1.0 / scale } else { 0.0 }
 }
 
 /// Lines of panels in eight bits.
@@ -318,9 +313,10 @@ mod tests {
     /// No scale of a fine grid fits better than half a step of the scale's grid, and what has one number alone is exact.
     #[test]
     fn four_bits_are_nearly_the_best_of_a_part() {
-        let mut values = wave(96);
+        let mut values = wave(128);
         values[32..64].fill(0.0);
-        values[64..].fill(-3.5);
+        values[64..96].fill(-3.5);
+        values[96..].fill(1e-44);
         let rounded = EightBits::round_to_four_bits(&values);
         assert!(rounded.numbers.iter().all(|number| (-8..=7).contains(number)));
         let widened = rounded.widened();
@@ -332,8 +328,8 @@ mod tests {
         });
         let best = best.fold(f32::INFINITY, f32::min);
         assert!(found <= 1.1 * best, "{found} {best}");
-        assert!(widened[32..64].iter().all(|&value| value == 0.0));
-        assert!(widened[64..].iter().all(|value| (value + 3.5).abs() < 1e-6));
+        assert!(widened[32..64].iter().chain(&widened[96..]).all(|value| value.abs() < 1e-40));
+        assert!(widened[64..96].iter().all(|value| (value + 3.5).abs() < 1e-6));
     }
 
     /// Lines are those of the panels of the widened matrix, from wherever they are taken.

@@ -56,7 +56,7 @@ pub(crate) fn widened(tensor: &Tensor) -> Result<Tensor> {
     };
     let halves = &halves[layout.start_offset()..][..layout.shape().elem_count()];
     let mut wide = vec![0f32; halves.len()];
-    if dry_run::is_on() {
+    if dry_run::is_dry_run() {
         return Tensor::from_vec(wide, tensor.shape(), &Device::Cpu);
     }
     let pieces = wide.par_chunks_mut(WIDENED_AT_ONCE).zip(halves.par_chunks(WIDENED_AT_ONCE));

@@ -2,6 +2,7 @@
 
 use super::dry_run;
 use super::panel_row::PANEL;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Lines of sixteen numbers.
@@ -23,6 +24,9 @@ pub(super) enum NumberLines<'a> {
 /// Bytes of a line of halves.
 const HALF_LINE: usize = PANEL / 2;
 
+/// Lines that one thread lays out at a time.
+const LINES_OF_A_TASK: usize = 4096;
+
 impl Numbers {
     /// Whole lines; in half the memory if all are among the sixteen numbers from this least one on.
     ///
@@ -31,16 +35,24 @@ impl Numbers {
     pub fn new(numbers: Vec<i8>, least_of_sixteen: Option<i8>) -> Self {
         assert!(numbers.len().is_multiple_of(PANEL));
         let Some(least) = least_of_sixteen else { return Self::Bytes(numbers) };
-        if dry_run::is_on() {
+        if dry_run::is_dry_run() {
             return Self::Halves { bytes: Vec::with_capacity(numbers.capacity() / 2), least };
         }
-        let beyond = |&number: &i8| !(0..16).contains(&(i16::from(number) - i16::from(least)));
-        assert!(!numbers.iter().any(beyond), "numbers in four bits");
-        let halves = |line: &[i8; PANEL]| -> [u8; HALF_LINE] {
-            let above = |number: i8| number.wrapping_sub(least) as u8;
-            std::array::from_fn(|i| above(line[i]) | above(line[i + HALF_LINE]) << 4)
-        };
-        Self::Halves { bytes: numbers.as_chunks().0.iter().flat_map(halves).collect(), least }
+        let mut bytes = vec![0; numbers.len() / 2];
+        let of_task =
+            bytes.par_chunks_mut(LINES_OF_A_TASK * HALF_LINE).zip(numbers.par_chunks(LINES_OF_A_TASK * PANEL));
+        of_task.for_each(|(bytes, numbers)| {
+            let lines = bytes.as_chunks_mut::<HALF_LINE>().0.iter_mut().zip(numbers.as_chunks::<PANEL>().0);
+            for (bytes, line) in lines {
+                let above = line.map(|number| i16::from(number) - i16::from(least));
+                assert!(above.iter().all(|above| (0..16).contains(above)), "numbers in four bits");
+                let above = above.map(|above| above as u8);
+                let (lower, upper) = above.split_at(HALF_LINE);
+                let each = bytes.iter_mut().zip(lower.iter().zip(upper));
+                each.for_each(|(byte, (lower, upper))| *byte = lower | upper << 4);
+            }
+        });
+        Self::Halves { bytes, least }
     }
 
     /// All of them.
@@ -133,6 +145,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "four bits")]
     fn numbers_of_more_bits_are_refused() {
-        Numbers::new(vec![8; PANEL], Some(-8));
+        Numbers::new(vec![-128; PANEL], Some(120));
     }
 }

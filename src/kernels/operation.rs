@@ -154,7 +154,7 @@ impl<K: 'static> Operation<K> {
             candle_core::bail!("{}: shapes {shapes:?} do not fit", K::NAME);
         };
         for_real!(storages[0], K::NAME, T => {
-            if dry_run::is_on() {
+            if dry_run::is_dry_run() {
                 dry_run::had(self.0.scratch(shapes) * size_of::<T>());
                 return to_storage(zeros::<T>(shape.iter().product()), shape);
             }

@@ -72,7 +72,10 @@ impl PackedWeight {
     }
 
     /// Lays out a weight `[out, in]`, or `[out, in, height, width]` that is given as `[out, height, width, in]`. Full products widen a
-    /// block of it at a time. Numbers that are sixteen neighbouring ones at most take half a byte each.
+    /// block of it at a time. Where all numbers are among [sixteen](EightBits::least_of_sixteen), they take half a byte each.
+    ///
+    /// # Panics
+    /// If they are said to be and are not.
     ///
     /// # Errors
     /// If the shape has another rank than 2 or 4, or a row of the matrix is no whole parts, or there are not as many.

@@ -1,6 +1,6 @@
 //! The one pool of threads that all kernels share: rayon's.
 
-use super::dry_run;
+use super::dry_run::{is_dry_run, without_dry_run};
 use super::tape::without_tape;
 use std::sync::OnceLock;
 
@@ -36,9 +36,9 @@ pub fn threads() -> usize {
 /// Where rayon's pool was made by somebody else, the work stays on its thread: threads of that pool may have too little stack.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     // A dry run is of its thread.
-    match is_deep(None) && !dry_run::is_on() {
+    match is_deep(None) && !is_dry_run() {
         // The thread that takes it may be one that waits in the middle of another caller's work.
-        true if rayon::current_thread_index().is_none() => rayon::scope(|_| without_tape(work)),
+        true if rayon::current_thread_index().is_none() => rayon::scope(|_| without_tape(|| without_dry_run(work))),
         _ => work(),
     }
 }

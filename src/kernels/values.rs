@@ -20,7 +20,7 @@ pub(super) unsafe fn written<T: Real>(
     task_len: usize,
     write: impl Fn(Range<usize>, &mut [MaybeUninit<T>]) + Sync,
 ) -> Vec<T> {
-    if dry_run::is_on() {
+    if dry_run::is_dry_run() {
         return zeros(count);
     }
     let mut values = Vec::<T>::with_capacity(count);

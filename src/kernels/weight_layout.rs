@@ -25,7 +25,7 @@ fn lay_out<E: Copy + Default + Send + Sync, const PAIRS: bool>(weight: &[E], sha
     assert!(weight.len() == outputs * depth);
     let len = outputs.div_ceil(PANEL) * depth * PANEL;
     let mut panels = Vec::with_capacity(len);
-    if dry_run::is_on() {
+    if dry_run::is_dry_run() {
         return panels;
     }
     let no_output = vec![E::default(); depth];

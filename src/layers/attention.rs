@@ -1,5 +1,6 @@
 //! Attention with its projections.
 
+use super::feature_map::joined;
 use super::{Backend, Cache, LayerId, Linear, Weights, scaled_dot_product_attention};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -94,13 +95,13 @@ impl Attention {
             || (0..count).step_by(tokens.max(1)).map(|first| x.narrow(1, first, tokens.max(1).min(count - first)));
         let of_all = |layer: &Linear| -> Result<Tensor> {
             let of_parts = parts().map(|part| layer.forward(&normed(&part?)?)).collect::<Result<Vec<_>>>()?;
-            Ok(Tensor::cat(&of_parts, 1)?)
+            joined(&of_parts.iter().collect::<Vec<_>>(), 1)
         };
         let (keys, values) = (of_all(&self.to_k)?, of_all(&self.to_v)?);
         let attend = |part: &Tensor| self.attend(&normed(part)?, [keys.clone(), values.clone()], part);
         let mixed = parts().map(|part| attend(&part?)).collect::<Result<Vec<_>>>()?;
         drop((keys, values));
-        Ok(Tensor::cat(&mixed, 1)?)
+        joined(&mixed.iter().collect::<Vec<_>>(), 1)
     }
 
     fn keys_and_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
@@ -135,7 +136,7 @@ impl Attention {
                 self.forward(&x, &x, &residual)?
             });
         }
-        Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0)? })
+        if parts.len() == 1 { Ok(parts.swap_remove(0)) } else { joined(&parts.iter().collect::<Vec<_>>(), 0) }
     }
 }
 

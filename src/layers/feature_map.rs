@@ -125,7 +125,7 @@ impl FeatureMap {
             return Ok(first.clone());
         }
         let tensors: Vec<&Tensor> = maps.iter().map(|map| &map.tensor).collect();
-        first.map(|_| Ok(Tensor::cat(&tensors, first.row_axis())?))
+        first.map(|_| joined(&tensors, first.row_axis()))
     }
 
     /// Adds the pixels of one image's next rows to the sums for a norm.
@@ -236,6 +236,17 @@ impl FeatureMap {
             Backend::Candle => repeat_nearest(&repeat_nearest(x, 2, from_height, height)?, 3, from_width, width),
         })
     }
+}
+
+/// Tensors one after the other along an axis; in a dry run without their values.
+pub(super) fn joined(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
+    let [first, ..] = tensors else { return Ok(Tensor::cat(tensors, axis)?) };
+    if !kernels::is_dry_run() {
+        return Ok(Tensor::cat(tensors, axis)?);
+    }
+    let mut shape = first.dims().to_vec();
+    shape[axis] = tensors.iter().map(|tensor| tensor.dim(axis)).sum::<candle_core::Result<usize>>()?;
+    Ok(Tensor::zeros(shape, first.dtype(), first.device())?)
 }
 
 /// Nearest-neighbour resampling along one axis. Broadcasting for whole factors, since candle's own

@@ -214,25 +214,25 @@ impl Generate {
         Ok(builder.adapters(self.adapters.adapters(&source)?))
     }
 
-    /// The most memory that the first drawing will take, where that is known and somebody asks for it, or it may be short. If there
-    /// is not so much, it is refused with what would fit.
+    /// The most memory that the only drawing will take, where that is known and somebody asks for it, or it may be short. If there is
+    /// not so much, it is refused with what would fit.
     fn memory(
         &self,
         plan: &Plan,
         builder: &Builder,
         settle: &impl Fn(&LatentDiffusion, TextToImageRequest) -> anyhow::Result<Settings>,
     ) -> anyhow::Result<Option<u64>> {
-        let Some(drawing) = plan.drawings.first() else { return Ok(None) };
-        let controls = self.adapters.control_images()?;
+        // Of many drawings each is asked for when its turn comes.
+        let [drawing] = &plan.drawings[..] else { return Ok(None) };
         let predict = |dtype: DTypeChoice, change: &dyn Fn(&mut TextToImageRequest)| {
             builder.clone().dtype(dtype).predicted_memory(|model| {
                 let mut request = self.text_request(plan, drawing, model)?;
-                request.controls = controls.clone();
+                request.controls = self.adapters.control_images()?;
                 change(&mut request);
                 settle(model, request)
             })
         };
-        Ok(memory::checked(self.json, self.model.dtype(), &predict)?)
+        memory::checked(self.json, self.model.dtype(), &predict)
     }
 
     /// Says what of another picture's settings is not taken.

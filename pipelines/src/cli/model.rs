@@ -30,7 +30,7 @@ pub enum ModelCommand {
         #[arg(long, value_name = "DIR", requires = "model")]
         config: Option<PathBuf>,
 
-        /// Also say the most memory that a picture of this size takes, as with txt2img, in each number format
+        /// Also say the peak memory of a picture of this size, as txt2img makes it here, by number format
         #[arg(long, value_name = "WxH", value_parser = size)]
         memory: Option<(u32, u32)>,
 
@@ -90,7 +90,13 @@ impl ModelCommand {
         };
         let model = model_at(model.as_ref(), config.as_ref())?;
         let info = ModelInfo::read(&model)?;
-        let memory = memory.map(|size| PredictedMemory::of(&model, size)).transpose()?;
+        let memory = memory.and_then(|size| match PredictedMemory::of(&model, size) {
+            Ok(memory) => Some(memory),
+            Err(error) => {
+                print::warning(&format!("what a picture takes is not known: {error:#}"));
+                None
+            }
+        });
         if json {
             let mut fields = as_json(&info);
             if let Some(memory) = memory {
@@ -158,7 +164,7 @@ impl PredictedMemory {
             let builder = Builder::default().model(model.clone()).dtype(dtype).device(DeviceChoice::Cpu);
             let builder = builder.usage(Usage::Once(TaskKind::TextToImage));
             let Some(most) = builder.predicted_memory(|model| model.settle(&request))? else {
-                anyhow::bail!("the memory that a picture takes is not known on this system")
+                anyhow::bail!("this system does not tell, or a run of this model cannot be tried")
             };
             bytes.push((dtype, most));
         }
@@ -171,7 +177,7 @@ impl PredictedMemory {
             .bytes
             .iter()
             .map(|(dtype, bytes)| format!("{:16} {:>10}", dtype.to_string(), megabytes(*bytes as usize)));
-        [String::new(), format!("memory that a picture of {width}x{height} takes at most, by --dtype:")]
+        [String::new(), format!("peak memory of a picture of {width}x{height}, here and by --dtype:")]
             .into_iter()
             .chain(each)
             .collect()

@@ -7,7 +7,7 @@ pub use prediction::checked;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tweedie::kernels::in_dry_run;
+use tweedie::kernels::dry_run_bytes;
 use tweedie::models::{Memory, Strips};
 
 /// The most that the process may have resident.
@@ -28,19 +28,25 @@ pub fn limit_to(bytes: u64) {
 /// The bytes that this process can still have: of what is free on the machine, in its control groups, below its own limit and below
 /// that of [`limit_to`], the least. Nothing where the system does not say.
 pub fn available() -> Option<u64> {
-    let below_given = Some(LIMIT.load(Ordering::Relaxed).saturating_sub(of_process("VmRSS:")));
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let least = [Some(at_once()?), below_given, in_groups(&groups, Path::new("/sys/fs/cgroup"))].into_iter().flatten();
-    least.min().map(|least| least.saturating_sub(in_dry_run()))
+    let below_given =
+        LIMIT.load(Ordering::Relaxed).saturating_sub(of_process("VmRSS:")).saturating_sub(dry_run_bytes());
+    Some(obtainable()?.min(below_given))
 }
 
-/// The bytes that the system gives this process at all: what is free on the machine, and below its own limit.
-pub(crate) fn at_once() -> Option<u64> {
+/// The bytes that the system gives this process, whatever was said to [`limit_to`].
+pub(crate) fn obtainable() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
-    let free = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib * 1024);
+    let free = of_machine("MemAvailable:")?;
+    let groups = in_groups(&read("/proc/self/cgroup").unwrap_or_default(), Path::new("/sys/fs/cgroup"));
+    // What a dry run has is in no memory, but it has its addresses.
+    let least = [Some(free), groups].into_iter().flatten().min()?.saturating_sub(dry_run_bytes());
     let limit = read("/proc/self/limits").and_then(|limits| field(&limits, "Max address space"));
     let below_limit = limit.map(|limit| limit.saturating_sub(of_process("VmSize:")));
-    [free, below_limit].into_iter().flatten().min()
+    Some(below_limit.map_or(least, |below| below.min(least)))
+}
+
+fn of_machine(name: &str) -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/meminfo").ok()?, name).map(|kib| kib * 1024)
 }
 
 /// What the system says of this process in bytes, 0 if it does not.
@@ -48,10 +54,15 @@ fn of_process(name: &str) -> u64 {
     std::fs::read_to_string(STATUS).ok().and_then(|status| field(&status, name)).map_or(0, |kib| kib * 1024)
 }
 
-/// What this process can have in all, with what it had at first.
+/// What this process can still have before the system kills something: what can go to the disk gives way.
+fn with_swap() -> Option<u64> {
+    Some(available()?.saturating_add(of_machine("SwapFree:").unwrap_or(0)))
+}
+
+/// The same with what it had at first.
 fn in_all() -> Option<u64> {
     let first = resident_at_first().unwrap_or(0);
-    Some(available()?.saturating_add(first).min(LIMIT.load(Ordering::Relaxed)))
+    Some(with_swap()?.saturating_add(first).min(LIMIT.load(Ordering::Relaxed)))
 }
 
 /// How a half of an autoencoder that takes so much goes about a picture of this width: at once if there is memory for that.

@@ -1,15 +1,14 @@
 //! What a run will take, before a weight of it is read.
 
-use super::{in_all, in_words, resident_at_first};
+use super::{in_all, in_words, resident_at_first, with_swap};
 use crate::builder::Builder;
 use crate::device::DTypeChoice;
 use crate::latent_diffusion::LatentDiffusion;
 use crate::model::ModelInfo;
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::settings::Settings;
-use crate::task::Task;
 use std::ops::ControlFlow;
-use tweedie::kernels::dry_run;
+use tweedie::kernels::{RecyclingAllocator, can_dry_run, dry_run, is_dry_run};
 use tweedie::schedulers::Scheduler;
 use tweedie::{Error, ErrorKind, Result};
 
@@ -31,15 +30,13 @@ impl Builder {
         &self,
         settle: impl FnOnce(&LatentDiffusion) -> Result<Settings, E>,
     ) -> Result<Option<u64>, E> {
-        let Some(before) = resident_at_first().filter(|_| self.computes_with_kernels()) else { return Ok(None) };
+        let Some(before) = resident_at_first().filter(|_| self.computes_with_kernels() && can_dry_run()) else {
+            return Ok(None);
+        };
         let (found, most) = dry_run(|| {
             let model = self.clone().build()?;
-            let settings = settle(&model)?.in_brief();
-            match model.run(&settings, &mut |_| ControlFlow::Continue(())) {
-                Err(error) if error.kind() == ErrorKind::Memory => Err(error.into()),
-                // Of what is not computed nothing else can be wrong but a number, which is no matter here.
-                run => Ok::<_, E>(run.is_ok()),
-            }
+            let settings = settle(&model)?;
+            Ok::<_, E>(model.rehearse(settings)?)
         });
         // Of the embedded model the program has the weights too, which are resident once they are read.
         let embedded = self.embedded().map(ModelInfo::read).transpose()?;
@@ -48,19 +45,75 @@ impl Builder {
     }
 }
 
+impl LatentDiffusion {
+    /// A run in a dry run: whether it came to its end. Of what is not computed nothing can be wrong but a number, which is no matter
+    /// here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if there is too little for any of it.
+    fn rehearse(&self, settings: Settings) -> Result<bool> {
+        match self.run(&settings.in_brief(), &mut |_| ControlFlow::Continue(())) {
+            Err(error) if error.kind() == ErrorKind::Memory => Err(error),
+            run => Ok(run.is_ok()),
+        }
+    }
+
+    /// Whether there is memory for a run of this model, which is loaded for any number of them: that is asked where there is not
+    /// plenty.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Memory`] if there is not; the message says what would help.
+    pub(crate) fn check_room(&self, settings: &Settings) -> Result<()> {
+        // A solver of one's own is not for rehearsals.
+        if is_dry_run() || !self.is_for_any_use() || !self.computes_with_kernels() || settings.solver.is_some() {
+            return Ok(());
+        }
+        let Some(free) = with_swap().filter(|&free| is_scarce(free, settings) && can_dry_run()) else { return Ok(()) };
+        let free = free.saturating_add(RecyclingAllocator::kept());
+        let takes = |settings: Settings| {
+            let (ended, most) = dry_run(|| self.rehearse(settings));
+            Ok::<_, Error>(if ended? { most } else { 0 })
+        };
+        let needed = takes(settings.clone())?;
+        if fits(needed, free) {
+            return Ok(());
+        }
+        let mut one_by_one = settings.clone();
+        one_by_one.request.batch_size = 1;
+        let fix = match takes(one_by_one) {
+            Ok(less) if fits(less, free) => "take a `batch_size` of 1",
+            _ => "take a smaller `width` and `height`",
+        };
+        Err(too_little(needed, free, fix))
+    }
+}
+
+/// Whether memory may not be enough for a run. Where it is, that is not worth a few hundredths of a second.
+fn is_scarce(free: u64, settings: &Settings) -> bool {
+    free < PLENTY || settings.width * settings.height * settings.request.batch_size > USUAL
+}
+
+fn fits(needed: u64, there: u64) -> bool {
+    (needed as f64 * (1.0 - TOLERANCE)) as u64 <= there
+}
+
+fn too_little(needed: u64, there: u64, fix: &str) -> Error {
+    let fix = format!("{} can be had here; {fix}", in_words(there));
+    Error::unusable(ErrorKind::Memory, "the memory that the pictures need", in_words(needed), fix)
+}
+
 /// What a run takes with other weights and another request.
 pub type Predict<'a, E> = dyn Fn(DTypeChoice, &dyn Fn(&mut TextToImageRequest)) -> Result<Option<u64>, E> + 'a;
 
-/// The predicted memory of a run with weights in a number format, if it is asked for, or so little is free that it may be too much:
-/// where there is plenty it is not worth its few hundredths of a second.
+/// The predicted memory of a run with weights in a number format, if it is asked for, or may be too much: where there is plenty it is
+/// not worth its few hundredths of a second.
 ///
 /// # Errors
 /// [`ErrorKind::Memory`] if there is not so much; the message says what would fit. Whatever `predict` reports.
 pub fn checked<E: From<Error>>(asked: bool, dtype: DTypeChoice, predict: &Predict<'_, E>) -> Result<Option<u64>, E> {
     let Some(all) = in_all().filter(|&all| asked || all < PLENTY) else { return Ok(None) };
     let Some(needed) = predict(dtype, &|_| {})? else { return Ok(None) };
-    let fits = |needed: u64| (needed as f64 * (1.0 - TOLERANCE)) as u64 <= all;
-    if fits(needed) {
+    if fits(needed, all) {
         return Ok(Some(needed));
     }
     let mut ways: Vec<(String, DTypeChoice, Change)> = vec![("a `batch_size` of 1".into(), dtype, one_by_one)];
@@ -71,26 +124,29 @@ pub fn checked<E: From<Error>>(asked: bool, dtype: DTypeChoice, predict: &Predic
     let found = ways.into_iter().filter(|(_, other, _)| *other != DTypeChoice::Q8 || dtype != DTypeChoice::Q4);
     let mut fix = None;
     for (way, dtype, change) in found {
-        if predict(dtype, &change)?.is_some_and(fits) {
+        if matches!(predict(dtype, &change), Ok(Some(less)) if fits(less, all)) {
             fix = Some(format!("take {way}"));
             break;
         }
     }
-    for side in SIDES.into_iter().filter(|_| fix.is_none()) {
+    let smallest = [(dtype, String::new()), (DTypeChoice::Q4, format!(" and `dtype` {}", DTypeChoice::Q4))];
+    let sizes = smallest.iter().flat_map(|(dtype, beside)| SIDES.map(|side| (side, *dtype, beside)));
+    for (side, dtype, beside) in sizes {
+        if fix.is_some() {
+            break;
+        }
         let smaller = |request: &mut TextToImageRequest| {
             one_by_one(request);
             (request.width, request.height) = (Some(side), Some(side));
         };
         // A size that the model does not take is none that helps.
         let Ok(Some(less)) = predict(dtype, &smaller) else { continue };
-        if less < needed && fits(less) {
-            fix = Some(format!("take a `width` and a `height` of {side}"));
-            break;
+        if less < needed && fits(less, all) {
+            fix = Some(format!("take a smaller `width` and `height`, such as {side}x{side}{beside}"));
         }
     }
     let fix = fix.unwrap_or_else(|| "no smaller size or number format would fit".into());
-    let fix = format!("{} can be had here; {fix}", in_words(all));
-    Err(Error::unusable(ErrorKind::Memory, "the memory that the pictures need", in_words(needed), fix).into())
+    Err(too_little(needed, all, &fix).into())
 }
 
 type Change = fn(&mut TextToImageRequest);
@@ -105,6 +161,9 @@ const TOLERANCE: f64 = 0.1;
 /// Memory in which every usual run fits.
 const PLENTY: u64 = 16 << 30;
 
+/// Pixels of the pictures of a usual run that are made together.
+const USUAL: usize = 2048 * 2048;
+
 /// Sizes that are tried, from the largest on.
 const SIDES: [usize; 7] = [1536, 1024, 768, 512, 384, 256, 128];
 
@@ -115,9 +174,9 @@ impl Settings {
         request.num_images = request.num_images.min(2 * request.batch_size);
         request.apg = None;
         self.guidance_rescale = 0.0;
-        // Elsewhere steps are skipped by a share of all.
-        if matches!(self.task, Task::TextToImage) && self.request.fast.is_none() {
-            let steps = self.steps.min(STEPS);
+        if self.request.fast.is_none() && self.task.strength() > 0.0 {
+            // From a picture on, a share of all is made.
+            let steps = self.steps.min((STEPS as f64 / self.task.strength()).ceil() as usize);
             let builds = |scheduler: Box<dyn Scheduler>| scheduler.levels(steps);
             if self.build_scheduler().and_then(builds).is_ok() {
                 self.steps = steps;

@@ -17,10 +17,11 @@ use super::bf16::MatmulPrecision;
 use super::packed_weight::PackedWeight;
 use super::right_factor::{Factor, Packed};
 use super::weight_layout::pack_shaped;
-use super::{Kernel, Needed, Product, Real, apply, apply_2, linear, zeros};
+use super::{Kernel, Needed, Product, Real, apply, apply_2, dry_run, linear, zeros};
 use candle_core::{Result, Tensor};
 use grid::Grid;
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// A convolution.
 ///
@@ -203,6 +204,25 @@ fn taps_last<T: Real>(values: Vec<T>, taps: usize, channels: usize) -> Vec<T> {
         }
     });
     turned
+}
+
+/// A weight `[out][in][tap]` as rows `[out][tap][in]`, which is how they are multiplied.
+pub(crate) fn taps_first(weight: &[f32], taps: usize, channels: usize) -> Cow<'_, [f32]> {
+    if taps == 1 {
+        return weight.into();
+    }
+    let mut turned = zeros::<f32>(weight.len());
+    if dry_run::is_dry_run() {
+        return turned.into();
+    }
+    let row = (taps * channels).max(1);
+    let outputs = turned.par_chunks_exact_mut(row).zip(weight.par_chunks_exact(row));
+    outputs.for_each(|(turned, weight)| {
+        for (tap, turned) in turned.chunks_exact_mut(channels.max(1)).enumerate() {
+            turned.iter_mut().zip(weight[tap..].iter().step_by(taps)).for_each(|(to, &value)| *to = value);
+        }
+    });
+    turned.into()
 }
 
 /// With a residual.

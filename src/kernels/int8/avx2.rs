@@ -1,11 +1,15 @@
 //! AVX2's products of bytes in pairs.
 
+use super::super::eight_bits::{ROUND, inverse_of, scale_of};
 use super::super::panel_row::PANEL;
 use super::{PART, Tile, Totals};
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtepi32_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_storeu_ps,
+    __m256, __m256i, _mm_cvtsi128_si32, _mm_max_epu32, _mm_shuffle_epi32, _mm256_abs_epi8, _mm256_add_epi8,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castps_si256, _mm256_castsi256_si128, _mm256_cvtepi32_ps,
+    _mm256_extracti128_si256, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_max_epu32, _mm256_mul_ps, _mm256_packus_epi16, _mm256_packus_epi32, _mm256_permutevar8x32_epi32,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_si256,
+    _mm256_sign_epi8, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
 /// Rows whose sums are in registers at a time: three times two of whole numbers.
@@ -14,6 +18,37 @@ pub(super) const ROWS: usize = 3;
 /// Registers of a line.
 const HALVES: usize = 2;
 const LANES: usize = PANEL / HALVES;
+
+/// As the function of this name in `eight_bits`, which is its definition: of each part in four registers.
+///
+/// # Safety
+/// The machine has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn round_parts(values: &[f32], offset: i8, numbers: &mut [i8], scales: &mut [f32]) {
+    let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
+    for ((values, numbers), scale) in parts.zip(scales) {
+        // SAFETY: a part's values are as many as four registers have, its numbers as many as one has.
+        unsafe {
+            let x: [__m256; 4] = std::array::from_fn(|i| _mm256_loadu_ps(values.as_ptr().add(i * LANES)));
+            let sizes = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX)));
+            let [a, b, c, d] = sizes;
+            let eight = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+            let four = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let two = _mm_max_epu32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+            let one = _mm_max_epu32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+            *scale = scale_of(_mm_cvtsi128_si32(one) as u32);
+            let inverse = _mm256_set1_ps(inverse_of(*scale));
+            let [a, b, c, d] = x.map(|x| {
+                let rounded = _mm256_add_ps(_mm256_mul_ps(x, inverse), _mm256_set1_ps(ROUND));
+                _mm256_and_si256(_mm256_castps_si256(rounded), _mm256_set1_epi32(0xff))
+            });
+            // Packing is within the halves of registers.
+            let bytes = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+            let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(numbers.as_mut_ptr().cast(), _mm256_add_epi8(bytes, _mm256_set1_epi8(offset)));
+        }
+    }
+}
 
 /// # Safety
 /// The machine has AVX2.

@@ -17,6 +17,7 @@ pub(super) use quads::{PackedQuads, Quads};
 
 use super::InstructionSet;
 use super::addend::Start;
+use super::eight_bits::round_parts;
 use super::output::Output;
 use super::panel_row::PANEL;
 use super::rows::Rows;
@@ -75,9 +76,39 @@ impl Multiplier {
         if self == Self::Vnni { MOST_PANELS } else { 1 }
     }
 
+    /// How the left factor is rounded.
+    fn rounding(self) -> Rounding {
+        Rounding(self)
+    }
+
     /// What is added to the numbers of the left factor, whose bytes are kept: nothing, or 128, which is -128 to a byte.
     fn offset(self) -> i8 {
         if self == Self::Vnni { i8::MIN } else { 0 }
+    }
+}
+
+/// How parts are rounded: with the same result on every machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rounding(Multiplier);
+
+impl Rounding {
+    /// The best of an instruction set that is in use.
+    pub fn of(set: InstructionSet) -> Self {
+        Self(Multiplier::of(set))
+    }
+
+    /// The nearest numbers of whole parts, plus an offset of which the byte is kept, and their scales.
+    #[inline]
+    pub fn round(self, values: &[f32], offset: i8, numbers: &mut [i8], scales: &mut [f32]) {
+        match self.0 {
+            // SAFETY: the machine has the instructions of what was chosen for it.
+            #[cfg(target_arch = "x86_64")]
+            Multiplier::Vnni => unsafe { vnni::round_parts(values, offset, numbers, scales) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Multiplier::Avx2 => unsafe { avx2::round_parts(values, offset, numbers, scales) },
+            _ => round_parts(values, offset, numbers, scales),
+        }
     }
 }
 
@@ -111,7 +142,7 @@ impl RoundedLeft {
         self.blocks.resize_with(self.blocks.len().max(self.rows.div_ceil(ROWS)), RoundedRows::new);
         for (block, first) in self.blocks.iter_mut().zip((0..self.rows).step_by(ROWS)) {
             let some = first..(first + ROWS).min(self.rows);
-            block.round(rows.some(some), multiplier.rows(), multiplier.offset());
+            block.round(rows.some(some), multiplier);
         }
     }
 }
@@ -302,6 +333,30 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Of numbers, of infinities, and of what is none.
+    #[test]
+    fn parts_are_rounded_as_by_their_definition_on_every_set_of_the_machine() {
+        let mut values = wave(20 * PART, 0.53);
+        values[64..96].fill(0.0);
+        values[96..128].fill(1e-44);
+        values[130] = f32::NAN;
+        values[165] = f32::NEG_INFINITY;
+        values[200..210].fill(-0.0);
+        values[230] = f32::MAX;
+        let of = |round: &dyn Fn(&mut [i8], &mut [f32])| {
+            let (mut numbers, mut scales) = (vec![7; values.len()], vec![7.0; values.len() / PART]);
+            round(&mut numbers, &mut scales);
+            (numbers, scales.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        for offset in [0, i8::MIN] {
+            let want = of(&|numbers, scales| round_parts(&values, offset, numbers, scales));
+            for set in InstructionSet::ALL.into_iter().filter(|&set| set <= InstructionSet::of_machine()) {
+                let got = of(&|numbers, scales| Rounding::of(set).round(&values, offset, numbers, scales));
+                assert!(got == want, "{set}");
             }
         }
     }

@@ -1,9 +1,7 @@
 //! The left factor, rounded just before it is multiplied.
 
-use super::super::eight_bits::round_parts;
 use super::super::rows::Rows;
-use super::PART;
-use std::marker::PhantomData;
+use super::{Multiplier, PART};
 
 /// Rows of whole numbers, a scale for each part, so many of them side by side: what a tile reads follows each other.
 #[derive(Debug, Default)]
@@ -30,9 +28,9 @@ impl RoundedRows {
         (&self.numbers[tile * numbers..][..numbers], &self.scales[tile * scales..][..scales], self.tile)
     }
 
-    /// Rounds rows, as [`EightBits::round`](super::super::EightBits::round) does, for tiles of so many, and adds an offset to the
-    /// numbers, of which the bytes are kept.
-    pub fn round(&mut self, rows: Rows<'_, f32>, tile: usize, offset: i8) {
+    /// Rounds rows, as [`EightBits::round`](super::super::EightBits::round) does, for the tiles of a multiplier.
+    pub fn round(&mut self, rows: Rows<'_, f32>, multiplier: Multiplier) {
+        let (tile, offset, rounding) = (multiplier.rows(), multiplier.offset(), multiplier.rounding());
         let (depth, tiles) = (rows.depth(), rows.starts.len().div_ceil(tile));
         (self.depth, self.tile) = (depth, tile);
         self.numbers.resize(tiles * tile * depth, 0);
@@ -47,7 +45,7 @@ impl RoundedRows {
                 (of_row, numbers) = numbers.split_at_mut(length);
                 (scales_of_row, scales) = scales.split_at_mut(length / PART);
                 let values = &rows.values[start + from..][..length];
-                round_parts(PhantomData::<f32>, values, offset, of_row, scales_of_row);
+                rounding.round(values, offset, of_row, scales_of_row);
             }
             let fours = self.numbers[row / tile * tile * depth..][..tile * depth].as_chunks_mut::<4>().0;
             let places = fours.iter_mut().skip(row % tile).step_by(tile);

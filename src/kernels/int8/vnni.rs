@@ -1,15 +1,40 @@
 //! AVX-512's products of bytes in fours.
 
+use super::super::eight_bits::{ROUND, inverse_of, scale_of};
 use super::super::panel_row::PANEL;
 use super::{MOST_ROWS, PART, Tile, Totals};
 use std::arch::x86_64::{
-    __m512, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_cvtepi16_epi32, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512,
-    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
+    __m512, __m512i, _mm_add_epi8, _mm_set1_epi8, _mm_storeu_si128, _mm256_loadu_si256, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi16_epi32, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps,
+    _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_epu32, _mm512_mul_ps, _mm512_reduce_max_epu32,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_epi32,
 };
 
 /// Rows whose sums are in registers at a time: with two panels twelve sums of whole numbers and twelve of floats.
 pub(super) const ROWS: usize = MOST_ROWS;
+
+/// As the function of this name in `eight_bits`, which is its definition: of each part in two registers.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn round_parts(values: &[f32], offset: i8, numbers: &mut [i8], scales: &mut [f32]) {
+    let parts = values.as_chunks::<PART>().0.iter().zip(numbers.as_chunks_mut::<PART>().0);
+    for ((values, numbers), scale) in parts.zip(scales) {
+        // SAFETY: a part's values and numbers are as many as two registers have.
+        unsafe {
+            let x: [__m512; 2] = std::array::from_fn(|half| _mm512_loadu_ps(values.as_ptr().add(half * PANEL)));
+            let sizes = x.map(|x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX)));
+            *scale = scale_of(_mm512_reduce_max_epu32(_mm512_max_epu32(sizes[0], sizes[1])));
+            let inverse = _mm512_set1_ps(inverse_of(*scale));
+            for (half, &x) in x.iter().enumerate() {
+                let rounded = _mm512_add_ps(_mm512_mul_ps(x, inverse), _mm512_set1_ps(ROUND));
+                let bytes = _mm_add_epi8(_mm512_cvtepi32_epi8(_mm512_castps_si512(rounded)), _mm_set1_epi8(offset));
+                _mm_storeu_si128(numbers.as_mut_ptr().add(half * PANEL).cast(), bytes);
+            }
+        }
+    }
+}
 
 /// # Safety
 /// The machine has AVX-512 with VNNI.

@@ -34,7 +34,12 @@ impl Account {
         self.used + self.kept_bytes
     }
 
-    /// Takes a block of a class into use: whether it is one that was kept. A new one is made after [`Self::to_let_go`] has nothing
+    /// The bytes of those that are kept.
+    pub fn kept(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Takes a block of a class into use: whether it is one that was kept. A new one is made after [`Self::let_go_for`] has nothing
     /// more to name.
     pub fn take(&mut self, class: usize) -> bool {
         let size = size_of(class);
@@ -48,7 +53,7 @@ impl Account {
     }
 
     /// The class of a block that is kept no more, so that a new one of a size does not add to what is in use: the largest.
-    pub fn to_let_go(&mut self, size: usize) -> Option<usize> {
+    pub fn let_go_for(&mut self, size: usize) -> Option<usize> {
         if self.has_room(size) {
             return None;
         }
@@ -86,7 +91,7 @@ impl Account {
 
     /// Whether a further block of this size may be kept, or made, beside those that are.
     fn has_room(&self, size: usize) -> bool {
-        let unused = if self.keeps_most_used { self.most_used - self.used } else { 0 };
+        let unused = if self.keeps_most_used { self.most_used.saturating_sub(self.used) } else { 0 };
         self.kept_bytes + size <= MOST_KEPT + unused
     }
 }

@@ -11,7 +11,7 @@ pub const CLASSES: usize = (STEPS * (48 - LEAST)) as usize;
 
 /// Whether blocks of a size are kept.
 pub fn is_kept(size: usize) -> bool {
-    size >= 1 << LEAST && size < 1 << 47
+    (1 << LEAST..1 << 47).contains(&size)
 }
 
 /// The class of a size, and the size of its blocks.

@@ -21,6 +21,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 pub struct RecyclingAllocator;
 
 impl RecyclingAllocator {
+    /// The bytes that are kept and not in use.
+    pub fn kept() -> u64 {
+        #[cfg(target_os = "linux")]
+        return pool::kept();
+        #[cfg(not(target_os = "linux"))]
+        return 0;
+    }
+
     /// From now on keeps as many bytes as were in use at once, and not some hundred MiB alone. A training step frees all
     /// that it has computed and takes as much again in the next, so that this costs no memory at the peak.
     pub fn keep_most_used() {

@@ -34,6 +34,10 @@ pub fn keep_most_used() {
     pool().account.keep_most_used();
 }
 
+pub fn kept() -> u64 {
+    pool().account.kept() as u64
+}
+
 pub fn serves(layout: Layout) -> bool {
     classes::is_kept(layout.size()) && layout.align() <= PAGE
 }
@@ -42,13 +46,13 @@ pub fn serves(layout: Layout) -> bool {
 pub fn take(size: usize, zeroed: bool) -> *mut u8 {
     let (class, size) = class(size);
     let mut pool = pool();
-    if dry_run::is_on() {
+    if dry_run::is_dry_run() {
         pool.account.take_new(class);
         drop(pool);
         return map(size);
     }
     if !pool.account.take(class) {
-        while let Some(largest) = pool.account.to_let_go(size) {
+        while let Some(largest) = pool.account.let_go_for(size) {
             let block = pool.pop(largest);
             // SAFETY: a block of this class was in its list, and is in no list now.
             unsafe { unmap(block, classes::size_of(largest)) };
@@ -70,7 +74,7 @@ pub fn take(size: usize, zeroed: bool) -> *mut u8 {
 pub unsafe fn give_back(block: *mut u8, size: usize) {
     let (class, size) = class(size);
     let mut pool = pool();
-    let is_kept = if dry_run::is_on() {
+    let is_kept = if dry_run::is_dry_run() {
         pool.account.let_go(class);
         false
     } else {
@@ -91,7 +95,10 @@ impl Pool {
     /// Takes a block out of the list of its class, of which the account says that there is one.
     fn pop(&mut self, class: usize) -> *mut u8 {
         let block = self.blocks[class];
-        assert!(!block.is_null());
+        if block.is_null() {
+            // An allocator may not panic.
+            std::process::abort();
+        }
         // SAFETY: a block in the list is large enough for a `Free`, which was written when it got there.
         self.blocks[class] = unsafe { (*block).next };
         block.cast()

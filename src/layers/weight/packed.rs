@@ -4,7 +4,7 @@ use super::WeightForm;
 use crate::Result;
 use crate::kernels::{self, ConvGeometry, EightBitSums, EightBits, MatmulPrecision, PackedWeight, RoundedTo};
 use crate::layers::Backend;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Storage, Tensor};
 
 /// A weight of fewer outputs is not rounded.
 const FEWEST_OUTPUTS: usize = 16;
@@ -50,12 +50,12 @@ impl Packed {
         if !Self::can_be_rounded(tensor.dims()) {
             return Ok(None);
         }
+        let wide = tensor.to_dtype(DType::F32)?.contiguous()?;
+        let (storage, layout) = wide.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { return Ok(None) };
+        let values = &storage.as_slice::<f32>()?[layout.start_offset()..][..layout.shape().elem_count()];
         // Parts are of one tap of a kernel.
-        let rows = if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() };
-        let values = match kernels::is_dry_run() {
-            true => vec![0.0; rows.elem_count()],
-            false => rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?,
-        };
+        let values = kernels::taps_first(values, tensor.dims()[2..].iter().product(), tensor.dims()[1]);
         let rounded = match to {
             RoundedTo::EightBits => EightBits::round(&values),
             RoundedTo::FourBits => EightBits::round_to_four_bits(&values),
