@@ -13,7 +13,7 @@ use tweedie::schedulers::Scheduler;
 use tweedie::{Error, ErrorKind, Result};
 
 /// Pages of the program that are read while it computes, and its threads' stacks.
-const PROGRAM: u64 = 12 << 20;
+const PROGRAM: u64 = 10 << 20;
 
 /// Steps that show what all of them take.
 const STEPS: usize = 3;
@@ -171,7 +171,7 @@ impl Settings {
     /// The same without what takes time and no memory: two batches of a few steps.
     fn in_brief(mut self) -> Self {
         let request = &mut self.request;
-        request.num_images = request.num_images.min(2 * request.batch_size);
+        request.num_images = request.num_images.min(request.batch_size.saturating_mul(2));
         request.apg = None;
         self.guidance_rescale = 0.0;
         if self.request.fast.is_none() && self.task.strength() > 0.0 {
