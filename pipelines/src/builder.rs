@@ -3,7 +3,7 @@
 use crate::adapted::{Blueprint, bundled, text_encoder};
 use crate::adapters::{Adapters, LoraChoice};
 use crate::control;
-use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
+use crate::device::{DTypeChoice, DeviceChoice, NumberFormat, kernels_compute};
 use crate::latent_diffusion::{LatentDiffusion, ModelParts};
 use crate::model::{Defaults, Model, component_alone, component_parameters};
 use crate::parts::Parts;
@@ -157,8 +157,7 @@ impl Builder {
 
     /// Whether kernels will compute.
     pub(crate) fn computes_with_kernels(&self) -> bool {
-        let of_device = || self.device.open().map_or(Backend::Candle, |device| Backend::for_device(&device));
-        self.backend.unwrap_or_else(of_device) == Backend::Kernels
+        self.device.open().is_ok_and(|device| kernels_compute(self.backend, &device))
     }
 
     /// The model, if it is the embedded one.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use tweedie::checkpoints::Held;
 use tweedie::kernels::{InstructionSet, MatmulPrecision, RoundedTo};
+use tweedie::layers::Backend;
 use tweedie::{DType, Device, Error, ErrorKind, Result};
 
 /// A device as a user asks for it.
@@ -80,6 +81,11 @@ impl DeviceChoice {
             Self::Metal => Device::new_metal(0).map_err(|e| missing("metal", metal_is_available(), e)),
         }
     }
+}
+
+/// Whether the kernels compute on a device, unless it was said what does.
+pub(crate) fn kernels_compute(given: Option<Backend>, device: &Device) -> bool {
+    given.unwrap_or_else(|| Backend::for_device(device)) == Backend::Kernels
 }
 
 /// A number format as a user asks for it.

@@ -3,7 +3,7 @@
 use crate::adapted::{AdaptedStages, Blueprint};
 use crate::adapters::UsedAdapter;
 use crate::builder::Builder;
-use crate::device::NumberFormat;
+use crate::device::{NumberFormat, kernels_compute};
 use crate::event::{Event, Observer};
 use crate::memory;
 use crate::records::record::{Record, UsedAutoencoder};
@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tweedie::images::Photo;
 use tweedie::kernels::is_dry_run;
-use tweedie::layers::Backend;
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::Step;
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -201,7 +200,7 @@ impl LatentDiffusion {
     /// Whether the kernels compute.
     pub(crate) fn computes_with_kernels(&self) -> bool {
         let given = self.blueprint.as_ref().and_then(|blueprint| blueprint.backend);
-        given.unwrap_or_else(|| Backend::for_device(&self.device)) == Backend::Kernels
+        kernels_compute(given, &self.device)
     }
 
     /// What draws previews: the autoencoder that was given for that, or its own decoder if they are wanted and small.

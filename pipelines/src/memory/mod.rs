@@ -28,9 +28,12 @@ pub fn limit_to(bytes: u64) {
 /// The bytes that this process can still have: of what is free on the machine, in its control groups, below its own limit and below
 /// that of [`limit_to`], the least. Nothing where the system does not say.
 pub fn available() -> Option<u64> {
-    let below_given =
-        LIMIT.load(Ordering::Relaxed).saturating_sub(of_process("VmRSS:")).saturating_sub(dry_run_bytes());
-    Some(obtainable()?.min(below_given))
+    Some(obtainable()?.min(below_given()))
+}
+
+/// The bytes that are left of what [`limit_to`] allows.
+fn below_given() -> u64 {
+    LIMIT.load(Ordering::Relaxed).saturating_sub(of_process("VmRSS:")).saturating_sub(dry_run_bytes())
 }
 
 /// The bytes that the system gives this process, whatever was said to [`limit_to`].
@@ -56,7 +59,7 @@ fn of_process(name: &str) -> u64 {
 
 /// What this process can still have before the system kills something: what can go to the disk gives way.
 fn with_swap() -> Option<u64> {
-    Some(available()?.saturating_add(of_machine("SwapFree:").unwrap_or(0)))
+    Some(obtainable()?.saturating_add(of_machine("SwapFree:").unwrap_or(0)).min(below_given()))
 }
 
 /// The same with what it had at first.

@@ -116,37 +116,37 @@ pub fn checked<E: From<Error>>(asked: bool, dtype: DTypeChoice, predict: &Predic
     if fits(needed, all) {
         return Ok(Some(needed));
     }
+    let fix = what_fits(dtype, (needed, all), predict);
+    let fix = fix.unwrap_or_else(|| "no smaller size or number format would fit".into());
+    Err(too_little(needed, all, &fix).into())
+}
+
+/// What to do where a run needs more than there is: the first that helps. What a model cannot do, does not.
+fn what_fits<E>(dtype: DTypeChoice, (needed, all): (u64, u64), predict: &Predict<'_, E>) -> Option<String> {
+    let takes = |dtype: DTypeChoice, change: &dyn Fn(&mut TextToImageRequest)| predict(dtype, change).ok().flatten();
     let mut ways: Vec<(String, DTypeChoice, Change)> = vec![("a `batch_size` of 1".into(), dtype, one_by_one)];
     for smaller in [DTypeChoice::Q8, DTypeChoice::Q4] {
         ways.push((format!("`dtype` {smaller}"), smaller, |_| {}));
         ways.push((format!("`dtype` {smaller} and a `batch_size` of 1"), smaller, one_by_one));
     }
-    let found = ways.into_iter().filter(|(_, other, _)| *other != DTypeChoice::Q8 || dtype != DTypeChoice::Q4);
-    let mut fix = None;
-    for (way, dtype, change) in found {
-        if matches!(predict(dtype, &change), Ok(Some(less)) if fits(less, all)) {
-            fix = Some(format!("take {way}"));
-            break;
+    ways.retain(|(_, other, _)| *other != DTypeChoice::Q8 || dtype != DTypeChoice::Q4);
+    for (way, dtype, change) in ways {
+        if takes(dtype, &change).is_some_and(|less| fits(less, all)) {
+            return Some(format!("take {way}"));
         }
     }
-    let smallest = [(dtype, String::new()), (DTypeChoice::Q4, format!(" and `dtype` {}", DTypeChoice::Q4))];
-    let sizes = smallest.iter().flat_map(|(dtype, beside)| SIDES.map(|side| (side, *dtype, beside)));
-    for (side, dtype, beside) in sizes {
-        if fix.is_some() {
-            break;
-        }
-        let smaller = |request: &mut TextToImageRequest| {
-            one_by_one(request);
-            (request.width, request.height) = (Some(side), Some(side));
-        };
-        // A size that the model does not take is none that helps.
-        let Ok(Some(less)) = predict(dtype, &smaller) else { continue };
-        if less < needed && fits(less, all) {
-            fix = Some(format!("take a smaller `width` and `height`, such as {side}x{side}{beside}"));
+    for (dtype, beside) in [(dtype, ""), (DTypeChoice::Q4, " and `dtype` q4")] {
+        for side in SIDES {
+            let smaller = |request: &mut TextToImageRequest| {
+                one_by_one(request);
+                (request.width, request.height) = (Some(side), Some(side));
+            };
+            if takes(dtype, &smaller).is_some_and(|less| less < needed && fits(less, all)) {
+                return Some(format!("take a smaller `width` and `height`, such as {side}x{side}{beside}"));
+            }
         }
     }
-    let fix = fix.unwrap_or_else(|| "no smaller size or number format would fit".into());
-    Err(too_little(needed, all, &fix).into())
+    None
 }
 
 type Change = fn(&mut TextToImageRequest);
