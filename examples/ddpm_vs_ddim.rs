@@ -94,12 +94,12 @@ fn main() -> Outcome {
     let settings = json!({"samples": samples, "model": pipeline.model_name(), "guidance_scale": guidance_scale});
     let (mut results, judge) = begin(EXPERIMENT, &arguments, settings, samples)?;
 
-    let mut samplers = vec![Sampler::ddim(0.0), Sampler::ddim(0.2), Sampler::ddim(0.5), Sampler::ddim(1.0)];
-    samplers.extend([Sampler::ddpm("fixed_small"), Sampler::ddpm("fixed_large")]);
+    let mut samplers = vec![Sampler::ddpm("fixed_small"), Sampler::ddpm("fixed_large")];
+    samplers.extend([0.0, 0.2, 0.5, 1.0].map(Sampler::ddim));
     let with = |steps| samplers.iter().map(move |sampler| Sampler { steps, ..sampler.clone() });
     let mut rows: Vec<Sampler> = STEPS.into_iter().flat_map(with).collect();
     // A thousand steps of each sampler are most of a night's work.
-    let ends = [Sampler::ddim(0.0), Sampler::ddpm("fixed_small")].map(|sampler| sampler.name());
+    let ends = [Sampler::ddpm("fixed_small"), Sampler::ddim(0.0)].map(|sampler| sampler.name());
     rows.extend(with(ALL).filter(|sampler| arguments.size.pick(ends.contains(&sampler.name()), true)));
 
     let work = |row: &Sampler| judge.work(row.steps);

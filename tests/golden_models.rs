@@ -21,8 +21,7 @@ use tweedie::models::{
 const TOLERANCE: f64 = 1e-4;
 
 fn is_latent_diffusion(json: &Value) -> bool {
-    json["kind"] != "pixel"
-        && json["kind"] != "txt2img-pag"
+    !["pixel", "txt2img-pag", "txt2img-merged"].contains(&json["kind"].as_str().unwrap_or_default())
         && json.get("lora").is_none()
         && json.get("embedding").is_none()
         && json["weights"] != "fp16"

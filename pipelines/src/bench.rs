@@ -47,6 +47,8 @@ pub struct Bench {
     pub dtype: DTypeChoice,
     /// Also how much faster the calls of a run with this preset are.
     pub fast: Option<Fast>,
+    /// Also time a call with such a share of the tokens merged.
+    pub token_merging: Option<f64>,
 }
 
 /// Of a batch, of runs and of pixels along a side.
@@ -94,7 +96,7 @@ impl Bench {
     ///
     /// The result has `text_encoder_s`, `text_encoder_2_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
     /// conditions; with a preset `unet_reused_s`, a call that takes over from a whole one, and `fast_speedup`, how many times as
-    /// fast all calls of a run of 30 steps are; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
+    /// fast all calls of a run of 30 steps are; with a share of tokens to merge `unet_merging_tokens_s`; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
     ///
     /// # Errors
     /// If there is nothing to time, or it cannot be loaded.
@@ -184,6 +186,11 @@ impl Bench {
                 self.time_reuse(network.as_ref(), &whole_call, (fast, whole), results)?;
             }
             results.insert("unet_s".into(), seconds);
+            if let Some(token_merging) = self.token_merging {
+                let whole = Call::new(&x, level, &conditioning, &cache);
+                let merging = || network.forward(&Call { token_merging, ..whole });
+                results.insert("unet_merging_tokens_s".into(), self.best(merging)?.0);
+            }
             if let Some(peak) = peak {
                 results.insert("unet_kernels".into(), kernels(peak, call)?);
             }

@@ -82,9 +82,9 @@ pub use builder::Builder;
 pub use canvas::Canvas;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use evaluation::{
-    AskedPrompt, EvaluationEvent, EvaluationObserver, FeatureChoice, LikelihoodOptions, PixelSamples, PromptEvaluation,
-    PromptSamples, PromptScores, PromptSet, SampleEvent, SampleObserver, Samples, features_of_samples,
-    likelihood_bound, open_features, open_judge,
+    AskedPrompt, EvaluationEvent, EvaluationObserver, FeatureChoice, LikelihoodOptions, OdeLikelihood, PixelSamples,
+    PromptEvaluation, PromptSamples, PromptScores, PromptSet, SampleEvent, SampleObserver, Samples,
+    features_of_samples, likelihood_bound, ode_likelihood, open_features, open_judge,
 };
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};

@@ -66,7 +66,7 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
     }
     let output = format!("{name}.png");
     let command = match case["kind"].as_str() {
-        None | Some("txt2img-pag" | "controlnet") => "txt2img",
+        None | Some("txt2img-pag" | "txt2img-merged" | "controlnet") => "txt2img",
         Some(kind) => kind.trim_end_matches("-xl"),
     };
     let mut arguments: Vec<String> = [command, "--quiet", "--batch-size", "2", "--dtype"].map(Into::into).into();
@@ -104,6 +104,7 @@ fn run_form(tweedie: &Tweedie, folder: &Path, case: &Value, seed: u64, single_fi
         ("--guidance-scale", "guidance_scale"),
         ("--guidance-rescale", "guidance_rescale"),
         ("--pag-scale", "pag_scale"),
+        ("--token-merging", "token_merging"),
         ("--eta", "eta"),
         ("--width", "width"),
         ("--height", "height"),
@@ -177,7 +178,7 @@ fn golden_pictures_through_the_command_line() -> TestResult {
         let covered =
             ::tweedie::schedulers::by_class_name(case["scheduler"]["name"].as_str().unwrap_or_default()).is_ok();
         let kind = case["kind"].as_str().unwrap_or_default();
-        let kinds = ["txt2img", "txt2img-pag", "img2img", "inpaint", "controlnet"];
+        let kinds = ["txt2img", "txt2img-pag", "txt2img-merged", "img2img", "inpaint", "controlnet"];
         let plain = kinds.contains(&kind.trim_end_matches("-xl")) && case["guess_mode"] != true;
         if let (true, true, Some(seed)) = (covered, plain, first_seed(&case)) {
             ran += 1;

@@ -23,6 +23,9 @@ pub struct Call<'a> {
     pub cache: &'a Cache,
     /// What it takes over of the calls before.
     pub reuse: Reuse,
+    /// The share of tokens, 0 to 1, that are merged with similar ones for self-attention at the highest resolution that has any
+    /// (Bolya and Hoffman 2023). Networks that merge none have no other answer.
+    pub token_merging: f64,
 }
 
 /// The noise levels of a call's rows.
@@ -80,7 +83,7 @@ impl<'a> Call<'a> {
 
     fn at(x: &'a Tensor, levels: RowLevels<'a>, conditioning: &'a Conditioning, cache: &'a Cache) -> Self {
         let branches = &[Branch::Prompted];
-        Self { x, levels, conditioning, branches, position: None, cache, reuse: Reuse::Nothing }
+        Self { x, levels, conditioning, branches, position: None, cache, reuse: Reuse::Nothing, token_merging: 0.0 }
     }
 
     /// The level that all rows have.

@@ -84,6 +84,7 @@ pub struct Denoiser<'a> {
     parameterization: &'a Parameterization,
     cache: Cache,
     reuse: Option<ReuseSchedule>,
+    token_merging: f64,
 }
 
 impl<'a> Denoiser<'a> {
@@ -93,13 +94,19 @@ impl<'a> Denoiser<'a> {
         conditioning: &'a Conditioning,
         parameterization: &'a Parameterization,
     ) -> Self {
-        Self { network, conditioning, parameterization, cache: Cache::default(), reuse: None }
+        Self { network, conditioning, parameterization, cache: Cache::default(), reuse: None, token_merging: 0.0 }
     }
 
     /// The same in a run of which some calls alone are whole.
     #[must_use]
     pub fn reusing(self, reuse: Option<ReuseSchedule>) -> Self {
         Self { reuse, ..self }
+    }
+
+    /// The same with such a share of tokens merged, as [`Call::token_merging`] has it.
+    #[must_use]
+    pub fn merging_tokens(self, share: f64) -> Self {
+        Self { token_merging: share, ..self }
     }
 
     /// Evaluates the network once, at a position of a run or outside of any.
@@ -114,7 +121,7 @@ impl<'a> Denoiser<'a> {
         let scaled = if scale == 1.0 { x.clone() } else { (x * scale)? };
         let call = Call::new(&scaled, level.scaled(scale), self.conditioning, &self.cache);
         let reuse = self.reuse.map_or(Reuse::Nothing, |schedule| schedule.at(position));
-        let raw = self.network.forward(&Call { position, reuse, ..call })?;
+        let raw = self.network.forward(&Call { position, reuse, token_merging: self.token_merging, ..call })?;
         self.interpret(raw, x, level)
     }
 

@@ -10,6 +10,7 @@ use super::right_factor::{Factor, Packed};
 use super::rows::Rows;
 use super::simd::multiversion;
 use super::tile::Run;
+use super::turned::Turned;
 use super::weight_layout::pack_shaped;
 use super::{Kernel, Needed, Product, Real, apply, apply_2, zeros};
 use candle_core::{Result, Tensor};
@@ -116,7 +117,7 @@ impl Kernel<3> for Linear {
         let (outputs, inputs) = (shape[0], shape[1]);
         let products = self.0.of_matrix(outputs, inputs);
         let grad_x = || {
-            let transposed = Packed::wide(&pack_shaped(weight, shape)).transposed(inputs, outputs);
+            let transposed = Turned::new(&Packed::wide(&pack_shaped(weight, shape)), 1, inputs, outputs).panels();
             let factor = Factor::of_panels(transposed, outputs, inputs, products);
             multiply(grad, 1, factor.packed(), Addend::none(inputs), outputs)
         };
@@ -189,8 +190,9 @@ impl Kernel<3> for PackedLinear {
 pub(super) fn packed_gradients<T: Product>(weight: &PackedWeight, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     let grad_x = || {
-        let weight = weight.packed::<T>().transposed(inputs, outputs);
-        multiply(grad, 1, Packed::wide(&weight), Addend::none(inputs), outputs)
+        let weight = weight.packed::<T>();
+        let turned = Packed::Turned(Turned::new(&weight, 1, inputs, outputs));
+        multiply(grad, 1, turned, Addend::none(inputs), outputs)
     };
     [
         if needed[0] { grad_x() } else { Vec::new() },

@@ -71,6 +71,46 @@ macro_rules! with_values {
     };
 }
 
+/// What products read panels from, a part at a time.
+pub(super) trait PanelSource<'a, T>: Copy + Sync {
+    /// Whether the product reads them as they lie.
+    fn are_wide(self) -> bool;
+
+    /// How many there are, of so many lines each.
+    fn count(self, depth: usize) -> usize;
+
+    /// Some lines of some panels of `depth` lines each, in the type of the sums, in `buffer` unless they have it already; and how
+    /// far the panels are apart.
+    fn widened<'b>(
+        self,
+        depth: usize,
+        panels: &Range<usize>,
+        lines: &Range<usize>,
+        buffer: &'b mut Vec<T>,
+    ) -> (&'b [T], usize)
+    where
+        'a: 'b;
+
+    /// Of a panel of a kernel of so many taps and channels the lines of some channels; in `buffer` if they do not lie anywhere.
+    fn tap_lines<'b>(
+        self,
+        panel: usize,
+        of: [usize; 2],
+        channels: &Range<usize>,
+        buffer: &'b mut Vec<T>,
+    ) -> TapLines<'b, T>
+    where
+        'a: 'b;
+}
+
+/// The lines of some channels of a kernel: of tap `t` they begin with the one of number `t * tap + first`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TapLines<'a, T> {
+    pub panels: Panels<'a, T>,
+    pub first: usize,
+    pub tap: usize,
+}
+
 impl<'a, T: Real> Panels<'a, T> {
     pub fn len(self) -> usize {
         with_values!(self, T, |values, _widen| values.len(), |lines| lines.len())
@@ -93,14 +133,39 @@ impl<'a, T: Real> Panels<'a, T> {
         with_values!(self, T, |values, widen| widen(values[i]), |lines| T::from_f32(lines.at(i)))
     }
 
-    /// Whether the product reads them as they lie.
-    pub fn are_wide(self) -> bool {
+    /// Sixteen values from a multiple of sixteen.
+    #[inline(always)]
+    pub fn line(self, line: usize) -> [T; PANEL] {
+        let mut lanes = [T::zero(); PANEL];
+        with_values!(
+            self,
+            T,
+            |values, widen| {
+                let values = &values.as_chunks::<PANEL>().0[line];
+                for (lane, &value) in lanes.iter_mut().zip(values) {
+                    *lane = widen(value);
+                }
+            },
+            |lines| {
+                for (lane, value) in lanes.iter_mut().zip(lines.line(line)) {
+                    *lane = T::from_f32(value);
+                }
+            }
+        );
+        lanes
+    }
+}
+
+impl<'a, T: Real> PanelSource<'a, T> for Panels<'a, T> {
+    fn are_wide(self) -> bool {
         matches!(self, Self::Wide(_))
     }
 
-    /// Some lines of some panels of `depth` lines each, in the type of the sums, in `buffer` unless they have it already; and how
-    /// far the panels are apart.
-    pub fn widened<'b>(
+    fn count(self, depth: usize) -> usize {
+        self.len() / (depth * PANEL).max(1)
+    }
+
+    fn widened<'b>(
         self,
         depth: usize,
         panels: &Range<usize>,
@@ -126,26 +191,18 @@ impl<'a, T: Real> Panels<'a, T> {
         (buffer, len)
     }
 
-    /// Sixteen values from a multiple of sixteen.
-    #[inline(always)]
-    pub fn line(self, line: usize) -> [T; PANEL] {
-        let mut lanes = [T::zero(); PANEL];
-        with_values!(
-            self,
-            T,
-            |values, widen| {
-                let values = &values.as_chunks::<PANEL>().0[line];
-                for (lane, &value) in lanes.iter_mut().zip(values) {
-                    *lane = widen(value);
-                }
-            },
-            |lines| {
-                for (lane, value) in lanes.iter_mut().zip(lines.line(line)) {
-                    *lane = T::from_f32(value);
-                }
-            }
-        );
-        lanes
+    fn tap_lines<'b>(
+        self,
+        panel: usize,
+        [taps, tap]: [usize; 2],
+        channels: &Range<usize>,
+        _: &'b mut Vec<T>,
+    ) -> TapLines<'b, T>
+    where
+        'a: 'b,
+    {
+        let len = taps * tap * PANEL;
+        TapLines { panels: self.part(panel * len..(panel + 1) * len), first: channels.start, tap }
     }
 }
 

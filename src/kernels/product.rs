@@ -6,7 +6,7 @@ use super::bf16::{self, Pairs};
 use super::int8::{self, Quads, RoundedLeft};
 use super::output::Output;
 use super::panel_row::PANEL;
-use super::panels::Panels;
+use super::panels::PanelSource;
 use super::right_factor::Packed;
 use super::rows::Rows;
 use super::tile::{Left, Right, Run, Tiled, add_tiles};
@@ -153,6 +153,7 @@ pub(super) fn add_product<T: Product>(
         Packed::Panels(panels) => add_panels(rows, panels, start, out),
         Packed::Pairs(pairs) => T::add_pairs(rows, pairs, start, out),
         Packed::Quads(quads) => T::add_quads(rows, quads, start, out),
+        Packed::Turned(turned) => add_panels(rows, turned, start, out),
     }
     out.add_residual();
 }
@@ -181,10 +182,15 @@ pub(super) fn add_rounded_product<T: Product>(
 }
 
 /// With panels as [`pack`](super::panels::pack) makes them.
-fn add_panels<T: Product>(rows: Rows<'_, T>, panels: Panels<'_, T>, start: Start<'_, T>, out: &mut Output<'_, T>) {
+fn add_panels<'a, T: Product>(
+    rows: Rows<'_, T>,
+    panels: impl PanelSource<'a, T>,
+    start: Start<'_, T>,
+    out: &mut Output<'_, T>,
+) {
     let depth = rows.depth();
     let count = out.columns().div_ceil(PANEL);
-    assert!(panels.len() >= count * depth * PANEL && out.rows() == rows.starts.len());
+    assert!(panels.count(depth) >= count && out.rows() == rows.starts.len());
     let at_once = T::panels_at_once();
     let most_rows = if panels.are_wide() { BLOCK_ROWS } else { out.rows().max(1) };
     let mut buffer = Vec::new();

@@ -1,16 +1,14 @@
 //! The right factor of a product, in whichever layout it is.
 
+use super::Real;
 use super::bf16::{MatmulPrecision, Pairs, pack as pack_pairs, packed_len};
 use super::half_precision::widen_bf16;
 use super::int8::Quads;
 use super::panel_row::PANEL;
 use super::panels::{Panels, pack, packed_at};
-use super::simd::multiversion;
-use super::transpose::{AT_ONCE, across};
+use super::turned::Turned;
 use super::weight_layout::{pack_shaped, pair_shaped};
-use super::{Real, zeros};
 use half::bf16;
-use rayon::prelude::*;
 
 /// A right factor, as the product reads it.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +19,8 @@ pub(super) enum Packed<'a, T> {
     Pairs(Pairs<'a>),
     /// For sums in whole numbers of products of eight bits.
     Quads(Quads<'a>),
+    /// For sums of type `T`, of another one turned round.
+    Turned(Turned<'a, T>),
 }
 
 impl<'a, T: Real> Packed<'a, T> {
@@ -35,6 +35,7 @@ impl<'a, T: Real> Packed<'a, T> {
             Self::Panels(panels) => Self::Panels(panels.part(start..panels.len())),
             Self::Pairs(pairs) => Self::Pairs(pairs.from(start)),
             Self::Quads(quads) => Self::Quads(quads.from(start)),
+            Self::Turned(turned) => Self::Turned(turned.from(start)),
         }
     }
 
@@ -44,58 +45,20 @@ impl<'a, T: Real> Packed<'a, T> {
             Self::Panels(panels) => panels.at(packed_at(depth, k, column)),
             Self::Pairs(pairs) => T::from_f32(pairs.at(depth, k, column).to_f32()),
             Self::Quads(quads) => T::from_f32(quads.at(k, column)),
+            Self::Turned(turned) => turned.at(k, column),
         }
     }
 
     /// Sixteen columns of a row, which are a line of a panel.
     #[inline(always)]
-    fn line(self, depth: usize, k: usize, panel: usize) -> [T; PANEL] {
+    pub fn line(self, depth: usize, k: usize, panel: usize) -> [T; PANEL] {
         match self {
             Self::Panels(panels) => panels.line(panel * depth + k),
             Self::Pairs(pairs) => {
                 std::array::from_fn(|j| T::from_f32(widen_bf16(pairs.at(depth, k, panel * PANEL + j).to_bits())))
             }
             Self::Quads(quads) => quads.line(k, panel).map(T::from_f32),
-        }
-    }
-
-    /// The panels of the transpose of a matrix of so many rows and columns, in the type of the sums.
-    pub fn transposed(self, depth: usize, columns: usize) -> Vec<T> {
-        self.turned(1, depth, columns)
-    }
-
-    /// The panels that a gradient with respect to an image is multiplied with: of a kernel `[tap][in]` times outputs those of
-    /// `[last tap to first][out]` times inputs, in the type of the sums.
-    ///
-    /// Made anew for each gradient, which takes the time of reading the weight and writing it once: kept, it would double a
-    /// model's memory, and more than that where weights are stored in half precision.
-    pub fn turned(self, taps: usize, inputs: usize, outputs: usize) -> Vec<T> {
-        let mut panels = zeros::<T>(inputs.div_ceil(PANEL) * taps * outputs * PANEL);
-        panels.par_chunks_mut((taps * outputs * PANEL).max(1)).enumerate().for_each(|(panel, lines)| {
-            turn_panel(self, taps, inputs, outputs, panel, lines);
-        });
-        panels
-    }
-}
-
-multiversion! {
-    /// A panel of [`Packed::turned`], sixteen inputs times sixteen outputs at a time.
-    fn turn_panel<T: Real>(
-        weight: Packed<'_, T>, taps: usize, inputs: usize, outputs: usize, panel: usize, lines: &mut [T],
-    ) {
-        let first = panel * PANEL;
-        let (depth, lines) = (taps * inputs, lines.as_chunks_mut::<PANEL>().0);
-        for (tap, lines) in lines.chunks_exact_mut(outputs).rev().enumerate() {
-            for (panel, lines) in lines.chunks_mut(PANEL).enumerate() {
-                let mut square = [[T::zero(); PANEL]; PANEL];
-                for (row, input) in square.iter_mut().zip(first..inputs) {
-                    *row = weight.line(depth, tap * inputs + input, panel);
-                }
-                let rows: [&[T]; PANEL] = square.each_ref().map(|row| &row[..]);
-                for (half, lines) in lines.chunks_mut(AT_ONCE).enumerate() {
-                    lines.iter_mut().zip(across(&rows, half * AT_ONCE)).for_each(|(line, values)| *line = values);
-                }
-            }
+            Self::Turned(turned) => std::array::from_fn(|j| turned.at(k, panel * PANEL + j)),
         }
     }
 }
@@ -159,6 +122,7 @@ mod tests {
     use super::*;
     use crate::kernels::eight_bits::EightBitLines;
     use crate::kernels::numbers::Numbers;
+    use crate::kernels::panels::{PanelSource, TapLines};
 
     /// As [`pack`] makes it of the matrix's values one by one, from panels of every type and from pairs.
     #[test]
@@ -185,8 +149,29 @@ mod tests {
                 Packed::Pairs(Pairs::new(&pairs)),
             ];
             for form in forms {
-                assert!(form.turned(taps, inputs, outputs) == want, "{taps} taps, {inputs} to {outputs}: {form:?}");
+                let turned = Turned::new(&form, taps, inputs, outputs);
+                assert!(turned.panels() == want, "{taps} taps, {inputs} to {outputs}: {form:?}");
+                check_parts(turned, &want, (taps, inputs, outputs));
             }
         }
+    }
+    /// Some lines of some panels, and some channels of all taps, are those of the whole.
+    fn check_parts(turned: Turned<'_, f32>, want: &[f32], (taps, inputs, outputs): (usize, usize, usize)) {
+        let (depth, mut buffer) = (taps * outputs, Vec::new());
+        let line = |panel: usize, line: usize| &want[(panel * depth + line) * PANEL..][..PANEL];
+        let last = inputs.div_ceil(PANEL) - 1;
+        for lines in [0..depth, 3..depth.min(29), depth - 1..depth, outputs / 2..(outputs + 1).min(depth)] {
+            let (values, apart) = turned.from(last * depth * PANEL).widened(depth, &(0..1), &lines, &mut buffer);
+            assert_eq!((values.len(), apart), (lines.len() * PANEL, lines.len() * PANEL));
+            let each = lines.zip(values.chunks_exact(PANEL));
+            each.for_each(|(k, values)| assert_eq!(values, line(last, k)));
+        }
+        for channels in [0..outputs, 1..outputs.min(20), outputs - 1..outputs] {
+            let TapLines { panels, first, tap } = turned.tap_lines(last, [taps, outputs], &channels, &mut buffer);
+            for (t, (i, channel)) in (0..taps).flat_map(|t| channels.clone().enumerate().map(move |each| (t, each))) {
+                assert_eq!(panels.line(t * tap + first + i)[..], *line(last, t * outputs + channel));
+            }
+        }
+        assert_eq!(turned.at(depth - 1, inputs - 1), line(last, depth - 1)[(inputs - 1) % PANEL]);
     }
 }

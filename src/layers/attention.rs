@@ -60,6 +60,17 @@ impl Attention {
         self.attend(x, self.keys_and_values(context)?, residual)
     }
 
+    /// [`Self::forward`] without a residual.
+    ///
+    /// # Shapes
+    /// As [`Self::forward`].
+    ///
+    /// # Errors
+    /// If the shapes do not fit.
+    pub fn forward_alone(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        self.to_out.forward(&self.mix(x, self.keys_and_values(context)?)?)
+    }
+
     /// The same for a context that is the same tensor in every step of a run: what depends on it alone is computed in the
     /// first of them, and kept in the run's `cache`.
     ///
@@ -108,10 +119,14 @@ impl Attention {
         Ok([self.to_k.forward(context)?, self.to_v.forward(context)?])
     }
 
-    fn attend(&self, x: &Tensor, [k, v]: [Tensor; 2], residual: &Tensor) -> Result<Tensor> {
+    fn attend(&self, x: &Tensor, keys_and_values: [Tensor; 2], residual: &Tensor) -> Result<Tensor> {
+        self.to_out.forward_plus_residual(&self.mix(x, keys_and_values)?, residual)
+    }
+
+    /// What the heads see, before the output's projection.
+    fn mix(&self, x: &Tensor, [k, v]: [Tensor; 2]) -> Result<Tensor> {
         let (q, products) = (self.to_q.forward(x)?, self.to_q.products());
-        let mixed = scaled_dot_product_attention(&q, &k, &v, self.heads, false, products, self.backend)?;
-        self.to_out.forward_plus_residual(&mixed, residual)
+        scaled_dot_product_attention(&q, &k, &v, self.heads, false, products, self.backend)
     }
 
     /// Self-attention in which every token of the `perturbed` rows of the batch looks at itself alone, for

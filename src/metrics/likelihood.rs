@@ -21,11 +21,19 @@ pub struct MeanOfPictures {
 }
 
 impl MeanOfPictures {
-    fn of(values: &[f64]) -> Self {
+    /// The mean of a value for each picture.
+    ///
+    /// # Errors
+    /// If there are fewer than two, which have no spread.
+    pub fn of(values: &[f64]) -> Result<Self> {
+        if values.len() < 2 {
+            let fix = "the standard error comes from the spread of pictures; give two or more";
+            return Err(Error::invalid("the number of pictures", values.len(), fix));
+        }
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Self { mean, standard_error: (squares / (count * (count - 1.0).max(1.0))).sqrt() }
+        Ok(Self { mean, standard_error: (squares / (count * (count - 1.0))).sqrt() })
     }
 }
 
@@ -167,20 +175,17 @@ impl<'a> LikelihoodBound<'a> {
     /// # Errors
     /// If there are fewer than two, which have no spread.
     pub fn finish(self) -> Result<BoundTerms> {
-        if self.found.len() < 2 {
-            let fix = "the standard error comes from the spread of pictures; give two or more";
-            return Err(Error::invalid("the number of pictures", self.found.len(), fix));
-        }
         let mean = |of: &dyn Fn(&Vec<f64>) -> f64| MeanOfPictures::of(&self.found.iter().map(of).collect::<Vec<_>>());
         let lengths: Vec<f64> = self.groups.iter().map(|group| group.len() as f64).collect();
         let total =
             |found: &Vec<f64>| found[0] + found[1..].iter().zip(&lengths).map(|(term, n)| term * n).sum::<f64>();
         let terms = self.groups.iter().enumerate().skip(1);
+        let terms = terms.map(|(i, group)| Ok((group.clone(), mean(&|found| found[i + 1])?)));
         Ok(BoundTerms {
-            prior: mean(&|found| found[0]),
-            decoder: mean(&|found| found[1]),
-            terms: terms.map(|(i, group)| (group.clone(), mean(&|found| found[i + 1]))).collect(),
-            total: mean(&total),
+            prior: mean(&|found| found[0])?,
+            decoder: mean(&|found| found[1])?,
+            terms: terms.collect::<Result<_>>()?,
+            total: mean(&total)?,
         })
     }
 }

@@ -149,7 +149,7 @@ impl ControlNet {
         let Call { x, conditioning, cache, .. } = *call;
         let text = self.encoder.text(conditioning, cache)?;
         let time = self.encoder.embed_time(&call.timesteps()?, conditioning, &text, cache)?;
-        let context = BlockContext { time: &time, text: &text, perturbed: 0..0, cache };
+        let context = BlockContext { time: &time, text: &text, perturbed: 0..0, token_merging: 0.0, cache };
         let picture = self.encoder.map(picture)?;
         let (h, states) = self.encoder.forward(x, &context, Additions { first: Some(&picture), resolutions: &[] })?;
         let count = self.down.len();

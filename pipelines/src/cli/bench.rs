@@ -61,6 +61,10 @@ pub struct BenchArguments {
     #[arg(long, value_name = "PRESET")]
     fast: Option<Fast>,
 
+    /// Also time a call of the UNet with such a share of its tokens merged
+    #[arg(long, value_name = "F")]
+    token_merging: Option<f64>,
+
     /// Also draw where the time of the UNet goes (without one, of the VAE decoder or of a training step); on the CPU only
     #[arg(long, value_name = "FILE.png")]
     breakdown: Option<PathBuf>,
@@ -112,6 +116,9 @@ impl BenchArguments {
         if self.fast.is_some() {
             wrong_usage!("--fast skips steps of sampling, and this is one of training; leave it away");
         }
+        if self.token_merging.is_some() {
+            wrong_usage!("--token-merging is for sampling, and this is a step of training; leave it away");
+        }
         if !matches!(self.device, DeviceChoice::Auto | DeviceChoice::Cpu) {
             wrong_usage!("--device {}: training runs on the CPU; leave it away", self.device);
         }
@@ -127,8 +134,8 @@ impl BenchArguments {
 
     fn time(&self, model: BenchModel) -> anyhow::Result<Map<String, Value>> {
         let (size, batch, runs) = (self.size, self.batch.unwrap_or(2), self.runs);
-        let (device, dtype, fast) = (self.device, self.dtype, self.fast);
-        let bench = Bench { model, size, batch, runs, device, dtype, fast };
+        let (device, dtype, fast, token_merging) = (self.device, self.dtype, self.fast, self.token_merging);
+        let bench = Bench { model, size, batch, runs, device, dtype, fast, token_merging };
         Ok(waiting("timing the parts of the model", self.json, || bench.run())?)
     }
 

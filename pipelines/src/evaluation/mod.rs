@@ -7,7 +7,7 @@ mod prompts;
 mod samples;
 
 pub use features::{FeatureChoice, open_features};
-pub use likelihood::{LikelihoodOptions, likelihood_bound};
+pub use likelihood::{LikelihoodOptions, OdeLikelihood, likelihood_bound, ode_likelihood};
 pub use prompts::{AskedPrompt, PromptSet};
 pub use samples::{PixelSamples, PromptSamples, SampleEvent, SampleObserver, Samples, features_of_samples};
 

@@ -105,7 +105,9 @@ impl ReusedSettings {
         let mut text = |name: &str| values.shift_remove(name).and_then(|value| value.as_str().map(str::to_owned));
         let number = |text: &str| text.parse::<f64>().ok().map(Value::from);
         let count = |text: &str| text.parse::<u64>().ok();
-        for (name, option) in [("CFG scale", "guidance_scale"), ("Eta", "eta")] {
+        for (name, option) in
+            [("CFG scale", "guidance_scale"), ("Eta", "eta"), ("Token merging ratio", "token_merging")]
+        {
             if let Some(value) = text(name).and_then(|text| number(&text)) {
                 self.put(option, value);
             }

@@ -93,6 +93,9 @@ options! {
             /// shows the same.
             fast: Option<Fast> = None =>
                 option(OptionKind::Choice(Fast::NAMES), "PRESET").under(SAMPLING);
+            /// Merge so great a share of a UNet's tokens with similar ones for self-attention, 0 to 0.75: large pictures are made
+            /// in less time, and are other ones.
+            token_merging: f64 = 0.0 => option(OptionKind::Number, "F").under(SAMPLING).rarely();
             /// Fields that override those of the model's scheduler file; the usual ones have options of their own.
             ///
             /// A picture's record has all of them.

@@ -32,6 +32,9 @@ use tweedie::{Error, Result};
 /// The most pictures of a request.
 const MOST_IMAGES: usize = 100_000;
 
+/// The largest share of tokens that can be merged: of four one stays.
+const MOST_MERGED: f64 = 0.75;
+
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
 pub(crate) struct ModelFacts {
@@ -269,6 +272,10 @@ impl TextToImageRequest {
         let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual.guidance_scale);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
+        if !(0.0..=MOST_MERGED).contains(&self.token_merging) {
+            let fix = format!("take a share from 0 to {MOST_MERGED}; 0.5 is usual");
+            return Err(Error::invalid("`token_merging`", self.token_merging, fix));
+        }
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
             if count == 0 || count > MOST_IMAGES {
                 return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));

@@ -104,7 +104,9 @@ impl Denoise {
         };
         let network = guided(network, settings, schedule, negative.as_ref());
         let reuse = settings.request.fast.map(Fast::schedule).transpose()?;
-        let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization()).reusing(reuse);
+        let denoiser = Denoiser::new(network.as_ref(), &positive, scheduler.parameterization())
+            .reusing(reuse)
+            .merging_tokens(settings.request.token_merging);
         let end = levels.after(levels.len() - 1);
         let constraint = known.map(|known| {
             move |x: &mut Tensor, level: &NoiseLevel| {

@@ -18,14 +18,16 @@ impl Grid {
             return linear::multiply(x, batch, weight, addend, self.channels);
         }
         // Its transforms lose bits that bf16 does not have.
-        if let (Packed::Panels(panels), Some(winograd)) = (weight, self.winograd())
-            && winograd.pays(outputs)
-        {
-            return winograd.convolve(x, batch, panels, addend);
+        if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
+            match weight {
+                Packed::Panels(panels) => return winograd.convolve(x, batch, panels, addend),
+                Packed::Turned(turned) => return winograd.convolve(x, batch, turned, addend),
+                Packed::Pairs(_) | Packed::Quads(_) => {}
+            }
         }
         let patch_len = self.patch_len();
         match weight {
-            Packed::Panels(_) | Packed::Quads(_) => {
+            Packed::Panels(_) | Packed::Quads(_) | Packed::Turned(_) => {
                 let multiply =
                     |rows: Rows<'_, T>, columns: &Range<usize>, start: Start<'_, T>, out: &mut Output<'_, T>| {
                         add_product(rows, weight.from(columns.start * patch_len), start, out);

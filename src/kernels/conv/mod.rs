@@ -16,6 +16,7 @@ use super::addend::Addend;
 use super::bf16::MatmulPrecision;
 use super::packed_weight::PackedWeight;
 use super::right_factor::{Factor, Packed};
+use super::turned::Turned;
 use super::weight_layout::pack_shaped;
 use super::{Kernel, Needed, Product, Real, apply, apply_2, dry_run, linear, zeros};
 use candle_core::{Result, Tensor};
@@ -143,11 +144,16 @@ impl Kernel<3> for Conv2d {
             match grid.turned(outputs) {
                 Some(turned) => {
                     let (products, depth) = (self.1.of_matrix(outputs, shape[1]), grid.taps() * outputs);
-                    let turned_weight = weight.turned(grid.taps(), grid.channels, outputs);
+                    let turned_weight = Turned::new(&weight, grid.taps(), grid.channels, outputs).panels();
                     let factor = Factor::of_panels(turned_weight, depth, grid.channels, products);
                     turned.convolve(grad, batch, factor.packed(), Addend::none(grid.channels))
                 }
-                None => grid.folded_gradient(batch, &weight.transposed(grid.patch_len(), outputs), outputs, grad),
+                None => grid.folded_gradient(
+                    batch,
+                    &Turned::new(&weight, 1, grid.patch_len(), outputs).panels(),
+                    outputs,
+                    grad,
+                ),
             }
         };
         let grad_weight = || taps_last(grid.weight_gradient(batch, x, outputs, grad), grid.taps(), grid.channels);
@@ -267,10 +273,15 @@ impl PackedConv2d {
             let weight = self.1.packed::<T>();
             match grid.turned(outputs) {
                 Some(turned) => {
-                    let weight = weight.turned(grid.taps(), grid.channels, outputs);
-                    turned.convolve(grad, batch, Packed::wide(&weight), Addend::none(grid.channels))
+                    let weight = Packed::Turned(Turned::new(&weight, grid.taps(), grid.channels, outputs));
+                    turned.convolve(grad, batch, weight, Addend::none(grid.channels))
                 }
-                None => grid.folded_gradient(batch, &weight.transposed(grid.patch_len(), outputs), outputs, grad),
+                None => grid.folded_gradient(
+                    batch,
+                    &Turned::new(&weight, 1, grid.patch_len(), outputs).panels(),
+                    outputs,
+                    grad,
+                ),
             }
         };
         [

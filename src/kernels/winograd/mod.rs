@@ -15,7 +15,7 @@ pub(super) use lines::TILE;
 use super::addend::{Addend, Start};
 use super::output::{Matrix, Output, matrix};
 use super::panel_row::PANEL;
-use super::panels::Panels;
+use super::panels::{PanelSource, TapLines};
 use super::simd::multiversion;
 use super::tile::{Left, Right, Run, Tiled, add_tiles};
 use super::{Real, zeros};
@@ -68,7 +68,13 @@ impl Winograd {
     }
 
     /// The convolution with weights packed as for patches: `[panel][tap][channel][16]`.
-    pub fn convolve<T: Tiled>(&self, x: &[T], batch: usize, panels: Panels<'_, T>, addend: Addend<'_, T>) -> Vec<T> {
+    pub fn convolve<'a, T: Tiled>(
+        &self,
+        x: &[T],
+        batch: usize,
+        panels: impl PanelSource<'a, T>,
+        addend: Addend<'_, T>,
+    ) -> Vec<T> {
         let outputs = addend.outputs;
         let tiles = batch * self.tiles_per_image();
         let (at_once, all_panels) = (T::panels_at_once(), outputs.div_ceil(PANEL));
@@ -76,9 +82,7 @@ impl Winograd {
         let write_group =
             |transformed: &[T], tiles: &Range<usize>, group: usize, buffers: &mut Buffers<T>, whole: &Matrix<'_, T>| {
                 let group = group * at_once..((group + 1) * at_once).min(all_panels);
-                let kernels = 9 * self.channels * PANEL;
-                let weights = group.clone().map(|panel| panels.part(panel * kernels..(panel + 1) * kernels));
-                self.multiply(transformed, weights, tiles.len(), buffers);
+                self.multiply(transformed, (panels, &group), tiles.len(), buffers);
                 for (i, panel) in group.clone().enumerate() {
                     let columns = panel * PANEL..((panel + 1) * PANEL).min(outputs);
                     write_tiles(self, (&buffers.sums, group.len(), i), tiles.clone(), addend, columns, whole);
@@ -129,11 +133,11 @@ impl Winograd {
     fn multiply<'a, T: Tiled>(
         &self,
         x: &[T],
-        panels: impl ExactSizeIterator<Item = Panels<'a, T>> + Clone,
+        (source, panels): (impl PanelSource<'a, T>, &Range<usize>),
         tiles: usize,
         buffers: &mut Buffers<T>,
     ) {
-        let Buffers { kernels, sums } = buffers;
+        let Buffers { lines, kernels, sums } = buffers;
         let columns = panels.len() * PANEL;
         let starts: Vec<usize> = (0..tiles).map(|tile| tile * self.tile_len()).collect();
         sums.resize(POINTS * (tiles + 1) * columns, T::zero());
@@ -143,18 +147,17 @@ impl Winograd {
             let channels = piece * self.channels / pieces..(piece + 1) * self.channels / pieces;
             let count = channels.len();
             let start = if piece == 0 { Start::Zero } else { Start::Output };
-            let panel = POINTS * (count + 1) * PANEL;
-            kernels.resize(panels.len() * panel, T::zero());
-            for (weights, kernels) in panels.clone().zip(kernels.chunks_exact_mut(panel)) {
-                for (i, channel) in channels.clone().enumerate() {
-                    transform_kernel(weights, self.channels, channel, kernels, count, i);
-                }
+            let panel_len = POINTS * (count + 1) * PANEL;
+            kernels.resize(panels.len() * panel_len, T::zero());
+            for (panel, kernels) in panels.clone().zip(kernels.chunks_exact_mut(panel_len)) {
+                let weights = source.tap_lines(panel, [9, self.channels], &channels, lines);
+                (0..count).for_each(|channel| transform_kernel(weights, channel, kernels, count));
             }
             for point in 0..POINTS {
                 let rows = point * (tiles + 1)..point * (tiles + 1) + tiles;
                 let out = sums.part(rows, 0..columns);
                 let left = Left { values: x, starts: &starts, step: 1 };
-                let right = Right { values: kernels, step: PANEL, panel };
+                let right = Right { values: kernels, step: PANEL, panel: panel_len };
                 let left_start = point * self.channels + channels.start;
                 let run = Run { left: left_start, right: point * (count + 1) * PANEL, count };
                 add_tiles(left, right, &[run], start, out);
@@ -166,6 +169,8 @@ impl Winograd {
 /// What a task keeps from one group of panels to the next.
 #[derive(Debug)]
 struct Buffers<T> {
+    /// Kernels that lie nowhere, some channels of a panel at a time.
+    lines: Vec<T>,
     /// Transformed kernels, `[panel][point][channel][16]`, one line more for each point.
     kernels: Vec<T>,
     /// `[point][tile][panel][16]`, one tile more for each point.
@@ -174,7 +179,7 @@ struct Buffers<T> {
 
 impl<T> Default for Buffers<T> {
     fn default() -> Self {
-        Self { kernels: Vec::new(), sums: Vec::new() }
+        Self { lines: Vec::new(), kernels: Vec::new(), sums: Vec::new() }
     }
 }
 
@@ -218,13 +223,12 @@ fn line<T: Real>(values: &[T], line: usize) -> &Lanes<T> {
 }
 
 multiversion! {
-    /// `G g G^T` of the kernels from `channel` to sixteen outputs, written as row `to` of `count` for each point.
-    fn transform_kernel<T: Real>(
-        weights: Panels<'_, T>, channels: usize, channel: usize, out: &mut [T], count: usize, to: usize,
-    ) {
+    /// `G g G^T` of the kernels from one of `count` channels to sixteen outputs, written as its row for each point.
+    fn transform_kernel<T: Real>(weights: TapLines<'_, T>, channel: usize, out: &mut [T], count: usize) {
+        let TapLines { panels, first, tap: apart } = weights;
         let mut columns = [[[T::zero(); PANEL]; 3]; SEEN];
         for i in 0..3 {
-            let tap = |row: usize| weights.line((row * 3 + i) * channels + channel);
+            let tap = |row: usize| panels.line((row * 3 + i) * apart + first + channel);
             let values = weights_in_a_line([&tap(0), &tap(1), &tap(2)]);
             for row in 0..SEEN {
                 columns[row][i] = values[row];
@@ -235,7 +239,7 @@ multiversion! {
             let values = weights_in_a_line([a, b, c]);
             for column in 0..SEEN {
                 let point = row * SEEN + column;
-                out[(point * (count + 1) + to) * PANEL..][..PANEL].copy_from_slice(&values[column]);
+                out[(point * (count + 1) + channel) * PANEL..][..PANEL].copy_from_slice(&values[column]);
             }
         }
     }

@@ -20,6 +20,8 @@ pub(in crate::models) struct BlockContext<'a> {
     pub text: &'a Tensor,
     /// The rows of the batch that have perturbed self-attention in the middle block.
     pub perturbed: Range<usize>,
+    /// The share of tokens that self-attention merges at the highest resolution that has any.
+    pub token_merging: f64,
     /// What attention keeps of the text.
     pub cache: &'a Cache,
 }
@@ -42,6 +44,12 @@ impl UNet2DConditionConfig {
         }
     }
 
+    /// The highest resolution that has transformers on the way down or up.
+    fn highest_attention(&self) -> Option<usize> {
+        let of_ways = self.down_blocks.iter().zip(self.up_blocks.iter().rev());
+        of_ways.into_iter().position(|(down, up)| [down, up].contains(&&BlockKind::CrossAttention))
+    }
+
     /// The transformer at resolution `i`, counted from the highest, if blocks of this kind have one.
     pub(super) fn transformer(&self, weights: &Weights<'_>, kind: BlockKind, i: usize) -> Result<Option<Transformer>> {
         let config = TransformerConfig {
@@ -51,6 +59,7 @@ impl UNet2DConditionConfig {
             layers: self.transformer_layers_per_block[i],
             groups: self.norm_num_groups,
             linear_projection: self.use_linear_projection,
+            merges_tokens: self.highest_attention() == Some(i),
         };
         (kind == BlockKind::CrossAttention).then(|| Transformer::new(weights, config)).transpose()
     }

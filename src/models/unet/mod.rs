@@ -5,6 +5,7 @@ mod config;
 mod deep_state;
 pub(in crate::models) mod encoder;
 mod text_embedding;
+mod token_merging;
 mod transformer;
 
 pub use config::{AddedConditioning, BlockKind, UNet2DConditionConfig};
@@ -96,7 +97,7 @@ impl UNet2DConditionModel {
         let text = self.encoder.text(conditioning, cache)?;
         let time = self.encoder.embed_time(&call.timesteps()?, conditioning, &text, cache)?;
         let perturbed = call.rows(|branch| branch == Branch::Perturbed)?;
-        let context = BlockContext { time: &time, text: &text, perturbed, cache };
+        let context = BlockContext { time: &time, text: &text, perturbed, token_merging: call.token_merging, cache };
         if let Some(state) = self.deep_state(call)? {
             return self.output(&self.shallow(x, &context, &state)?, x.dtype());
         }

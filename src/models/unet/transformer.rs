@@ -1,10 +1,11 @@
 //! The spatial transformer: pixels as tokens that look at each other and at the text.
 
 use super::blocks::BlockContext;
+use super::token_merging::TokenMerging;
 use crate::Result;
 use crate::layers::{
-    Attention, AttentionConfig, Cache, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, recomputed,
-    recomputes,
+    Attention, AttentionConfig, Cache, Conv2d, FeatureMap, GroupNorm, LayerNorm, Linear, Weights, add_residual,
+    recomputed, recomputes,
 };
 use candle_core::Tensor;
 use std::ops::Range;
@@ -19,6 +20,8 @@ pub(super) struct TransformerConfig {
     pub layers: usize,
     pub groups: usize,
     pub linear_projection: bool,
+    /// Whether tokens are merged here, where it is asked for.
+    pub merges_tokens: bool,
 }
 
 /// The outer projections: 1x1 convolutions in older models, linear layers in newer ones.
@@ -64,6 +67,7 @@ pub(super) struct Transformer {
     proj_in: Projection,
     blocks: Vec<Arc<Block>>,
     proj_out: Projection,
+    merges_tokens: bool,
 }
 
 impl Transformer {
@@ -74,14 +78,19 @@ impl Transformer {
             proj_in: Projection::new(&weights.at("proj_in"), config.channels, config.linear_projection)?,
             blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
             proj_out: Projection::new(&weights.at("proj_out"), config.channels, config.linear_projection)?,
+            merges_tokens: config.merges_tokens,
         })
     }
 
     /// In the `perturbed` rows of the batch, self-attention is the identity.
     pub fn forward(&self, x: &FeatureMap, context: &BlockContext<'_>, perturbed: &Range<usize>) -> Result<FeatureMap> {
         let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
+        let (_, _, height, width) = x.dims();
+        let (share, backend) = (context.token_merging, x.backend());
+        let merges = self.merges_tokens && share > 0.0 && perturbed.is_empty();
+        let merging = merges.then_some(TokenMerging { share, height, width, backend });
         for block in &self.blocks {
-            tokens = block.forward(&tokens, context, perturbed)?;
+            tokens = block.forward(&tokens, context, perturbed, merging)?;
         }
         self.proj_out.forward_plus_residual(&tokens, x)
     }
@@ -116,20 +125,38 @@ impl Block {
     }
 
     /// Where gradients are taken in [`recomputing`](crate::layers::recomputing), of this block nothing is kept but what goes in.
-    fn forward(self: &Arc<Self>, x: &Tensor, context: &BlockContext<'_>, perturbed: &Range<usize>) -> Result<Tensor> {
+    fn forward(
+        self: &Arc<Self>,
+        x: &Tensor,
+        context: &BlockContext<'_>,
+        perturbed: &Range<usize>,
+        merging: Option<TokenMerging>,
+    ) -> Result<Tensor> {
         if !recomputes() {
-            return self.compute(x, context.text, context.cache, perturbed);
+            return self.compute(x, context.text, context.cache, perturbed, merging);
         }
         let (block, perturbed) = (self.clone(), perturbed.clone());
         // What is kept of a text is of one call.
-        recomputed([x, context.text], move |[x, text]| block.compute(x, text, &Cache::default(), &perturbed))
+        recomputed([x, context.text], move |[x, text]| block.compute(x, text, &Cache::default(), &perturbed, merging))
     }
 
-    fn compute(&self, x: &Tensor, text: &Tensor, cache: &Cache, perturbed: &Range<usize>) -> Result<Tensor> {
+    fn compute(
+        &self,
+        x: &Tensor,
+        text: &Tensor,
+        cache: &Cache,
+        perturbed: &Range<usize>,
+        merging: Option<TokenMerging>,
+    ) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
-        let x = match perturbed.is_empty() {
-            true => self.attn1.forward(&h, &h, x)?,
-            false => self.attn1.forward_perturbed(&h, perturbed.clone(), x)?,
+        let x = match merging {
+            Some(merging) => {
+                let merged = merging.of(x)?;
+                let h = merged.merge(&h)?;
+                add_residual(&merged.unmerge(&self.attn1.forward_alone(&h, &h)?)?, x)?
+            }
+            None if perturbed.is_empty() => self.attn1.forward(&h, &h, x)?,
+            None => self.attn1.forward_perturbed(&h, perturbed.clone(), x)?,
         };
         let x = self.attn2.forward_to_fixed(&self.norm2.forward(&x)?, text, &x, cache)?;
         self.ff.forward(&self.norm3.forward(&x)?, &x)

@@ -16,7 +16,9 @@ use tweedie::images::{Picture, Plot, Series, encode_png};
 use tweedie::metrics::{BoundTerms, MeanOfPictures};
 use tweedie::schedulers::VarianceType;
 use tweedie::training::data::{FolderOptions, read_set};
-use tweedie_pipelines::{DTypeChoice, DeviceChoice, LikelihoodOptions, PixelPipeline, likelihood_bound};
+use tweedie_pipelines::{
+    DTypeChoice, DeviceChoice, LikelihoodOptions, OdeLikelihood, PixelPipeline, likelihood_bound, ode_likelihood,
+};
 
 /// The variance of the reverse step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,6 +68,11 @@ pub struct LikelihoodArguments {
     /// The variance of the reverse step [default: what the model's scheduler says]
     #[arg(long, value_enum, value_name = "NAME")]
     variance: Option<VarianceChoice>,
+
+    /// Also the likelihood by the probability-flow ODE (Song et al. 2021), by one vector of Hutchinson's a picture: a hundred
+    /// evaluations of the network or more, with their gradients
+    #[arg(long)]
+    ode: bool,
 
     /// How many pictures at a time; changes speed and memory
     #[arg(long, value_name = "N", default_value_t = 50)]
@@ -124,13 +131,31 @@ impl LikelihoodArguments {
         });
         progress.finish();
         let found = unless_stopped(found, NOTHING_JUDGED)?;
+        let by_ode = self.ode.then(|| {
+            let progress = Progress::counting("picture", self.quiet);
+            progress.stage("ODE");
+            let found = ode_likelihood(&pipeline, &set, &options, &mut |done, of| {
+                progress.steps(done, of);
+                interrupt.flow()
+            });
+            progress.finish();
+            unless_stopped(found, NOTHING_JUDGED)
+        });
+        let by_ode = by_ode.transpose()?;
         if let Some(output) = &plot {
             output.write(0, &encode_png(&drawn(&found)?, &[])?)?;
         }
         if !self.json {
-            return print::result(&as_text(&found));
+            let of_ode = by_ode.map(|OdeLikelihood { bits_per_dim, evaluations }| {
+                format!("\n{}, {evaluations} evaluations", with_error("ODE", &bits_per_dim))
+            });
+            return print::result(&(as_text(&found) + &of_ode.unwrap_or_default()));
         }
         let mut fields = as_json(&found);
+        if let Some(OdeLikelihood { bits_per_dim, evaluations }) = by_ode {
+            fields["ode"] = part(&bits_per_dim);
+            fields["ode"]["evaluations"] = evaluations.into();
+        }
         fields["pictures"] = set.len().into();
         fields["plot"] = json!(plot.as_ref().and_then(|output| output.paths().pop()));
         fields["seconds"] = start.elapsed().as_secs_f64().into();
@@ -147,12 +172,19 @@ impl LikelihoodArguments {
     }
 }
 
+fn part(part: &MeanOfPictures) -> Value {
+    json!({"bits_per_dim": part.mean, "standard_error": part.standard_error})
+}
+
+fn with_error(name: &str, MeanOfPictures { mean, standard_error }: &MeanOfPictures) -> String {
+    format!("{name:<14}{mean:>10.4} bits per dimension, standard error {standard_error:.4}")
+}
+
 fn as_json(found: &BoundTerms) -> Value {
     let BoundTerms { prior, terms, decoder, total } = found;
     let terms = terms.iter().map(|(group, term)| {
         json!({"timesteps": [group.start, group.end - 1], "bits_per_dim": term.mean, "standard_error": term.standard_error})
     });
-    let part = |part: &MeanOfPictures| json!({"bits_per_dim": part.mean, "standard_error": part.standard_error});
     json!({
         "bits_per_dim": total.mean, "standard_error": total.standard_error,
         "prior": part(prior), "decoder": part(decoder), "terms": terms.collect::<Vec<_>>(),
@@ -164,8 +196,7 @@ fn as_text(found: &BoundTerms) -> String {
     let steps: f64 = terms.iter().map(|(group, term)| group.len() as f64 * term.mean).sum();
     let lines = [("L_T", prior.mean), ("L_1 to L_T-1", steps), ("L_0", decoder.mean)];
     let lines = lines.map(|(name, bits)| format!("{name:<14}{bits:>10.4} bits per dimension"));
-    let MeanOfPictures { mean, standard_error } = total;
-    format!("{}\n{:<14}{mean:>10.4} bits per dimension, standard error {standard_error:.4}", lines.join("\n"), "bound")
+    format!("{}\n{}", lines.join("\n"), with_error("bound", total))
 }
 
 /// The terms over the timesteps.
