@@ -23,7 +23,7 @@ const fn option(name: &'static str, value: &'static str, about: &'static str) ->
 }
 
 /// Options of all experiments.
-const COMMON: [CommandOption; 5] = [
+const COMMON: [CommandOption; 6] = [
     option("output", "DIR", "the folder of the results"),
     option(
         "size",
@@ -33,6 +33,7 @@ const COMMON: [CommandOption; 5] = [
     option("resume", "", "go on with the results that are in the folder"),
     option("data", "DIR", "the folder of MNIST's four IDX files [default: mnist]"),
     option("samples", "N", "digits that are drawn and judged in every row, in the place of the size's"),
+    option("rows", "SETTINGS|...", "measure those rows alone that have all of these settings, as they are told"),
 ];
 
 /// Steps of trainings.
@@ -86,6 +87,8 @@ pub struct Arguments {
     pub resume: bool,
     /// The folder of MNIST.
     pub data: PathBuf,
+    /// Settings of which a row must have all to be measured, each time in the place of others; every row is, if there are none.
+    pub rows: Vec<Vec<String>>,
     given: BTreeMap<&'static str, String>,
 }
 
@@ -137,6 +140,7 @@ impl Experiment {
             size: parsed(&given, "size")?.unwrap_or(Size::Hour),
             resume: given.contains_key("resume"),
             data: path("data").unwrap_or_else(|| "mnist".into()),
+            rows: given.get("rows").map(|rows| rows.split('|').map(settings).collect()).unwrap_or_default(),
             given,
         })
     }
@@ -151,6 +155,11 @@ impl Experiment {
         }
         lines.join("\n")
     }
+}
+
+/// Settings that are told on one line.
+pub fn settings(line: &str) -> Vec<String> {
+    line.split(',').map(|setting| setting.trim().to_owned()).collect()
 }
 
 /// The value of an option, if it was given.

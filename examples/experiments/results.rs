@@ -1,5 +1,6 @@
 //! The rows of an experiment, in a file from which it goes on.
 
+use super::arguments::settings;
 use super::progress::{Progress, RowProgress};
 use super::table::{as_markdown, as_text, cells};
 use super::{Arguments, Experiment, Judge, Outcome};
@@ -57,6 +58,8 @@ pub struct Results {
     /// The figures of real digits, which no model is better than.
     floor: Option<Figures>,
     rows: Vec<(Value, Figures)>,
+    /// Settings of which a row must have all to be measured, if there are any.
+    wanted: Vec<Vec<String>>,
 }
 
 impl Results {
@@ -66,7 +69,8 @@ impl Results {
     /// If there are results and they are not to be gone on with, they have other settings, or the folder cannot be written.
     pub fn open(experiment: Experiment, arguments: &Arguments, settings: Value) -> Outcome<Self> {
         let folder = arguments.output.clone();
-        let mut results = Self { experiment, folder, settings, floor: None, rows: Vec::new() };
+        let mut results =
+            Self { experiment, folder, settings, floor: None, rows: Vec::new(), wanted: arguments.rows.clone() };
         let path = results.folder.join(FILE);
         if path.exists() {
             if !arguments.resume {
@@ -133,15 +137,16 @@ impl Results {
     /// Measures rows that are not done yet, each of which takes so much `work`, and gives all of them with their figures.
     ///
     /// # Errors
-    /// Whatever `measure` reports, or if results cannot be written; rows that were done are not lost.
+    /// Whatever `measure` reports, or if no row is wanted, or results cannot be written; rows that were done are not lost.
     pub fn measure<R: Serialize>(
         &mut self,
         rows: Vec<R>,
         work: impl Fn(&R) -> f64,
         mut measure: impl FnMut(&R, &mut RowProgress<'_>) -> Outcome<Figures>,
     ) -> Outcome<Vec<(R, Figures)>> {
-        let mut progress = Progress::new(rows.iter().map(&work).sum());
+        let rows = self.wanted_of(rows)?;
         let (count, mut all) = (rows.len(), Vec::new());
+        let mut progress = Progress::new(rows.iter().map(&work).sum());
         for (number, row) in rows.into_iter().enumerate() {
             let settings = serde_json::to_value(&row)?;
             let name = format!("row {} of {count}: {}", number + 1, in_words(&settings));
@@ -163,6 +168,23 @@ impl Results {
             all.push((row, figures));
         }
         Ok(all)
+    }
+
+    fn wanted_of<R: Serialize>(&self, rows: Vec<R>) -> Outcome<Vec<R>> {
+        let (mut wanted, mut words) = (Vec::with_capacity(rows.len()), Vec::new());
+        for row in rows {
+            let of_row = in_words(&serde_json::to_value(&row)?);
+            let its = settings(&of_row);
+            let has_all = |wanted: &Vec<String>| wanted.iter().all(|setting| its.contains(setting));
+            if self.wanted.is_empty() || self.wanted.iter().any(has_all) {
+                wanted.push(row);
+            }
+            words.push(of_row);
+        }
+        if wanted.is_empty() {
+            return Err(format!("no row has what --rows says; there are: {}", words.join("; ")).into());
+        }
+        Ok(wanted)
     }
 
     /// A figure of real digits.

@@ -182,14 +182,14 @@ fn a_model_knows_its_own_samples() -> TestResult {
     assert_eq!(text.lines().count(), 4, "{text}");
     // The ODE's density of the data is its own, and is as little that of noise.
     let by_ode = |data, more: &[&str]| -> TestResult<f64> {
-        let more = [&["--ode", "--num-images", "2", "--evaluations", "2"], more].concat();
+        let more = [&["--ode", "--num-images", "2"], more].concat();
         json(data, &more)?["ode"]["bits_per_dim"].as_f64().ok_or_else(|| "no bits".into())
     };
     let (own, of_noise) = (by_ode("digits", &[])?, by_ode("noise", &[])?);
     assert!(own > 0.0 && own < 6.0 && of_noise > 7.5, "{own} {of_noise}");
     // Steps are a batch's own, within the tolerance of 1e-5 of each.
     assert!((by_ode("digits", &["--batch-size", "1"])? - own).abs() < 1e-3);
-    let text = judge("digits", &["--num-images", "2", "--evaluations", "2", "--ode"])?.success()?.stdout;
+    let text = judge("digits", &["--num-images", "2", "--ode"])?.success()?.stdout;
     assert!(text.lines().last().is_some_and(|line| line.starts_with("ODE") && line.ends_with("evaluations")), "{text}");
     judge("small", &[])?.fails(1, &["1x12x12", "1x28x28"])?;
     judge("digits", &["--variance", "learned"])?.fails(2, &["--variance", "fixed-small"])?;
