@@ -91,7 +91,8 @@ pub(super) trait PanelSource<'a, T>: Copy + Sync {
     where
         'a: 'b;
 
-    /// Of a panel of a kernel of so many taps and channels the lines of some channels; in `buffer` if they do not lie anywhere.
+    /// Of a panel of a kernel of so many taps and channels the lines of some channels, in the type of the sums; in `buffer` unless they
+    /// have it already.
     fn tap_lines<'b>(
         self,
         panel: usize,
@@ -106,7 +107,7 @@ pub(super) trait PanelSource<'a, T>: Copy + Sync {
 /// The lines of some channels of a kernel: of tap `t` they begin with the one of number `t * tap + first`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TapLines<'a, T> {
-    pub panels: Panels<'a, T>,
+    pub values: &'a [T],
     pub first: usize,
     pub tap: usize,
 }
@@ -131,6 +132,15 @@ impl<'a, T: Real> Panels<'a, T> {
     /// One value.
     pub fn at(self, i: usize) -> T {
         with_values!(self, T, |values, widen| widen(values[i]), |lines| T::from_f32(lines.at(i)))
+    }
+
+    /// As many values in the type of the sums.
+    pub fn widen(self, out: &mut [T]) {
+        match self {
+            Self::F16(halves) => T::widen_halves(halves, out),
+            Self::EightBits(lines) => widen_lines(lines, out),
+            other => widen_all(other, out),
+        }
     }
 
     /// Sixteen values from a multiple of sixteen.
@@ -182,11 +192,7 @@ impl<'a, T: Real> PanelSource<'a, T> for Panels<'a, T> {
         let len = lines.len() * PANEL;
         buffer.resize(panels.len() * len, T::zero());
         for (panel, buffer) in panels.clone().zip(buffer.chunks_exact_mut(len.max(1))) {
-            match self.part(of_panel(panel)) {
-                Self::F16(halves) => T::widen_halves(halves, buffer),
-                Self::EightBits(lines) => widen_lines(lines, buffer),
-                other => widen_all(other, buffer),
-            }
+            self.part(of_panel(panel)).widen(buffer);
         }
         (buffer, len)
     }
@@ -196,13 +202,23 @@ impl<'a, T: Real> PanelSource<'a, T> for Panels<'a, T> {
         panel: usize,
         [taps, tap]: [usize; 2],
         channels: &Range<usize>,
-        _: &'b mut Vec<T>,
+        buffer: &'b mut Vec<T>,
     ) -> TapLines<'b, T>
     where
         'a: 'b,
     {
         let len = taps * tap * PANEL;
-        TapLines { panels: self.part(panel * len..(panel + 1) * len), first: channels.start, tap }
+        let panel = self.part(panel * len..(panel + 1) * len);
+        if let Self::Wide(values) = panel {
+            return TapLines { values, first: channels.start, tap };
+        }
+        let each = channels.len() * PANEL;
+        buffer.resize(taps * each, T::zero());
+        for (i, values) in buffer.chunks_exact_mut(each.max(1)).enumerate() {
+            let first = (i * tap + channels.start) * PANEL;
+            panel.part(first..first + each).widen(values);
+        }
+        TapLines { values: buffer, first: 0, tap: channels.len() }
     }
 }
 

@@ -49,9 +49,19 @@ impl<'a, T: Real> Packed<'a, T> {
         }
     }
 
+    /// As many rows of a panel as there is room for, from one on.
+    #[inline(always)]
+    pub fn lines(self, depth: usize, first: usize, panel: usize, out: &mut [[T; PANEL]]) {
+        if let Self::Panels(panels) = self {
+            let start = (panel * depth + first) * PANEL;
+            return panels.part(start..start + out.len() * PANEL).widen(out.as_flattened_mut());
+        }
+        out.iter_mut().enumerate().for_each(|(i, line)| *line = self.line(depth, first + i, panel));
+    }
+
     /// Sixteen columns of a row, which are a line of a panel.
     #[inline(always)]
-    pub fn line(self, depth: usize, k: usize, panel: usize) -> [T; PANEL] {
+    fn line(self, depth: usize, k: usize, panel: usize) -> [T; PANEL] {
         match self {
             Self::Panels(panels) => panels.line(panel * depth + k),
             Self::Pairs(pairs) => {
@@ -167,9 +177,9 @@ mod tests {
             each.for_each(|(k, values)| assert_eq!(values, line(last, k)));
         }
         for channels in [0..outputs, 1..outputs.min(20), outputs - 1..outputs] {
-            let TapLines { panels, first, tap } = turned.tap_lines(last, [taps, outputs], &channels, &mut buffer);
+            let TapLines { values, first, tap } = turned.tap_lines(last, [taps, outputs], &channels, &mut buffer);
             for (t, (i, channel)) in (0..taps).flat_map(|t| channels.clone().enumerate().map(move |each| (t, each))) {
-                assert_eq!(panels.line(t * tap + first + i)[..], *line(last, t * outputs + channel));
+                assert_eq!(values[(t * tap + first + i) * PANEL..][..PANEL], *line(last, t * outputs + channel));
             }
         }
         assert_eq!(turned.at(depth - 1, inputs - 1), line(last, depth - 1)[(inputs - 1) % PANEL]);

@@ -2,7 +2,7 @@
 
 use super::Real;
 use super::panel_row::PANEL;
-use super::panels::{PanelSource, Panels, TapLines};
+use super::panels::{PanelSource, TapLines};
 use super::right_factor::Packed;
 use super::simd::multiversion;
 use super::transpose::{AT_ONCE, across};
@@ -101,7 +101,7 @@ impl<'a, T: Real> PanelSource<'a, T> for Turned<'a, T> {
         for (tap, values) in buffer.chunks_exact_mut(len.max(1)).enumerate() {
             turn(self, panel, tap * self.outputs + channels.start, values);
         }
-        TapLines { panels: Panels::Wide(buffer), first: 0, tap: channels.len() }
+        TapLines { values: buffer, first: 0, tap: channels.len() }
     }
 }
 
@@ -115,9 +115,8 @@ multiversion! {
         while !lines.is_empty() {
             let (tap, output) = (taps - 1 - line / outputs, line % outputs);
             let mut square = [[T::zero(); PANEL]; PANEL];
-            for (row, input) in square.iter_mut().zip(first_input..inputs) {
-                *row = weight.line(depth, tap * inputs + input, output / PANEL);
-            }
+            let there = PANEL.min(inputs - first_input);
+            weight.lines(depth, tap * inputs + first_input, output / PANEL, &mut square[..there]);
             let rows: [&[T]; PANEL] = square.each_ref().map(|row| &row[..]);
             let skipped = output % PANEL;
             let count = (PANEL - skipped).min(outputs - output).min(lines.len());

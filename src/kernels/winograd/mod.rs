@@ -225,11 +225,11 @@ fn line<T: Real>(values: &[T], line: usize) -> &Lanes<T> {
 multiversion! {
     /// `G g G^T` of the kernels from one of `count` channels to sixteen outputs, written as its row for each point.
     fn transform_kernel<T: Real>(weights: TapLines<'_, T>, channel: usize, out: &mut [T], count: usize) {
-        let TapLines { panels, first, tap: apart } = weights;
+        let TapLines { values, first, tap: apart } = weights;
+        let (lines, out) = (&values.as_chunks::<PANEL>().0[first + channel..], out.as_chunks_mut::<PANEL>().0);
         let mut columns = [[[T::zero(); PANEL]; 3]; SEEN];
         for i in 0..3 {
-            let tap = |row: usize| panels.line((row * 3 + i) * apart + first + channel);
-            let values = weights_in_a_line([&tap(0), &tap(1), &tap(2)]);
+            let values = weights_in_a_line([&lines[i * apart], &lines[(3 + i) * apart], &lines[(6 + i) * apart]]);
             for row in 0..SEEN {
                 columns[row][i] = values[row];
             }
@@ -238,8 +238,7 @@ multiversion! {
             let [a, b, c] = &columns[row];
             let values = weights_in_a_line([a, b, c]);
             for column in 0..SEEN {
-                let point = row * SEEN + column;
-                out[(point * (count + 1) + channel) * PANEL..][..PANEL].copy_from_slice(&values[column]);
+                out[(row * SEEN + column) * (count + 1) + channel] = values[column];
             }
         }
     }
