@@ -73,6 +73,7 @@ const FACTS: NetworkFacts = NetworkFacts {
     out_channels: LATENTS.channels,
     sample_size: (SIDE, SIDE),
     takes_guidance: false,
+    merges_tokens: false,
 };
 
 #[derive(Debug)]

@@ -33,7 +33,11 @@ const COMMON: [CommandOption; 6] = [
     option("resume", "", "go on with the results that are in the folder"),
     option("data", "DIR", "the folder of MNIST's four IDX files [default: mnist]"),
     option("samples", "N", "digits that are drawn and judged in every row, in the place of the size's"),
-    option("rows", "SETTINGS|...", "measure those rows alone that have all of these settings, as they are told"),
+    option(
+        "rows",
+        "SETTINGS|...",
+        "measure only rows that have all settings of one of these lists, such as 'eta 0.0, steps 10'",
+    ),
 ];
 
 /// Steps of trainings.
@@ -87,7 +91,7 @@ pub struct Arguments {
     pub resume: bool,
     /// The folder of MNIST.
     pub data: PathBuf,
-    /// Settings of which a row must have all to be measured, each time in the place of others; every row is, if there are none.
+    /// Lists of settings; a row is measured if it has all settings of one of them, or if there are none.
     pub rows: Vec<Vec<String>>,
     given: BTreeMap<&'static str, String>,
 }

@@ -60,6 +60,9 @@ pub struct Results {
     rows: Vec<(Value, Figures)>,
     /// Settings of which a row must have all to be measured, if there are any.
     wanted: Vec<Vec<String>>,
+    /// The settings of all rows that there are, and whether one of them is wanted.
+    offered: Vec<String>,
+    met_any: bool,
 }
 
 impl Results {
@@ -69,8 +72,16 @@ impl Results {
     /// If there are results and they are not to be gone on with, they have other settings, or the folder cannot be written.
     pub fn open(experiment: Experiment, arguments: &Arguments, settings: Value) -> Outcome<Self> {
         let folder = arguments.output.clone();
-        let mut results =
-            Self { experiment, folder, settings, floor: None, rows: Vec::new(), wanted: arguments.rows.clone() };
+        let mut results = Self {
+            experiment,
+            folder,
+            settings,
+            floor: None,
+            rows: Vec::new(),
+            wanted: arguments.rows.clone(),
+            offered: Vec::new(),
+            met_any: false,
+        };
         let path = results.folder.join(FILE);
         if path.exists() {
             if !arguments.resume {
@@ -134,17 +145,18 @@ impl Results {
         Ok(())
     }
 
-    /// Measures rows that are not done yet, each of which takes so much `work`, and gives all of them with their figures.
+    /// Measures rows that are wanted and not done yet, each of which takes so much `work`, and gives all that are done with their
+    /// figures.
     ///
     /// # Errors
-    /// Whatever `measure` reports, or if no row is wanted, or results cannot be written; rows that were done are not lost.
+    /// Whatever `measure` reports, or if results cannot be written; rows that were done are not lost.
     pub fn measure<R: Serialize>(
         &mut self,
         rows: Vec<R>,
         work: impl Fn(&R) -> f64,
         mut measure: impl FnMut(&R, &mut RowProgress<'_>) -> Outcome<Figures>,
     ) -> Outcome<Vec<(R, Figures)>> {
-        let rows = self.wanted_of(rows)?;
+        let rows = self.chosen(rows)?;
         let (count, mut all) = (rows.len(), Vec::new());
         let mut progress = Progress::new(rows.iter().map(&work).sum());
         for (number, row) in rows.into_iter().enumerate() {
@@ -170,21 +182,22 @@ impl Results {
         Ok(all)
     }
 
-    fn wanted_of<R: Serialize>(&self, rows: Vec<R>) -> Outcome<Vec<R>> {
-        let (mut wanted, mut words) = (Vec::with_capacity(rows.len()), Vec::new());
+    /// The rows to go through: those that are wanted, and those that are done.
+    fn chosen<R: Serialize>(&mut self, rows: Vec<R>) -> Outcome<Vec<R>> {
+        let mut chosen = Vec::with_capacity(rows.len());
         for row in rows {
-            let of_row = in_words(&serde_json::to_value(&row)?);
-            let its = settings(&of_row);
+            let of_row = serde_json::to_value(&row)?;
+            let words = in_words(&of_row);
+            let its = settings(&words);
             let has_all = |wanted: &Vec<String>| wanted.iter().all(|setting| its.contains(setting));
-            if self.wanted.is_empty() || self.wanted.iter().any(has_all) {
-                wanted.push(row);
+            let is_wanted = self.wanted.is_empty() || self.wanted.iter().any(has_all);
+            self.met_any |= is_wanted;
+            if is_wanted || self.rows.iter().any(|(done, _)| *done == of_row) {
+                chosen.push(row);
             }
-            words.push(of_row);
+            self.offered.push(words);
         }
-        if wanted.is_empty() {
-            return Err(format!("no row has what --rows says; there are: {}", words.join("; ")).into());
-        }
-        Ok(wanted)
+        Ok(chosen)
     }
 
     /// A figure of real digits.
@@ -195,8 +208,11 @@ impl Results {
     /// Prints the table, and writes it and the plots into the folder.
     ///
     /// # Errors
-    /// If something cannot be drawn or written.
+    /// If no row is wanted, or something cannot be drawn or written.
     pub fn finish(&self, plots: &[(&str, Plot)]) -> Outcome {
+        if !self.met_any {
+            return Err(format!("no row has what --rows says; there are: {}", self.offered.join("; ")).into());
+        }
         let real = json!({self.experiment.columns.first().map_or("", |column| column.key): "real digits"});
         let floor = self.floor.iter().map(|figures| (&real, &figures.0));
         let rows = self.rows.iter().map(|(settings, figures)| (settings, &figures.0));
@@ -205,6 +221,12 @@ impl Results {
         println!("{}: {about}\n\n{}", self.experiment.title, as_text(&cells));
         let mut markdown = format!("# {}\n\n{about}.\n\n{}\n", self.experiment.title, as_markdown(&cells));
         for (name, plot) in plots {
+            // Of rows that are not measured yet there is nothing to draw.
+            let mut plot = plot.clone();
+            plot.series.retain(|series| !series.points.is_empty());
+            if plot.series.is_empty() {
+                continue;
+            }
             replace_file(&self.folder.join(name), &encode_png(&plot.draw()?, &[])?)?;
             markdown += &format!("\n![{}]({name})\n", plot.title);
         }

@@ -4,6 +4,7 @@ use crate::device::{DTypeChoice, DeviceChoice, NumberFormat};
 use crate::memory;
 use crate::model::{Model, component_parameters};
 use crate::requests::fast::Fast;
+use crate::settings::check_token_merging;
 use candle_core::{IndexOp, Tensor};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -96,7 +97,8 @@ impl Bench {
     ///
     /// The result has `text_encoder_s`, `text_encoder_2_s`, `unet_s`, `unet_first`, `vae_encode_s`, `vae_decode_s`, `load_s`, and the
     /// conditions; with a preset `unet_reused_s`, a call that takes over from a whole one, and `fast_speedup`, how many times as
-    /// fast all calls of a run of 30 steps are; with a share of tokens to merge `unet_merging_tokens_s`; and on the CPU `unet_kernels` and `vae_decode_kernels`, where the time of one more call goes.
+    /// fast all calls of a run of 30 steps are; with a share of tokens to merge `unet_merging_tokens_s`; and on the CPU `unet_kernels`
+    /// and `vae_decode_kernels`, where the time of one more call goes.
     ///
     /// # Errors
     /// If there is nothing to time, or it cannot be loaded.
@@ -104,6 +106,7 @@ impl Bench {
         within("the batch", self.batch, MOST)?;
         within("the number of runs", self.runs, MOST)?;
         self.size.map_or(Ok(()), |size| within("the size", size, MOST))?;
+        check_token_merging(self.token_merging.unwrap_or_default())?;
         let device = self.device.open()?;
         let format = self.dtype.on(&device, None, || match &self.model {
             BenchModel::Sd15 => Ok(SD15_UNET_PARAMETERS),

@@ -84,7 +84,7 @@ pub use device::{DTypeChoice, DeviceChoice};
 pub use evaluation::{
     AskedPrompt, EvaluationEvent, EvaluationObserver, FeatureChoice, LikelihoodOptions, OdeLikelihood, PixelSamples,
     PromptEvaluation, PromptSamples, PromptScores, PromptSet, SampleEvent, SampleObserver, Samples,
-    features_of_samples, likelihood_bound, ode_likelihood, open_features, open_judge,
+    features_of_samples, has_ode_likelihood, likelihood_bound, ode_likelihood, open_features, open_judge,
 };
 pub use event::{Event, Observer};
 pub use latent_diffusion::{Generated, LatentDiffusion, Seconds};

@@ -21,13 +21,14 @@ fn peaks_are_predicted_within_a_tenth() -> TestResult {
     let tweedie = Tweedie::new()?;
     let of_text = ["txt2img", "--prompt", "a fox", "--steps", "8", "--output", "a.png"];
     let of_picture = ["img2img", "--prompt", "a fox", "--image", "a.png", "--steps", "4", "--output", "b.png"];
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(&[&str], &[&str]); 8] = [
         (&of_text, &["--size", "256x256"]),
         (&of_text, &["--size", "512x384"]),
         (&of_text, &["--size", "512x512", "--dtype", "q8"]),
         (&of_text, &["--size", "256x256", "--num-images", "4", "--batch-size", "4"]),
         (&of_text, &["--size", "512x512", "--guidance-scale", "1"]),
         (&of_text, &["--size", "512x512", "--fast", "2x"]),
+        (&of_text, &["--size", "768x768", "--token-merging", "0.5"]),
         (&of_picture, &[]),
     ];
     for (task, options) in cases {

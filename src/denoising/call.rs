@@ -23,8 +23,9 @@ pub struct Call<'a> {
     pub cache: &'a Cache,
     /// What it takes over of the calls before.
     pub reuse: Reuse,
-    /// The share of tokens, 0 to 1, that are merged with similar ones for self-attention at the highest resolution that has any
-    /// (Bolya and Hoffman 2023). Networks that merge none have no other answer.
+    /// The share of tokens, 0 to 1, that are merged with similar ones for self-attention at the highest resolution that has any on the
+    /// way down or up (Bolya and Hoffman 2023), which of Stable Diffusion XL is half that of the latents. Networks that merge none
+    /// answer as with 0.
     pub token_merging: f64,
 }
 

@@ -125,6 +125,8 @@ pub struct NetworkFacts {
     pub sample_size: (usize, usize),
     /// Whether it takes the strength of guidance as an input, so that no second evaluation is needed.
     pub takes_guidance: bool,
+    /// Whether it merges tokens where it is asked to.
+    pub merges_tokens: bool,
 }
 
 /// The sizes of what a network is conditioned on.

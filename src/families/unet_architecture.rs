@@ -186,6 +186,7 @@ fn facts(unet: &UNet2DConditionConfig) -> NetworkFacts {
         out_channels: unet.out_channels,
         sample_size: unet.sample_size,
         takes_guidance: unet.time_cond_proj_dim.is_some(),
+        merges_tokens: unet.highest_attention().is_some(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::simd::multiversion;
 use super::{Kernel, Needed, Real, apply_1, copy_to, written, zeros};
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl RowGroups {
     pub fn new(groups: Vec<Vec<Vec<u32>>>) -> Result<Self> {
         let count = groups.first().map_or(0, Vec::len);
         if groups.iter().any(|image| image.len() != count || image.iter().any(Vec::is_empty)) {
-            candle_core::bail!("{}: an image has other groups, or one of no rows", MeanRows::NAME);
+            candle_core::bail!("{}: images have different numbers of groups, or a group is empty", MeanRows::NAME);
         }
         Ok(Self { groups: Arc::new(groups) })
     }
@@ -62,9 +62,12 @@ pub(crate) fn mean_rows_definition(x: &Tensor, groups: &RowGroups) -> Result<Ten
         let of_rows: Vec<u32> = of_rows.collect();
         let shares: Vec<f32> = groups.iter().map(|rows| 1.0 / rows.len() as f32).collect();
         let rows = x.get(image)?.contiguous()?.index_select(&Tensor::new(rows, device)?, 0)?;
-        let sums = Tensor::zeros((count, x.dim(2)?), x.dtype(), device)?;
-        let sums = sums.index_add(&Tensor::new(of_rows, device)?, &rows, 0)?;
-        sums.broadcast_mul(&Tensor::from_vec(shares, (count, 1), device)?.to_dtype(x.dtype())?)
+        // Sums of thousands of values lose what is added to them in half precision.
+        let dtype = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let sums = Tensor::zeros((count, x.dim(2)?), dtype, device)?;
+        let sums = sums.index_add(&Tensor::new(of_rows, device)?, &rows.to_dtype(dtype)?, 0)?;
+        let shares = Tensor::from_vec(shares, (count, 1), device)?.to_dtype(dtype)?;
+        sums.broadcast_mul(&shares)?.to_dtype(x.dtype())
     });
     Tensor::stack(&images.collect::<Result<Vec<_>>>()?, 0)
 }
@@ -131,6 +134,7 @@ multiversion! {
                 sums.iter_mut().for_each(|sum| *sum /= count);
                 copy_to(mean, &sums);
             }
+            // No group is empty.
             [] => mean.iter_mut().for_each(|mean| _ = mean.write(T::zero())),
         }
     }
@@ -157,6 +161,13 @@ mod tests {
         for (kernel, defined) in of(mean_rows)?.iter().flatten().zip(of(mean_rows_definition)?.iter().flatten()) {
             assert!((kernel - defined).abs() < 1e-6, "{kernel} {defined}: sums of three numbers of size 1");
         }
+        // Means of many values are right in half precision too.
+        let many = RowGroups::new(vec![vec![(0..3000).collect()]])?;
+        let ones = Tensor::ones((1, 3000, 2), DType::F16, &Device::Cpu)?;
+        assert_eq!(
+            mean_rows_definition(&ones, &many)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?,
+            [1.0; 2]
+        );
         assert!(mean_rows(&Tensor::zeros((2, 4, 3), candle_core::DType::F32, &Device::Cpu)?, &groups).is_err());
         assert!(RowGroups::new(vec![vec![vec![0]], vec![vec![0], vec![1]]]).is_err());
         assert!(RowGroups::new(vec![vec![Vec::new()]]).is_err());

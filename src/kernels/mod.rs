@@ -82,7 +82,7 @@ pub use group_norm::{Activation, group_norm, group_norm_definition};
 pub(crate) use group_norm::{ChannelSums, group_norm_of_part};
 pub(crate) use half_precision::{round_to_bf16, widen_bf16, widen_f16, widened};
 pub use instruction_set::{InstructionSet, processor};
-pub(crate) use largest::largest_of_rows;
+pub(crate) use largest::{largest_of_rows, lengths_of_rows};
 pub use layer_norm::{layer_norm, layer_norm_definition};
 pub use linear::{linear, linear_packed, linear_packed_plus, linear_with};
 pub(crate) use mean_rows::{RowGroups, mean_rows, mean_rows_definition};

@@ -126,9 +126,8 @@ multiversion! {
                     lines.iter_mut().zip(across(&rows, half * AT_ONCE)).for_each(|(line, values)| *line = values);
                 }
             } else {
-                let across = [across(&rows, 0), across(&rows, AT_ONCE)];
-                let across = across.as_flattened();
-                these.copy_from_slice(&across[skipped..skipped + count]);
+                let all = [across(&rows, 0), across(&rows, AT_ONCE)];
+                these.copy_from_slice(&all.as_flattened()[skipped..skipped + count]);
             }
             line += count;
             lines = rest;

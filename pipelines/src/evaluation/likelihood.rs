@@ -13,14 +13,15 @@ use tweedie::score_based::{
 use tweedie::training::data::ImageSet;
 use tweedie::{Error, ErrorKind, Result, Tensor};
 
-/// How the bound is evaluated.
+/// How likelihoods are evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LikelihoodOptions {
-    /// The variance of the reverse step; what the model's scheduler says, if it is not given.
+    /// The variance of the bound's reverse step; what the model's scheduler says, if it is not given.
     pub variance: Option<VarianceType>,
-    /// At how many timesteps each picture is looked at; with as many as the model has, at each.
+    /// At how many timesteps the bound looks at each picture; with as many as the model has, at each.
     pub evaluations: usize,
-    /// How many pictures at a time; changes speed and memory, not the noise that a picture gets.
+    /// How many pictures at a time; changes speed and memory, not the noise that a picture gets. The ODE's steps are a batch's, within
+    /// its tolerance of 1e-5.
     pub batch_size: usize,
     /// From which the noise of picture i follows, as seed + i.
     pub seed: u64,
@@ -76,13 +77,14 @@ pub fn ode_likelihood(
     let (settings, scheduler) = prepared(pipeline, set, options)?;
     let schedule = schedule_of(&settings, scheduler.as_ref())?;
     let parameterization = scheduler.parameterization().clone().with_learned_variance(settings.learned_variance);
-    let sde = VpSde::through(schedule)?;
+    let sde = sde_of(schedule)?;
     let (mut bits, mut evaluations) = (Vec::with_capacity(set.len()), 0);
     in_batches(pipeline, set, options, watch, |x0, conditioning, noise| {
         let denoiser = Denoiser::new(pipeline.network(), conditioning, &parameterization);
         let score = DenoiserScore::new(&denoiser, schedule, sde)?;
         let flow = ProbabilityFlow::new(sde, &score, score.times().0, DormandPrince::default())?;
-        let x = uniformly_dequantized(&x0.affine(HALF, HALF)?.round()?, noise)?;
+        let values = x0.affine(MIDDLE, MIDDLE)?.round()?;
+        let x = uniformly_dequantized(&values, noise)?;
         let found = flow.log_likelihood(&x, Probes::Rademacher(1), noise)?;
         bits.extend(found.bits_per_dim(EIGHT_BIT_OFFSET));
         evaluations = evaluations.max(found.evaluations);
@@ -91,8 +93,24 @@ pub fn ode_likelihood(
     Ok(OdeLikelihood { bits_per_dim: MeanOfPictures::of(&bits)?, evaluations })
 }
 
-/// Of the values of eight bits.
-const HALF: f64 = 127.5;
+/// Between the least and the largest of the values of eight bits, which -1 and 1 stand for.
+const MIDDLE: f64 = 127.5;
+
+/// Whether a model has what [`ode_likelihood`] needs.
+///
+/// # Errors
+/// If it is a flow, or its noise never ends or begins as that of a variance-preserving SDE.
+pub fn has_ode_likelihood(pipeline: &PixelPipeline) -> Result<()> {
+    let settings = pipeline.settle(&PixelRequest::default())?;
+    sde_of(schedule_of(&settings, settings.build_scheduler()?.as_ref())?).map(drop)
+}
+
+fn sde_of(schedule: &NoiseSchedule) -> Result<VpSde> {
+    VpSde::through(schedule).map_err(|error| {
+        let fix = "it has the variational bound alone; leave the ODE away";
+        Error::invalid("the model's noise schedule", format!("one without an ODE from data to noise ({error})"), fix)
+    })
+}
 
 /// What the model's scheduler says, if the pictures are of the model's size.
 fn prepared(
@@ -117,7 +135,7 @@ fn prepared(
 
 fn schedule_of<'a>(settings: &PixelSettings, scheduler: &'a dyn Scheduler) -> Result<&'a NoiseSchedule> {
     scheduler.schedule().ok_or_else(|| {
-        let fix = "a flow has no chain of reverse steps; the bound is that of diffusion models";
+        let fix = "likelihoods are those of diffusion models, and this is a flow";
         Error::invalid("the model's scheduler", settings.scheduler.name(), fix)
     })
 }

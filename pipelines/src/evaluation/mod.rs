@@ -7,7 +7,7 @@ mod prompts;
 mod samples;
 
 pub use features::{FeatureChoice, open_features};
-pub use likelihood::{LikelihoodOptions, OdeLikelihood, likelihood_bound, ode_likelihood};
+pub use likelihood::{LikelihoodOptions, OdeLikelihood, has_ode_likelihood, likelihood_bound, ode_likelihood};
 pub use prompts::{AskedPrompt, PromptSet};
 pub use samples::{PixelSamples, PromptSamples, SampleEvent, SampleObserver, Samples, features_of_samples};
 
@@ -53,6 +53,8 @@ pub struct PromptEvaluation<'a> {
     pub guidance_scale: Option<f64>,
     /// What work is skipped.
     pub fast: Option<Fast>,
+    /// The share of a UNet's tokens that are merged.
+    pub token_merging: f64,
     /// What judges the pictures; without it they are made and no more.
     pub judge: Option<&'a Judge>,
 }
@@ -189,7 +191,7 @@ impl PromptEvaluation<'_> {
         for (prompt, asked) in self.prompts.prompts().iter().enumerate() {
             for &(seed, num_images) in &groups {
                 let (text, batch_size) = (asked.prompt.clone(), self.batch_size);
-                let (guidance_scale, fast) = (self.guidance_scale, self.fast);
+                let (guidance_scale, fast, token_merging) = (self.guidance_scale, self.fast, self.token_merging);
                 let request = TextToImageRequest {
                     prompt: text,
                     seed,
@@ -197,6 +199,7 @@ impl PromptEvaluation<'_> {
                     batch_size,
                     guidance_scale,
                     fast,
+                    token_merging,
                     ..TextToImageRequest::default()
                 };
                 runs.push(PromptRun { prompt, settings: self.model.settle(&request)? });

@@ -208,6 +208,9 @@ impl Record {
         if let Some(eta) = s.scheduler_config.fields().get("eta").and_then(Value::as_f64).filter(|&eta| eta > 0.0) {
             text += &format!(", Eta: {eta}");
         }
+        if s.request.token_merging > 0.0 {
+            text += &format!(", Token merging ratio: {}", s.request.token_merging);
+        }
         for (what, list) in [("Lora hashes", LORAS), ("TI hashes", EMBEDDINGS)] {
             let networks =
                 self.weights.known_by(list).into_iter().filter(|(name, _)| list == LORAS || self.reads(name));

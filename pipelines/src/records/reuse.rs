@@ -2,6 +2,7 @@
 
 use crate::records::provenance::Provenance;
 use crate::requests::options::Options;
+use crate::settings::MOST_MERGED;
 use serde_json::{Map, Value};
 use std::path::Path;
 use tweedie::images::{Photo, TextChunk, picture_bytes, read_picture_text};
@@ -105,12 +106,14 @@ impl ReusedSettings {
         let mut text = |name: &str| values.shift_remove(name).and_then(|value| value.as_str().map(str::to_owned));
         let number = |text: &str| text.parse::<f64>().ok().map(Value::from);
         let count = |text: &str| text.parse::<u64>().ok();
-        for (name, option) in
-            [("CFG scale", "guidance_scale"), ("Eta", "eta"), ("Token merging ratio", "token_merging")]
-        {
+        for (name, option) in [("CFG scale", "guidance_scale"), ("Eta", "eta")] {
             if let Some(value) = text(name).and_then(|text| number(&text)) {
                 self.put(option, value);
             }
+        }
+        // What is beyond the most that can be merged is cut to it there.
+        if let Some(share) = text("Token merging ratio").and_then(|text| text.parse::<f64>().ok()) {
+            self.put("token_merging", share.min(MOST_MERGED).into());
         }
         for (name, option, least) in [("Steps", "steps", 0), ("Seed", "seed", 0), ("Clip skip", "clip_skip", 1)] {
             // There the last layer is number 1.
@@ -180,13 +183,13 @@ mod tests {
     #[test]
     fn settings_of_other_programs_become_options() -> Result<(), Box<dyn std::error::Error>> {
         let text = "a (fluffy:1.2) fox,\nat night\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, \
-                    CFG scale: 6.5, Seed: 42, Size: 512x768, Model hash: 0123456789, Model: dream, Clip skip: 2, \
+                    CFG scale: 6.5, Seed: 42, Size: 512x768, Model hash: 0123456789, Model: dream, Clip skip: 2, Token merging ratio: 0.9, \
                     Lora hashes: \"ink: 01, b: 02\", Hires upscale: 2, Version: v1.10.1";
         let found = ReusedSettings::of_parameters(text).ok_or("nothing")?;
         let want = json!({
             "prompt": "a (fluffy:1.2) fox,\nat night", "prompt_syntax": "weighted", "negative_prompt": "blurry",
             "guidance_scale": 6.5, "steps": 20, "seed": 42, "clip_skip": 1, "width": 512, "height": 768,
-            "scheduler": "dpm++2m-karras",
+            "scheduler": "dpm++2m-karras", "token_merging": 0.75,
         });
         assert_eq!(Value::from(found.options), want);
         assert_eq!(found.model.as_deref(), Some("dream"));

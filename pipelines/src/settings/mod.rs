@@ -33,7 +33,15 @@ use tweedie::{Error, Result};
 const MOST_IMAGES: usize = 100_000;
 
 /// The largest share of tokens that can be merged: of four one stays.
-const MOST_MERGED: f64 = 0.75;
+pub(crate) const MOST_MERGED: f64 = 0.75;
+
+/// Whether such a share of the tokens can be merged.
+pub(crate) fn check_token_merging(share: f64) -> Result<()> {
+    if (0.0..=MOST_MERGED).contains(&share) {
+        return Ok(());
+    }
+    Err(Error::invalid("`token_merging`", share, format!("take a share from 0 to {MOST_MERGED}; 0.5 is usual")))
+}
 
 /// What the check of a request needs to know of a model.
 #[derive(Debug)]
@@ -272,10 +280,7 @@ impl TextToImageRequest {
         let guidance_scale = self.guidance_scale.or(defaults.guidance_scale).unwrap_or(usual.guidance_scale);
         let guidance_rescale = self.guidance_rescale.or(defaults.guidance_rescale).unwrap_or(0.0);
         self.check_guidance(guidance_scale, guidance_rescale)?;
-        if !(0.0..=MOST_MERGED).contains(&self.token_merging) {
-            let fix = format!("take a share from 0 to {MOST_MERGED}; 0.5 is usual");
-            return Err(Error::invalid("`token_merging`", self.token_merging, fix));
-        }
+        check_token_merging(self.token_merging)?;
         for (what, count) in [("the number of images", self.num_images), ("the batch size", self.batch_size)] {
             if count == 0 || count > MOST_IMAGES {
                 return Err(Error::invalid(what, count, format!("take 1 to {MOST_IMAGES}")));
@@ -294,6 +299,9 @@ impl TextToImageRequest {
             warnings.push(warning.into());
         }
         warnings.extend(self.prediction_doubt(facts.prediction_doubt.as_ref()));
+        if self.token_merging > 0.0 && !facts.network.merges_tokens {
+            warnings.push("`token_merging` has no effect: this model has no tokens that it merges".into());
+        }
         let xl = self.settle_xl(facts.xl, &task, (height, width), &mut warnings)?;
         let given = GivenLevels::from_config(&scheduler_config)?;
         let given = given.map(|given| given.steps());

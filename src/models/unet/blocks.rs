@@ -45,7 +45,7 @@ impl UNet2DConditionConfig {
     }
 
     /// The highest resolution that has transformers on the way down or up.
-    fn highest_attention(&self) -> Option<usize> {
+    pub(crate) fn highest_attention(&self) -> Option<usize> {
         let of_ways = self.down_blocks.iter().zip(self.up_blocks.iter().rev());
         of_ways.into_iter().position(|(down, up)| [down, up].contains(&&BlockKind::CrossAttention))
     }
@@ -94,7 +94,10 @@ impl MidBlock {
     }
 
     pub fn forward(&self, h: FeatureMap, context: &BlockContext<'_>) -> Result<FeatureMap> {
-        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, &context.perturbed);
+        // Its tokens are few, and are not merged.
+        let BlockContext { time, text, perturbed, cache, .. } = context;
+        let context = &BlockContext { time, text, perturbed: perturbed.clone(), token_merging: 0.0, cache };
+        let attend = |transformer: &Transformer, h: &FeatureMap| transformer.forward(h, context, perturbed);
         let h = self.first.forward(&h, context.time, attend)?;
         match &self.last {
             Some(last) => last.forward(&h, Some(context.time)),

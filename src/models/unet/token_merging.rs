@@ -4,7 +4,7 @@
 //! two tokens the first one stays, and of the others those that resemble one of these most are merged into it.
 
 use crate::Result;
-use crate::kernels::{self, RowGroups};
+use crate::kernels::{self, PackedWeight, RowGroups};
 use crate::layers::Backend;
 use candle_core::{D, DType, Tensor};
 
@@ -87,31 +87,48 @@ impl TokenMerging {
             means(tokens, &RowGroups::new(groups)?, self.backend)
         };
         let (staying_tokens, other_tokens) = (those(staying)?, those(others)?);
-        let directions = staying_tokens.broadcast_div(&lengths(&staying_tokens)?)?;
-        let lengths = lengths(&other_tokens)?.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-        let rows = lengths.iter().enumerate().map(|(row, lengths)| {
-            let (left, right) = (other_tokens.get(row)?, directions.get(row)?);
-            let mut pairs = Vec::with_capacity(others.len());
-            let at_once = (SCORES / staying.len()).max(1);
-            for (part, others) in others.chunks(at_once).enumerate() {
-                let left = left.narrow(0, part * at_once, others.len())?;
-                let (best, products) = largest(&left, &right, self.backend)?;
-                let of_each = others.iter().zip(&lengths[part * at_once..]).zip(best.into_iter().zip(products));
-                pairs.extend(of_each.map(|((&token, length), (staying, product))| Pair {
-                    token,
-                    staying,
-                    similarity: product / length,
-                }));
-            }
-            Ok(pairs)
+        let rows = (0..batch).map(|row| {
+            let found = most_similar(&other_tokens.get(row)?, &staying_tokens.get(row)?, self.backend)?;
+            let pair = |(&token, (staying, similarity))| Pair { token, staying, similarity };
+            Ok(others.iter().zip(found).map(pair).collect())
         });
         rows.collect()
     }
 }
 
-/// The lengths of vectors in the last dimension, which is kept.
-fn lengths(x: &Tensor) -> Result<Tensor> {
-    Ok(x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
+/// For each row of `x`, `[rows, channels]`, the one of `to`, `[others, channels]`, that points most in its direction, and the cosine
+/// between them.
+fn most_similar(x: &Tensor, to: &Tensor, backend: Backend) -> Result<Vec<(usize, f32)>> {
+    let at_once = (SCORES / to.dim(0)?).max(1);
+    let parts = (0..x.dim(0)?).step_by(at_once).map(|first| x.narrow(0, first, at_once.min(x.dim(0)? - first)));
+    let mut found = Vec::with_capacity(x.dim(0)?);
+    match backend {
+        Backend::Kernels => {
+            let (right, none) = (PackedWeight::new(to)?, Tensor::zeros(to.dim(0)?, to.dtype(), to.device())?);
+            let shares: Vec<f32> = kernels::lengths_of_rows(to)?.into_iter().map(f32::recip).collect();
+            for part in parts {
+                let part = part?;
+                let (best, products) =
+                    kernels::largest_of_rows(&kernels::linear_packed(&part, &right, &none)?, &shares)?;
+                let cosines = products.into_iter().zip(kernels::lengths_of_rows(&part)?).map(|(p, length)| p / length);
+                found.extend(best.into_iter().zip(cosines));
+            }
+        }
+        // In f32, where squares of half precision have room.
+        Backend::Candle => {
+            let directions = |x: &Tensor| -> Result<Tensor> {
+                let x = x.to_dtype(DType::F32)?;
+                Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
+            };
+            let right = directions(to)?.t()?.contiguous()?;
+            for part in parts {
+                let scores = directions(&part?)?.matmul(&right)?;
+                let (best, cosines) = (scores.argmax(1)?.to_vec1::<u32>()?, scores.max(1)?.to_vec1()?);
+                found.extend(best.into_iter().map(|column| column as usize).zip(cosines));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn means(x: &Tensor, groups: &RowGroups, backend: Backend) -> Result<Tensor> {
@@ -127,20 +144,6 @@ struct Pair {
     token: u32,
     staying: usize,
     similarity: f32,
-}
-
-/// The largest product of each row of `left` with one of `right`, and with which.
-fn largest(left: &Tensor, right: &Tensor, backend: Backend) -> Result<(Vec<usize>, Vec<f32>)> {
-    let scores = match backend {
-        Backend::Kernels => {
-            let none = Tensor::zeros(right.dim(0)?, right.dtype(), right.device())?;
-            return Ok(kernels::largest_of_rows(&kernels::linear(left, right, &none)?)?);
-        }
-        Backend::Candle => left.matmul(&right.t()?)?,
-    };
-    let best = scores.argmax(1)?.to_vec1::<u32>()?;
-    let products = scores.max(1)?.to_dtype(DType::F32)?.to_vec1()?;
-    Ok((best.into_iter().map(|column| column as usize).collect(), products))
 }
 
 impl MergedTokens {

@@ -87,7 +87,7 @@ impl Transformer {
         let mut tokens = self.proj_in.forward(&self.norm.forward(x)?)?.tokens()?;
         let (_, _, height, width) = x.dims();
         let (share, backend) = (context.token_merging, x.backend());
-        let merges = self.merges_tokens && share > 0.0 && perturbed.is_empty();
+        let merges = self.merges_tokens && share > 0.0;
         let merging = merges.then_some(TokenMerging { share, height, width, backend });
         for block in &self.blocks {
             tokens = block.forward(&tokens, context, perturbed, merging)?;

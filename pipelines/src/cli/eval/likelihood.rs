@@ -17,7 +17,8 @@ use tweedie::metrics::{BoundTerms, MeanOfPictures};
 use tweedie::schedulers::VarianceType;
 use tweedie::training::data::{FolderOptions, read_set};
 use tweedie_pipelines::{
-    DTypeChoice, DeviceChoice, LikelihoodOptions, OdeLikelihood, PixelPipeline, likelihood_bound, ode_likelihood,
+    DTypeChoice, DeviceChoice, LikelihoodOptions, OdeLikelihood, PixelPipeline, has_ode_likelihood, likelihood_bound,
+    ode_likelihood,
 };
 
 /// The variance of the reverse step.
@@ -74,7 +75,7 @@ pub struct LikelihoodArguments {
     #[arg(long)]
     ode: bool,
 
-    /// How many pictures at a time; changes speed and memory
+    /// How many pictures at a time; changes speed and memory, and figures of the ODE within its tolerance
     #[arg(long, value_name = "N", default_value_t = 50)]
     batch_size: usize,
 
@@ -111,6 +112,9 @@ impl LikelihoodArguments {
         let (start, interrupt) = (Instant::now(), Interrupt::listen()?);
         let plot = self.plot.as_deref().map(|path| Output::one(path, self.force)).transpose()?;
         let pipeline = self.pipeline(&interrupt)?;
+        if self.ode {
+            has_ode_likelihood(&pipeline)?;
+        }
         let options = FolderOptions { resize: None, channels: Some(pipeline.facts().channels) };
         let set = read_set(&self.data, self.split.into(), options)?;
         let set = match self.num_images {
@@ -131,6 +135,13 @@ impl LikelihoodArguments {
         });
         progress.finish();
         let found = unless_stopped(found, NOTHING_JUDGED)?;
+        if let Some(output) = &plot {
+            output.write(0, &encode_png(&drawn(&found)?, &[])?)?;
+        }
+        // It stands there whatever becomes of the ODE.
+        if !self.json {
+            print::result(&as_text(&found))?;
+        }
         let by_ode = self.ode.then(|| {
             let progress = Progress::counting("picture", self.quiet);
             progress.stage("ODE");
@@ -142,14 +153,10 @@ impl LikelihoodArguments {
             unless_stopped(found, NOTHING_JUDGED)
         });
         let by_ode = by_ode.transpose()?;
-        if let Some(output) = &plot {
-            output.write(0, &encode_png(&drawn(&found)?, &[])?)?;
-        }
         if !self.json {
-            let of_ode = by_ode.map(|OdeLikelihood { bits_per_dim, evaluations }| {
-                format!("\n{}, {evaluations} evaluations", with_error("ODE", &bits_per_dim))
+            return by_ode.map_or(Ok(()), |OdeLikelihood { bits_per_dim, evaluations }| {
+                print::result(&format!("{}, {evaluations} evaluations", with_error("ODE", &bits_per_dim)))
             });
-            return print::result(&(as_text(&found) + &of_ode.unwrap_or_default()));
         }
         let mut fields = as_json(&found);
         if let Some(OdeLikelihood { bits_per_dim, evaluations }) = by_ode {

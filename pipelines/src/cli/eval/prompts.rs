@@ -52,6 +52,10 @@ pub struct PromptsArguments {
     #[arg(long, value_name = "PRESET")]
     fast: Option<Fast>,
 
+    /// Merge so great a share of a UNet's tokens, as txt2img does
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    token_merging: f64,
+
     /// Save the pictures in this new folder, as prompt-seed.png, counted from 000, with a grid for each seed in which each
     /// kind of prompts starts a row, and the scores
     #[arg(long, short, value_name = "DIR", group = "purpose")]
@@ -90,6 +94,7 @@ impl PromptsArguments {
             batch_size: self.batch_size,
             guidance_scale: self.guidance_scale,
             fast: self.fast,
+            token_merging: self.token_merging,
             judge: judge.as_ref(),
         };
         let unknown = evaluation.unknown();
@@ -107,7 +112,7 @@ impl PromptsArguments {
         let mut fields = json!({
             "model": self.model.model, "prompts": self.prompts, "seeds": self.seeds,
             "pictures": prompts.prompts().len() * self.seeds.len(),
-            "guidance_scale": self.guidance_scale, "fast": self.fast,
+            "guidance_scale": self.guidance_scale, "fast": self.fast, "token_merging": self.token_merging,
         });
         let mut add = |more: Map<String, Value>| more.into_iter().for_each(|(name, value)| fields[name] = value);
         if judge.is_some() {
