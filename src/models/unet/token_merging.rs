@@ -210,8 +210,12 @@ mod tests {
 
     fn defined(row: &[Vec<f32>], width: usize, share: f64) -> Vec<Vec<f32>> {
         let height = row.len() / width;
-        let stays =
-            |i: usize| i / width % 2 == 0 && i / width + 1 < height && i % width % 2 == 0 && i % width + 1 < width;
+        let stays = |i: usize| {
+            (i / width).is_multiple_of(2)
+                && i / width + 1 < height
+                && (i % width).is_multiple_of(2)
+                && i % width + 1 < width
+        };
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
         let cosine =
             |i: usize, j: usize| dot(&row[i], &row[j]) / (dot(&row[i], &row[i]) * dot(&row[j], &row[j])).sqrt();
