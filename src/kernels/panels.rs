@@ -72,12 +72,15 @@ macro_rules! with_values {
 }
 
 /// What products read panels from, a part at a time.
-pub(super) trait PanelSource<'a, T>: Copy + Sync {
-    /// Whether the product reads them as they lie.
-    fn are_wide(self) -> bool;
+pub(super) trait PanelSource<'a, T: Real>: Copy + Sync {
+    /// All lines, if they lie as the product reads them.
+    fn wide(self) -> Option<&'a [T]>;
 
     /// How many there are, of so many lines each.
     fn count(self, depth: usize) -> usize;
+
+    /// Writes lines of a panel of `depth` lines, from one on, in the type of the sums.
+    fn write(self, depth: usize, panel: usize, first: usize, out: &mut [T]);
 
     /// Some lines of some panels of `depth` lines each, in the type of the sums, in `buffer` unless they have it already; and how
     /// far the panels are apart.
@@ -89,19 +92,42 @@ pub(super) trait PanelSource<'a, T>: Copy + Sync {
         buffer: &'b mut Vec<T>,
     ) -> (&'b [T], usize)
     where
-        'a: 'b;
+        'a: 'b,
+    {
+        if let Some(values) = self.wide() {
+            let line = |panel: usize, line: usize| (panel * depth + line) * PANEL;
+            return (&values[line(panels.start, lines.start)..line(panels.end - 1, lines.end)], depth * PANEL);
+        }
+        let len = lines.len() * PANEL;
+        buffer.resize(panels.len() * len, T::zero());
+        let of_panels = panels.clone().zip(buffer.chunks_exact_mut(len.max(1)));
+        of_panels.for_each(|(panel, values)| self.write(depth, panel, lines.start, values));
+        (buffer, len)
+    }
 
     /// Of a panel of a kernel of so many taps and channels the lines of some channels, in the type of the sums; in `buffer` unless they
     /// have it already.
     fn tap_lines<'b>(
         self,
         panel: usize,
-        of: [usize; 2],
+        [taps, tap]: [usize; 2],
         channels: &Range<usize>,
         buffer: &'b mut Vec<T>,
     ) -> TapLines<'b, T>
     where
-        'a: 'b;
+        'a: 'b,
+    {
+        let depth = taps * tap;
+        if let Some(values) = self.wide() {
+            let values = &values[panel * depth * PANEL..(panel + 1) * depth * PANEL];
+            return TapLines { values, first: channels.start, tap };
+        }
+        let len = channels.len() * PANEL;
+        buffer.resize(taps * len, T::zero());
+        let of_taps = buffer.chunks_exact_mut(len.max(1)).enumerate();
+        of_taps.for_each(|(i, values)| self.write(depth, panel, i * tap + channels.start, values));
+        TapLines { values: buffer, first: 0, tap: channels.len() }
+    }
 }
 
 /// The lines of some channels of a kernel: of tap `t` they begin with the one of number `t * tap + first`.
@@ -135,7 +161,7 @@ impl<'a, T: Real> Panels<'a, T> {
     }
 
     /// As many values in the type of the sums.
-    pub fn widen(self, out: &mut [T]) {
+    fn widen(self, out: &mut [T]) {
         match self {
             Self::F16(halves) => T::widen_halves(halves, out),
             Self::EightBits(lines) => widen_lines(lines, out),
@@ -167,58 +193,17 @@ impl<'a, T: Real> Panels<'a, T> {
 }
 
 impl<'a, T: Real> PanelSource<'a, T> for Panels<'a, T> {
-    fn are_wide(self) -> bool {
-        matches!(self, Self::Wide(_))
+    fn wide(self) -> Option<&'a [T]> {
+        if let Self::Wide(values) = self { Some(values) } else { None }
     }
 
     fn count(self, depth: usize) -> usize {
         self.len() / (depth * PANEL).max(1)
     }
 
-    fn widened<'b>(
-        self,
-        depth: usize,
-        panels: &Range<usize>,
-        lines: &Range<usize>,
-        buffer: &'b mut Vec<T>,
-    ) -> (&'b [T], usize)
-    where
-        'a: 'b,
-    {
-        let of_panel = |panel: usize| (panel * depth + lines.start) * PANEL..(panel * depth + lines.end) * PANEL;
-        if let Self::Wide(values) = self {
-            return (&values[of_panel(panels.start).start..of_panel(panels.end - 1).end], depth * PANEL);
-        }
-        let len = lines.len() * PANEL;
-        buffer.resize(panels.len() * len, T::zero());
-        for (panel, buffer) in panels.clone().zip(buffer.chunks_exact_mut(len.max(1))) {
-            self.part(of_panel(panel)).widen(buffer);
-        }
-        (buffer, len)
-    }
-
-    fn tap_lines<'b>(
-        self,
-        panel: usize,
-        [taps, tap]: [usize; 2],
-        channels: &Range<usize>,
-        buffer: &'b mut Vec<T>,
-    ) -> TapLines<'b, T>
-    where
-        'a: 'b,
-    {
-        let len = taps * tap * PANEL;
-        let panel = self.part(panel * len..(panel + 1) * len);
-        if let Self::Wide(values) = panel {
-            return TapLines { values, first: channels.start, tap };
-        }
-        let each = channels.len() * PANEL;
-        buffer.resize(taps * each, T::zero());
-        for (i, values) in buffer.chunks_exact_mut(each.max(1)).enumerate() {
-            let first = (i * tap + channels.start) * PANEL;
-            panel.part(first..first + each).widen(values);
-        }
-        TapLines { values: buffer, first: 0, tap: channels.len() }
+    fn write(self, depth: usize, panel: usize, first: usize, out: &mut [T]) {
+        let start = (panel * depth + first) * PANEL;
+        self.part(start..start + out.len()).widen(out);
     }
 }
 

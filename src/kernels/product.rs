@@ -192,7 +192,7 @@ fn add_panels<'a, T: Product>(
     let count = out.columns().div_ceil(PANEL);
     assert!(panels.count(depth) >= count && out.rows() == rows.starts.len());
     let at_once = T::panels_at_once();
-    let most_rows = if panels.are_wide() { BLOCK_ROWS } else { out.rows().max(1) };
+    let most_rows = if panels.wide().is_some() { BLOCK_ROWS } else { out.rows().max(1) };
     let mut buffer = Vec::new();
     for (i, RunBlock { lines, runs }) in blocks_of_runs(rows.stretches, DEPTH / at_once).into_iter().enumerate() {
         let start = if i == 0 { start } else { Start::Output };

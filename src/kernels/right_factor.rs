@@ -5,7 +5,7 @@ use super::bf16::{MatmulPrecision, Pairs, pack as pack_pairs, packed_len};
 use super::half_precision::widen_bf16;
 use super::int8::Quads;
 use super::panel_row::PANEL;
-use super::panels::{Panels, pack, packed_at};
+use super::panels::{PanelSource, Panels, pack, packed_at};
 use super::turned::Turned;
 use super::weight_layout::{pack_shaped, pair_shaped};
 use half::bf16;
@@ -53,8 +53,7 @@ impl<'a, T: Real> Packed<'a, T> {
     #[inline(always)]
     pub fn lines(self, depth: usize, first: usize, panel: usize, out: &mut [[T; PANEL]]) {
         if let Self::Panels(panels) = self {
-            let start = (panel * depth + first) * PANEL;
-            return panels.part(start..start + out.len() * PANEL).widen(out.as_flattened_mut());
+            return panels.write(depth, panel, first, out.as_flattened_mut());
         }
         out.iter_mut().enumerate().for_each(|(i, line)| *line = self.line(depth, first + i, panel));
     }
@@ -132,7 +131,7 @@ mod tests {
     use super::*;
     use crate::kernels::eight_bits::EightBitLines;
     use crate::kernels::numbers::Numbers;
-    use crate::kernels::panels::{PanelSource, TapLines};
+    use crate::kernels::panels::TapLines;
 
     /// As [`pack`] makes it of the matrix's values one by one, from panels of every type and from pairs.
     #[test]

@@ -2,13 +2,12 @@
 
 use super::Real;
 use super::panel_row::PANEL;
-use super::panels::{PanelSource, TapLines};
+use super::panels::PanelSource;
 use super::right_factor::Packed;
 use super::simd::multiversion;
 use super::transpose::{AT_ONCE, across};
 use super::values::zeros;
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Of a kernel `[tap][in]` times outputs the matrix `[last tap to first][out]` times inputs, in the type of the sums; of a matrix, which
 /// has one tap, the transpose.
@@ -59,8 +58,8 @@ impl<'a, T: Real> Turned<'a, T> {
 }
 
 impl<'a, T: Real> PanelSource<'a, T> for Turned<'a, T> {
-    fn are_wide(self) -> bool {
-        false
+    fn wide(self) -> Option<&'a [T]> {
+        None
     }
 
     fn count(self, depth: usize) -> usize {
@@ -68,40 +67,9 @@ impl<'a, T: Real> PanelSource<'a, T> for Turned<'a, T> {
         self.inputs.div_ceil(PANEL) - self.first_panel
     }
 
-    fn widened<'b>(
-        self,
-        _: usize,
-        panels: &Range<usize>,
-        lines: &Range<usize>,
-        buffer: &'b mut Vec<T>,
-    ) -> (&'b [T], usize)
-    where
-        'a: 'b,
-    {
-        let len = lines.len() * PANEL;
-        buffer.resize(panels.len() * len, T::zero());
-        let of_panels = panels.clone().zip(buffer.chunks_exact_mut(len.max(1)));
-        of_panels.for_each(|(panel, values)| turn(self, panel, lines.start, values));
-        (buffer, len)
-    }
-
-    fn tap_lines<'b>(
-        self,
-        panel: usize,
-        [taps, of]: [usize; 2],
-        channels: &Range<usize>,
-        buffer: &'b mut Vec<T>,
-    ) -> TapLines<'b, T>
-    where
-        'a: 'b,
-    {
-        assert!([taps, of] == [self.taps, self.outputs]);
-        let len = channels.len() * PANEL;
-        buffer.resize(taps * len, T::zero());
-        for (tap, values) in buffer.chunks_exact_mut(len.max(1)).enumerate() {
-            turn(self, panel, tap * self.outputs + channels.start, values);
-        }
-        TapLines { values: buffer, first: 0, tap: channels.len() }
+    fn write(self, depth: usize, panel: usize, first: usize, out: &mut [T]) {
+        assert!(depth == self.depth());
+        turn(self, panel, first, out);
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use tweedie::images::{Picture, Plot, Series, encode_png};
 use tweedie::metrics::{BoundTerms, MeanOfPictures};
+use tweedie::models::Watch;
 use tweedie::schedulers::VarianceType;
 use tweedie::training::data::{FolderOptions, read_set};
 use tweedie_pipelines::{
@@ -127,14 +128,8 @@ impl LikelihoodArguments {
             batch_size: self.batch_size,
             seed: self.seed,
         };
-        let progress = Progress::counting("picture", self.quiet);
-        progress.stage("bound");
-        let found = likelihood_bound(&pipeline, &set, &options, &mut |done, of| {
-            progress.steps(done, of);
-            interrupt.flow()
-        });
-        progress.finish();
-        let found = unless_stopped(found, NOTHING_JUDGED)?;
+        let bound = |watch: &mut Watch<'_>| likelihood_bound(&pipeline, &set, &options, watch);
+        let found = self.watched("bound", &interrupt, bound)?;
         if let Some(output) = &plot {
             output.write(0, &encode_png(&drawn(&found)?, &[])?)?;
         }
@@ -142,17 +137,8 @@ impl LikelihoodArguments {
         if !self.json {
             print::result(&as_text(&found))?;
         }
-        let by_ode = self.ode.then(|| {
-            let progress = Progress::counting("picture", self.quiet);
-            progress.stage("ODE");
-            let found = ode_likelihood(&pipeline, &set, &options, &mut |done, of| {
-                progress.steps(done, of);
-                interrupt.flow()
-            });
-            progress.finish();
-            unless_stopped(found, NOTHING_JUDGED)
-        });
-        let by_ode = by_ode.transpose()?;
+        let ode = |watch: &mut Watch<'_>| ode_likelihood(&pipeline, &set, &options, watch);
+        let by_ode = self.ode.then(|| self.watched("ODE", &interrupt, ode)).transpose()?;
         if !self.json {
             return by_ode.map_or(Ok(()), |OdeLikelihood { bits_per_dim, evaluations }| {
                 print::result(&format!("{}, {evaluations} evaluations", with_error("ODE", &bits_per_dim)))
@@ -168,6 +154,23 @@ impl LikelihoodArguments {
         fields["seconds"] = start.elapsed().as_secs_f64().into();
         fields["peak_rss_mb"] = tweedie_pipelines::memory::peak_mb().into();
         print::result(&fields.to_string())
+    }
+
+    /// Judges the pictures with its progress on show.
+    fn watched<T>(
+        &self,
+        stage: &'static str,
+        interrupt: &Interrupt,
+        judge: impl FnOnce(&mut Watch<'_>) -> tweedie::Result<T>,
+    ) -> anyhow::Result<T> {
+        let progress = Progress::counting("picture", self.quiet);
+        progress.stage(stage);
+        let found = judge(&mut |done, of| {
+            progress.steps(done, of);
+            interrupt.flow()
+        });
+        progress.finish();
+        unless_stopped(found, NOTHING_JUDGED)
     }
 
     fn pipeline(&self, interrupt: &Interrupt) -> anyhow::Result<PixelPipeline> {
