@@ -29,8 +29,11 @@ const POINTS: usize = SEEN * SEEN;
 /// Tiles that are transformed and multiplied together, by all threads.
 const TILES: usize = 128;
 
-/// The same by one thread, where there are many.
+/// The same by one thread, where there are many: the least, the most, and the most values of more than the least, which the last
+/// cache has room for. The more tiles, the fewer times kernels are transformed.
 const TILES_ALONE: usize = 64;
+const MOST_ALONE: usize = 128;
+const VALUES_ALONE: usize = 3 << 19;
 
 /// Input channels whose kernels are transformed at a time: they stay in the second cache.
 const CHANNELS: usize = 80;
@@ -90,12 +93,14 @@ impl Winograd {
             };
         let compute = |whole: Output<'_, T>| {
             let whole = Matrix::new(whole);
-            let blocks = tiles.div_ceil(TILES_ALONE);
-            if blocks >= 4 * rayon::current_num_threads() {
+            let threads = rayon::current_num_threads();
+            if tiles >= threads * TILES_ALONE {
                 // Nobody waits for anybody.
-                let buffers = || (zeros::<T>(TILES_ALONE * self.tile_len()), Buffers::default());
+                let most = (VALUES_ALONE / self.tile_len()).clamp(TILES_ALONE, MOST_ALONE);
+                let blocks = tiles.div_ceil(most).next_multiple_of(threads);
+                let buffers = || (zeros::<T>(tiles.div_ceil(blocks) * self.tile_len()), Buffers::default());
                 (0..blocks).into_par_iter().for_each_init(buffers, |(transformed, buffers), block| {
-                    let tiles = block * TILES_ALONE..((block + 1) * TILES_ALONE).min(tiles);
+                    let tiles = block * tiles / blocks..(block + 1) * tiles / blocks;
                     let lines = transformed.chunks_exact_mut(self.tile_len());
                     tiles.clone().zip(lines).for_each(|(tile, out)| transform_tile(self, x, tile, out, self.channels));
                     (0..groups).for_each(|group| write_group(transformed, &tiles, group, buffers, &whole));
