@@ -59,6 +59,20 @@ fn what_has_no_effect_or_another_is_told_once() -> TestResult {
     // Who wants quiet has the files' names and nothing else.
     let quiet = draw(&tweedie, "txt2img", &["a fox", "--guidance-scale", "1000000", "--quiet"])?.success()?;
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("x.png\n", ""));
+    // Who has the run described finds them there.
+    let described = |outcome: Outcome| -> TestResult<serde_json::Value> {
+        assert_eq!(outcome.stderr, "");
+        Ok(outcome.success()?.json()?["warnings"].clone())
+    };
+    let much = ["--guidance-scale", "1000000", "--quiet", "--json"];
+    let one = described(draw(&tweedie, "txt2img", &[&["a fox"][..], &much].concat())?)?;
+    assert!(
+        one[0].as_str().is_some_and(|text| text.contains("--guidance-scale of 1000000")) && one[1].is_null(),
+        "{one}"
+    );
+    let one = described(tweedie.run(&[&["sample", "mnist", "--steps", "1"][..], &much].concat())?)?;
+    assert!(one[0].as_str().is_some_and(|text| text.contains("1 to 5")) && one[1].is_null(), "{one}");
+    assert_eq!(described(draw(&tweedie, "txt2img", &["a fox", "--quiet", "--json"])?)?, serde_json::json!([]));
     Ok(())
 }
 

@@ -52,6 +52,11 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// What was warned of.
+    pub fn warnings(&self) -> Vec<String> {
+        self.progress.warnings()
+    }
+
     /// Makes the pictures and writes their files.
     pub fn run(&mut self, model: &LatentDiffusion) -> anyhow::Result<Seconds> {
         let seconds = self.draw(model)?;

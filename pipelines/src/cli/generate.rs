@@ -9,7 +9,7 @@ use super::interrupt::Interrupt;
 use super::output::{NewFolder, Output};
 use super::progress::waiting;
 use super::prompts_file::{self, Line};
-use super::{ModelArguments, print, schedulers};
+use super::{ModelArguments, flags, print, schedulers};
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Map, Value};
@@ -235,19 +235,18 @@ impl Generate {
         memory::checked(self.json, self.model.dtype(), &predict)
     }
 
-    /// Says what of another picture's settings is not taken.
-    fn tell_of_like(&self, plan: &Plan, model: &LatentDiffusion) {
-        let Some(like) = plan.like.as_ref().filter(|_| !self.quiet) else { return };
-        if let Some(other) = like.model.as_ref().filter(|name| *name != model.model_name()) {
-            print::warning(&format!(
+    /// What of another picture's settings is not taken.
+    fn warnings_of_like(plan: &Plan, model: &LatentDiffusion) -> Vec<String> {
+        let Some(like) = &plan.like else { return Vec::new() };
+        let other = like.model.as_ref().filter(|name| *name != model.model_name()).map(|other| {
+            format!(
                 "the settings are those of a picture of {other}, and the model is {}: the picture will be another one; give that \
                  model with `model`",
                 model.model_name()
-            ));
-        }
-        if !like.unused.is_empty() {
-            print::warning(&format!("of that picture's settings these are not taken: {}", like.unused.join(", ")));
-        }
+            )
+        });
+        let unused = || format!("of that picture's settings these are not taken: {}", like.unused.join(", "));
+        other.into_iter().chain((!like.unused.is_empty()).then(unused)).collect()
     }
 
     /// Loads the model, makes the pictures and writes what was planned. `settle` makes the task's settings of what is wanted in text.
@@ -262,7 +261,10 @@ impl Generate {
         let builder = self.builder(task, plan)?;
         let predicted = self.memory(plan, &builder, &settle)?;
         let model = &waiting("loading the model", self.quiet, || builder.build())?;
-        self.tell_of_like(plan, model);
+        let of_like = Self::warnings_of_like(plan, model);
+        if !self.quiet {
+            of_like.iter().for_each(|warning| print::warning(warning));
+        }
         // All are checked before the first is drawn.
         let controls = self.adapters.control_images()?;
         let settled = plan.drawings.iter().map(|drawing| {
@@ -278,7 +280,7 @@ impl Generate {
                 there += 1;
                 continue;
             }
-            self.draw(plan, drawing, model, (settings, &record), predicted)?;
+            self.draw(plan, drawing, model, (settings, &record), (predicted, &of_like))?;
         }
         if there > 0 && !self.quiet {
             print::remark(&format!("{there} of {} were there already", plan.drawings.len()));
@@ -292,7 +294,7 @@ impl Generate {
         drawing: &Drawing,
         model: &LatentDiffusion,
         (settings, record): (&Settings, &Record),
-        predicted: Option<u64>,
+        (predicted, of_like): (Option<u64>, &[String]),
     ) -> anyhow::Result<()> {
         if let Some(output) = &plan.plot {
             let path = output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
@@ -302,7 +304,8 @@ impl Generate {
         }
         let (start, output) = (Instant::now(), &drawing.output);
         let files = (output, plan.steps.as_ref());
-        let seconds = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet).run(model)?;
+        let mut work = Work::new((settings, record), files, &plan.interrupt, self.grid, self.quiet);
+        let seconds = work.run(model)?;
         let total = seconds.load + start.elapsed().as_secs_f64();
         if self.quiet && !self.json {
             output.print_names()?;
@@ -310,6 +313,8 @@ impl Generate {
         if self.json {
             let mut summary = summary(settings, record, output, seconds, total);
             summary["predicted_memory_mb"] = predicted.map(|bytes| bytes >> 20).into();
+            let of_like = of_like.iter().map(|warning| flags::in_text(warning));
+            summary["warnings"] = of_like.chain(work.warnings()).collect();
             let many = self.request.prompts().is_some();
             print::result(&if many { summary.to_string() } else { serde_json::to_string_pretty(&summary)? })?;
         }

@@ -1,8 +1,9 @@
 //! What is shown on stderr while something runs.
 
 use super::log_lines::{self, LogLines};
-use super::print;
+use super::{flags, print};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::cell::RefCell;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ pub struct Progress {
     log: LogLines,
     /// What is counted.
     unit: &'static str,
+    warnings: RefCell<Vec<String>>,
     quiet: bool,
 }
 
@@ -27,7 +29,7 @@ impl Progress {
         let template = format!("{{msg:<9}} [{{bar:32}}] {{pos}}/{{len}} {unit}s, {{speed}}, {{eta}} left");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> ").with_key("speed", speed(unit)));
-        Self { bar, log: LogLines::new(quiet), unit, quiet }
+        Self { bar, log: LogLines::new(quiet), unit, warnings: RefCell::default(), quiet }
     }
 
     /// The bar's label from now on.
@@ -59,6 +61,12 @@ impl Progress {
         if !self.quiet {
             self.aside(|| print::warning(text));
         }
+        self.warnings.borrow_mut().push(flags::in_text(text));
+    }
+
+    /// The warnings so far, whether they were shown or not.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().clone()
     }
 
     /// Says something above the bar, even if quiet. The bar is not shown before the first step.

@@ -120,13 +120,15 @@ impl Sample {
         let record = pipeline.record(&settings);
 
         let start = Instant::now();
-        let seconds = self.generate(&pipeline, &settings, &record, &outputs, &interrupt)?;
+        let progress = Progress::new(self.quiet);
+        let seconds = self.generate(&pipeline, &settings, &record, &outputs, (&interrupt, &progress))?;
         let total = seconds.load + start.elapsed().as_secs_f64();
         if self.quiet && !self.json {
             outputs.pictures.print_names()?;
         }
         if self.json {
-            let summary = summary(&settings, &record, &outputs, seconds, total);
+            let mut summary = summary(&settings, &record, &outputs, seconds, total);
+            summary["warnings"] = progress.warnings().into();
             print::result(&serde_json::to_string_pretty(&summary)?)?;
         }
         Ok(())
@@ -168,10 +170,9 @@ impl Sample {
         settings: &PixelSettings,
         record: &PixelRecord,
         outputs: &Outputs,
-        interrupt: &Interrupt,
+        (interrupt, progress): (&Interrupt, &Progress),
     ) -> anyhow::Result<PixelSeconds> {
         record.hash_weights().map_err(|e| anyhow::anyhow!("cannot hash the weights: {e}"))?;
-        let progress = Progress::new(self.quiet);
         let mut trajectory = (outputs.trajectory.is_some() || outputs.animation.is_some()).then(Trajectory::new);
         let mut kept = Vec::new();
         let (mut saved, mut failure) = (0, None);
@@ -221,7 +222,7 @@ impl Sample {
             }
         }
         if let Some(trajectory) = &trajectory {
-            draw(trajectory, settings, record, outputs, &progress)?;
+            draw(trajectory, settings, record, outputs, progress)?;
         }
         Ok(seconds)
     }
