@@ -22,7 +22,8 @@ use std::ops::Range;
 const COLUMNS: usize = 20 * PANEL;
 
 /// GEGLU (Shazeer 2020) of a linear layer: outputs `[0, n)` times `z * Phi(z)` of outputs `[n, 2 n)`, bit for bit as
-/// [`geglu`] of [`linear_packed`](super::linear_packed) gives it.
+/// [`geglu`] of [`linear_packed`](super::linear_packed) gives it. Where gradients go back to `x` it is these two: the layer's result
+/// is kept for them, as to compute it again is a fifteenth of a training step.
 ///
 /// # Shapes
 /// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[2 n, in]`; `bias`: `[2 n]`; the result ends in `n`.
@@ -30,8 +31,8 @@ const COLUMNS: usize = 20 * PANEL;
 /// # Errors
 /// If the shapes do not fit, or the activations are neither f32 nor f64.
 pub fn linear_geglu_packed(x: &Tensor, weight: &PackedWeight, bias: &Tensor) -> Result<Tensor> {
-    // The second half begins within a panel.
-    if !weight.shape()[0].is_multiple_of(2 * PANEL) {
+    let is_within_panel = !weight.shape()[0].is_multiple_of(2 * PANEL);
+    if is_within_panel || x.track_op() {
         return geglu(&linear::linear_packed(x, weight, bias)?);
     }
     apply_2(GatedLinear(weight.clone()), [x, bias])
@@ -70,7 +71,7 @@ impl Kernel<2> for GatedLinear {
         unsafe { matrix(count, outputs, None, compute) }
     }
 
-    /// What the layer gave is computed again: it would be the largest of all tensors that are kept for the gradient.
+    /// Of the bias, where it alone learns. What the layer gave is computed again.
     fn backward<T: Product>(
         &self,
         [x, bias]: [&[T]; 2],
