@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use serde_json::{Value, json};
 use tweedie::checkpoints::RandomWeights;
 use tweedie::config::ConfigFields;
-use tweedie::layers::{Backend, Weights};
+use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::judge::{Judge, JudgeClasses, JudgeConfig, JudgeHead};
 use tweedie::noise::{NoiseSource, TorchNoise};
 use tweedie::training::tasks::{cross_entropy, cross_entropy_of_labelled};
@@ -19,7 +19,7 @@ fn config() -> JudgeConfig {
     let classes = JudgeClasses {
         concepts: names("a b c"),
         background: names("red green"),
-        style: names("flat"),
+        style: names("flat round"),
         position: names("middle left"),
         size: names("normal small"),
         relation: names("none above beside"),
@@ -126,6 +126,55 @@ fn pictures_without_a_label_do_not_count() -> TestResult {
     assert!(values(gradients.get(&logits).ok_or("no gradient")?)?.iter().all(|&g| g == 0.0));
     assert!(some([Some(3), None, None, None]).is_err());
     Ok(())
+}
+
+/// What is said of concepts and styles is of one distribution over their looks: its sums, in closed form.
+#[test]
+fn concepts_and_styles_are_sums_of_looks() -> TestResult {
+    let x = random(8, &[2, 3, 8, 8])?;
+    // Whatever is seen, all looks of the first style alike, and likelier than those of the other; and a second concept for sure.
+    let looks = |name: &str, shape: &[usize]| match name {
+        "looks.bias" => Some((0..6).map(|look| if look % 2 == 0 { 40.0 } else { 0.0 }).collect::<Vec<f64>>()),
+        "looks.weight" => Some(vec![0.0; shape.iter().product()]),
+        "alone.bias" => Some(vec![-60.0]),
+        _ => None,
+    };
+    let source = Replaced { random: RandomWeights::new(3, DType::F64, &Device::Cpu), values: &looks };
+    let of_bias = Judge::new(config(), &Weights::new(&source))?.forward(&x)?;
+    let [first, second] = [JudgeHead::First, JudgeHead::Second].map(|head| &of_bias[head as usize]);
+    // ln(e^40 + e^0) of each concept; three looks of each style, of both slots.
+    let concept = (40f64.exp() + 1.0).ln();
+    assert!(values(first)?.iter().all(|logit| (logit - concept).abs() < 1e-12));
+    assert!(values(&second.narrow(1, 0, 3)?)?.iter().all(|logit| (logit - concept).abs() < 1e-12));
+    for style in values(&of_bias[JudgeHead::Style as usize])?.chunks(2) {
+        let want = [2.0 * (40.0 + 3f64.ln()), 2.0 * 3f64.ln()];
+        // The second slot counts by its probability, 1 within e^-100.
+        assert!(style.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12), "{style:?}");
+    }
+    Ok(())
+}
+
+/// Random weights, some of which are given.
+struct Replaced<'a> {
+    random: RandomWeights,
+    values: &'a dyn Fn(&str, &[usize]) -> Option<Vec<f64>>,
+}
+
+impl WeightSource for Replaced<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> tweedie::Result<Tensor> {
+        match (self.values)(name, shape) {
+            Some(values) => Ok(Tensor::from_vec(values, shape, &Device::Cpu)?),
+            None => self.random.tensor(name, shape),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.random.contains(name)
+    }
+
+    fn device(&self) -> &Device {
+        self.random.device()
+    }
 }
 
 #[test]

@@ -142,7 +142,18 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
 
     // A run that goes on has nothing to do, and finds the pictures that went through the autoencoder.
     assert_eq!(run("run", &["--resume"])?.success()?.json()?["accuracy"], *accuracy);
-    run("run", &["--resume", "--blur", "0.5"])?.fails(2, &["--blur is 0.5", "the run has 1"])
+    run("run", &["--resume", "--blur", "0.5"])?.fails(2, &["--blur is 0.5", "the run has 1"])?;
+
+    // A judge that goes on from it with steps of nothing is as good; with pictures of other things, or of another size, there is none.
+    let further = |output: &str, more: &[&str]| {
+        let first = ["train", "judge", "--from", "run/model", "--output", output, "--quiet", "--json"];
+        program.run(&[&first[..], &["--vae", &vae, "--steps", "2", "--learning-rate", "1e-12"], more].concat())
+    };
+    let same = further("further", &["--data", "data", "--sample-size", "16"])?.success()?.json()?;
+    assert_eq!(same["accuracy"], *accuracy);
+    further("none", &["--data", "data"])?.fails(2, &["--sample-size is 64", "looks at 16"])?;
+    write_pictures(&program.path("other"), 0..2)?;
+    further("none", &["--data", "other", "--sample-size", "16"])?.fails(1, &["concepts", "train a new one"])
 }
 
 /// Killed after a checkpoint and resumed, it is the judge that is trained in one go, to the bit.

@@ -10,13 +10,16 @@ use crate::requests::options::{Options, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
+use tweedie::config::ConfigFields;
 use tweedie::families::Families;
+use tweedie::layers::WeightSource;
 use tweedie::models::judge::{JudgeClasses, JudgeConfig};
 use tweedie::training::data::{DecodedPictures, JudgeAugmentation, JudgeBatches, JudgedPictures};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{FrozenAutoencoder, JudgeTest, JudgeTraining};
 use tweedie::training::{OptimizerOptions, ParameterSet};
-use tweedie::{Error, Result};
+use tweedie::{DType, Device, Error, Result};
 
 /// Passes over the data where nothing is said.
 const EPOCHS: u64 = 4;
@@ -55,9 +58,11 @@ options! {
             sample_size: usize = 64 => setting(OptionKind::Count, "N");
             /// Channels of the first convolution, then of each halved resolution.
             channels: Vec<usize> = vec![16, 24, 64, 128, 160] =>
-                setting(OptionKind::Counts, "N,N,...").default("16,24,64,128,160");
+                setting(OptionKind::Counts, "N,N,...").default("16,24,64,128,160").excluded_by("from");
             /// Width of the summary of a whole picture.
-            summary_size: usize = 128 => setting(OptionKind::Count, "N");
+            summary_size: usize = 128 => setting(OptionKind::Count, "N").excluded_by("from");
+            /// The folder of a judge to go on from, with its network.
+            from: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
             /// The most pixels, of those that the judge looks at, by which pictures are moved at random.
             shift: usize = 2 => setting(OptionKind::Count, "N");
             /// The most that pictures are blurred at random, 0 to 1.
@@ -163,7 +168,7 @@ impl TrainingSettings for JudgeTrainingSettings {
     }
 
     fn architecture(&self, data: &JudgeTrainingData) -> Result<Map<String, Value>> {
-        let mut parts = Map::from_iter([("judge".to_owned(), Value::Object(self.network(data).network_fields()))]);
+        let mut parts = Map::from_iter([("judge".to_owned(), Value::Object(self.network(data)?.network_fields()))]);
         if let Some(autoencoder) = &data.autoencoder {
             parts.insert("autoencoder".into(), json!({"sha256": autoencoder.fingerprint()}));
         }
@@ -171,7 +176,10 @@ impl TrainingSettings for JudgeTrainingSettings {
     }
 
     fn task(&self, data: &mut JudgeTrainingData) -> Result<(JudgeTraining, Vec<ParameterSet>)> {
-        let (task, set) = JudgeTraining::new(self.network(data), self.common.seed, self.optimizer())?;
+        let start = self.from.as_ref().map(|model| self.start(model)).transpose()?;
+        let weights = start.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource);
+        let (task, set) = JudgeTraining::new(self.network(data)?, weights, self.common.seed, self.optimizer())?;
+        start.map_or(Ok(()), |checkpoint| checkpoint.finish(&[]))?;
         let test = data.test.take();
         let test = test.map(|pictures| JudgeTest { pictures, autoencoder: data.autoencoder.clone() });
         Ok((task.judged_by(test).with_record(self.record()), vec![set]))
@@ -236,13 +244,37 @@ impl JudgeTrainingSettings {
         Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.write().into())])
     }
 
-    fn network(&self, data: &JudgeTrainingData) -> JudgeConfig {
-        JudgeConfig {
-            sample_size: self.sample_size,
-            block_out_channels: self.channels.clone(),
-            summary_size: self.summary_size,
-            classes: JudgeClasses::of(data.train.shown()),
-            accuracy: Value::Null,
+    /// The network: that of the model to go on from, or one of the settings' sizes.
+    ///
+    /// # Errors
+    /// If the model cannot be read, looks at another size, or tells other things apart than the pictures show.
+    fn network(&self, data: &JudgeTrainingData) -> Result<JudgeConfig> {
+        let classes = JudgeClasses::of(data.train.shown());
+        let Some(model) = &self.from else {
+            return Ok(JudgeConfig {
+                sample_size: self.sample_size,
+                block_out_channels: self.channels.clone(),
+                summary_size: self.summary_size,
+                classes,
+                accuracy: Value::Null,
+            });
+        };
+        let (files, name) = (ModelFiles::folder(model)?, "judge/config.json");
+        let fields = ConfigFields::from_json("judge", &files.read_text(name)?, &files.path(name))?;
+        let network = JudgeConfig { accuracy: Value::Null, ..JudgeConfig::from_fields(&fields)? };
+        if network.sample_size != self.sample_size {
+            let fix = format!("the judge in {} looks at {}", files.path(name).display(), network.sample_size);
+            return Err(Error::invalid("`sample_size`", self.sample_size, fix));
         }
+        let (known, shown) = (network.classes.fields(), classes.fields());
+        if let Some((kind, _)) = known.iter().find(|(kind, names)| shown.get(*kind) != Some(names)) {
+            let fix = "a judge can only go on with pictures of all that it knows and nothing else: train a new one";
+            return Err(fields.wrong(kind, fix));
+        }
+        Ok(network)
+    }
+
+    fn start(&self, model: &Path) -> Result<Checkpoint> {
+        Checkpoint::open(&ModelFiles::folder(model)?, "judge", Precision::Full, DType::F32, &Device::Cpu)
     }
 }

@@ -3,8 +3,8 @@
 //! A residual network (He et al. 2016, with the norms before the convolutions as in He et al. 2016b) of which the last two
 //! resolutions are looked at. A summary of the coarsest one, place by place, answers what concerns the whole picture: position, size,
 //! arrangement. Each of the two slots of concepts has a map of attention over the places of the finer one, which depends on what
-//! is there and on the summary, and the mean of the features under it is put to one list of concepts that both slots share: so what is
-//! learned of a concept alone is known of it in a pair.
+//! is there and on the summary, and the mean of the features under it is put to one list of looks that both slots share, each concept in
+//! each style: so what is learned of a concept alone is known of it in a pair, and the style is read off the thing that has it.
 
 mod classes;
 mod config;
@@ -27,6 +27,8 @@ const GROUPS: usize = 8;
 const EPSILON: f64 = 1e-6;
 /// Slots of concepts.
 const SLOTS: usize = 2;
+/// What is said of a picture as a whole.
+const ATTRIBUTES: [JudgeHead; 4] = [JudgeHead::Background, JudgeHead::Position, JudgeHead::Size, JudgeHead::Relation];
 
 /// Of each of [`JudgeHead::ALL`] the unnormalised logarithms of its classes' probabilities, `[batch, classes]`.
 pub type JudgeLogits = [Tensor; JudgeHead::ALL.len()];
@@ -42,10 +44,11 @@ pub struct Judge {
     summary: Linear,
     /// How much each slot looks at a place, by what is there and by the picture as a whole.
     attention: [Linear; 2],
-    concepts: Linear,
+    /// Each concept in each style.
+    looks: Linear,
     /// That there is no second concept.
     alone: Linear,
-    /// Background, style, position, size, relation.
+    /// [`ATTRIBUTES`].
     attributes: Vec<Linear>,
     backend: Backend,
 }
@@ -81,7 +84,7 @@ impl Stage {
 }
 
 impl Judge {
-    /// From weights: `conv_in`, `stages.N.down`, `stages.N.block`, `norms.N`, `summary`, `attention.N`, `concepts`, `alone`,
+    /// From weights: `conv_in`, `stages.N.down`, `stages.N.block`, `norms.N`, `summary`, `attention.N`, `looks`, `alone`,
     /// `attributes.N`.
     ///
     /// # Errors
@@ -99,9 +102,10 @@ impl Judge {
         let side = config.sample_size >> stages.len();
         let (places, features, summary) = (4 * side * side, fine + coarse, config.summary_size);
         let norm = |i: usize, channels| GroupNorm::new(&weights.at("norms").at(i), GROUPS, channels, EPSILON);
-        let attributes = JudgeHead::ALL[SLOTS..].iter().enumerate().map(|(i, &head)| {
+        let attributes = ATTRIBUTES.iter().enumerate().map(|(i, &head)| {
             Linear::new(&weights.at("attributes").at(i), features + summary, config.classes.count(head))
         });
+        let looks = config.classes.count(JudgeHead::First) * config.classes.count(JudgeHead::Style);
         Ok(Self {
             conv_in: Conv2d::new(&weights.at("conv_in"), CHANNELS, channels[0], 3)?,
             stages,
@@ -111,7 +115,7 @@ impl Judge {
                 Linear::new(&weights.at("attention.0"), features, SLOTS)?,
                 Linear::new(&weights.at("attention.1"), summary, SLOTS * places)?,
             ],
-            concepts: Linear::new(&weights.at("concepts"), features, config.classes.concepts.len())?,
+            looks: Linear::new(&weights.at("looks"), features, looks)?,
             alone: Linear::new(&weights.at("alone"), features + summary, 1)?,
             attributes: attributes.collect::<Result<_>>()?,
             backend: weights.backend(),
@@ -157,11 +161,19 @@ impl Judge {
         let slots = attention.contiguous()?.matmul(&places.contiguous()?)?;
         let whole = Tensor::cat(&[&places.mean(1)?, &summary], 1)?;
 
-        let concepts = self.concepts.forward(&slots)?;
-        let slot = |i: usize| concepts.narrow(1, i, 1)?.reshape((batch, concepts.dim(D::Minus1)?));
-        let second = Tensor::cat(&[&slot(1)?, &self.alone.forward(&whole)?], 1)?;
-        let [background, style, position, size, relation] = [0, 1, 2, 3, 4].map(|i| self.attributes[i].forward(&whole));
-        Ok([slot(0)?, second, background?, style?, position?, size?, relation?])
+        let looks = self.looks.forward(&slots)?;
+        let styles = self.config.classes.count(JudgeHead::Style);
+        let slot = |i: usize| looks.narrow(1, i, 1)?.reshape((batch, looks.dim(D::Minus1)? / styles, styles));
+        let (first, second) = (slot(0)?, slot(1)?);
+        let alone = self.alone.forward(&whole)?;
+        // The probability of a concept is the sum of those of its looks, and so is that of a style; a second concept has a say in
+        // the style as far as there is one.
+        let second_concept = Tensor::cat(&[&second.log_sum_exp(2)?, &alone], 1)?;
+        let last = second_concept.dim(1)? - 1;
+        let is_there = (log_softmax(&second_concept)?.narrow(1, last, 1)?.exp()?.neg()? + 1.0)?;
+        let style = (first.log_sum_exp(1)? + second.log_sum_exp(1)?.broadcast_mul(&is_there)?)?;
+        let [background, position, size, relation] = [0, 1, 2, 3].map(|i| self.attributes[i].forward(&whole));
+        Ok([first.log_sum_exp(2)?, second_concept, background?, style, position?, size?, relation?])
     }
 
     /// The classes that it takes pictures to have.

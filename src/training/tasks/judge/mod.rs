@@ -6,7 +6,7 @@ pub use score::{Asked, Measure, Score, Share};
 
 use super::pixel_diffusion::wrong_sets;
 use super::{FrozenAutoencoder, cross_entropy_of_labelled, write_json};
-use crate::layers::Weights;
+use crate::layers::{WeightSource, Weights};
 use crate::models::judge::{Judge, JudgeConfig, Unsaid};
 use crate::training::data::{DecodedPictures, ImageSet, JudgeBatch, JudgedPictures};
 use crate::training::runs::write_tensors;
@@ -60,13 +60,21 @@ pub struct JudgeTraining {
 }
 
 impl JudgeTraining {
-    /// The task and its one set of parameters, on the CPU, with initial values drawn from `seed`, the last convolution of each
-    /// residual block at zero.
+    /// The task and its one set of parameters, on the CPU, with the values of `start`, or else with initial values drawn from `seed`,
+    /// the last convolution of each residual block at zero.
     ///
     /// # Errors
     /// If the configuration or an option cannot be used.
-    pub fn new(config: JudgeConfig, seed: u64, optimizer: OptimizerOptions) -> Result<(Self, ParameterSet)> {
-        let source = ParameterSource::random(seed, &Device::Cpu).with_zeros(|name| name.contains(".conv2."));
+    pub fn new(
+        config: JudgeConfig,
+        start: Option<&dyn WeightSource>,
+        seed: u64,
+        optimizer: OptimizerOptions,
+    ) -> Result<(Self, ParameterSet)> {
+        let source = match start {
+            Some(weights) => ParameterSource::from_weights(weights),
+            None => ParameterSource::random(seed, &Device::Cpu).with_zeros(|name| name.contains(".conv2.")),
+        };
         let network = Judge::new(config, &Weights::new(&source))?;
         let set = ParameterSet::new("judge", source.finish()?, optimizer)?;
         Ok((Self { network, test: None, record: Map::new() }, set))
