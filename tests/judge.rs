@@ -133,13 +133,13 @@ fn pictures_without_a_label_do_not_count() -> TestResult {
 fn concepts_and_styles_are_sums_of_looks() -> TestResult {
     let x = random(8, &[2, 3, 8, 8])?;
     // Whatever is seen, all looks of the first style alike, and likelier than those of the other; and a second concept for sure.
-    let looks = |name: &str, shape: &[usize]| match name {
-        "looks.bias" => Some((0..6).map(|look| if look % 2 == 0 { 40.0 } else { 0.0 }).collect::<Vec<f64>>()),
-        "looks.weight" => Some(vec![0.0; shape.iter().product()]),
-        "alone.bias" => Some(vec![-60.0]),
-        _ => None,
+    let bias = Tensor::new(&[40.0, 0.0, 40.0, 0.0, 40.0, 0.0f64], &Device::Cpu)?;
+    let weight = Tensor::zeros((6, 24), DType::F64, &Device::Cpu)?;
+    let alone = Tensor::new(&[-60.0f64], &Device::Cpu)?;
+    let source = Replaced {
+        random: RandomWeights::new(3, DType::F64, &Device::Cpu),
+        given: vec![("looks.bias", bias), ("looks.weight", weight), ("alone.bias", alone)],
     };
-    let source = Replaced { random: RandomWeights::new(3, DType::F64, &Device::Cpu), values: &looks };
     let of_bias = Judge::new(config(), &Weights::new(&source))?.forward(&x)?;
     let [first, second] = [JudgeHead::First, JudgeHead::Second].map(|head| &of_bias[head as usize]);
     // ln(e^40 + e^0) of each concept; three looks of each style, of both slots.
@@ -155,15 +155,15 @@ fn concepts_and_styles_are_sums_of_looks() -> TestResult {
 }
 
 /// Random weights, some of which are given.
-struct Replaced<'a> {
+struct Replaced {
     random: RandomWeights,
-    values: &'a dyn Fn(&str, &[usize]) -> Option<Vec<f64>>,
+    given: Vec<(&'static str, Tensor)>,
 }
 
-impl WeightSource for Replaced<'_> {
+impl WeightSource for Replaced {
     fn tensor(&self, name: &str, shape: &[usize]) -> tweedie::Result<Tensor> {
-        match (self.values)(name, shape) {
-            Some(values) => Ok(Tensor::from_vec(values, shape, &Device::Cpu)?),
+        match self.given.iter().find(|(given, _)| *given == name) {
+            Some((_, tensor)) => Ok(tensor.clone()),
             None => self.random.tensor(name, shape),
         }
     }
