@@ -42,9 +42,15 @@ fn results() -> TestResult<Vec<(Tensor, f32)>> {
 
 fn results_with(products: MatmulPrecision) -> TestResult<Vec<Tensor>> {
     let mut results = Vec::new();
-    for (side, inputs, outputs, kernel, stride) in
-        [(13, 48, 70, 3, 1), (16, 32, 32, 3, 1), (9, 5, 33, 3, 2), (6, 20, 7, 5, 1), (20, 64, 64, 1, 1)]
-    {
+    // The third one's tiles are blocks of several sizes, of as many as a thread has alone.
+    for (side, inputs, outputs, kernel, stride) in [
+        (13, 48, 70, 3, 1),
+        (16, 32, 32, 3, 1),
+        (50, 16, 16, 3, 1),
+        (9, 5, 33, 3, 2),
+        (6, 20, 7, 5, 1),
+        (20, 64, 64, 1, 1),
+    ] {
         let pad = kernel / 2;
         let geometry = ConvGeometry::square(kernel, stride, pad);
         let weight = PackedWeight::with_products(&random(2, &[outputs, inputs, kernel, kernel])?, products)?;

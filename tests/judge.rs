@@ -132,24 +132,29 @@ fn pictures_without_a_label_do_not_count() -> TestResult {
 #[test]
 fn concepts_and_styles_are_sums_of_looks() -> TestResult {
     let x = random(8, &[2, 3, 8, 8])?;
-    // Whatever is seen, all looks of the first style alike, and likelier than those of the other; and a second concept for sure.
+    // Whatever is seen, all looks of the first style alike, and likelier than those of the other.
     let bias = Tensor::new(&[40.0, 0.0, 40.0, 0.0, 40.0, 0.0f64], &Device::Cpu)?;
     let weight = Tensor::zeros((6, 24), DType::F64, &Device::Cpu)?;
-    let alone = Tensor::new(&[-60.0f64], &Device::Cpu)?;
-    let source = Replaced {
-        random: RandomWeights::new(3, DType::F64, &Device::Cpu),
-        given: vec![("looks.bias", bias), ("looks.weight", weight), ("alone.bias", alone)],
-    };
-    let of_bias = Judge::new(config(), &Weights::new(&source))?.forward(&x)?;
-    let [first, second] = [JudgeHead::First, JudgeHead::Second].map(|head| &of_bias[head as usize]);
-    // ln(e^40 + e^0) of each concept; three looks of each style, of both slots.
+    // ln(e^40 + e^0) of each concept; that there is a second one is certain, or as likely as not, or as good as impossible.
     let concept = (40f64.exp() + 1.0).ln();
-    assert!(values(first)?.iter().all(|logit| (logit - concept).abs() < 1e-12));
-    assert!(values(&second.narrow(1, 0, 3)?)?.iter().all(|logit| (logit - concept).abs() < 1e-12));
-    for style in values(&of_bias[JudgeHead::Style as usize])?.chunks(2) {
-        let want = [2.0 * (40.0 + 3f64.ln()), 2.0 * 3f64.ln()];
-        // The second slot counts by its probability, 1 within e^-100.
-        assert!(style.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12), "{style:?}");
+    for (alone, there) in [(-60.0, 1.0), (concept + 3f64.ln(), 0.5), (140.0, 0.0)] {
+        let alone_weight = Tensor::zeros((1, 24 + 6), DType::F64, &Device::Cpu)?;
+        let given = [
+            ("looks.bias", bias.clone()),
+            ("looks.weight", weight.clone()),
+            ("alone.bias", Tensor::new(&[alone], &Device::Cpu)?),
+            ("alone.weight", alone_weight),
+        ];
+        let source = Replaced { random: RandomWeights::new(3, DType::F64, &Device::Cpu), given: given.into() };
+        let said = Judge::new(config(), &Weights::new(&source))?.forward(&x)?;
+        let [first, second] = [JudgeHead::First, JudgeHead::Second].map(|head| &said[head as usize]);
+        assert!(values(first)?.iter().all(|logit| (logit - concept).abs() < 1e-12));
+        assert!(values(&second.narrow(1, 0, 3)?)?.iter().all(|logit| (logit - concept).abs() < 1e-12));
+        for style in values(&said[JudgeHead::Style as usize])?.chunks(2) {
+            // Three looks of each style, of the first slot and of the second as far as there is one.
+            let want = [40.0 + 3f64.ln(), 3f64.ln()].map(|logit| (1.0 + there) * logit);
+            assert!(style.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-9), "{alone}: {style:?}");
+        }
     }
     Ok(())
 }

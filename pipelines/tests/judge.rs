@@ -144,16 +144,25 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
     assert_eq!(run("run", &["--resume"])?.success()?.json()?["accuracy"], *accuracy);
     run("run", &["--resume", "--blur", "0.5"])?.fails(2, &["--blur is 0.5", "the run has 1"])?;
 
-    // A judge that goes on from it with steps of nothing is as good; with pictures of other things, or of another size, there is none.
+    // A judge that goes on from it with steps of nothing is as good; with pictures of other things there is none.
     let further = |output: &str, more: &[&str]| {
         let first = ["train", "judge", "--from", "run/model", "--output", output, "--quiet", "--json"];
         program.run(&[&first[..], &["--vae", &vae, "--steps", "2", "--learning-rate", "1e-12"], more].concat())
     };
-    let same = further("further", &["--data", "data", "--sample-size", "16"])?.success()?.json()?;
+    let same = further("further", &["--data", "data"])?.success()?.json()?;
     assert_eq!(same["accuracy"], *accuracy);
-    further("none", &["--data", "data"])?.fails(2, &["--sample-size is 64", "looks at 16"])?;
+    // Wherever that judge is by now, as long as it is the same.
+    std::fs::rename(program.path("run/model"), program.path("moved"))?;
+    let resumed = ["train", "judge", "--data", "data", "--output", "further", "--resume", "--quiet", "--json"];
+    let resume = |more: &[&str]| program.run(&[&resumed[..], more].concat());
+    resume(&[])?.fails(1, &["run/model"])?;
+    assert_eq!(resume(&["--from", "moved"])?.success()?.json()?["accuracy"], *accuracy);
+    resume(&["--from", "further/model"])?.fails(1, &["start"])?;
+    std::fs::rename(program.path("moved"), program.path("run/model"))?;
+    further("none", &["--data", "data", "--channels", "8,16,32"])?.fails(2, &["--from", "--channels"])?;
     write_pictures(&program.path("other"), 0..2)?;
-    further("none", &["--data", "other", "--sample-size", "16"])?.fails(1, &["concepts", "train a new one"])
+    further("none", &["--data", "other"])?
+        .fails(1, &["concepts", "\"a disc\", which the judge knows", "train a new one"])
 }
 
 /// Killed after a checkpoint and resumed, it is the judge that is trained in one go, to the bit.

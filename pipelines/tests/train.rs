@@ -392,7 +392,7 @@ fn a_model_of_few_timesteps_is_drawn_in_as_many_steps_as_it_has() -> TestResult 
         assert!(tweedie.path(run).join("samples/step-000001-ema.png").is_file(), "{run}");
         let defaults = std::fs::read(tweedie.path(run).join("model/defaults.json"))?;
         let defaults: Value = serde_json::from_slice(&defaults)?;
-        assert_eq!(defaults["steps"], steps, "{run}");
+        assert_eq!((&defaults["steps"], &defaults["guidance_scale"]), (&steps.into(), &1.0.into()), "{run}");
         let picture = format!("{run}.png");
         let sample = ["sample", "--checkpoint", run, "--num-images", "1", "--output", &picture, "--json", "--quiet"];
         let json = tweedie.run(&sample)?.success()?.json()?;

@@ -1,4 +1,4 @@
-//! A linear layer and GEGLU after it, without what is between them.
+//! A linear layer and GEGLU after it, without what is between them unless gradients need it.
 //!
 //! The layer's result is twice as wide as what GEGLU makes of it, and the widest tensor of a transformer: for each block of rows
 //! a task computes some columns of both halves, gates them, and writes what comes of it.
@@ -23,7 +23,8 @@ const COLUMNS: usize = 20 * PANEL;
 
 /// GEGLU (Shazeer 2020) of a linear layer: outputs `[0, n)` times `z * Phi(z)` of outputs `[n, 2 n)`, bit for bit as
 /// [`geglu`] of [`linear_packed`](super::linear_packed) gives it. Where gradients go back to `x` it is these two: the layer's result
-/// is kept for them, as to compute it again is a fifteenth of a training step.
+/// is kept for them, as to compute it again is a fifteenth of a training step; parts of a network that are
+/// [`recomputed`](super::recomputed) do without.
 ///
 /// # Shapes
 /// `x`: `[batch, tokens, in]` or `[batch, in]`; `weight`: `[2 n, in]`; `bias`: `[2 n]`; the result ends in `n`.

@@ -90,6 +90,8 @@ pub struct Plan {
     drawings: Vec<Drawing>,
     plot: Option<Output>,
     steps: Option<NewFolder>,
+    /// What is warned of before anything runs.
+    warnings: Vec<String>,
 }
 
 /// A request's own options, beside those of all, and where its pictures go.
@@ -99,6 +101,11 @@ struct Drawing {
 }
 
 impl Plan {
+    /// Adds a warning of the whole run.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
     /// That the pictures of a task that keeps a photo's depth and transparency can be saved.
     pub fn check_format(&self, photo: &Photo) -> anyhow::Result<()> {
         Ok(self.drawings.iter().try_for_each(|drawing| drawing.output.format().check(photo))?)
@@ -106,11 +113,6 @@ impl Plan {
 }
 
 impl Generate {
-    /// Whether nothing is said of the run but the files' names.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
     /// The request's options, as JSON.
     fn fields(&self) -> Map<String, Value> {
         let mut fields = self.request.fields();
@@ -160,7 +162,7 @@ impl Generate {
             output.spare(&self.adapters.control_paths().collect::<Vec<_>>())?;
         }
         let steps = self.save_steps.as_deref().map(|path| NewFolder::plan(path, self.force)).transpose()?;
-        Ok(Plan { interrupt, like, drawings, plot, steps })
+        Ok(Plan { interrupt, like, drawings, plot, steps, warnings: Vec::new() })
     }
 
     fn plan_one(&self, like: &Map<String, Value>) -> anyhow::Result<Drawing> {
@@ -261,9 +263,9 @@ impl Generate {
         let builder = self.builder(task, plan)?;
         let predicted = self.memory(plan, &builder, &settle)?;
         let model = &waiting("loading the model", self.quiet, || builder.build())?;
-        let of_like = Self::warnings_of_like(plan, model);
+        let warnings = [plan.warnings.clone(), Self::warnings_of_like(plan, model)].concat();
         if !self.quiet {
-            of_like.iter().for_each(|warning| print::warning(warning));
+            warnings.iter().for_each(|warning| print::warning(warning));
         }
         // All are checked before the first is drawn.
         let controls = self.adapters.control_images()?;
@@ -280,7 +282,7 @@ impl Generate {
                 there += 1;
                 continue;
             }
-            self.draw(plan, drawing, model, (settings, &record), (predicted, &of_like))?;
+            self.draw(plan, drawing, model, (settings, &record), (predicted, &warnings))?;
         }
         if there > 0 && !self.quiet {
             print::remark(&format!("{there} of {} were there already", plan.drawings.len()));
@@ -294,7 +296,7 @@ impl Generate {
         drawing: &Drawing,
         model: &LatentDiffusion,
         (settings, record): (&Settings, &Record),
-        (predicted, of_like): (Option<u64>, &[String]),
+        (predicted, warnings): (Option<u64>, &[String]),
     ) -> anyhow::Result<()> {
         if let Some(output) = &plan.plot {
             let path = output.write(0, &encode_png(&schedulers::plot(settings)?, &[])?)?;
@@ -313,8 +315,8 @@ impl Generate {
         if self.json {
             let mut summary = summary(settings, record, output, seconds, total);
             summary["predicted_memory_mb"] = predicted.map(|bytes| bytes >> 20).into();
-            let of_like = of_like.iter().map(|warning| flags::in_text(warning));
-            summary["warnings"] = of_like.chain(work.warnings()).collect();
+            let warnings = warnings.iter().map(|warning| flags::in_text(warning));
+            summary["warnings"] = warnings.chain(work.warnings()).collect();
             let many = self.request.prompts().is_some();
             print::result(&if many { summary.to_string() } else { serde_json::to_string_pretty(&summary)? })?;
         }

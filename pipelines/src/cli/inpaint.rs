@@ -2,7 +2,7 @@
 
 use super::generate::Generate;
 use super::given::Given;
-use super::{inputs, print};
+use super::inputs;
 use clap::Args;
 use std::path::PathBuf;
 use tweedie::images::{Mask, Photo};
@@ -30,11 +30,11 @@ impl InpaintArguments {
     pub fn run(&self) -> anyhow::Result<()> {
         let files: Vec<_> =
             [Some(&self.image), self.mask.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
-        let plan = self.generate.plan(&files)?;
+        let mut plan = self.generate.plan(&files)?;
         let image = Photo::read(&self.image)?;
         let is_own_mask = self.mask.as_ref() == Some(&self.image);
-        if is_own_mask && image.is_transparent_somewhere() && !self.generate.is_quiet() {
-            print::warning(
+        if is_own_mask && image.is_transparent_somewhere() {
+            plan.warn(
                 "the picture is its own mask, so what is opaque in it is repainted; to fill its transparent hole leave `mask` away",
             );
         }

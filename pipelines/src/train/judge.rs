@@ -27,6 +27,9 @@ const EPOCHS: u64 = 4;
 /// The file of decoded pictures in a run's folder.
 const DECODED: &str = "decoded.safetensors";
 
+/// The folder of a judge in a model.
+const JUDGE: &str = "judge";
+
 options! {
     /// Settings of training a judge, a small network that says what a picture shows. The defaults are for tens of thousands of
     /// pictures on a few CPU cores.
@@ -55,7 +58,7 @@ options! {
             /// Decay of the moving average of weights, which is the judge in the end.
             ema_decay: Option<f64> = None => setting(OptionKind::Number, "F").default("0.999, less in short runs");
             /// Side of the squares that the judge looks at, to which pictures are averaged.
-            sample_size: usize = 64 => setting(OptionKind::Count, "N");
+            sample_size: usize = 64 => setting(OptionKind::Count, "N").excluded_by("from");
             /// Channels of the first convolution, then of each halved resolution.
             channels: Vec<usize> = vec![16, 24, 64, 128, 160] =>
                 setting(OptionKind::Counts, "N,N,...").default("16,24,64,128,160").excluded_by("from");
@@ -88,6 +91,47 @@ pub struct JudgeTrainingData {
     test: Option<JudgedPictures>,
     fingerprint: String,
     autoencoder: Option<Arc<FrozenAutoencoder>>,
+    start: Option<Start>,
+}
+
+/// A judge that training goes on from.
+#[derive(Debug)]
+struct Start {
+    files: ModelFiles,
+    network: JudgeConfig,
+    sha256: String,
+}
+
+impl Start {
+    fn open(model: &Path) -> Result<Self> {
+        let (files, name) = (ModelFiles::folder(model)?, "judge/config.json");
+        let fields = ConfigFields::from_json(JUDGE, &files.read_text(name)?, &files.path(name))?;
+        let network = JudgeConfig { accuracy: Value::Null, ..JudgeConfig::from_fields(&fields)? };
+        let sha256 = files.sha256("judge/diffusion_pytorch_model.safetensors")?;
+        Ok(Self { files, network, sha256 })
+    }
+
+    fn weights(&self) -> Result<Checkpoint> {
+        Checkpoint::open(&self.files, JUDGE, Precision::Full, DType::F32, &Device::Cpu)
+    }
+
+    /// That the pictures show all that the judge knows, and nothing else.
+    fn check(&self, shown: &JudgeClasses) -> Result<()> {
+        let (known, shown) = (self.network.classes.fields(), shown.fields());
+        for ((kind, known), shown) in known.iter().zip(shown.values()) {
+            let names = |list: &Value| list.as_array().cloned().unwrap_or_default();
+            let (known, shown) = (names(known), names(shown));
+            let only = |here: &[Value], there: &[Value]| here.iter().find(|name| !there.contains(name)).cloned();
+            let what = match (only(&shown, &known), only(&known, &shown)) {
+                (None, None) => continue,
+                (Some(new), _) => format!("{new}, which the judge does not know"),
+                (None, Some(missing)) => format!("not {missing}, which the judge knows"),
+            };
+            let fix = "a judge goes on with pictures of all that it knows and nothing else; train a new one";
+            return Err(Error::invalid(format!("what the pictures show of `{kind}`"), what, fix));
+        }
+        Ok(())
+    }
 }
 
 impl JudgeTrainingData {
@@ -105,7 +149,8 @@ impl JudgeTrainingData {
         settings: &JudgeTrainingSettings,
         vae: Option<&Model>,
     ) -> Result<Self> {
-        let size = settings.sample_size;
+        let start = settings.from.as_deref().map(Start::open).transpose()?;
+        let size = start.as_ref().map_or(settings.sample_size, |start| start.network.sample_size);
         if !(1..=1024).contains(&size) {
             return Err(Error::invalid("`sample_size`", size, "give from 1 to 1024 pixels"));
         }
@@ -119,7 +164,10 @@ impl JudgeTrainingData {
         let train = read(inner("train").as_deref().unwrap_or(data))?;
         let test = test.map(Path::to_path_buf).or_else(|| inner("test")).map(|folder| read(&folder)).transpose()?;
         let autoencoder = autoencoder.map(|(autoencoder, _)| Arc::new(autoencoder));
-        Ok(Self { fingerprint: train.fingerprint(), train: Arc::new(train), test, autoencoder })
+        if let Some(start) = &start {
+            start.check(&JudgeClasses::of(train.shown()))?;
+        }
+        Ok(Self { fingerprint: train.fingerprint(), train: Arc::new(train), test, autoencoder, start })
     }
 }
 
@@ -139,8 +187,8 @@ impl TrainingSettings for JudgeTrainingSettings {
     type Task = JudgeTraining;
     type Batches = JudgeBatches;
 
-    /// Where the autoencoder comes from may change as long as it is the same, which `architecture` sees.
-    const FREE: &'static [&'static str] = &["vae"];
+    /// Where the autoencoder and the judge to go on from are may change as long as they are the same, which `architecture` sees.
+    const FREE: &'static [&'static str] = &["vae", "from"];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -168,18 +216,23 @@ impl TrainingSettings for JudgeTrainingSettings {
     }
 
     fn architecture(&self, data: &JudgeTrainingData) -> Result<Map<String, Value>> {
-        let mut parts = Map::from_iter([("judge".to_owned(), Value::Object(self.network(data)?.network_fields()))]);
+        let mut parts = Map::from_iter([(JUDGE.to_owned(), Value::Object(self.network(data).network_fields()))]);
         if let Some(autoencoder) = &data.autoencoder {
             parts.insert("autoencoder".into(), json!({"sha256": autoencoder.fingerprint()}));
+        }
+        if let Some(start) = &data.start {
+            parts.insert("start".into(), json!({"sha256": start.sha256}));
         }
         Ok(parts)
     }
 
     fn task(&self, data: &mut JudgeTrainingData) -> Result<(JudgeTraining, Vec<ParameterSet>)> {
-        let start = self.from.as_ref().map(|model| self.start(model)).transpose()?;
+        let start = data.start.as_ref().map(Start::weights).transpose()?;
         let weights = start.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource);
-        let (task, set) = JudgeTraining::new(self.network(data)?, weights, self.common.seed, self.optimizer())?;
+        let made = JudgeTraining::new(self.network(data), weights, self.common.seed, self.optimizer());
+        // What does not fit explains a failure better than the failure itself.
         start.map_or(Ok(()), |checkpoint| checkpoint.finish(&[]))?;
+        let (task, set) = made?;
         let test = data.test.take();
         let test = test.map(|pictures| JudgeTest { pictures, autoencoder: data.autoencoder.clone() });
         Ok((task.judged_by(test).with_record(self.record()), vec![set]))
@@ -245,36 +298,16 @@ impl JudgeTrainingSettings {
     }
 
     /// The network: that of the model to go on from, or one of the settings' sizes.
-    ///
-    /// # Errors
-    /// If the model cannot be read, looks at another size, or tells other things apart than the pictures show.
-    fn network(&self, data: &JudgeTrainingData) -> Result<JudgeConfig> {
-        let classes = JudgeClasses::of(data.train.shown());
-        let Some(model) = &self.from else {
-            return Ok(JudgeConfig {
+    fn network(&self, data: &JudgeTrainingData) -> JudgeConfig {
+        data.start.as_ref().map_or_else(
+            || JudgeConfig {
                 sample_size: self.sample_size,
                 block_out_channels: self.channels.clone(),
                 summary_size: self.summary_size,
-                classes,
+                classes: JudgeClasses::of(data.train.shown()),
                 accuracy: Value::Null,
-            });
-        };
-        let (files, name) = (ModelFiles::folder(model)?, "judge/config.json");
-        let fields = ConfigFields::from_json("judge", &files.read_text(name)?, &files.path(name))?;
-        let network = JudgeConfig { accuracy: Value::Null, ..JudgeConfig::from_fields(&fields)? };
-        if network.sample_size != self.sample_size {
-            let fix = format!("the judge in {} looks at {}", files.path(name).display(), network.sample_size);
-            return Err(Error::invalid("`sample_size`", self.sample_size, fix));
-        }
-        let (known, shown) = (network.classes.fields(), classes.fields());
-        if let Some((kind, _)) = known.iter().find(|(kind, names)| shown.get(*kind) != Some(names)) {
-            let fix = "a judge can only go on with pictures of all that it knows and nothing else: train a new one";
-            return Err(fields.wrong(kind, fix));
-        }
-        Ok(network)
-    }
-
-    fn start(&self, model: &Path) -> Result<Checkpoint> {
-        Checkpoint::open(&ModelFiles::folder(model)?, "judge", Precision::Full, DType::F32, &Device::Cpu)
+            },
+            |start| start.network.clone(),
+        )
     }
 }

@@ -494,6 +494,16 @@ mod tests {
         assert_eq!(other.difference(&settings).map(|(name, ..)| name), Some("beta_schedule".into()));
     }
 
+    /// As text and back, a number is the same to the last bit: otherwise a run would not go on, as its settings were others.
+    #[test]
+    fn numbers_of_settings_survive_as_text() {
+        for steps in 20..3000 {
+            let settings = PixelTrainingSettings { ema_decay: 1.0 - 10.0 / f64::from(steps), ..Default::default() };
+            let written = Value::Object(settings.write());
+            assert_eq!(serde_json::from_str::<Value>(&written.to_string()).ok(), Some(written), "{steps}");
+        }
+    }
+
     /// What a later version may have other defaults of is written down.
     #[test]
     fn a_run_writes_down_every_setting() {

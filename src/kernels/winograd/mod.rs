@@ -29,11 +29,14 @@ const POINTS: usize = SEEN * SEEN;
 /// Tiles that are transformed and multiplied together, by all threads.
 const TILES: usize = 128;
 
-/// The same by one thread, where there are many: the least, the most, and the most values of more than the least, which the last
-/// cache has room for. The more tiles, the fewer times kernels are transformed.
+/// The same by one thread, where there are many, and of gradients.
 const TILES_ALONE: usize = 64;
+
+/// The most that a thread alone has where the last cache has room for more: the more tiles, the fewer times kernels are transformed.
 const MOST_ALONE: usize = 128;
-const VALUES_ALONE: usize = 3 << 19;
+
+/// Transformed values for which the last cache has room, of all threads together.
+const VALUES_CACHED: usize = 3 << 20;
 
 /// Input channels whose kernels are transformed at a time: they stay in the second cache.
 const CHANNELS: usize = 80;
@@ -96,7 +99,7 @@ impl Winograd {
             let threads = rayon::current_num_threads();
             if tiles >= threads * TILES_ALONE {
                 // Nobody waits for anybody.
-                let most = (VALUES_ALONE / self.tile_len()).clamp(TILES_ALONE, MOST_ALONE);
+                let most = (VALUES_CACHED / threads / self.tile_len()).clamp(TILES_ALONE, MOST_ALONE);
                 let blocks = tiles.div_ceil(most).next_multiple_of(threads);
                 let buffers = || (zeros::<T>(tiles.div_ceil(blocks) * self.tile_len()), Buffers::default());
                 (0..blocks).into_par_iter().for_each_init(buffers, |(transformed, buffers), block| {
