@@ -157,12 +157,12 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
     let resume = |more: &[&str]| program.run(&[&resumed[..], more].concat());
     resume(&[])?.fails(1, &["run/model"])?;
     assert_eq!(resume(&["--from", "moved"])?.success()?.json()?["accuracy"], *accuracy);
-    resume(&["--from", "further/model"])?.fails(1, &["start"])?;
+    resume(&["--from", "further/model"])?.fails(2, &["start"])?;
     std::fs::rename(program.path("moved"), program.path("run/model"))?;
     further("none", &["--data", "data", "--channels", "8,16,32"])?.fails(2, &["--from", "--channels"])?;
     write_pictures(&program.path("other"), 0..2)?;
     further("none", &["--data", "other"])?
-        .fails(1, &["concepts", "\"a disc\", which the judge knows", "train a new one"])
+        .fails(2, &["concepts", "\"a disc\", which the judge knows", "train a new one"])
 }
 
 /// Killed after a checkpoint and resumed, it is the judge that is trained in one go, to the bit.

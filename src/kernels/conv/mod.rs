@@ -180,6 +180,12 @@ impl Kernel<2> for PackedConv2d {
         self.0.operations(x, result)
     }
 
+    fn scratch(&self, [x, _]: [&[usize]; 2]) -> usize {
+        let (grid, outputs) = (Grid::of(self.0, x), self.1.shape()[0]);
+        let winograd = grid.winograd().filter(|winograd| winograd.pays(outputs));
+        winograd.map_or(0, |winograd| winograd.scratch(x[0], outputs))
+    }
+
     fn forward<T: Product>(&self, [x, bias]: [&[T]; 2], [x_shape, _]: [&[usize]; 2]) -> Vec<T> {
         let addend = Addend::new(bias, self.1.shape()[0]);
         Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), addend)

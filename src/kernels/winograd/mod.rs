@@ -97,11 +97,15 @@ impl Winograd {
         let compute = |whole: Output<'_, T>| {
             let whole = Matrix::new(whole);
             let threads = rayon::current_num_threads();
-            if tiles >= threads * TILES_ALONE {
+            if let Some(blocks) = self.blocks_alone(tiles) {
                 // Nobody waits for anybody.
-                let most = (VALUES_CACHED / threads / self.tile_len()).clamp(TILES_ALONE, MOST_ALONE);
-                let blocks = tiles.div_ceil(most).next_multiple_of(threads);
-                let buffers = || (zeros::<T>(tiles.div_ceil(blocks) * self.tile_len()), Buffers::default());
+                let buffers = || {
+                    // As large for all convolutions of few channels, so that they have the same one in turn.
+                    let len = tiles.div_ceil(blocks) * self.tile_len();
+                    let mut transformed = Vec::with_capacity(len.max(VALUES_CACHED / threads));
+                    transformed.resize(len, T::zero());
+                    (transformed, Buffers::default())
+                };
                 (0..blocks).into_par_iter().for_each_init(buffers, |(transformed, buffers), block| {
                     let tiles = block * tiles / blocks..(block + 1) * tiles / blocks;
                     let lines = transformed.chunks_exact_mut(self.tile_len());
@@ -123,6 +127,28 @@ impl Winograd {
         };
         // SAFETY: every pixel is in a tile and every column in a panel, and `write_tiles` sets all of both.
         unsafe { matrix(batch * self.out_height * self.out_width, outputs, addend.residual, compute) }
+    }
+
+    /// Into how many blocks so many tiles are cut if each thread has its own, which is where there are enough of them.
+    fn blocks_alone(&self, tiles: usize) -> Option<usize> {
+        let threads = rayon::current_num_threads();
+        let most = (VALUES_CACHED / threads / self.tile_len()).clamp(TILES_ALONE, MOST_ALONE);
+        (tiles >= threads * TILES_ALONE).then(|| tiles.div_ceil(most).next_multiple_of(threads))
+    }
+
+    /// How many values the threads have for themselves while a convolution is computed: tiles, kernels and sums.
+    pub fn scratch(&self, batch: usize, outputs: usize) -> usize {
+        let threads = rayon::current_num_threads();
+        let (tiles, panels) = (batch * self.tiles_per_image(), outputs.div_ceil(PANEL));
+        let at_once = f32::panels_at_once().min(panels);
+        let buffers = |tiles: usize| at_once * PANEL * POINTS * (tiles + self.channels.min(CHANNELS) + 2);
+        match self.blocks_alone(tiles) {
+            Some(blocks) => threads * (tiles.div_ceil(blocks) * self.tile_len() + buffers(tiles.div_ceil(blocks))),
+            None => {
+                let tiles = tiles.min(TILES);
+                tiles * self.tile_len() + threads.min(panels.div_ceil(at_once.max(1))) * buffers(tiles)
+            }
+        }
     }
 
     /// The values of a transformed tile, `[point][channel]`, and a line more: otherwise tiles could share a place in the
