@@ -98,3 +98,36 @@ fn a_dry_run_ends() -> Result<()> {
     assert!(is_about(most, 1), "{most}");
     Ok(())
 }
+
+/// What the system's allocator keeps of small blocks it returns when it is told to: so it is counted, and so it is.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn free_small_blocks_return_to_the_system() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    const BLOCK: usize = 100 << 10;
+    const BLOCKS: usize = 640;
+    let blocks = || (0..BLOCKS).map(|_| vec![1u8; BLOCK]).collect::<Vec<_>>();
+    let ((kept, returned), most) = dry_run(|| {
+        drop(blocks());
+        let kept = dry_run_bytes();
+        RecyclingAllocator::trim();
+        (kept, dry_run_bytes())
+    });
+    assert!(kept >= (BLOCK * BLOCKS) as u64 && kept <= most, "{kept} of {most}");
+    assert!(returned < BESIDE, "{returned}");
+
+    let resident = || -> std::result::Result<usize, Box<dyn std::error::Error>> {
+        let pages = std::fs::read_to_string("/proc/self/statm")?;
+        Ok(pages.split(' ').nth(1).ok_or("statm has no second number")?.parse::<usize>()? * 4096)
+    };
+    // The last one stays, so that the end of the heap does not become free.
+    let mut blocks = blocks();
+    let last = blocks.pop();
+    let before = resident()?;
+    drop(blocks);
+    RecyclingAllocator::trim();
+    let after = resident()?;
+    // Other tests' maps come and go meanwhile, of 8 MiB.
+    assert!(after + BLOCK * BLOCKS / 2 < before, "{after} of {before}");
+    assert!(last.is_some_and(|last| last[BLOCK - 1] == 1));
+    Ok(())
+}

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tweedie::images::Photo;
-use tweedie::kernels::is_dry_run;
+use tweedie::kernels::{RecyclingAllocator, is_dry_run};
 use tweedie::noise::TorchNoise;
 use tweedie::schedulers::Step;
 use tweedie::{Device, Error, ErrorKind, Result};
@@ -174,7 +174,7 @@ impl LatentDiffusion {
             None => (self.parts.encode.last_use()?, None),
         };
         let encoded = encode.run(settings)?;
-        drop(encode);
+        let_go(encode);
         for warning in &encoded.warnings {
             tell(observer, Event::Warning(warning.clone()))?;
         }
@@ -301,6 +301,14 @@ impl<T> Kept<T> {
     }
 }
 
+/// Drops a stage, and with its last owner what the allocator keeps of its weights.
+fn let_go<T>(stage: Arc<T>) {
+    if let Some(stage) = Arc::into_inner(stage) {
+        drop(stage);
+        RecyclingAllocator::trim();
+    }
+}
+
 /// Whether there is memory for the states of the networks, as far as that is known before.
 fn check_memory(settings: &Settings, encoded: &Encoded, denoise: &Denoise, decode: &Decode) -> Result<()> {
     // In a dry run it is known at its end whether there is enough; before, that there is memory for any of it.
@@ -359,7 +367,7 @@ impl Batches<'_> {
         let batches = self.settings.seed_batches();
         for (batch, seeds) in batches.iter().enumerate() {
             let start = Instant::now();
-            let Some(network) = &denoise else { break };
+            let Some(network) = denoise.as_deref() else { break };
             let mut noise = TorchNoise::per_image(seeds);
             let latent_space = decode.latent_space();
             let prepared = prepare(self.settings, self.reference, latent_space, seeds.len(), &mut noise, self.device)?;
@@ -383,7 +391,7 @@ impl Batches<'_> {
             self.seconds.denoise += start.elapsed().as_secs_f64() - previewing;
             self.seconds.decode += previewing;
             if batch + 1 == batches.len() {
-                denoise = None;
+                denoise.take().into_iter().for_each(let_go);
             }
 
             for (i, &seed) in seeds.iter().enumerate() {

@@ -17,7 +17,8 @@ thread_local! {
 /// What a dry run would have in memory.
 struct State {
     account: Account,
-    /// The bytes of small blocks, which the system's allocator has, and the most that they were: it keeps them.
+    /// The bytes of small blocks, which the system's allocator has, and the most that they were: it keeps them until it is told to
+    /// return them.
     small: usize,
     most_small: usize,
     /// What threads have for themselves while a kernel runs.
@@ -107,6 +108,14 @@ pub(super) fn gave_back(size: usize) {
         true => _ = state.account.give_back(class(size).0),
         false => state.small = state.small.saturating_sub(size),
     });
+}
+
+/// The system's allocator returns the small blocks that are free.
+pub(super) fn trimmed() {
+    // Elsewhere nobody tells it.
+    if cfg!(all(target_os = "linux", target_env = "gnu")) {
+        change(|state| state.most_small = state.small);
+    }
 }
 
 /// A kernel has so many bytes for itself while it runs.

@@ -29,6 +29,17 @@ impl RecyclingAllocator {
         return 0;
     }
 
+    /// Returns to the system what its own allocator keeps of freed small blocks, where that is glibc's: for who has dropped
+    /// many, such as a network's weights. Left alone it returns the end of its heap only, which is more in one run than in another.
+    pub fn trim() {
+        dry_run::trimmed();
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        if !dry_run::is_dry_run() {
+            // SAFETY: it may be called at any time.
+            unsafe { libc::malloc_trim(0) };
+        }
+    }
+
     /// From now on keeps as many bytes as were in use at once, and not some hundred MiB alone. A training step frees all
     /// that it has computed and takes as much again in the next, so that this costs no memory at the peak.
     pub fn keep_most_used() {

@@ -97,12 +97,11 @@ impl Winograd {
         let compute = |whole: Output<'_, T>| {
             let whole = Matrix::new(whole);
             let threads = rayon::current_num_threads();
-            if let Some(blocks) = self.blocks_alone(tiles) {
+            if let Some(blocks) = self.blocks_alone(tiles, threads) {
                 // Nobody waits for anybody.
+                let len = tiles.div_ceil(blocks) * self.tile_len();
                 let buffers = || {
-                    // As large for all convolutions of few channels, so that they have the same one in turn.
-                    let len = tiles.div_ceil(blocks) * self.tile_len();
-                    let mut transformed = Vec::with_capacity(len.max(VALUES_CACHED / threads));
+                    let mut transformed = Vec::with_capacity(capacity_alone(len, threads));
                     transformed.resize(len, T::zero());
                     (transformed, Buffers::default())
                 };
@@ -130,8 +129,7 @@ impl Winograd {
     }
 
     /// Into how many blocks so many tiles are cut if each thread has its own, which is where there are enough of them.
-    fn blocks_alone(&self, tiles: usize) -> Option<usize> {
-        let threads = rayon::current_num_threads();
+    fn blocks_alone(&self, tiles: usize, threads: usize) -> Option<usize> {
         let most = (VALUES_CACHED / threads / self.tile_len()).clamp(TILES_ALONE, MOST_ALONE);
         (tiles >= threads * TILES_ALONE).then(|| tiles.div_ceil(most).next_multiple_of(threads))
     }
@@ -142,8 +140,11 @@ impl Winograd {
         let (tiles, panels) = (batch * self.tiles_per_image(), outputs.div_ceil(PANEL));
         let at_once = f32::panels_at_once().min(panels);
         let buffers = |tiles: usize| at_once * PANEL * POINTS * (tiles + self.channels.min(CHANNELS) + 2);
-        match self.blocks_alone(tiles) {
-            Some(blocks) => threads * (tiles.div_ceil(blocks) * self.tile_len() + buffers(tiles.div_ceil(blocks))),
+        match self.blocks_alone(tiles, threads) {
+            Some(blocks) => {
+                let tiles = tiles.div_ceil(blocks);
+                threads * (capacity_alone(tiles * self.tile_len(), threads) + buffers(tiles))
+            }
             None => {
                 let tiles = tiles.min(TILES);
                 tiles * self.tile_len() + threads.min(panels.div_ceil(at_once.max(1))) * buffers(tiles)
@@ -198,6 +199,12 @@ impl Winograd {
             }
         }
     }
+}
+
+/// Room for the transformed values of a thread alone: as much for all convolutions of few channels, so that they have the same block
+/// in turn.
+fn capacity_alone(len: usize, threads: usize) -> usize {
+    len.max(VALUES_CACHED / threads)
 }
 
 /// What a task keeps from one group of panels to the next.
