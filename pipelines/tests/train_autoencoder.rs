@@ -120,6 +120,14 @@ fn a_run_goes_on_from_a_model() -> TestResult {
     let off = second["psnr"].as_f64().zip(first["psnr"].as_f64()).map(|(a, b)| (a - b).abs());
     // Of pictures rounded to 8 bits; latents of another scale are rounded elsewhere.
     assert!(off.is_some_and(|off| off < 0.01), "{off:?}");
+
+    // It goes on wherever that model is now, and with no other.
+    std::fs::rename(program.path("first/model"), program.path("moved"))?;
+    let resume = |from: &str| {
+        program.run(&["train", "vae", "--data", "data", "--output", "second", "--resume", "--json", "--from", from])
+    };
+    assert_eq!(resume("moved")?.success()?.json()?["psnr"], second["psnr"]);
+    resume("second/model")?.fails(2, &["start"])?;
     Ok(())
 }
 

@@ -25,12 +25,17 @@ pub struct ParameterSource<'a> {
 }
 
 impl<'a> ParameterSource<'a> {
+    /// Parameters that start from `weights`, or else on the CPU with initial values drawn from `seed`.
+    pub fn new(weights: Option<&'a dyn WeightSource>, seed: u64) -> Self {
+        weights.map_or_else(|| Self::random(seed, &Device::Cpu), Self::from_weights)
+    }
+
     /// Parameters with PyTorch's initial values, drawn from `seed`.
     pub fn random(seed: u64, device: &Device) -> Self {
         Self { start: Start::Random { seed, zero: |_| false }, device: device.clone(), variables: RefCell::default() }
     }
 
-    /// The same, but for parameters that start at zero: those whose names `zero` says. Where they are the last ones of residual
+    /// The same, but for drawn parameters that start at zero: those whose names `zero` says. Where they are the last ones of residual
     /// blocks, every block starts as the identity (Goyal et al. 2017, section 5.1).
     #[must_use]
     pub fn with_zeros(mut self, zero: fn(&str) -> bool) -> Self {

@@ -16,12 +16,12 @@ use crate::latent_diffusion::LatentDiffusion;
 use crate::requests::fast::Fast;
 use crate::requests::text_to_image::TextToImageRequest;
 use crate::settings::Settings;
-use crate::train::open_network;
+use crate::train::Component;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
-use tweedie::checkpoints::ModelFiles;
 use tweedie::images::Photo;
+use tweedie::layers::Weights;
 use tweedie::models::judge::Unsaid;
 use tweedie::models::{Judge, JudgeConfig};
 use tweedie::training::tasks::{Asked, Score};
@@ -32,9 +32,9 @@ use tweedie::{Error, Result};
 /// # Errors
 /// If there is none, or its files do not fit each other.
 pub fn open_judge(model: &Path) -> Result<Judge> {
-    open_network(&ModelFiles::folder(model)?, "judge", |fields, weights| {
-        Judge::new(JudgeConfig::from_fields(fields)?, weights)
-    })
+    let judge = Component::in_folder(model, "judge")?;
+    let config = JudgeConfig::from_fields(judge.fields())?;
+    judge.build(|weights| Judge::new(config, &Weights::new(weights)))
 }
 
 /// Pictures of every prompt of a set for every seed, each made as the model makes it where nothing is asked, and judged.

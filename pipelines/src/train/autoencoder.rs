@@ -1,6 +1,7 @@
 //! Settings of training an autoencoder.
 
 use super::choices::{MixedPrecisionChoice, StoredChoice};
+use super::component::Component;
 use super::settings::{
     CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, setting, switch, zero_or_above,
 };
@@ -9,15 +10,16 @@ use crate::requests::options::{Options, json, option, options, serde_by_options}
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
 use tweedie::config::ConfigFields;
-use tweedie::layers::WeightSource;
 use tweedie::models::{AutoencoderConfig, PatchDiscriminatorConfig};
 use tweedie::training::data::{Augmentation, Batches, ImageSet};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{Adversarial, AutoencoderTraining, AutoencoderTrainingConfig};
 use tweedie::training::{OptimizerOptions, ParameterSet, ReconstructionLoss};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{Error, Result};
+
+/// The folder of an autoencoder in a model.
+const VAE: &str = "vae";
 
 options! {
     /// Settings of training an autoencoder. The defaults are for pictures of 128 pixels a side on a few CPU cores.
@@ -94,7 +96,8 @@ impl TrainingSettings for AutoencoderTrainingSettings {
     type Task = AutoencoderTraining;
     type Batches = Batches;
 
-    const FREE: &'static [&'static str] = &["sample_every", "dtype"];
+    /// Where the autoencoder to go on from is may change as long as it is the same, which `architecture` sees.
+    const FREE: &'static [&'static str] = &["sample_every", "dtype", "from"];
 
     fn common(&self) -> &CommonSettings {
         &self.common
@@ -113,12 +116,19 @@ impl TrainingSettings for AutoencoderTrainingSettings {
     }
 
     fn architecture(&self, data: &TrainingData) -> Result<Map<String, Value>> {
-        Ok(Map::from_iter([("vae".to_owned(), Value::Object(self.network(&data.train)?.to_fields()))]))
+        let start = self.start()?;
+        let network = self.network(&data.train, start.as_ref())?.to_fields();
+        let mut parts = Map::from_iter([(VAE.to_owned(), Value::Object(network))]);
+        if let Some(start) = start {
+            parts.insert("start".into(), json!({"sha256": start.sha256()?}));
+        }
+        Ok(parts)
     }
 
     fn task(&self, data: &mut TrainingData) -> Result<(AutoencoderTraining, Vec<ParameterSet>)> {
+        let start = self.start()?;
         let config = AutoencoderTrainingConfig {
-            network: self.network(&data.train)?,
+            network: self.network(&data.train, start.as_ref())?,
             reconstruction: ReconstructionLoss { huber: self.huber, ssim: self.ssim, edges: self.edges },
             kl: self.kl,
             equivariance: self.equivariance,
@@ -130,11 +140,10 @@ impl TrainingSettings for AutoencoderTrainingSettings {
             products: self.mixed_precision.into(),
             dtype: self.dtype.into(),
         };
-        let start = self.start()?;
-        let weights = start.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource);
         let (seed, optimizer) = (self.common.seed, self.optimizer());
-        let (task, sets) = AutoencoderTraining::new(config, data.train.clone(), weights, seed, optimizer)?;
-        start.map_or(Ok(()), |checkpoint| checkpoint.finish(&[]))?;
+        let (task, sets) = Component::build_from(start.as_ref(), |weights| {
+            AutoencoderTraining::new(config, data.train.clone(), weights, seed, optimizer)
+        })?;
         Ok((task.judged_by(data.test.take()).with_record(self.record()), sets))
     }
 
@@ -171,14 +180,10 @@ impl AutoencoderTrainingSettings {
     ///
     /// # Errors
     /// If it does not fit the pictures or contradicts itself.
-    fn network(&self, set: &ImageSet) -> Result<AutoencoderConfig> {
-        let fields = match (&self.from, &self.vae_config) {
-            (Some(model), _) => {
-                let files = ModelFiles::folder(model)?;
-                let name = "vae/config.json";
-                ConfigFields::from_json("vae", &files.read_text(name)?, &files.path(name))?
-            }
-            (None, Some(fields)) => ConfigFields::from_fields("vae", fields.clone()),
+    fn network(&self, set: &ImageSet, start: Option<&Component>) -> Result<AutoencoderConfig> {
+        let fields = match (start, &self.vae_config) {
+            (Some(start), _) => start.fields().clone(),
+            (None, Some(fields)) => ConfigFields::from_fields(VAE, fields.clone()),
             (None, None) => self.small_network(set)?,
         };
         let config = AutoencoderConfig::from_fields(&fields)?;
@@ -219,15 +224,12 @@ impl AutoencoderTrainingSettings {
             "mid_block_add_attention": false,
             "force_upcast": false,
         });
-        Ok(ConfigFields::from_fields("vae", fields.as_object().cloned().unwrap_or_default()))
+        Ok(ConfigFields::from_fields(VAE, fields.as_object().cloned().unwrap_or_default()))
     }
 
-    /// The weights to go on from.
-    fn start(&self) -> Result<Option<Checkpoint>> {
-        let open = |model: &PathBuf| {
-            Checkpoint::open(&ModelFiles::folder(model)?, "vae", Precision::Full, DType::F32, &Device::Cpu)
-        };
-        self.from.as_ref().map(open).transpose()
+    /// The autoencoder to go on from.
+    fn start(&self) -> Result<Option<Component>> {
+        self.from.as_deref().map(|model| Component::in_folder(model, VAE)).transpose()
     }
 
     /// What the model says of its training.

@@ -1,6 +1,7 @@
 //! Settings of training a classifier, and judging pictures by one.
 
 use super::choices::BetaChoice;
+use super::component::Component;
 use super::settings::{
     CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, ddpm_scheduler, setting, switch,
     zero_or_above,
@@ -11,8 +12,7 @@ use crate::requests::options::{option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
-use tweedie::config::ConfigFields;
+use tweedie::checkpoints::ModelFiles;
 use tweedie::layers::Weights;
 use tweedie::models::{LeNet, LeNetConfig};
 use tweedie::training::data::{Augmentation, Batches, ImageSet};
@@ -178,22 +178,9 @@ pub(crate) fn has_classifier(folder: &Path) -> bool {
 
 /// The same of files that need not be a folder's.
 pub(crate) fn classifier_of(files: &ModelFiles) -> Result<LeNet> {
-    open_network(files, "classifier", |fields, weights| LeNet::new(LeNetConfig::from_fields(fields)?, weights))
-}
-
-/// A network that judges: the `component` of a model, with its configuration and all of its weights.
-pub(crate) fn open_network<T>(
-    files: &ModelFiles,
-    component: &'static str,
-    build: impl FnOnce(&ConfigFields, &Weights<'_>) -> Result<T>,
-) -> Result<T> {
-    let name = format!("{component}/config.json");
-    let fields = ConfigFields::from_json(component, &files.read_text(&name)?, &files.path(&name))?;
-    let checkpoint = Checkpoint::open(files, component, Precision::Full, DType::F32, &Device::Cpu)?;
-    let network = build(&fields, &Weights::new(&checkpoint));
-    // What did not fit explains a failure to build better than the failure itself.
-    checkpoint.finish(&[])?;
-    network
+    let classifier = Component::of(files.clone(), "classifier")?;
+    let config = LeNetConfig::from_fields(classifier.fields())?;
+    classifier.build(|weights| LeNet::new(config, &Weights::new(weights)))
 }
 
 /// Judges pictures by the classifier of a model folder: each was asked to be of one class. A classifier of noisy

@@ -1,5 +1,6 @@
 //! Settings of training a judge of pictures of prompts.
 
+use super::component::Component;
 use super::latent::load_autoencoder;
 use super::settings::{
     CommonSettings, Preparation, TrainingSet, TrainingSettings, at_least_one, setting, zero_or_above,
@@ -10,16 +11,13 @@ use crate::requests::options::{Options, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tweedie::checkpoints::{Checkpoint, ModelFiles, Precision};
-use tweedie::config::ConfigFields;
 use tweedie::families::Families;
-use tweedie::layers::WeightSource;
 use tweedie::models::judge::{JudgeClasses, JudgeConfig};
 use tweedie::training::data::{DecodedPictures, JudgeAugmentation, JudgeBatches, JudgedPictures};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{FrozenAutoencoder, JudgeTest, JudgeTraining};
 use tweedie::training::{OptimizerOptions, ParameterSet};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{Error, Result};
 
 /// Passes over the data where nothing is said.
 const EPOCHS: u64 = 4;
@@ -97,22 +95,16 @@ pub struct JudgeTrainingData {
 /// A judge that training goes on from.
 #[derive(Debug)]
 struct Start {
-    files: ModelFiles,
+    component: Component,
     network: JudgeConfig,
     sha256: String,
 }
 
 impl Start {
     fn open(model: &Path) -> Result<Self> {
-        let (files, name) = (ModelFiles::folder(model)?, "judge/config.json");
-        let fields = ConfigFields::from_json(JUDGE, &files.read_text(name)?, &files.path(name))?;
-        let network = JudgeConfig { accuracy: Value::Null, ..JudgeConfig::from_fields(&fields)? };
-        let sha256 = files.sha256("judge/diffusion_pytorch_model.safetensors")?;
-        Ok(Self { files, network, sha256 })
-    }
-
-    fn weights(&self) -> Result<Checkpoint> {
-        Checkpoint::open(&self.files, JUDGE, Precision::Full, DType::F32, &Device::Cpu)
+        let component = Component::in_folder(model, JUDGE)?;
+        let network = JudgeConfig { accuracy: Value::Null, ..JudgeConfig::from_fields(component.fields())? };
+        Ok(Self { sha256: component.sha256()?, component, network })
     }
 
     /// That the pictures show all that the judge knows, and nothing else.
@@ -227,12 +219,10 @@ impl TrainingSettings for JudgeTrainingSettings {
     }
 
     fn task(&self, data: &mut JudgeTrainingData) -> Result<(JudgeTraining, Vec<ParameterSet>)> {
-        let start = data.start.as_ref().map(Start::weights).transpose()?;
-        let weights = start.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource);
-        let made = JudgeTraining::new(self.network(data), weights, self.common.seed, self.optimizer());
-        // What does not fit explains a failure better than the failure itself.
-        start.map_or(Ok(()), |checkpoint| checkpoint.finish(&[]))?;
-        let (task, set) = made?;
+        let (start, network) = (data.start.as_ref().map(|start| &start.component), self.network(data));
+        let (task, set) = Component::build_from(start, |weights| {
+            JudgeTraining::new(network, weights, self.common.seed, self.optimizer())
+        })?;
         let test = data.test.take();
         let test = test.map(|pictures| JudgeTest { pictures, autoencoder: data.autoencoder.clone() });
         Ok((task.judged_by(test).with_record(self.record()), vec![set]))
@@ -258,8 +248,8 @@ impl TrainingSettings for JudgeTrainingSettings {
 
 impl JudgeTrainingSettings {
     fn batches_of(&self, data: &JudgeTrainingData, decoded: Option<DecodedPictures>) -> Result<JudgeBatches> {
-        let (classes, order) = (JudgeClasses::of(data.train.shown()), (self.common.batch_size, self.common.seed));
-        JudgeBatches::new(data.train.clone(), decoded, &classes, self.augmentation(), order)
+        let (network, order) = (self.network(data), (self.common.batch_size, self.common.seed));
+        JudgeBatches::new(data.train.clone(), decoded, &network.classes, self.augmentation(), order)
     }
 
     /// The pictures that went through the autoencoder: those in the run's folder, if they were made from the same.

@@ -5,6 +5,7 @@ mod benchmark;
 mod captioned;
 mod choices;
 mod classifier;
+mod component;
 mod embedding;
 mod encoded;
 mod frozen;
@@ -22,7 +23,8 @@ pub use choices::{
     PredictionChoice, StoredChoice,
 };
 pub use classifier::{ClassifierTrainingSettings, judge, open_classifier};
-pub(crate) use classifier::{classifier_folder, classifier_of, has_classifier, open_network};
+pub(crate) use classifier::{classifier_folder, classifier_of, has_classifier};
+pub(crate) use component::Component;
 pub use embedding::EmbeddingTrainingSettings;
 pub use frozen::{FrozenModelData, FrozenModelSettings, FrozenModelTraining};
 pub use judge::{JudgeTrainingData, JudgeTrainingSettings};

@@ -116,10 +116,7 @@ impl AutoencoderTraining {
                 return Err(Error::invalid(format!("`{name}`"), value, "it must be 0 or above"));
             }
         }
-        let source = match start {
-            Some(weights) => ParameterSource::from_weights(weights),
-            None => ParameterSource::random(seed, &Device::Cpu).with_zeros(|name| name.contains(".conv2.")),
-        };
+        let source = ParameterSource::new(start, seed).with_zeros(|name| name.contains(".conv2."));
         let weights = Weights::new(&source).with_products(config.products);
         let network = AutoencoderKl::new(&weights, config.network.clone(), Halves::Both, DType::F32)?;
         let mut sets = vec![ParameterSet::new("vae", source.finish()?, optimizer)?];

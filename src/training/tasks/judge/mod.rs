@@ -71,10 +71,7 @@ impl JudgeTraining {
         seed: u64,
         optimizer: OptimizerOptions,
     ) -> Result<(Self, ParameterSet)> {
-        let source = match start {
-            Some(weights) => ParameterSource::from_weights(weights),
-            None => ParameterSource::random(seed, &Device::Cpu).with_zeros(|name| name.contains(".conv2.")),
-        };
+        let source = ParameterSource::new(start, seed).with_zeros(|name| name.contains(".conv2."));
         let network = Judge::new(config, &Weights::new(&source))?;
         let set = ParameterSet::new("judge", source.finish()?, optimizer)?;
         Ok((Self { network, test: None, record: Map::new() }, set))

@@ -109,8 +109,7 @@ impl LatentDiffusion {
         let text_config = ClipTextConfig::from_fields(&fields("text_encoder", &config.text_encoder))?;
         check_parts(&config, &unet_config, &text_config, &tokenizer, &autoencoder)?;
 
-        let source =
-            start.unet.map_or_else(|| ParameterSource::random(seed, &Device::Cpu), ParameterSource::from_weights);
+        let source = ParameterSource::new(start.unet, seed);
         let weights = Weights::new(&source).with_products(config.products);
         let unet = UNet2DConditionModel::new(&weights, unet_config.clone(), DType::F32)?;
         let mut sets = vec![ParameterSet::new("unet", source.finish()?, unet_optimizer)?];
