@@ -48,10 +48,11 @@ fn a_models_memory_is_told_by_size_and_format() -> TestResult {
     assert_eq!((&memory["width"], &memory["height"]), (&Value::from(384), &Value::from(256)));
     let bytes = |dtype: &str| memory["bytes"][dtype].as_f64().ok_or(format!("{dtype}: {memory}"));
     let (auto, q8, q4) = (bytes("auto")?, bytes("q8")?, bytes("q4")?);
-    assert!(auto > q8 && q8 > q4, "{memory}");
+    // Where the most memory is taken when the network has been let go of, its format matters little.
+    assert!(auto > q8 && q8 >= q4, "{memory}");
     let text = tweedie.run(&["model", "info", "--memory", "384x256"])?.success()?.stdout;
     assert!(text.contains("384x256") && text.contains("MB"), "{text}");
-    for (dtype, told) in [("auto", auto), ("q8", q8)] {
+    for (dtype, told) in [("auto", auto), ("q8", q8), ("q4", q4)] {
         let size = ["txt2img", "--prompt", "", "--steps", "3", "--output", "a.png", "--size", "384x256"];
         let (predicted, _) = peaks(&tweedie, &[&size[..], &["--dtype", dtype]].concat())?;
         // The same account, in two processes.
