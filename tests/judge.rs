@@ -128,7 +128,8 @@ fn pictures_without_a_label_do_not_count() -> TestResult {
     Ok(())
 }
 
-/// What is said of concepts and styles is of one distribution over their looks: its sums, in closed form.
+/// What is said of concepts is the sum of their looks, and of styles too, where a second concept counts as far as there is one: in
+/// closed form.
 #[test]
 fn concepts_and_styles_are_sums_of_looks() -> TestResult {
     let x = random(8, &[2, 3, 8, 8])?;

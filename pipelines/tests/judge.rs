@@ -157,7 +157,7 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
     let resume = |more: &[&str]| program.run(&[&resumed[..], more].concat());
     resume(&[])?.fails(1, &["run/model"])?;
     assert_eq!(resume(&["--from", "moved"])?.success()?.json()?["accuracy"], *accuracy);
-    resume(&["--from", "further/model"])?.fails(2, &["start"])?;
+    resume(&["--from", "further/model"])?.fails(2, &["--from is another model than the run started from"])?;
     std::fs::rename(program.path("moved"), program.path("run/model"))?;
     further("none", &["--data", "data", "--channels", "8,16,32"])?.fails(2, &["--from", "--channels"])?;
     write_pictures(&program.path("other"), 0..2)?;

@@ -121,13 +121,28 @@ fn a_run_goes_on_from_a_model() -> TestResult {
     // Of pictures rounded to 8 bits; latents of another scale are rounded elsewhere.
     assert!(off.is_some_and(|off| off < 0.01), "{off:?}");
 
-    // It goes on wherever that model is now, and with no other.
+    // It goes on wherever that model is now, which it remembers, and with no other.
     std::fs::rename(program.path("first/model"), program.path("moved"))?;
     let resume = |from: &str| {
         program.run(&["train", "vae", "--data", "data", "--output", "second", "--resume", "--json", "--from", from])
     };
+    let config = program.path("second/config.json");
+    let mut written = read_json(&config)?;
+    assert!(written["settings"].get("channels").is_none() && written["start"]["from"].is_string(), "{written}");
     assert_eq!(resume("moved")?.success()?.json()?["psnr"], second["psnr"]);
-    resume("second/model")?.fails(2, &["start"])?;
+    assert_eq!(read_json(&config)?["settings"]["from"], "moved");
+    let again = ["train", "vae", "--data", "data", "--output", "second", "--resume", "--json"];
+    assert_eq!(program.run(&again)?.success()?.json()?["psnr"], second["psnr"]);
+    resume("second/model")?.fails(2, &["--from is another model than the run started from"])?;
+    // A run of a version that did not write down what it started from.
+    let start = written["start"].take();
+    written.as_object_mut().ok_or("no object")?.remove("start");
+    std::fs::write(&config, written.to_string())?;
+    resume("moved")?.success()?;
+    assert_eq!(read_json(&config)?["start"], start);
+    // Its sizes are the model's.
+    let sized = ["train", "vae", "--data", "data", "--from", "moved", "--output", "third", "--channels", "8,16"];
+    program.run(&sized)?.fails(2, &["--from", "--channels"])?;
     Ok(())
 }
 

@@ -407,6 +407,13 @@ fn a_new_text_encoder_learns_words_first() -> TestResult {
     let taken = ["--vae", text(&vae)?, "--text-encoder", text(&from)?, "--channels", "8,16", "--heads", "2"];
     tweedie.run(&arguments("taken", &[&taken[..], &["--steps", "1", "--text-steps", "9"]].concat()))?.success()?;
     assert_eq!(weights("taken")?, weights("without")?);
+    let resume = |encoder: &str| -> TestResult<_> {
+        let encoder = tweedie.path(encoder);
+        let other = ["--vae", text(&vae)?, "--text-encoder", text(&encoder)?, "--resume"];
+        tweedie.run(&[&["train", "ldm", "--data", "data", "--output", "taken"][..], &other].concat())
+    };
+    resume("without/model")?.success()?;
+    resume("with/model")?.fails(2, &["--text-encoder is another model than the run started from"])?;
     Ok(())
 }
 

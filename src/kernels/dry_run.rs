@@ -21,18 +21,16 @@ struct State {
     /// return them.
     small: usize,
     most_small: usize,
-    /// What threads have for themselves while a kernel runs.
-    scratch: usize,
     most: usize,
 }
 
 impl State {
     const fn new() -> Self {
-        Self { account: Account::new(), small: 0, most_small: 0, scratch: 0, most: 0 }
+        Self { account: Account::new(), small: 0, most_small: 0, most: 0 }
     }
 
     fn bytes(&self) -> usize {
-        self.account.bytes() + self.most_small + self.scratch
+        self.account.bytes() + self.most_small
     }
 
     fn note(&mut self) {
@@ -116,12 +114,6 @@ pub(super) fn trimmed() {
     if cfg!(all(target_os = "linux", target_env = "gnu")) {
         change(|state| state.most_small = state.small);
     }
-}
-
-/// A kernel has so many bytes for itself while it runs.
-pub(super) fn had(scratch: usize) {
-    change(|state| state.scratch = scratch);
-    change(|state| state.scratch = 0);
 }
 
 /// What is borrowed already is changed by nobody: the state allocates nothing.

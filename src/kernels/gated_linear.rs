@@ -22,7 +22,7 @@ use std::ops::Range;
 const COLUMNS: usize = 20 * PANEL;
 
 /// GEGLU (Shazeer 2020) of a linear layer: outputs `[0, n)` times `z * Phi(z)` of outputs `[n, 2 n)`, bit for bit as
-/// [`geglu`] of [`linear_packed`](super::linear_packed) gives it. Where gradients go back to `x` it is these two: the layer's result
+/// [`geglu`] of [`linear_packed`](super::linear_packed) gives it. Where `x` depends on variables it is these two: the layer's result
 /// is kept for them, as to compute it again is a fifteenth of a training step; parts of a network that are
 /// [`recomputed`](super::recomputed) do without.
 ///

@@ -198,7 +198,8 @@ impl<T: TrainingTask> Trainer<T> {
                 // Other draws than those of any step, which have the seed itself.
                 let draws = Draws::new(!self.options.seed, i as u64).in_step(self.step);
                 let task = &mut self.task;
-                let value = on_device(&device, || task.loss(loss, batch, draws))?;
+                // Nobody asks for gradients, so nothing is kept for them where a step would compute it again.
+                let value = on_device(&device, || recomputing(|| task.loss(loss, batch, draws)))?;
                 sum += f64::from(value.to_dtype(DType::F32)?.to_scalar::<f32>()?);
             }
             losses.push((name, sum / batches.len().max(1) as f64));

@@ -13,7 +13,7 @@ use tweedie::schedulers::Scheduler;
 use tweedie::{Error, ErrorKind, Result};
 
 /// Pages of the program that are read while it computes, and its threads' stacks.
-const PROGRAM: u64 = 10 << 20;
+const PROGRAM: u64 = 8 << 20;
 
 /// Steps that show what all of them take.
 const STEPS: usize = 3;

@@ -3,10 +3,11 @@
 use super::choices::{MixedPrecisionChoice, StoredChoice};
 use super::component::Component;
 use super::settings::{
-    CommonSettings, Preparation, TrainingData, TrainingSettings, at_least_one, setting, switch, zero_or_above,
+    CommonSettings, FROM, Preparation, START, TrainingData, TrainingSettings, at_least_one, setting, switch,
+    zero_or_above,
 };
 use crate::requests::kind::{FlagValue, OptionKind};
-use crate::requests::options::{Options, json, option, options, serde_by_options};
+use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,14 +51,15 @@ options! {
             /// Do not mirror half of the pictures.
             flip: bool = true => switch(FlagValue::Off).named("no_flip");
             /// Channels of latents.
-            latent_channels: usize = 8 => setting(OptionKind::Count, "N");
+            latent_channels: usize = 8 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Channels at each resolution, each half of the one before.
-            channels: Vec<usize> = vec![32, 64, 96, 96] => setting(OptionKind::Counts, "N,N,...").default("32,64,96,96");
+            channels: Vec<usize> = vec![32, 64, 96, 96] =>
+                setting(OptionKind::Counts, "N,N,...").default("32,64,96,96").excluded_by(FROM);
             /// Residual blocks at each resolution; the decoder has one more.
-            blocks: usize = 1 => setting(OptionKind::Count, "N");
+            blocks: usize = 1 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// The network in diffusers' form, in the place of `channels`, `blocks` and `latent_channels`.
-            vae_config: Option<Map<String, Value>> = None => json().always_recorded();
-            /// The folder of an autoencoder to go on from, with its network.
+            vae_config: Option<Map<String, Value>> = None => json().always_recorded().excluded_by(FROM);
+            /// The folder of an autoencoder to go on from, with its network; it has to be there until the run ends.
             from: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
             /// Differences below it are squared, as Huber has it; 0 squares none.
             huber: f64 = 0.0 => setting(OptionKind::Number, "F");
@@ -120,7 +122,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         let network = self.network(&data.train, start.as_ref())?.to_fields();
         let mut parts = Map::from_iter([(VAE.to_owned(), Value::Object(network))]);
         if let Some(start) = start {
-            parts.insert("start".into(), json!({"sha256": start.sha256()?}));
+            parts.insert(START.into(), json!({FROM: start.sha256()?}));
         }
         Ok(parts)
     }
@@ -234,6 +236,6 @@ impl AutoencoderTrainingSettings {
 
     /// What the model says of its training.
     fn record(&self) -> Map<String, Value> {
-        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.write().into())])
+        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.recorded().into())])
     }
 }

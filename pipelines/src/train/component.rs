@@ -12,6 +12,7 @@ pub(crate) struct Component {
     files: ModelFiles,
     name: &'static str,
     fields: ConfigFields,
+    unused: &'static [&'static str],
 }
 
 impl Component {
@@ -23,7 +24,12 @@ impl Component {
     /// That of a model's files.
     pub(crate) fn of(files: ModelFiles, name: &'static str) -> Result<Self> {
         let fields = files.config(name, "config.json")?;
-        Ok(Self { files, name, fields })
+        Ok(Self { files, name, fields, unused: &[] })
+    }
+
+    /// The same, of whose tensors those may be of no use whose names begin so.
+    pub(super) fn without(self, unused: &'static [&'static str]) -> Self {
+        Self { unused, ..self }
     }
 
     /// Its configuration.
@@ -38,12 +44,12 @@ impl Component {
         Ok(hashes.join(" "))
     }
 
-    /// What is built of its weights, in f32; all of them are used.
+    /// What is built of its weights, in f32, all of which are used.
     pub(crate) fn build<T>(&self, build: impl FnOnce(&Checkpoint) -> Result<T>) -> Result<T> {
         let checkpoint = Checkpoint::open(&self.files, self.name, Precision::Full, DType::F32, &Device::Cpu)?;
         let built = build(&checkpoint);
         // What did not fit explains a failure to build better than the failure itself.
-        checkpoint.finish(&[])?;
+        checkpoint.finish(self.unused)?;
         built
     }
 

@@ -3,11 +3,11 @@
 use super::component::Component;
 use super::latent::load_autoencoder;
 use super::settings::{
-    CommonSettings, Preparation, TrainingSet, TrainingSettings, at_least_one, setting, zero_or_above,
+    CommonSettings, FROM, Preparation, START, TrainingSet, TrainingSettings, at_least_one, setting, zero_or_above,
 };
 use crate::model::Model;
 use crate::requests::kind::OptionKind;
-use crate::requests::options::{Options, option, options, serde_by_options};
+use crate::requests::options::{option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,13 +56,13 @@ options! {
             /// Decay of the moving average of weights, which is the judge in the end.
             ema_decay: Option<f64> = None => setting(OptionKind::Number, "F").default("0.999, less in short runs");
             /// Side of the squares that the judge looks at, to which pictures are averaged.
-            sample_size: usize = 64 => setting(OptionKind::Count, "N").excluded_by("from");
+            sample_size: usize = 64 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Channels of the first convolution, then of each halved resolution.
             channels: Vec<usize> = vec![16, 24, 64, 128, 160] =>
-                setting(OptionKind::Counts, "N,N,...").default("16,24,64,128,160").excluded_by("from");
+                setting(OptionKind::Counts, "N,N,...").default("16,24,64,128,160").excluded_by(FROM);
             /// Width of the summary of a whole picture.
-            summary_size: usize = 128 => setting(OptionKind::Count, "N").excluded_by("from");
-            /// The folder of a judge to go on from, with its network.
+            summary_size: usize = 128 => setting(OptionKind::Count, "N").excluded_by(FROM);
+            /// The folder of a judge to go on from, with its network; it has to be there until the run ends.
             from: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
             /// The most pixels, of those that the judge looks at, by which pictures are moved at random.
             shift: usize = 2 => setting(OptionKind::Count, "N");
@@ -213,7 +213,7 @@ impl TrainingSettings for JudgeTrainingSettings {
             parts.insert("autoencoder".into(), json!({"sha256": autoencoder.fingerprint()}));
         }
         if let Some(start) = &data.start {
-            parts.insert("start".into(), json!({"sha256": start.sha256}));
+            parts.insert(START.into(), json!({FROM: start.sha256}));
         }
         Ok(parts)
     }
@@ -284,7 +284,7 @@ impl JudgeTrainingSettings {
 
     /// What the model says of its training.
     fn record(&self) -> Map<String, Value> {
-        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.write().into())])
+        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.recorded().into())])
     }
 
     /// The network: that of the model to go on from, or one of the settings' sizes.

@@ -31,6 +31,8 @@ pub use judge::{JudgeTrainingData, JudgeTrainingSettings};
 pub use latent::{LatentTrainingData, LatentTrainingSettings, SeenPictures, TrainingModels};
 pub use lora::LoraTrainingSettings;
 pub use pixel::PixelTrainingSettings;
+use settings::START;
+
 pub use settings::{CommonSettings, Preparation, SharedSettings, TrainingData, TrainingSet, TrainingSettings};
 
 use serde_json::{Value, json};
@@ -94,13 +96,17 @@ impl<S: TrainingSettings> TrainRequest<S> {
         let resumed = if resume { Some(RunFolder::resume(&output)?) } else { None };
         let settings = settings.settled(data.images());
         settings.check()?;
-        let config = config(&settings, &data)?;
+        let mut config = config(&settings, &data)?;
         let length = match &resumed {
             Some((folder, Some(existing))) => {
                 same_run::<S>(existing, &config, &settings)?;
+                config["program"] = existing["program"].clone();
                 NewLength::of(existing, settings.plan().steps, folder)?
             }
-            _ => None,
+            _ => {
+                settings.check_start()?;
+                None
+            }
         };
         // What would fail is found before anything is made.
         settings.check_batches(&data)?;
@@ -111,12 +117,12 @@ impl<S: TrainingSettings> TrainRequest<S> {
                 .with_recomputation(settings.recomputes());
         let (folder, existing) = resumed.map_or_else(|| Ok((RunFolder::create(&output)?, None)), Ok::<_, Error>)?;
         let is_new = existing.is_none();
-        if is_new {
+        // A run that goes on may have another length, and other settings that change nothing, such as where a model is.
+        if existing.is_none_or(|existing| existing != config) {
             folder.write_config(&config)?;
         }
         let mut warnings = settings.warnings();
-        if let (Some(length), Some(config)) = (&length, existing) {
-            folder.write_config(&length.noted(config))?;
+        if let Some(length) = &length {
             warnings.extend(trainer.sets().first().map(|set| length.described(set.learning_rate())));
         }
         warnings.extend(data.unused());
@@ -148,7 +154,7 @@ impl<S: TrainingSettings> TrainRequest<S> {
 fn config<S: TrainingSettings>(settings: &S, data: &S::Data) -> Result<Value> {
     let mut config = json!({
         "program": PROGRAM,
-        "settings": settings.write(),
+        "settings": settings.recorded(),
         "data": data.record(),
     });
     for (name, part) in settings.architecture(data)? {
@@ -178,12 +184,6 @@ impl NewLength {
             return Err(Error::invalid("`steps`", steps, fix));
         }
         Ok(Some(Self { was, steps, done }))
-    }
-
-    /// The run's configuration with it.
-    fn noted(&self, mut config: Value) -> Value {
-        config["settings"]["steps"] = self.steps.into();
-        config
     }
 
     /// What becomes of the learning rate.
@@ -245,7 +245,7 @@ fn same_run<S: TrainingSettings>(existing: &Value, config: &Value, settings: &S)
         return Err(Error::invalid("the data", other_data(&existing["data"], &config["data"]), fix));
     }
     let parts = config.as_object().into_iter().flatten();
-    for (part, fields) in parts.filter(|(part, _)| !["program", "settings", "data"].contains(&part.as_str())) {
+    for (part, fields) in parts.filter(|(part, _)| !["program", "settings", "data", START].contains(&part.as_str())) {
         for (name, value) in fields.as_object().into_iter().flatten() {
             let was = &existing[part][name];
             if was != value {
@@ -253,5 +253,20 @@ fn same_run<S: TrainingSettings>(existing: &Value, config: &Value, settings: &S)
             }
         }
     }
-    Ok(())
+    same_start(existing, config)
+}
+
+/// Whether a run that goes on has the weights that it started from, where it started from some.
+fn same_start(existing: &Value, config: &Value) -> Result<()> {
+    let (was, is) = (&existing[START], &config[START]);
+    let name = [was, is].into_iter().filter_map(Value::as_object).find_map(|start| start.keys().next());
+    // Earlier versions did not write down what it was.
+    let is_unknown = was.is_null() && name.is_some_and(|name| !existing["settings"][name].is_null());
+    match name {
+        Some(name) if was != is && !is_unknown => {
+            let fix = "leave it away, or name where that model is now, to go on; or choose another `output`";
+            Err(Error::invalid(format!("`{name}`"), "another model than the run started from", fix))
+        }
+        _ => Ok(()),
+    }
 }

@@ -24,6 +24,12 @@ const FIRST_LOOK: Duration = Duration::from_secs(60);
 /// Settings of all kinds of training that change nothing of what is computed, so that a run may go on with others.
 pub(super) const FREE: [&str; 2] = ["checkpoint_every", "validate_every"];
 
+/// The setting that says which model a run goes on from.
+pub(super) const FROM: &str = "from";
+
+/// What a `config.json` calls the sums of the weights that a run started from, each by the setting that named them.
+pub(super) const START: &str = "start";
+
 /// A setting of a run, which its `config.json` has even at its default: later versions may have others.
 pub(super) fn setting(kind: OptionKind, value_name: &'static str) -> OptionInfo {
     option(kind, value_name).always_recorded()
@@ -382,6 +388,32 @@ pub trait TrainingSettings: Options + Default {
 
     /// How long the run is, and what is kept of it when.
     fn plan(&self) -> RunPlan;
+
+    /// The settings as a run writes them down: those in whose place a model to go on from stands are left away.
+    fn recorded(&self) -> Map<String, Value> {
+        let mut settings = self.write();
+        if settings.get(FROM).is_some_and(|from| !from.is_null()) {
+            let replaced = Self::options().into_iter().filter(|option| option.excluded_by == Some(FROM));
+            replaced.flat_map(|option| option.path).for_each(|key| _ = settings.remove(key));
+        }
+        settings
+    }
+
+    /// That no setting is given in whose place a model to go on from stands.
+    ///
+    /// # Errors
+    /// If one is; the message names it.
+    fn check_start(&self) -> Result<()> {
+        let (settings, recorded, defaults) = (self.write(), self.recorded(), Self::default().write());
+        let replaced = settings.into_iter().filter(|(name, _)| !recorded.contains_key(name));
+        match replaced.into_iter().find(|(name, value)| defaults.get(name).is_some_and(|default| default != value)) {
+            None => Ok(()),
+            Some((name, value)) => {
+                let fix = "leave it away beside `from`: the model to go on from has its own";
+                Err(Error::invalid(format!("`{name}`"), value, fix))
+            }
+        }
+    }
 
     /// What the user should know.
     fn warnings(&self) -> Vec<String> {

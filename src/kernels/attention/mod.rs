@@ -76,9 +76,9 @@ impl Kernel<3> for Attention {
     }
 
     /// Keys and values, laid out for the products, of as many heads as there are threads.
-    fn scratch(&self, [q, k, _]: [&[usize]; 3]) -> usize {
+    fn scratch(&self, [q, k, _]: [&[usize]; 3]) -> Vec<usize> {
         let heads = (q[0] * self.heads).min(rayon::current_num_threads());
-        2 * heads * k[1].next_multiple_of(PANEL) * (q[2] / self.heads).next_multiple_of(PANEL)
+        vec![k[1].next_multiple_of(PANEL) * (q[2] / self.heads).next_multiple_of(PANEL); 2 * heads]
     }
 
     fn forward<T: Product>(&self, [q, k, v]: [&[T]; 3], [q_shape, k_shape, _]: [&[usize]; 3]) -> Vec<T> {

@@ -18,7 +18,7 @@ impl Grid {
             return linear::multiply(x, batch, weight, addend, self.channels);
         }
         // Its transforms lose bits that bf16 does not have.
-        if let Some(winograd) = self.winograd().filter(|winograd| winograd.pays(outputs)) {
+        if let Some(winograd) = self.winograd_that_pays(outputs) {
             match weight {
                 Packed::Panels(panels) => return winograd.convolve(x, batch, panels, addend),
                 Packed::Turned(turned) => return winograd.convolve(x, batch, turned, addend),

@@ -180,10 +180,8 @@ impl Kernel<2> for PackedConv2d {
         self.0.operations(x, result)
     }
 
-    fn scratch(&self, [x, _]: [&[usize]; 2]) -> usize {
-        let (grid, outputs) = (Grid::of(self.0, x), self.1.shape()[0]);
-        let winograd = grid.winograd().filter(|winograd| winograd.pays(outputs));
-        winograd.map_or(0, |winograd| winograd.scratch(x[0], outputs))
+    fn scratch(&self, [x, _]: [&[usize]; 2]) -> Vec<usize> {
+        self.scratch_of(x)
     }
 
     fn forward<T: Product>(&self, [x, bias]: [&[T]; 2], [x_shape, _]: [&[usize]; 2]) -> Vec<T> {
@@ -253,6 +251,10 @@ impl Kernel<3> for PackedConv2d {
         self.0.operations(x, result)
     }
 
+    fn scratch(&self, [x, ..]: [&[usize]; 3]) -> Vec<usize> {
+        self.scratch_of(x)
+    }
+
     fn forward<T: Product>(&self, [x, bias, residual]: [&[T]; 3], [x_shape, ..]: [&[usize]; 3]) -> Vec<T> {
         let addend = Addend::new(bias, self.1.shape()[0]).with_residual(residual);
         Grid::of(self.0, x_shape).convolve(x, x_shape[0], self.1.packed(), addend)
@@ -272,6 +274,16 @@ impl Kernel<3> for PackedConv2d {
 }
 
 impl PackedConv2d {
+    /// What threads have for themselves where Winograd's method is taken.
+    fn scratch_of(&self, x: &[usize]) -> Vec<usize> {
+        let (grid, outputs) = (Grid::of(self.0, x), self.1.shape()[0]);
+        match self.1.packed::<f32>() {
+            Packed::Panels(_) | Packed::Turned(_) => grid.winograd_that_pays(outputs),
+            Packed::Pairs(_) | Packed::Quads(_) => None,
+        }
+        .map_or_else(Vec::new, |winograd| winograd.scratch(x[0], outputs))
+    }
+
     /// With respect to input and bias.
     fn gradients<T: Product>(&self, x_shape: &[usize], bias_len: usize, grad: &[T], needed: Needed<2>) -> [Vec<T>; 2] {
         let (grid, batch, outputs) = (Grid::of(self.0, x_shape), x_shape[0], self.1.shape()[0]);

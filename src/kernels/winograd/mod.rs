@@ -134,20 +134,24 @@ impl Winograd {
         (tiles >= threads * TILES_ALONE).then(|| tiles.div_ceil(most).next_multiple_of(threads))
     }
 
-    /// How many values the threads have for themselves while a convolution is computed: tiles, kernels and sums.
-    pub fn scratch(&self, batch: usize, outputs: usize) -> usize {
+    /// The values of each block that the threads have for themselves while a convolution is computed: tiles, kernels and sums.
+    pub fn scratch(&self, batch: usize, outputs: usize) -> Vec<usize> {
         let threads = rayon::current_num_threads();
         let (tiles, panels) = (batch * self.tiles_per_image(), outputs.div_ceil(PANEL));
-        let at_once = f32::panels_at_once().min(panels);
-        let buffers = |tiles: usize| at_once * PANEL * POINTS * (tiles + self.channels.min(CHANNELS) + 2);
+        let at_once = f32::panels_at_once().min(panels).max(1);
+        let values = |lines: usize| at_once * PANEL * POINTS * (lines + 1);
+        let buffers = |tiles: usize| [values(self.channels.min(CHANNELS)), values(tiles)];
         match self.blocks_alone(tiles, threads) {
             Some(blocks) => {
                 let tiles = tiles.div_ceil(blocks);
-                threads * (capacity_alone(tiles * self.tile_len(), threads) + buffers(tiles))
+                let [kernels, sums] = buffers(tiles);
+                [capacity_alone(tiles * self.tile_len(), threads), kernels, sums].repeat(threads)
             }
             None => {
                 let tiles = tiles.min(TILES);
-                tiles * self.tile_len() + threads.min(panels.div_ceil(at_once.max(1))) * buffers(tiles)
+                let mut blocks = vec![tiles * self.tile_len()];
+                blocks.extend(buffers(tiles).repeat(threads.min(panels.div_ceil(at_once))));
+                blocks
             }
         }
     }
@@ -202,7 +206,7 @@ impl Winograd {
 }
 
 /// Room for the transformed values of a thread alone: as much for all convolutions of few channels, so that they have the same block
-/// in turn.
+/// in turn, which is kept unless there are very many threads.
 fn capacity_alone(len: usize, threads: usize) -> usize {
     len.max(VALUES_CACHED / threads)
 }

@@ -8,6 +8,10 @@ use serde_json::{Map, Value, json};
 /// The field of `judge/config.json` that says how often the judge is right.
 const ACCURACY: &str = "accuracy";
 
+/// The field that says what a style is read off.
+const STYLE_OF: &str = "style_of";
+const LOOKS: &str = "looks";
+
 /// The sizes of a [`Judge`](super::Judge), and what it tells apart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgeConfig {
@@ -30,9 +34,12 @@ impl JudgeConfig {
     /// If a field has an unusable value, or is not known.
     pub fn from_fields(fields: &ConfigFields) -> Result<Self> {
         fields.only("_class_name", &[json!("Judge")])?;
+        if fields.fields().get(STYLE_OF) != Some(&json!(LOOKS)) {
+            return Err(fields.wrong(STYLE_OF, "judges of earlier versions tell styles in another way; train it anew"));
+        }
         let classes = JudgeClasses::from_fields(fields.fields()).map_err(|(name, fix)| fields.wrong(name, fix))?;
         let names: Vec<String> = classes.fields().keys().cloned().collect();
-        fields.ignore(&names.iter().map(String::as_str).chain([ACCURACY]).collect::<Vec<_>>());
+        fields.ignore(&names.iter().map(String::as_str).chain([ACCURACY, STYLE_OF]).collect::<Vec<_>>());
         let config = Self {
             sample_size: fields.usize("sample_size", 64)?,
             block_out_channels: fields.usize_list("block_out_channels", &[])?,
@@ -76,6 +83,7 @@ impl JudgeConfig {
     pub fn network_fields(&self) -> Map<String, Value> {
         let sizes = [
             ("_class_name", json!("Judge")),
+            (STYLE_OF, json!(LOOKS)),
             ("sample_size", json!(self.sample_size)),
             ("block_out_channels", json!(self.block_out_channels)),
             ("summary_size", json!(self.summary_size)),

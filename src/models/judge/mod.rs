@@ -166,8 +166,8 @@ impl Judge {
         let slot = |i: usize| looks.narrow(1, i, 1)?.reshape((batch, looks.dim(D::Minus1)? / styles, styles));
         let (first, second) = (slot(0)?, slot(1)?);
         let alone = self.alone.forward(&whole)?;
-        // The probability of a concept is the sum of those of its looks, and so is that of a style; a second concept has a say in
-        // the style as far as there is one.
+        // In each slot the probability of a concept is the sum of those of its looks, and so is that of a style. What both say of
+        // the style is multiplied, the second to the power of the probability that there is a second concept.
         let second_concept = Tensor::cat(&[&second.log_sum_exp(2)?, &alone], 1)?;
         let last = second_concept.dim(1)? - 1;
         let is_there = (log_softmax(&second_concept)?.narrow(1, last, 1)?.exp()?.neg()? + 1.0)?;

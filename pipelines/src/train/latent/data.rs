@@ -4,10 +4,11 @@ use super::LatentTrainingSettings;
 use crate::builder::OtherAutoencoder;
 use crate::device::NumberFormat;
 use crate::model::Model;
-use crate::train::{TrainingSet, captioned};
+use crate::train::{Component, TrainingSet, captioned};
 use serde_json::{Map, Value};
 use std::path::Path;
 use tweedie::checkpoints::ModelFiles;
+use tweedie::config::ConfigFields;
 use tweedie::families::{AutoencoderArchitecture, Families, autoencoder_config};
 use tweedie::models::{Halves, LatentSpace};
 use tweedie::text::{TokenizerFiles, train_tokenizer};
@@ -38,10 +39,10 @@ pub struct LatentTrainingData {
     autoencoder_fingerprint: String,
     latent_space: LatentSpace,
     tokenizer: TokenizerFiles,
-    /// The model to go on from.
-    base: Option<ModelFiles>,
-    /// The model whose text encoder is taken.
-    text_model: Option<ModelFiles>,
+    /// The network to go on from, and the schedule of its model.
+    base: Option<(Component, ConfigFields)>,
+    /// The text encoder that is taken, of that model or of another.
+    text_encoder: Option<Component>,
 }
 
 impl LatentTrainingData {
@@ -99,8 +100,8 @@ impl LatentTrainingData {
             fingerprint,
             latent_space,
             tokenizer,
-            base,
-            text_model,
+            base: base.map(network_and_schedule).transpose()?,
+            text_encoder: text_model.map(text_encoder_of).transpose()?,
         })
     }
 
@@ -129,12 +130,19 @@ impl LatentTrainingData {
         &self.tokenizer
     }
 
-    pub(super) fn base(&self) -> Option<&ModelFiles> {
-        self.base.as_ref()
+    /// The network to go on from.
+    pub(super) fn unet(&self) -> Option<&Component> {
+        self.base.as_ref().map(|(unet, _)| unet)
     }
 
-    pub(super) fn text_model(&self) -> Option<&ModelFiles> {
-        self.text_model.as_ref()
+    /// The schedule of its model.
+    pub(super) fn scheduler(&self) -> Option<&ConfigFields> {
+        self.base.as_ref().map(|(_, scheduler)| scheduler)
+    }
+
+    /// The text encoder that is taken.
+    pub(super) fn text_encoder(&self) -> Option<&Component> {
+        self.text_encoder.as_ref()
     }
 
     pub(super) fn autoencoder_fingerprint(&self) -> &str {
@@ -186,6 +194,16 @@ impl SeenPictures {
         let fingerprint = config["data"]["fingerprint"].as_str()?.to_owned();
         Some(Self { fingerprint, size: (side("height")?, side("width")?) })
     }
+}
+
+fn network_and_schedule(files: ModelFiles) -> Result<(Component, ConfigFields)> {
+    let scheduler = files.config("scheduler", "scheduler_config.json")?;
+    Ok((Component::of(files, "unet")?, scheduler))
+}
+
+fn text_encoder_of(files: ModelFiles) -> Result<Component> {
+    // CLIP's own models have it, for the likeness of texts and pictures.
+    Ok(Component::of(files, "text_encoder")?.without(&["text_projection."]))
 }
 
 /// A model whose parts are in folders, as those are that a model in training is made of.

@@ -8,23 +8,23 @@ pub use data::{LatentTrainingData, SeenPictures, TrainingModels};
 
 use super::captioned::sample_prompts;
 use super::choices::{LatentBetaChoice, MixedPrecisionChoice, PredictionChoice, StoredChoice};
+use super::component::Component;
 use super::encoded::Encoded;
 use super::objectives::objective;
 use super::settings::{
-    CommonSettings, Preparation, TrainingSettings, at_least_one, flow_scheduler, setting, switch, zero_or_above,
+    CommonSettings, FROM, Preparation, START, TrainingSettings, at_least_one, flow_scheduler, setting, switch,
+    zero_or_above,
 };
 use crate::requests::kind::{FlagValue, OptionKind};
 use crate::requests::options::{json, option, options, serde_by_options};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
-use tweedie::checkpoints::{Checkpoint, Precision};
 use tweedie::config::{ConfigFields, DIFFUSERS_VERSION};
-use tweedie::layers::WeightSource;
 use tweedie::training::data::{BatchSource, Buckets, CaptionBatches, LatentBatches, LatentOptions};
 use tweedie::training::runs::RunPlan;
 use tweedie::training::tasks::{CaptionWords, LatentDiffusion, LatentDiffusionConfig, SamplePrompts, StartingWeights};
 use tweedie::training::{Decay, LearningRate, Objective, OptimizerOptions, ParameterSet, Trainer, TrainerOptions};
-use tweedie::{DType, Device, Error, Result};
+use tweedie::{Error, Result};
 
 /// Captions of a step in which a text encoder learns words, the learning rate, and the most steps by default.
 const TEXT_BATCH: usize = 64;
@@ -56,19 +56,19 @@ options! {
             from: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL");
             /// A folder of other pictures of the class that the new thing is of, such as foxes, which the model is to draw as
             /// before (DreamBooth's prior preservation): half of what is seen is of these.
-            class_data: Option<PathBuf> = None => setting(OptionKind::Text, "DIR").needs("from");
+            class_data: Option<PathBuf> = None => setting(OptionKind::Text, "DIR").needs(FROM);
             /// One caption for all of them, in the place of those in files, such as "a fox".
             class_caption: Option<String> = None => setting(OptionKind::Text, "TEXT").needs("class_data");
             /// A model whose text encoder and tokenizer are taken; it is not trained unless `train_text_encoder` is given.
-            text_encoder: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL").excluded_by("from");
+            text_encoder: Option<PathBuf> = None => setting(OptionKind::Text, "MODEL").excluded_by(FROM);
             /// Train a text encoder that was taken from another model.
             train_text_encoder: bool = false => switch(FlagValue::On);
             /// A folder with the tokenizer, in the place of one that is trained on the captions.
             tokenizer: Option<PathBuf> = None => setting(OptionKind::Text, "DIR").excluded_by("text_encoder");
             /// Merges of the tokenizer that is trained on the captions, at most.
-            merges: usize = 1000 => setting(OptionKind::Count, "N");
+            merges: usize = 1000 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Ids that a caption becomes, with its start and end.
-            tokens: usize = 32 => setting(OptionKind::Count, "N");
+            tokens: usize = 32 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Learning rate after the warm-up.
             learning_rate: f64 = 6e-4 => setting(OptionKind::Number, "F");
             /// The text encoder's learning rate, as a share of `learning_rate`.
@@ -89,15 +89,15 @@ options! {
             average: Option<f64> = None => setting(OptionKind::Number, "F");
             /// What the network predicts.
             prediction_type: PredictionChoice = PredictionChoice::V =>
-                setting(OptionKind::Choice(PredictionChoice::NAMES), "NAME");
+                setting(OptionKind::Choice(PredictionChoice::NAMES), "NAME").excluded_by(FROM);
             /// How betas grow.
             beta_schedule: LatentBetaChoice = LatentBetaChoice::Cosine =>
-                setting(OptionKind::Choice(LatentBetaChoice::NAMES), "NAME");
+                setting(OptionKind::Choice(LatentBetaChoice::NAMES), "NAME").excluded_by(FROM);
             /// Let the last timestep keep some signal, in the place of betas that are rescaled to zero terminal SNR; epsilon
             /// always does.
-            no_zero_terminal_snr: bool = false => switch(FlagValue::On);
+            no_zero_terminal_snr: bool = false => switch(FlagValue::On).excluded_by(FROM);
             /// Training timesteps.
-            timesteps: usize = 1000 => setting(OptionKind::Count, "N");
+            timesteps: usize = 1000 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Draw timesteps by the size of their losses.
             importance_sampling: bool = false => switch(FlagValue::On);
             /// Draw noisier timesteps more often, in which texts matter most: s u / (1 + (s - 1) u) of even u (SD3); 1 draws all
@@ -108,28 +108,29 @@ options! {
             /// Share of captions that are taken for empty ones, for classifier-free guidance.
             caption_dropout: f64 = 0.1 => setting(OptionKind::Number, "F");
             /// Channels at each resolution of the UNet.
-            channels: Vec<usize> = vec![96, 128, 160] => setting(OptionKind::Counts, "N,N,...").default("96,128,160");
+            channels: Vec<usize> = vec![96, 128, 160] =>
+                setting(OptionKind::Counts, "N,N,...").default("96,128,160").excluded_by(FROM);
             /// Residual blocks at each resolution on the way down.
-            blocks: usize = 1 => setting(OptionKind::Count, "N");
+            blocks: usize = 1 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Resolutions with attention, the largest being 0; the middle block has it in any case.
             attention: Option<Vec<usize>> = None =>
-                setting(OptionKind::Counts, "N,N,...").default("all but the first and the last");
+                setting(OptionKind::Counts, "N,N,...").default("all but the first and the last").excluded_by(FROM);
             /// Heads of the UNet's attention.
-            heads: usize = 4 => setting(OptionKind::Count, "N");
+            heads: usize = 4 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// The UNet in diffusers' form, in the place of `channels`, `blocks`, `attention` and `heads`.
-            unet_config: Option<Map<String, Value>> = None => json().always_recorded();
+            unet_config: Option<Map<String, Value>> = None => json().always_recorded().excluded_by(FROM);
             /// Width of the text encoder.
-            text_width: usize = 192 => setting(OptionKind::Count, "N");
+            text_width: usize = 192 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Layers of the text encoder.
-            text_layers: usize = 3 => setting(OptionKind::Count, "N");
+            text_layers: usize = 3 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// Steps of 64 captions, or fewer of a large vocabulary, in which a new text encoder learns their words before the
             /// network is trained.
             text_steps: Option<u64> = None =>
                 option(OptionKind::Count, "N").default("a twentieth of the steps, at most 1000");
             /// Heads of the text encoder.
-            text_heads: usize = 4 => setting(OptionKind::Count, "N");
+            text_heads: usize = 4 => setting(OptionKind::Count, "N").excluded_by(FROM);
             /// The text encoder in transformers' form, in the place of `text_width`, `text_layers` and `text_heads`.
-            text_config: Option<Map<String, Value>> = None => json().always_recorded();
+            text_config: Option<Map<String, Value>> = None => json().always_recorded().excluded_by(FROM);
             /// Mirror half of the pictures; captions that tell left from right are wrong then.
             flip: bool = false => switch(FlagValue::On);
             /// With `resize`, keep the proportions of pictures: each has the one of several sizes of about N by N pixels that fits
@@ -216,11 +217,18 @@ impl TrainingSettings for LatentTrainingSettings {
         let parts = [
             ("unet", self.unet(data)?),
             ("text_encoder", self.text_encoder_fields(data)?),
-            ("scheduler", self.scheduler(data)?),
+            ("scheduler", self.scheduler(data)),
             ("autoencoder", Map::from_iter([("sha256".to_owned(), data.autoencoder_fingerprint().into())])),
             ("vocabulary", Map::from_iter([("sha256".to_owned(), data.tokenizer_fingerprint().into())])),
         ];
-        Ok(parts.into_iter().map(|(name, fields)| (name.to_owned(), Value::Object(fields))).collect())
+        let mut parts: Map<String, Value> =
+            parts.into_iter().map(|(name, fields)| (name.to_owned(), Value::Object(fields))).collect();
+        let start = [data.unet(), data.text_encoder()].into_iter().flatten().map(Component::sha256);
+        let start = start.collect::<Result<Vec<_>>>()?.join(" ");
+        if !start.is_empty() {
+            parts.insert(START.into(), json!({if data.unet().is_some() { FROM } else { "text_encoder" }: start}));
+        }
+        Ok(parts)
     }
 
     fn task(&self, data: &mut LatentTrainingData) -> Result<(LatentDiffusion, Vec<ParameterSet>)> {
@@ -233,27 +241,20 @@ impl TrainingSettings for LatentTrainingSettings {
             timestep_shift: self.timestep_shift,
             caption_dropout: self.caption_dropout,
             products: self.mixed_precision.into(),
-            scheduler: self.scheduler(data)?,
+            scheduler: self.scheduler(data),
             dtype: self.dtype.into(),
             samples: self.samples(data),
         };
-        let open = |files, component| Checkpoint::open(files, component, Precision::Full, DType::F32, &Device::Cpu);
-        let unet = data.base().map(|files| open(files, "unet")).transpose()?;
-        let text = data.text_model().map(|files| open(files, "text_encoder")).transpose()?;
-        let start = StartingWeights {
-            unet: unet.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource),
-            text_encoder: text.as_ref().map(|checkpoint| checkpoint as &dyn WeightSource),
-        };
-        let is_frozen = data.text_model().is_some() && !self.train_text_encoder;
+        let is_frozen = data.text_encoder().is_some() && !self.train_text_encoder;
         let text_optimizer = (!is_frozen).then(|| self.optimizer(self.learning_rate * self.text_learning_rate));
         let optimizers = (self.optimizer(self.learning_rate), text_optimizer);
         let (tokenizer, autoencoder) = (data.tokenizer().clone(), data.take_autoencoder()?);
-        let made = LatentDiffusion::new(config, tokenizer, autoencoder, start, self.common.seed, optimizers);
-        // What did not fit explains a failure to build better than the failure itself.
-        for (checkpoint, unused) in [(unet, &[] as &[&str]), (text, &["text_projection."])] {
-            checkpoint.map_or(Ok(()), |checkpoint| checkpoint.finish(unused))?;
-        }
-        let (task, sets) = made?;
+        let (task, sets) = Component::build_from(data.unet(), |unet| {
+            Component::build_from(data.text_encoder(), |text_encoder| {
+                let start = StartingWeights { unet, text_encoder };
+                LatentDiffusion::new(config, tokenizer, autoencoder, start, self.common.seed, optimizers)
+            })
+        })?;
         let kept = |set: ParameterSet| set.with_power_averages(&self.power_averages, self.average);
         Ok((task, sets.into_iter().map(kept).collect::<Result<_>>()?))
     }
@@ -313,7 +314,7 @@ impl TrainingSettings for LatentTrainingSettings {
         preparation: &mut Preparation<'_, '_>,
     ) -> Result<()> {
         let steps = self.text_steps.unwrap_or((self.steps / 20).min(MOST_TEXT_STEPS));
-        if data.text_model().is_some() || steps == 0 {
+        if data.text_encoder().is_some() || steps == 0 {
             return Ok(());
         }
         let learning_rate =
@@ -363,15 +364,12 @@ impl LatentTrainingSettings {
     }
 
     /// The scheduler's file of the model, from which training takes its betas too.
-    ///
-    /// # Errors
-    /// If that of the model to go on from cannot be read.
-    pub fn scheduler(&self, data: &LatentTrainingData) -> Result<Map<String, Value>> {
-        if let Some(files) = data.base() {
-            return Ok(files.config("scheduler", "scheduler_config.json")?.fields().clone());
+    pub fn scheduler(&self, data: &LatentTrainingData) -> Map<String, Value> {
+        if let Some(scheduler) = data.scheduler() {
+            return scheduler.fields().clone();
         }
         if self.prediction_type == PredictionChoice::Flow {
-            return Ok(flow_scheduler(self.timesteps));
+            return flow_scheduler(self.timesteps);
         }
         let zero = !self.no_zero_terminal_snr && self.prediction_type != PredictionChoice::Epsilon;
         let fields = json!({
@@ -388,7 +386,7 @@ impl LatentTrainingSettings {
             "steps_offset": 1,
             "timestep_spacing": "trailing",
         });
-        Ok(fields.as_object().cloned().unwrap_or_default())
+        fields.as_object().cloned().unwrap_or_default()
     }
 
     /// The objective: what the scheduler's file says, or rectified flow.
@@ -396,7 +394,7 @@ impl LatentTrainingSettings {
     /// # Errors
     /// If the settings contradict each other.
     fn objective(&self, data: &LatentTrainingData) -> Result<Objective> {
-        let fields = ConfigFields::from_fields("scheduler", self.scheduler(data)?);
+        let fields = ConfigFields::from_fields("scheduler", self.scheduler(data));
         objective(&fields, self.snr_gamma)
     }
 }

@@ -12,8 +12,8 @@ impl LatentTrainingSettings {
     /// # Errors
     /// If it cannot be read or made.
     pub(super) fn unet(&self, data: &LatentTrainingData) -> Result<Map<String, Value>> {
-        match (data.base(), &self.unet_config) {
-            (Some(files), _) => Ok(files.config("unet", "config.json")?.fields().clone()),
+        match (data.unet(), &self.unet_config) {
+            (Some(unet), _) => Ok(unet.fields().fields().clone()),
             (None, Some(fields)) => Ok(fields.clone()),
             (None, None) => self.small_unet(data),
         }
@@ -73,8 +73,8 @@ impl LatentTrainingSettings {
     /// # Errors
     /// If it cannot be read or made.
     pub(super) fn text_encoder_fields(&self, data: &LatentTrainingData) -> Result<Map<String, Value>> {
-        if let Some(files) = data.text_model() {
-            return Ok(files.config("text_encoder", "config.json")?.fields().clone());
+        if let Some(text_encoder) = data.text_encoder() {
+            return Ok(text_encoder.fields().fields().clone());
         }
         let tokenizer = Tokenizer::from_memory(data.tokenizer())?;
         if let Some(fields) = &self.text_config {
