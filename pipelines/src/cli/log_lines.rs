@@ -1,6 +1,7 @@
 //! Progress where nobody sees a bar move: in a log, a line every so often.
 
-use indicatif::{HumanDuration, ProgressBar};
+use super::pace::Pace;
+use indicatif::ProgressBar;
 use std::cell::Cell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ impl LogLines {
 }
 
 /// What a bar shows, as a line: `of` is what it counts, and `how` its speed or what else there is to say.
-pub fn line(bar: &ProgressBar, of: &str, how: &str) -> String {
-    let of = format!("{} of {} {of}", bar.position(), bar.length().unwrap_or_default());
-    [of, how.to_owned(), format!("{} left", HumanDuration(bar.eta()))].join(", ")
+pub fn line(bar: &ProgressBar, pace: &Pace, of: &str, how: &str) -> String {
+    let all = bar.length().unwrap_or_default();
+    [format!("{} of {all} {of}", bar.position()), how.to_owned(), format!("{} left", pace.left(all))].join(", ")
 }

@@ -21,6 +21,7 @@ mod log_lines;
 mod manual;
 mod model;
 mod output;
+mod pace;
 mod print;
 mod progress;
 mod prompts_file;

@@ -1,15 +1,16 @@
 //! What is shown on stderr while something runs.
 
 use super::log_lines::{self, LogLines};
+use super::pace::Pace;
 use super::{flags, print};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::cell::RefCell;
-use std::fmt::Write;
 use std::time::Duration;
 
 /// A bar of denoising steps and lines of text; without a terminal, lines alone; nothing if quiet.
 pub struct Progress {
     bar: ProgressBar,
+    pace: Pace,
     log: LogLines,
     /// What is counted.
     unit: &'static str,
@@ -26,10 +27,10 @@ impl Progress {
     /// A bar of something else than steps, by the word for one.
     pub fn counting(unit: &'static str, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let template = format!("{{msg:<9}} [{{bar:32}}] {{pos}}/{{len}} {unit}s, {{speed}}, {{eta}} left");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        bar.set_style(style.progress_chars("=> ").with_key("speed", speed(unit)));
-        Self { bar, log: LogLines::new(quiet), unit, warnings: RefCell::default(), quiet }
+        let pace = Pace::new();
+        let template = format!("{{msg:<9}} [{{bar:32}}] {{pos}}/{{len}} {unit}s, {{speed}}, {{left}} left");
+        bar.set_style(pace.style(&template, unit));
+        Self { bar, pace, log: LogLines::new(quiet), unit, warnings: RefCell::default(), quiet }
     }
 
     /// The bar's label from now on.
@@ -41,9 +42,10 @@ impl Progress {
     /// So many steps are done, of so many.
     pub fn steps(&self, done: usize, of: usize) {
         self.bar.set_length(of as u64);
+        self.pace.note(done as u64);
         self.bar.set_position(done as u64);
         if self.log.due() {
-            let line = log_lines::line(&self.bar, &format!("{}s", self.unit), &rate(self.bar.per_sec(), self.unit));
+            let line = log_lines::line(&self.bar, &self.pace, &format!("{}s", self.unit), &self.pace.rate(self.unit));
             let stage = self.bar.message();
             print::remark(&if stage.is_empty() { line } else { format!("{stage}: {line}") });
         }
@@ -90,19 +92,4 @@ pub fn waiting<T>(what: &'static str, quiet: bool, work: impl FnOnce() -> T) -> 
     let done = work();
     spinner.finish_and_clear();
     done
-}
-
-/// Units per second, or seconds per unit where that is more than one.
-fn speed(unit: &'static str) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
-    move |state, out| {
-        // Writing to the bar's buffer does not fail.
-        let _ = out.write_str(&rate(state.per_sec(), unit));
-    }
-}
-
-fn rate(per_second: f64, unit: &str) -> String {
-    match per_second >= 1.0 || per_second <= 0.0 {
-        true => format!("{per_second:.1} {unit}s/s"),
-        false => format!("{:.1} s/{unit}", 1.0 / per_second),
-    }
 }

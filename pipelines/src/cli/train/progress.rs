@@ -1,8 +1,9 @@
 //! What is shown on stderr while a network is trained.
 
 use crate::cli::log_lines::{self, LogLines};
+use crate::cli::pace::Pace;
 use crate::cli::print;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use std::time::Instant;
 use tweedie::training::runs::TrainEvent;
 
@@ -10,16 +11,13 @@ use tweedie::training::runs::TrainEvent;
 const FRESH: f64 = 0.02;
 
 /// What the bar says of steps.
-const STEPS: &str = "[{bar:28}] {pos}/{len} steps, {msg}, {eta} left";
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
-}
+const STEPS: &str = "[{bar:28}] {pos}/{len} steps, {msg}, {left} left";
 
 /// A bar with loss, images per second and the time that is left; without a terminal, lines of it; nothing but warnings if
 /// quiet.
 pub struct TrainProgress {
     bar: ProgressBar,
+    pace: Pace,
     log: LogLines,
     quiet: bool,
     loss: Option<f64>,
@@ -30,28 +28,30 @@ pub struct TrainProgress {
 impl TrainProgress {
     pub fn new(quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        bar.set_style(style(STEPS));
-        Self { bar, log: LogLines::new(quiet), quiet, loss: None, images: 0, since: Instant::now() }
+        let pace = Pace::new();
+        bar.set_style(pace.style(STEPS, "step"));
+        Self { bar, pace, log: LogLines::new(quiet), quiet, loss: None, images: 0, since: Instant::now() }
     }
 
     pub fn event(&mut self, event: &TrainEvent<'_>) {
         match event {
             TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(text)),
             TrainEvent::Preparing { what, unit, done, total } => {
-                self.bar.set_style(style("[{bar:28}] {msg}, {pos} of {len}, {eta} left"));
+                self.bar.set_style(self.pace.style("[{bar:28}] {msg}, {pos} of {len}, {left} left", "one"));
                 self.bar.set_message(*what);
                 self.bar.set_length(*total as u64);
+                self.pace.note(*done as u64);
                 self.bar.set_position(*done as u64);
                 if self.log.due() {
-                    print::remark(&log_lines::line(&self.bar, unit, what));
+                    print::remark(&log_lines::line(&self.bar, &self.pace, unit, what));
                 }
             }
             TrainEvent::Start { steps, parameters, done } => {
-                self.bar.set_style(style(STEPS));
+                self.bar.set_style(self.pace.style(STEPS, "step"));
                 self.line(&format!("{parameters} parameters, step {done} of {steps}"));
                 self.bar.set_length(*steps);
                 self.bar.set_position(*done);
-                self.bar.reset_eta();
+                self.pace.begin(*done);
                 self.since = Instant::now();
             }
             TrainEvent::Step { report, images } => {
@@ -61,9 +61,10 @@ impl TrainProgress {
                 let speed = self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
                 let how = format!("loss {loss:.4}, {speed:.0} images/s");
                 self.bar.set_message(how.clone());
+                self.pace.note(report.step);
                 self.bar.set_position(report.step);
                 if self.log.due() {
-                    print::remark(&log_lines::line(&self.bar, "steps", &how));
+                    print::remark(&log_lines::line(&self.bar, &self.pace, "steps", &how));
                 }
             }
             TrainEvent::Checkpoint(path) | TrainEvent::Samples(path) => self.line(&path.display().to_string()),
