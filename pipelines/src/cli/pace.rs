@@ -78,17 +78,21 @@ impl Pace {
         left.map_or_else(|| "-".into(), |left| HumanDuration(left).to_string())
     }
 
-    /// A bar's style of which `{speed}` and `{left}` are the pace.
-    pub fn style(&self, template: &str, unit: &'static str) -> ProgressStyle {
-        let (speed, left) = (self.clone(), self.clone());
+    /// A bar's style, in which `{left}` is what is left of its length.
+    pub fn style(&self, template: &str) -> ProgressStyle {
+        let pace = self.clone();
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        // Writing to the bar's buffer does not fail.
-        style
-            .progress_chars("=> ")
-            .with_key("speed", move |_: &ProgressState, out: &mut dyn Write| _ = out.write_str(&speed.rate(unit)))
-            .with_key("left", move |state: &ProgressState, out: &mut dyn Write| {
-                _ = out.write_str(&left.left(state.len().unwrap_or_default()));
-            })
+        style.progress_chars("=> ").with_key("left", move |state: &ProgressState, out: &mut dyn Write| {
+            // Writing to the bar's buffer does not fail.
+            _ = out.write_str(&pace.left(state.len().unwrap_or_default()));
+        })
+    }
+
+    /// The same, in which `{speed}` is the rate.
+    pub fn style_with_speed(&self, template: &str, unit: &'static str) -> ProgressStyle {
+        let pace = self.clone();
+        self.style(template)
+            .with_key("speed", move |_: &ProgressState, out: &mut dyn Write| _ = out.write_str(&pace.rate(unit)))
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Counted) -> R) -> R {

@@ -29,7 +29,7 @@ impl Progress {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let pace = Pace::new();
         let template = format!("{{msg:<9}} [{{bar:32}}] {{pos}}/{{len}} {unit}s, {{speed}}, {{left}} left");
-        bar.set_style(pace.style(&template, unit));
+        bar.set_style(pace.style_with_speed(&template, unit));
         Self { bar, pace, log: LogLines::new(quiet), unit, warnings: RefCell::default(), quiet }
     }
 

@@ -146,7 +146,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         let (task, sets) = Component::build_from(start.as_ref(), |weights| {
             AutoencoderTraining::new(config, data.train.clone(), weights, seed, optimizer)
         })?;
-        Ok((task.judged_by(data.test.take()).with_record(self.record()), sets))
+        Ok((task.judged_by(data.test.take()).with_record(self.account()), sets))
     }
 
     fn check_batches(&self, data: &TrainingData) -> Result<()> {
@@ -232,10 +232,5 @@ impl AutoencoderTrainingSettings {
     /// The autoencoder to go on from.
     fn start(&self) -> Result<Option<Component>> {
         self.from.as_deref().map(|model| Component::in_folder(model, VAE)).transpose()
-    }
-
-    /// What the model says of its training.
-    fn record(&self) -> Map<String, Value> {
-        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.recorded().into())])
     }
 }

@@ -97,14 +97,13 @@ pub struct JudgeTrainingData {
 struct Start {
     component: Component,
     network: JudgeConfig,
-    sha256: String,
 }
 
 impl Start {
     fn open(model: &Path) -> Result<Self> {
         let component = Component::in_folder(model, JUDGE)?;
         let network = JudgeConfig { accuracy: Value::Null, ..JudgeConfig::from_fields(component.fields())? };
-        Ok(Self { sha256: component.sha256()?, component, network })
+        Ok(Self { component, network })
     }
 
     /// That the pictures show all that the judge knows, and nothing else.
@@ -213,7 +212,7 @@ impl TrainingSettings for JudgeTrainingSettings {
             parts.insert("autoencoder".into(), json!({"sha256": autoencoder.fingerprint()}));
         }
         if let Some(start) = &data.start {
-            parts.insert(START.into(), json!({FROM: start.sha256}));
+            parts.insert(START.into(), json!({FROM: start.component.sha256()?}));
         }
         Ok(parts)
     }
@@ -225,7 +224,7 @@ impl TrainingSettings for JudgeTrainingSettings {
         })?;
         let test = data.test.take();
         let test = test.map(|pictures| JudgeTest { pictures, autoencoder: data.autoencoder.clone() });
-        Ok((task.judged_by(test).with_record(self.record()), vec![set]))
+        Ok((task.judged_by(test).with_record(self.account()), vec![set]))
     }
 
     fn check_batches(&self, data: &JudgeTrainingData) -> Result<()> {
@@ -280,11 +279,6 @@ impl JudgeTrainingSettings {
         let warmup_steps = self.warmup_steps.unwrap_or(0);
         let learning_rate = self.common.learning_rate(self.learning_rate, warmup_steps, self.plan().steps);
         self.common.optimizer(learning_rate, self.grad_clip, self.ema_decay.unwrap_or(0.0))
-    }
-
-    /// What the model says of its training.
-    fn record(&self) -> Map<String, Value> {
-        Map::from_iter([("program".to_owned(), super::PROGRAM.into()), ("settings".to_owned(), self.recorded().into())])
     }
 
     /// The network: that of the model to go on from, or one of the settings' sizes.

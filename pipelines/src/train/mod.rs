@@ -35,7 +35,7 @@ use settings::START;
 
 pub use settings::{CommonSettings, Preparation, SharedSettings, TrainingData, TrainingSet, TrainingSettings};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 use tweedie::training::runs::{RunFolder, TrainEvent, TrainObserver, TrainOutcome, train};
 use tweedie::training::{Decay, LearningRate, Trainer, TrainerOptions, TrainingTask};
@@ -152,11 +152,8 @@ impl<S: TrainingSettings> TrainRequest<S> {
 
 /// A run's `config.json`.
 fn config<S: TrainingSettings>(settings: &S, data: &S::Data) -> Result<Value> {
-    let mut config = json!({
-        "program": PROGRAM,
-        "settings": settings.recorded(),
-        "data": data.record(),
-    });
+    let mut config = Value::Object(settings.account());
+    config["data"] = data.record().into();
     for (name, part) in settings.architecture(data)? {
         config[name] = part;
     }

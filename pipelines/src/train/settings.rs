@@ -1,5 +1,6 @@
 //! What the settings of every kind of training are.
 
+use super::PROGRAM;
 use super::captioned::in_balance;
 use super::choices::{BetaChoice, DecayChoice};
 use crate::requests::kind::{FlagValue, OptionKind};
@@ -397,6 +398,11 @@ pub trait TrainingSettings: Options + Default {
             replaced.flat_map(|option| option.path).for_each(|key| _ = settings.remove(key));
         }
         settings
+    }
+
+    /// What made something, and with which settings, as a run and its model say it.
+    fn account(&self) -> Map<String, Value> {
+        Map::from_iter([("program".to_owned(), PROGRAM.into()), ("settings".to_owned(), self.recorded().into())])
     }
 
     /// That no setting is given in whose place a model to go on from stands.

@@ -29,7 +29,7 @@ impl TrainProgress {
     pub fn new(quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let pace = Pace::new();
-        bar.set_style(pace.style(STEPS, "step"));
+        bar.set_style(pace.style(STEPS));
         Self { bar, pace, log: LogLines::new(quiet), quiet, loss: None, images: 0, since: Instant::now() }
     }
 
@@ -37,7 +37,7 @@ impl TrainProgress {
         match event {
             TrainEvent::Warning(text) => self.bar.suspend(|| print::warning(text)),
             TrainEvent::Preparing { what, unit, done, total } => {
-                self.bar.set_style(self.pace.style("[{bar:28}] {msg}, {pos} of {len}, {left} left", "one"));
+                self.bar.set_style(self.pace.style("[{bar:28}] {msg}, {pos} of {len}, {left} left"));
                 self.bar.set_message(*what);
                 self.bar.set_length(*total as u64);
                 self.pace.note(*done as u64);
@@ -47,7 +47,7 @@ impl TrainProgress {
                 }
             }
             TrainEvent::Start { steps, parameters, done } => {
-                self.bar.set_style(self.pace.style(STEPS, "step"));
+                self.bar.set_style(self.pace.style(STEPS));
                 self.line(&format!("{parameters} parameters, step {done} of {steps}"));
                 self.bar.set_length(*steps);
                 self.bar.set_position(*done);
