@@ -287,27 +287,6 @@ fn an_existing_file_is_replaced_only_with_force() -> TestResult {
     Ok(())
 }
 
-/// Old models' scheduler files are read as diffusers' pipelines read them, and the user is told.
-#[test]
-fn a_scheduler_file_that_clips_is_read_as_in_diffusers() -> TestResult {
-    let tweedie = Tweedie::new()?;
-    let run = |name: &str, clip: bool, offset: u32| -> TestResult<Vec<String>> {
-        let model = tweedie.path(name);
-        copy_folder(&golden().join("models/sd15"), &model)?;
-        let file = model.join("scheduler/scheduler_config.json");
-        edit_json(file.clone(), "_class_name", json!("DDIMScheduler"))?;
-        edit_json(file.clone(), "clip_sample", json!(clip))?;
-        edit_json(file, "steps_offset", json!(offset))?;
-        let output = format!("{name}.png");
-        Ok(tweedie.run(&with(&["--model", name, "--steps", "2", "--output", &output]))?.success()?.warnings())
-    };
-    assert!(run("stated", false, 1)?.is_empty());
-    let warnings = run("old", true, 0)?.concat();
-    assert!(warnings.contains("clip_sample") && warnings.contains("steps_offset"), "{warnings}");
-    assert!(image::open(tweedie.path("stated.png"))? == image::open(tweedie.path("old.png"))?);
-    Ok(())
-}
-
 /// A reader that has gone away is no failure.
 #[cfg(unix)]
 #[test]

@@ -57,11 +57,14 @@ impl PeftSettings {
 
     fn alpha(&self, module: &Module) -> Option<f64> {
         let stated = |name: &str| self.0.get(&format!("{}.{name}", module.component));
-        // Patterns name whole modules, as far as diffusers writes them.
-        let pattern = stated("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
-        let mut own =
-            pattern.filter(|(name, _)| module.name.ends_with(&name.replace('.', "_"))).map(|(_, alpha)| alpha);
-        own.next_back().or_else(|| stated("lora_alpha")).and_then(Value::as_f64)
+        // As far as diffusers writes them, patterns are the ends of modules' names, in alphabetic order, of which the first that fits counts.
+        let mut patterns = stated("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
+        let fits = |end: &str| {
+            let before = module.name.strip_suffix(&end.replace('.', "_"));
+            before.is_some_and(|before| before.is_empty() || before.ends_with('_'))
+        };
+        let own = patterns.find(|(name, _)| fits(name)).map(|(_, alpha)| alpha);
+        own.or_else(|| stated("lora_alpha")).and_then(Value::as_f64)
     }
 
     fn by_root_of_rank(&self, component: &str) -> bool {

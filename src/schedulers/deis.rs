@@ -33,7 +33,7 @@ fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
     let parameterization = Parameterization::from_config_with(config, LimitFields::Threshold)?;
     let ends = config.clone().with("final_sigmas_type", "sigma_min");
     let space = LogSnrSpace::from_config(&ends, &schedule, false)?;
-    let discretization = LogSnrSpace { final_sigma: FinalSigma::SigmaMin, ..space };
+    let discretization = LogSnrSpace { final_sigma: FinalSigma::SigmaMin, holds_last: true, ..space };
     let solver = DeisSolver::new(solver_order(config)?, config.bool("lower_order_final", true)?);
     Ok(Box::new(Configured { schedule, parameterization, discretization, solver }))
 }

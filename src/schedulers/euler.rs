@@ -30,8 +30,6 @@ fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
     let continuous = config.choice("timestep_type", &[("discrete", false), ("continuous", true)], false)?;
     let log_linear = config.choice("interpolation_type", &[("linear", false), ("log_linear", true)], false)?;
     let discretization = SigmaSpace {
-        sigma_min: config.optional_f64("sigma_min")?,
-        sigma_max: config.optional_f64("sigma_max")?,
         final_sigma: FinalSigma::from_config(config)?,
         continuous: continuous && parameterization.prediction_type == PredictionType::VPrediction,
         log_linear,

@@ -27,7 +27,7 @@ pub(super) const ENTRY: SchedulerEntry = SchedulerEntry {
 fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
     let schedule = NoiseSchedule::from_config_or(config, ScheduleDefaults::LINEAR)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::None)?;
-    let discretization = SigmaSpace::from_config(config, &schedule)?.respaced(config)?;
+    let discretization = SigmaSpace::from_config(config, &schedule)?.respaced(config)?.with_own_ends_of_karras();
     Ok(Box::new(Configured { schedule, parameterization, discretization, solver: LmsSolver::default() }))
 }
 

@@ -3,7 +3,7 @@
 use super::sigma_space::GIVEN_AND_RESPACED;
 use super::spacing::check_steps;
 use super::{Clock, Discretization, FinalSigma, Levels, NoiseSchedule, Respacing, SigmaTable};
-use super::{GivenLevels, TimestepSpacing, falling};
+use super::{GivenLevels, StatedEnds, TimestepSpacing, falling};
 use crate::config::ConfigFields;
 use crate::{Error, NoiseLevel, Result};
 
@@ -19,20 +19,20 @@ pub struct LogSnrSpace {
     /// One past the noisiest timestep in use.
     pub(super) last_timestep: usize,
     pub(super) respacing: Option<Respacing>,
-    /// Respaced sigmas start here, if set.
-    pub sigma_max: Option<f64>,
-    /// Respaced sigmas end here, if set.
-    pub sigma_min: Option<f64>,
+    /// Where respaced sigmas start and end, if not at the table's ends; Lu's rule keeps to those.
+    pub stated: StatedEnds,
     /// The level after the last step.
     pub final_sigma: FinalSigma,
+    /// Whether a last level above no noise is that of the last step where sigmas are respaced, and not the table's first.
+    pub holds_last: bool,
     /// Whether the timesteps of Karras's and Lu's rules are rounded; all others, and these otherwise, lose
     /// their fraction.
     pub rounds: bool,
 }
 
 impl LogSnrSpace {
-    /// From `timestep_spacing`, `steps_offset`, `final_sigmas_type`, the flags of [`Respacing`] and the lists of
-    /// [`GivenLevels`].
+    /// From `timestep_spacing`, `steps_offset`, `final_sigmas_type`, the flags of [`Respacing`], the ends that are stated for
+    /// them and the lists of [`GivenLevels`].
     ///
     /// # Errors
     /// If a field has an unusable value, or the file describes a flow model.
@@ -45,9 +45,9 @@ impl LogSnrSpace {
             given: GivenLevels::from_config(config)?,
             last_timestep: schedule.num_train_timesteps(),
             respacing: Respacing::from_config(config, has_lu_lambdas)?,
-            sigma_max: None,
-            sigma_min: None,
+            stated: StatedEnds::from_config(config)?,
             final_sigma: FinalSigma::from_config(config)?,
+            holds_last: false,
             rounds: true,
         })
     }
@@ -72,8 +72,8 @@ impl LogSnrSpace {
     }
 
     fn respaced(&self, respacing: Respacing, steps: usize) -> (Vec<f64>, Vec<f64>, Option<f64>) {
-        let largest = self.sigma_max.unwrap_or_else(|| self.table.sigma_max());
-        let smallest = self.sigma_min.unwrap_or_else(|| self.table.sigma_min());
+        let stated = if respacing == Respacing::Lu { StatedEnds::default() } else { self.stated };
+        let (largest, smallest) = stated.or(self.table.sigma_max(), self.table.sigma_min());
         let sigmas = respacing.sigmas(largest, smallest, steps);
         let rounds = self.rounds && matches!(respacing, Respacing::Karras | Respacing::Lu);
         let timestep = |&sigma: &f64| {
@@ -107,7 +107,7 @@ impl Discretization for LogSnrSpace {
         }
         let end = given_end.unwrap_or(match self.final_sigma {
             FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin if self.respacing.is_some() => sigmas[sigmas.len() - 1],
+            FinalSigma::SigmaMin if self.holds_last && self.respacing.is_some() => sigmas[sigmas.len() - 1],
             FinalSigma::SigmaMin => self.table.sigma_min(),
         });
         levels.push(NoiseLevel::from_sigma(0.0, end));

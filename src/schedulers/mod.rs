@@ -113,7 +113,7 @@ pub use log_snr_space::LogSnrSpace;
 pub use noise_schedule::{BetaSchedule, NoiseSchedule, ScheduleDefaults};
 pub use pndm::PndmSolver;
 pub use resampling::Resampling;
-pub use respacing::{AlignedModel, Respacing};
+pub use respacing::{AlignedModel, Respacing, StatedEnds};
 pub use sample::{Constraint, Run, Solver, Step, sample};
 pub use sigma_space::SigmaSpace;
 pub use sigma_table::SigmaTable;

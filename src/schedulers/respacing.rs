@@ -52,6 +52,34 @@ impl AlignedModel {
     }
 }
 
+/// Where a scheduler's file says that respaced sigmas start and end: `sigma_max` and `sigma_min`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StatedEnds {
+    /// The largest sigma, above 0.
+    pub largest: Option<f64>,
+    /// The smallest one, above 0.
+    pub smallest: Option<f64>,
+}
+
+impl StatedEnds {
+    /// What the file states.
+    ///
+    /// # Errors
+    /// If an end is no number above 0.
+    pub fn from_config(config: &ConfigFields) -> Result<Self> {
+        let positive = |field| match config.optional_f64(field)? {
+            Some(sigma) if sigma <= 0.0 => Err(config.wrong(field, "it is a sigma and must be above 0")),
+            sigma => Ok(sigma),
+        };
+        Ok(Self { largest: positive("sigma_max")?, smallest: positive("sigma_min")? })
+    }
+
+    /// The stated ends, or these: the largest and the smallest.
+    pub(super) fn or(self, largest: f64, smallest: f64) -> (f64, f64) {
+        (self.largest.unwrap_or(largest), self.smallest.unwrap_or(smallest))
+    }
+}
+
 impl Respacing {
     /// The rule that a scheduler's file asks for: `use_karras_sigmas`, `use_exponential_sigmas`,
     /// `use_beta_sigmas`; `use_lu_lambdas` if the class has it. `align_your_steps` is Tweedie's own and names

@@ -2,7 +2,7 @@
 
 use super::spacing::check_steps;
 use super::{Clock, Discretization, FinalSigma, Levels, NoiseSchedule, Respacing, SigmaTable};
-use super::{GivenLevels, TimestepSpacing, falling};
+use super::{GivenLevels, StatedEnds, TimestepSpacing, falling};
 use crate::config::ConfigFields;
 use crate::{Error, NoiseLevel, Result};
 
@@ -17,10 +17,8 @@ pub struct SigmaSpace {
     pub given: Option<GivenLevels>,
     /// A rule in the place of the timesteps' own sigmas.
     pub respacing: Option<Respacing>,
-    /// Respaced sigmas start here, if set.
-    pub sigma_max: Option<f64>,
-    /// Respaced sigmas end here, if set.
-    pub sigma_min: Option<f64>,
+    /// Where respaced sigmas start and end, if not at the timesteps' own.
+    pub stated: StatedEnds,
     /// The level after the last step.
     pub final_sigma: FinalSigma,
     /// Whether the timesteps of Karras's sigmas are rounded.
@@ -48,8 +46,7 @@ impl SigmaSpace {
             steps_offset: config.usize("steps_offset", 0)?,
             given: GivenLevels::from_config(config)?,
             respacing: None,
-            sigma_max: None,
-            sigma_min: None,
+            stated: StatedEnds::default(),
             final_sigma: FinalSigma::Zero,
             rounds_karras: false,
             log_linear: false,
@@ -57,12 +54,20 @@ impl SigmaSpace {
         })
     }
 
-    /// The same, respaced if the file says so.
+    /// The same, respaced if the file says so, between the ends that it states.
     ///
     /// # Errors
-    /// If the file asks for two rules.
+    /// If the file asks for two rules, or an end is no number above 0.
     pub fn respaced(self, config: &ConfigFields) -> Result<Self> {
-        Ok(Self { respacing: Respacing::from_config(config, false)?, ..self })
+        let respacing = Respacing::from_config(config, false)?;
+        Ok(Self { respacing, stated: StatedEnds::from_config(config)?, ..self })
+    }
+
+    /// The same for a class whose Karras sigmas run between the timesteps' own whatever the file states: LMS and DPM++ SDE.
+    #[must_use]
+    pub fn with_own_ends_of_karras(self) -> Self {
+        let karras = self.respacing == Some(Respacing::Karras);
+        Self { stated: if karras { StatedEnds::default() } else { self.stated }, ..self }
     }
 
     /// Timesteps and sigmas where steps start, and the end if it is not the scheduler's.
@@ -79,8 +84,8 @@ impl SigmaSpace {
             let end = sigmas.pop();
             return Ok((timesteps, sigmas, end));
         };
-        let (largest, smallest) = (sigmas[0], sigmas[steps - 1]);
-        let sigmas = respacing.sigmas(self.sigma_max.unwrap_or(largest), self.sigma_min.unwrap_or(smallest), steps);
+        let (largest, smallest) = self.stated.or(sigmas[0], sigmas[steps - 1]);
+        let sigmas = respacing.sigmas(largest, smallest, steps);
         let rounds = self.rounds_karras && respacing == Respacing::Karras;
         let timestep = |&sigma: &f64| {
             let timestep = self.table.timestep(sigma);

@@ -6,8 +6,9 @@ use crate::{Error, NoiseLevel, Result};
 
 /// `sigma_t = sqrt((1 - abar_t) / abar_t)` for every training timestep, and the way back.
 ///
-/// In the variables of Karras et al. (2022) this is the noise of `x / sqrt(abar)`; it rises with `t`. At zero
-/// terminal SNR the last `abar` counts as 2^-24, so that the last sigma is 4096 and not infinite.
+/// In the variables of Karras et al. (2022) this is the noise of `x / sqrt(abar)`; it rises with `t`. At zero terminal SNR the last
+/// `abar`, which is 0, counts as 2^-24, so that the last sigma is 4096 and not infinite; what is small and no zero stays as it is, and
+/// the cosine schedule's sigmas end at 20291.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SigmaTable {
     alphas_cumprod: Vec<f64>,
@@ -33,8 +34,8 @@ impl SigmaTable {
     }
 
     fn from_alphas_cumprod(alphas_cumprod: Vec<f64>) -> Self {
-        let sigma = |abar: &f64| ((1.0 - abar) / abar).sqrt();
-        let sigmas = alphas_cumprod.iter().map(|abar| sigma(&abar.max(LEAST_ALPHA_CUMPROD))).collect();
+        let sigma = |abar: f64| ((1.0 - abar) / abar).sqrt();
+        let sigmas = alphas_cumprod.iter().map(|&abar| sigma(some_signal(abar))).collect();
         Self { alphas_cumprod, sigmas }
     }
 
@@ -84,7 +85,7 @@ impl SigmaTable {
         if timestep < last as f64 - 1e-4 || last == 0 {
             return timestep.floor();
         }
-        let abar = self.alphas_cumprod[last].max(LEAST_ALPHA_CUMPROD) as f32;
+        let abar = some_signal(self.alphas_cumprod[last]) as f32;
         let largest = ((1.0 - abar) / abar).sqrt();
         let rounded_up = f64::from(largest.ln()) > f64::from(largest).ln();
         if rounded_up { (last - 1) as f64 } else { last as f64 }
@@ -107,6 +108,11 @@ impl SigmaTable {
     pub fn count_below(&self, bound: f64) -> usize {
         self.sigmas.iter().filter(|sigma| -sigma.ln() < bound).count()
     }
+}
+
+/// `abar`, or in the place of none what stands for it in a sigma.
+fn some_signal(abar: f64) -> f64 {
+    if abar == 0.0 { LEAST_ALPHA_CUMPROD } else { abar }
 }
 
 #[cfg(test)]
@@ -137,6 +143,20 @@ mod tests {
         let table = SigmaTable::new(&NoiseSchedule::from_betas(&betas)?.with_zero_terminal_snr());
         assert!((table.sigma_max() - 4096.0).abs() < 1e-3);
         assert_eq!(table.level(999.0)?.alpha, 0.0);
+        Ok(())
+    }
+
+    /// The cosine schedule's end has less signal than that stands for none, and keeps it: by Improved DDPM's equation 17 with the last beta
+    /// cut to 0.999, `abar = 0.001 f(999 / 1000) / f(0)`.
+    #[test]
+    fn little_signal_is_not_none() -> Result<()> {
+        let schedule = NoiseSchedule::from_betas(&BetaSchedule::SquaredCosine.betas(0.0, 0.0, 1000))?;
+        let f = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+        let abar = 0.001 * f(0.999) / f(0.0);
+        let expected = ((1.0 - abar) / abar).sqrt();
+        // The table's products are rounded to single precision, as in the reference.
+        assert!((SigmaTable::new(&schedule).sigma_max() / expected - 1.0).abs() < 1e-3);
+        assert!((SigmaTable::exact(&schedule).sigma_max() / expected - 1.0).abs() < 1e-9);
         Ok(())
     }
 

@@ -39,11 +39,7 @@ fn build(config: &ConfigFields) -> Result<Box<dyn Scheduler>> {
     let defaults = ScheduleDefaults::LINEAR.with_zero_terminal_snr();
     let schedule = NoiseSchedule::from_config_or(config, defaults)?;
     let parameterization = Parameterization::from_config_with(config, LimitFields::Threshold)?;
-    let discretization = LogSnrSpace {
-        sigma_min: config.optional_f64("sigma_min")?,
-        sigma_max: config.optional_f64("sigma_max")?,
-        ..LogSnrSpace::from_config(config, &schedule, false)?
-    };
+    let discretization = LogSnrSpace { holds_last: true, ..LogSnrSpace::from_config(config, &schedule, false)? };
     let options = UniPcOptions {
         order: solver_order(config)?,
         predict_x0: config.bool("predict_x0", true)?,

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LATENT = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+COSINE = dict(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+RANGE = dict(sigma_min=0.05, sigma_max=12.0)
 MULTI, SINGLE, UNIPC, DEIS = (f"{n}Scheduler" for n in ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep"))
 EULER, EDM = "EulerDiscreteScheduler", "EDMEulerScheduler"
 
@@ -77,6 +79,18 @@ CASES = [
     ("heun-timesteps", "HeunDiscreteScheduler", 4, LATENT, {"timesteps": [999, 700, 333, 50]}),
     ("dpmpp-2m-timesteps", MULTI, 10, LATENT, {"timesteps": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]}),
     ("deis-exponential-leading", DEIS, 8, {**LATENT, "use_exponential_sigmas": True, "timestep_spacing": "leading"}, {}),
+    ("euler-cosine-karras", EULER, 7, {**COSINE, "use_karras_sigmas": True}, {}),
+    ("heun-cosine-exponential", "HeunDiscreteScheduler", 5, {**COSINE, "use_exponential_sigmas": True, "rescale_betas_zero_snr": True}, {}),
+    ("lms-cosine-karras", "LMSDiscreteScheduler", 8, {**COSINE, "use_karras_sigmas": True}, {}),
+    ("heun-karras-range", "HeunDiscreteScheduler", 5, {**LATENT, "use_karras_sigmas": True, **RANGE}, {}),
+    ("dpm2-beta-range", "KDPM2DiscreteScheduler", 5, {**LATENT, "use_beta_sigmas": True, **RANGE}, {}),
+    ("dpm2-a-exponential-range", "KDPM2AncestralDiscreteScheduler", 5, {**LATENT, "use_exponential_sigmas": True, **RANGE}, {}),
+    ("lms-karras-range", "LMSDiscreteScheduler", 8, {**LATENT, "use_karras_sigmas": True, **RANGE}, {}),
+    ("lms-beta-range", "LMSDiscreteScheduler", 8, {**LATENT, "use_beta_sigmas": True, **RANGE}, {}),
+    ("dpmpp-2m-karras-range", MULTI, 8, {**LATENT, "use_karras_sigmas": True, "final_sigmas_type": "sigma_min", **RANGE}, {}),
+    ("dpmpp-2m-lu-range", MULTI, 8, {**LATENT, "use_lu_lambdas": True, **RANGE}, {}),
+    ("dpmpp-s2-exponential-range", SINGLE, 8, {**LATENT, "use_exponential_sigmas": True, **RANGE}, {}),
+    ("deis-karras-range", DEIS, 8, {**LATENT, "use_karras_sigmas": True, **RANGE}, {}),
 ]
 
 
@@ -85,7 +99,8 @@ def public(value):
 
 
 def write(index, name, kind, steps, fields, arguments):
-    scheduler = getattr(diffusers, kind)(**fields)
+    # as a model's file is read, whose fields need not be the class's own
+    scheduler = getattr(diffusers, kind).from_config(fields)
     given = {k: arguments[k] for k in ("timesteps", "sigmas") if k in arguments}
     scheduler.set_timesteps(**given) if given else scheduler.set_timesteps(steps)
     seed = 900 + index

@@ -8,6 +8,7 @@ pub(crate) mod warnings;
 
 pub use control::ControlSettings;
 use custom_solver::CustomSolver;
+use warnings::clipped_latents;
 
 use crate::adapters::{LORAS, UsedAdapter};
 use crate::canvas::Canvas;
@@ -293,7 +294,7 @@ impl TextToImageRequest {
 
         let controls =
             ControlSettings::settle(&self.controls, &facts.guessing_controls, task.canvas(), (width, height))?;
-        let (scheduler, scheduler_config, mut warnings) = self.settle_scheduler(&facts.scheduler)?;
+        let (scheduler, scheduler_config, mut warnings) = self.settle_scheduler(facts, task.kind())?;
         if self.controls.iter().any(|control| control.guess) && !controls.iter().any(|control| control.strength.guess) {
             let warning = "guess mode (`control_guess`) has no effect, as no control model is a ControlNet";
             warnings.push(warning.into());
@@ -326,7 +327,9 @@ impl TextToImageRequest {
             task,
         };
         // Whether the steps can be made shows when the levels are.
-        let levels = settings.build_scheduler()?.levels(settings.steps)?;
+        let scheduler = settings.build_scheduler()?;
+        let levels = scheduler.levels(settings.steps)?;
+        settings.warnings.extend(clipped_latents(&settings.scheduler, scheduler.parameterization()));
         let doubts = settings.doubts(native, &levels);
         settings.warnings.extend(doubts);
         if settings.start() == settings.steps && settings.task.unchanged().is_none() {

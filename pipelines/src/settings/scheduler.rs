@@ -1,7 +1,9 @@
 //! The scheduler of a request.
 
+use super::ModelFacts;
 use super::warnings::{is_edm, unsuited_scheduler};
 use crate::requests::text_to_image::TextToImageRequest;
+use crate::task::TaskKind;
 use serde_json::{Map, Value};
 use tweedie::config::ConfigFields;
 use tweedie::schedulers::{self, SchedulerChoice};
@@ -26,8 +28,26 @@ fn check_training(requested: &Map<String, Value>, file: &ConfigFields) -> Result
 }
 
 impl TextToImageRequest {
+    /// The fields of old scheduler files that diffusers' pipeline for such a request sets anew, with their values: those for Stable
+    /// Diffusion 1 and 2 do, and those for XL or with control models do not.
+    fn mended_fields(&self, facts: &ModelFacts, task: TaskKind) -> Vec<(&'static str, Value)> {
+        if facts.xl.is_some() || !self.controls.is_empty() {
+            return Vec::new();
+        }
+        let other = match task {
+            TaskKind::Inpaint if self.pag_scale == 0.0 => ("skip_prk_steps", true.into()),
+            TaskKind::TextToImage | TaskKind::ImageToImage | TaskKind::Inpaint => ("clip_sample", false.into()),
+        };
+        vec![("steps_offset", 1.into()), other]
+    }
+
     /// The scheduler that is meant, its fields, and what the user should know of them.
-    pub(super) fn settle_scheduler(&self, file: &ConfigFields) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+    pub(super) fn settle_scheduler(
+        &self,
+        facts: &ModelFacts,
+        task: TaskKind,
+    ) -> Result<(SchedulerChoice, ConfigFields, Vec<String>)> {
+        let file = &facts.scheduler;
         let choice = match (&self.scheduler, file.class_name()) {
             (Some(name), _) => schedulers::by_name(name)?,
             (None, Some(class_name)) => SchedulerChoice::of_file(class_name)?,
@@ -37,14 +57,14 @@ impl TextToImageRequest {
         let fields = self.scheduler_fields();
         let mut warnings = Vec::new();
         check_training(&fields, file)?;
-        if self.scheduler.is_none() {
-            // As diffusers' pipelines treat the scheduler files of old models.
-            for (name, value) in [("steps_offset", Value::from(1)), ("clip_sample", Value::from(false))] {
-                if let Some(stated) = file.fields().get(name).filter(|stated| **stated != value) {
-                    warnings.push(format!(
-                        "the model's scheduler file has {name} {stated}; {value} is used, as in diffusers"
-                    ));
-                }
+        for (name, value) in self.mended_fields(facts, task) {
+            let stated = file.fields().get(name);
+            if let Some(stated) = stated.filter(|stated| **stated != value) {
+                warnings
+                    .push(format!("the model's scheduler file has {name} {stated}; {value} is used, as in diffusers"));
+            }
+            // Another scheduler than the file's has its own defaults for what the file leaves out.
+            if stated.is_some() || self.scheduler.is_none() {
                 config = config.with(name, value);
             }
         }

@@ -9,7 +9,7 @@ use crate::requests::inpaint::{InpaintRequest, MaskFill};
 use serde_json::Value;
 use tweedie::NoiseLevel;
 use tweedie::config::ConfigFields;
-use tweedie::denoising::{GuidanceShape, ReuseSchedule};
+use tweedie::denoising::{GuidanceShape, Limit, Parameterization, ReuseSchedule};
 use tweedie::images::Mask;
 use tweedie::schedulers::{Levels, SchedulerChoice};
 
@@ -109,6 +109,16 @@ impl Settings {
 pub(crate) fn burning(scale: f64, usual: &str) -> Option<String> {
     (scale >= BURNING_SCALE)
         .then(|| format!("a `guidance_scale` of {scale} mostly gives saturated colours; {usual} are usual"))
+}
+
+/// That a scheduler cuts predicted latents, as is meant for pixels; its file says so, or the class does where the file is silent.
+pub(super) fn clipped_latents(choice: &SchedulerChoice, parameterization: &Parameterization) -> Option<String> {
+    let Limit::Clip { range } = parameterization.limit else { return None };
+    Some(format!(
+        "the scheduler {} cuts predicted latents to {range}, as is meant for pixels: colours will be poor; set clip_sample to false in \
+         the model's scheduler/scheduler_config.json",
+        choice.name()
+    ))
 }
 
 /// Whether a class is one of EDM's schedulers, which tell networks their own levels of noise.

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::config::{ConfigFields, Flaw, MOST_RESOLUTIONS, are_widths};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Which kind of block stands at a resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,10 +299,20 @@ fn addition(fields: &ConfigFields) -> Result<Option<AddedConditioning>> {
     }
 }
 
-/// `sample_size`: one number for a square, or height and width.
+/// `sample_size`: one number for a square, or height and width. One number below the default in a file that was written before
+/// diffusers 0.9 is a default of that time, as diffusers' pipelines take it: those networks were trained on the larger latents.
 fn sample_size(fields: &ConfigFields, default: usize) -> Result<(usize, usize)> {
     let sides = fields.usize_per_block("sample_size", 2, default)?;
-    Ok((sides[0], sides[1]))
+    let one = fields.fields().get("sample_size").is_some_and(Value::is_u64);
+    let least = if one && is_before_0_9(fields) { default } else { 0 };
+    Ok((sides[0].max(least), sides[1].max(least)))
+}
+
+/// Whether the file says that diffusers before 0.9 wrote it.
+fn is_before_0_9(fields: &ConfigFields) -> bool {
+    let version = fields.fields().get("_diffusers_version").and_then(Value::as_str);
+    let minor = version.and_then(|version| version.strip_prefix("0.")?.split('.').next()?.parse::<u32>().ok());
+    minor.is_some_and(|minor| minor < 9)
 }
 
 fn odd(fields: &ConfigFields, name: &str) -> Result<usize> {
@@ -326,6 +336,29 @@ mod tests {
         let values = 320 * (3 * 4096 + 1024) + 640 * (2 * 1024 + 256) + 1280 * (2 * 256 + 3 * 64);
         assert_eq!(config.skip_values(64, 64), values);
         assert!(config.skip_values(65, 64) > values);
+        Ok(())
+    }
+
+    /// As diffusers' pipelines of Stable Diffusion 1 and 2, which compare with version 0.9.0 and take one number alone.
+    #[test]
+    fn old_files_state_a_size_that_is_none() -> Result<()> {
+        let sides = |version: Value, size: Value| {
+            let text = json!({"_diffusers_version": version, "sample_size": size}).to_string();
+            let fields = ConfigFields::from_json("unet", &text, std::path::Path::new("config.json"))?;
+            sample_size(&fields, 64)
+        };
+        for (version, size, expected) in [
+            (json!("0.6.0"), json!(32), (64, 64)),
+            (json!("0.8.1"), json!(96), (96, 96)),
+            (json!("0.8.0"), json!([32, 48]), (32, 48)),
+            (json!("0.9.0"), json!(32), (32, 32)),
+            (json!("0.10.2"), json!(32), (32, 32)),
+            (json!("0.42.1"), json!(16), (16, 16)),
+            (json!("1.2"), json!(16), (16, 16)),
+            (Value::Null, json!(16), (16, 16)),
+        ] {
+            assert_eq!(sides(version.clone(), size)?, expected, "{version}");
+        }
         Ok(())
     }
 }
