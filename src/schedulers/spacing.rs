@@ -11,6 +11,9 @@ pub enum TimestepSpacing {
     /// Multiples of `train / steps`, from 0, plus `steps_offset`: never visits the noisiest timestep.
     Leading,
     /// Back from the noisiest timestep in strides of `train / steps`.
+    ///
+    /// Of some numbers of steps (61, 103 and 121 of 1000 are the first) numpy's `arange` makes one more, by rounding, whose timestep is -1:
+    /// that one is left out here.
     Trailing,
     /// Evenly from the first to the last, both included.
     Linspace,

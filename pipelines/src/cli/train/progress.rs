@@ -4,7 +4,6 @@ use crate::cli::log_lines::{self, LogLines};
 use crate::cli::pace::Pace;
 use crate::cli::print;
 use indicatif::ProgressBar;
-use std::time::Instant;
 use tweedie::training::runs::TrainEvent;
 
 /// The share of the newest step in the loss that is shown.
@@ -21,8 +20,6 @@ pub struct TrainProgress {
     log: LogLines,
     quiet: bool,
     loss: Option<f64>,
-    images: usize,
-    since: Instant,
 }
 
 impl TrainProgress {
@@ -30,7 +27,7 @@ impl TrainProgress {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
         let pace = Pace::new();
         bar.set_style(pace.style(STEPS));
-        Self { bar, pace, log: LogLines::new(quiet), quiet, loss: None, images: 0, since: Instant::now() }
+        Self { bar, pace, log: LogLines::new(quiet), quiet, loss: None }
     }
 
     pub fn event(&mut self, event: &TrainEvent<'_>) {
@@ -52,16 +49,14 @@ impl TrainProgress {
                 self.bar.set_length(*steps);
                 self.bar.set_position(*done);
                 self.pace.begin(*done);
-                self.since = Instant::now();
             }
             TrainEvent::Step { report, images } => {
-                self.images += images;
                 let loss = self.loss.map_or(report.loss(), |loss| loss + FRESH * (report.loss() - loss));
                 self.loss = Some(loss);
-                let speed = self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+                self.pace.note(report.step);
+                let speed = self.pace.seconds().map_or(0.0, |seconds| *images as f64 / seconds);
                 let how = format!("loss {loss:.4}, {speed:.0} images/s");
                 self.bar.set_message(how.clone());
-                self.pace.note(report.step);
                 self.bar.set_position(report.step);
                 if self.log.due() {
                     print::remark(&log_lines::line(&self.bar, &self.pace, "steps", &how));
