@@ -39,7 +39,7 @@ impl Counted {
             return;
         }
         let count = self.noted.len();
-        if count > 2 && now.duration_since(self.noted[count - 2].0) < BLINK {
+        if count >= 2 && now.duration_since(self.noted[count - 2].0) < BLINK {
             self.noted.pop_back();
         }
         self.noted.push_back((now, done));
