@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tweedie::images::{ColorType, Photo, Picture, Samples};
 use tweedie::training::data::{
-    Augmentation, BatchSource, Batches, FolderOptions, ImageSet, Loader, Split, read_folder, read_idx, read_set,
+    Augmentation, BatchSource, Batches, FolderOptions, HeldOutBatch, ImageSet, Loader, Split, read_folder, read_idx,
+    read_set,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -169,7 +170,7 @@ fn a_loader_gives_the_same_batches_from_any_start() -> TestResult {
 fn held_out_images_are_in_no_batch() -> TestResult {
     let set = numbered(20)?;
     let mut batches = Batches::new(set.clone(), 4, 3)?.holding_out(0.25)?;
-    let held: Vec<usize> = batches.held_out()?.into_iter().flat_map(|batch| batch.indices).collect();
+    let held: Vec<usize> = batches.held_out()?.into_iter().flat_map(|held| held.batch.indices).collect();
     assert_eq!(held.len(), 5);
     let mut seen: Vec<usize> = (0..15).flat_map(|n| batches.indices(n)).collect();
     assert!(seen.iter().all(|index| !held.contains(index)));
@@ -179,7 +180,7 @@ fn held_out_images_are_in_no_batch() -> TestResult {
     // Augmentation is not for them.
     let flip = Augmentation { flip: true, shift: 1, crop: None };
     let mut moved = Batches::new(set.clone(), 4, 3)?.with_augmentation(flip)?.holding_out(0.25)?;
-    for batch in moved.held_out()? {
+    for HeldOutBatch { batch, .. } in moved.held_out()? {
         let difference = (batch.images - set.images(&batch.indices)?)?.abs()?.max_all()?;
         assert_eq!(difference.to_scalar::<f32>()?, 0.0);
     }
@@ -349,6 +350,8 @@ fn a_bad_line_of_metadata_is_named() -> TestResult {
         ("{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"b.png\"}", &["line 1", "line 2", "label"]),
         ("{\"file_name\": \"a.png\", \"text\": 1}", &["line 1", "string"]),
         ("{\"file_name\": \"gone.png\"}", &["gone.png"]),
+        // The mark with which some editors begin a file is none of its text.
+        ("\u{feff}{\"file_name\": \"gone.png\"}", &["gone.png"]),
         ("\n", &["names no picture"]),
     ] {
         let write = |f: &Path| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tweedie::images::Picture;
 use tweedie::layers::{Linear, Weights};
 use tweedie::noise::TorchGenerator;
-use tweedie::training::data::BatchSource;
+use tweedie::training::data::{BatchSource, HeldOutBatch};
 use tweedie::training::runs::{RunFolder, RunPlan, TrainEvent, TrainOutcome, train, write_tensors};
 use tweedie::training::{
     AdamWConfig, Decay, Draws, EmaOptions, LearningRate, OptimizerOptions, ParameterSet, ParameterSource, Stream,
@@ -155,8 +155,9 @@ impl BatchSource for Numbers {
         Ok(Tensor::from_vec::<_, f32>(values, (8, 1), &Device::Cpu)?)
     }
 
-    fn held_out(&mut self) -> Result<Vec<Tensor>> {
-        (0..self.held_out).map(|n| Numbers::until(u64::MAX).get(1000 + n)).collect()
+    fn held_out(&mut self) -> Result<Vec<HeldOutBatch<Tensor>>> {
+        let batch = |n| Ok(HeldOutBatch { batch: Numbers::until(u64::MAX).get(1000 + n)?, items: 1 });
+        (0..self.held_out).map(batch).collect()
     }
 }
 
@@ -251,6 +252,24 @@ fn looks_at_a_run_change_nothing() -> TestResult {
         assert_eq!(logged(5)?["validation_loss"][name].as_f64(), Some(value));
     }
     assert!(logged(6)?["validation_loss"].is_null() && !logged(40)?["validation_loss"].is_null());
+    Ok(())
+}
+
+/// The loss of what is held out is a mean over items: a batch counts by how many it has.
+#[test]
+fn a_batch_of_more_items_counts_more() -> TestResult {
+    let mut trainer = trainer()?;
+    let [first, second] = [3, 4].map(|n| Numbers::until(u64::MAX).get(n));
+    let (first, second) = (first?, second?);
+    let mut loss = |items: [usize; 2]| -> Result<f64> {
+        let held = [&first, &second].into_iter().zip(items);
+        let held: Vec<_> = held.map(|(batch, items)| HeldOutBatch { batch: batch.clone(), items }).collect();
+        Ok(trainer.validate(&held)?[0].1)
+    };
+    let (one, other) = (loss([1, 0])?, loss([0, 1])?);
+    assert_ne!(one, other);
+    // One rounding of each product and sum in f64.
+    assert!((loss([3, 1])? - (3.0 * one + other) / 4.0).abs() < 1e-12 * one.abs().max(other.abs()));
     Ok(())
 }
 

@@ -107,6 +107,23 @@ fn an_autoencoder_learns_and_its_latents_are_of_unit_size() -> TestResult {
     Ok(())
 }
 
+/// A run without pictures to judge by is judged by what it holds out, and says so.
+#[test]
+fn what_is_held_out_is_what_it_is_judged_by() -> TestResult {
+    let program = Tweedie::new()?;
+    write_squares(&program.path("data"), 12)?;
+    let run = |output: &str, more: &[&str]| {
+        let all = [&TRAIN[..], &["--steps", "2", "--learning-rate", "1e-9", "--output", output], more].concat();
+        program.run(&all)?.success()?.json()
+    };
+    let (all, held) = (run("all", &[])?, run("held", &["--validation", "0.25"])?);
+    assert_eq!((&all["judged"], &all["held_out"]), (&12.into(), &false.into()));
+    assert_eq!((&held["judged"], &held["held_out"]), (&3.into(), &true.into()));
+    assert_eq!(read_json(&program.path("held/model/training.json"))?["held_out"], true);
+    assert_ne!(all["psnr"], held["psnr"]);
+    Ok(())
+}
+
 /// What is folded into the convolutions changes no picture: a run that goes on from a model starts where that ended.
 #[test]
 fn a_run_goes_on_from_a_model() -> TestResult {
@@ -179,6 +196,21 @@ fn what_does_not_fit_is_named() -> TestResult {
     run(&["--channels", "8,8,8,8"])?.fails(2, &["a side of the pictures is 24", "--channels", "multiples of 16"])?;
     run(&["--channels", "8,8,8", "--vae-config", "x"])?.fails(2, &["--vae-config"])?;
     run(&["--channels", "8,8", "--kl", "-1"])?.fails(2, &["--kl is -1"])?;
+    // What the terms of the loss look at must be there, in the halved picture too.
+    let crop = |side: &str, more: &[&str]| {
+        let all = ["train", "vae", "--data", "data", "--quiet", "--channels", "8,8", "--crop", side];
+        program.run(&[&all[..], more].concat())
+    };
+    crop("20", &["--output", "run"])?
+        .fails(2, &["a side of what is trained on is 20", "--ssim", "22 pixels", "--crop"])?;
+    crop("12", &["--output", "run", "--ssim", "0"])?.fails(2, &["is 12", "16 pixels"])?;
+    crop("8", &["--output", "run", "--equivariance", "0"])?.fails(2, &["is 8", "11 pixels"])?;
+    assert!(!program.path("run").exists());
+    for (i, (side, more)) in
+        [("24", &[][..]), ("16", &["--ssim", "0"]), ("12", &["--equivariance", "0"])].into_iter().enumerate()
+    {
+        crop(side, &[more, &["--steps", "1", "--output", &format!("least-{i}")]].concat())?.success()?;
+    }
     run(&["--from", "gone"])?.fails(1, &["gone"])?;
     assert!(!program.path("run").exists());
     Ok(())

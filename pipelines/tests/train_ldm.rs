@@ -331,6 +331,10 @@ fn bad_data_are_named_before_training() -> TestResult {
     }
     std::fs::write(tweedie.path("data/5.txt"), "a cat\n\na dog\n")?;
     run()?.fails(1, &["5.txt", "line 2", "empty"])?;
+    std::fs::write(tweedie.path("data/5.txt"), b"a cat\na f\xfcx\n")?;
+    run()?.fails(1, &["5.txt", "line 2 is not UTF-8"])?;
+    std::fs::write(tweedie.path("data/5.txt"), b"\xff\xfea\0")?;
+    run()?.fails(1, &["5.txt", "UTF-16", "save it as UTF-8"])?;
     std::fs::write(tweedie.path("data/5.txt"), "a cat")?;
     std::fs::write(tweedie.path("data/lonely.txt"), "a dog")?;
     run()?.fails(1, &["lonely.txt", "picture"])?;

@@ -57,6 +57,17 @@ fn one_caption_is_that_of_all_pictures() -> TestResult {
     let half = std::fs::metadata(tweedie.path("run").join(FILE))?.len();
     // It is 40,704 factors' values in attention, each of two bytes, and a header.
     assert!(half < 4 * 40_704, "{half} bytes");
+    let header = std::fs::read(tweedie.path("run").join(FILE))?;
+    assert!(String::from_utf8_lossy(&header).contains("\"ss_v2\":\"False\""), "as kohya's scripts say it");
+
+    // Latents depend on all that they are made with: on the batch, since no size has fewer pictures than it.
+    let shared = ["--steps", "1", "--caption", "a sks flag", "--buckets", "--latents", "shared.safetensors"];
+    let with = |output: &str, more: &[&str]| tweedie.run(&arguments(output, &[&shared[..], more].concat()));
+    with("first", &[])?.success()?;
+    with("again", &[])?.success()?;
+    for other in [["--batch-size", "2"], ["--base-dtype", "f16"], ["--resize", "40"]] {
+        with("other", &other)?.fails(2, &["--latents", "other pictures", "other settings"])?;
+    }
     Ok(())
 }
 
@@ -77,6 +88,10 @@ fn pictures_of_the_class_keep_what_the_model_draws_of_it() -> TestResult {
     let kept = ["--class-data", "class", "--class-caption", "a fox"];
     tweedie.run(&arguments("kept", &[&options[..], &kept].concat()))?.success()?;
     assert_eq!(read_json(&tweedie.path("kept/config.json"))?["data"]["images"], 13);
+    // A pass sees as many of the ones as of the others: eight, and the five and three of them again, two in a step.
+    let pass = ["--epochs", "1", "--batch-size", "2", "--caption", "a sks fox"];
+    tweedie.run(&arguments("pass", &[&pass[..], &kept].concat()))?.success()?;
+    assert_eq!(read_json(&tweedie.path("pass/config.json"))?["settings"]["steps"], 8);
     draw(&tweedie, "a fox", "4", "bare.png", &own_size)?;
     let far = ["alone", "kept"].map(|run| -> TestResult<f64> {
         let (file, picture) = (format!("{run}/{FILE}"), format!("{run}.png"));

@@ -268,6 +268,19 @@ impl Checkpoint {
         if report.is_empty() { Ok(()) } else { Err(Box::new(report).into()) }
     }
 
+    /// Ends loading with what was built, or with why it was not: weights that did not fit explain a failure better than the failure
+    /// itself; where all fitted that were asked for until then, those that nobody asked for say nothing.
+    ///
+    /// # Errors
+    /// As [`Self::finish`], and the failure.
+    pub fn finish_with<T>(self, built: Result<T>, unused: &[&str]) -> Result<T> {
+        if built.is_err() && self.report.borrow().is_empty() {
+            return built;
+        }
+        self.finish(unused)?;
+        built
+    }
+
     /// Zeros that take no memory.
     fn zeros(&self, shape: &[usize]) -> Result<Tensor> {
         Ok(Tensor::zeros(1, self.dtype, &self.device)?.broadcast_as(shape)?)

@@ -2,7 +2,7 @@
 
 use super::{FileLayout, SingleFile};
 use crate::config::{ConfigFields, LONGEST};
-use crate::files::{bytes_sha256, file_sha256, sha256};
+use crate::files::{bytes_sha256, file_sha256, sha256, text_of};
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -133,8 +133,8 @@ impl ModelFiles {
     /// # Errors
     /// If there is no such file, or it is not UTF-8.
     pub fn read_text(&self, name: &str) -> Result<String> {
-        String::from_utf8(self.read(name)?.into_owned())
-            .map_err(|e| Error::malformed(ErrorKind::Model, "text file", &self.path(name), e))
+        text_of(self.read(name)?.into_owned())
+            .map_err(|reason| Error::malformed(ErrorKind::Model, "text file", &self.path(name), reason))
     }
 
     /// A component's configuration file, such as `unet/config.json`, with what the one file of the weights says of itself.

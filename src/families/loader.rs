@@ -174,9 +174,7 @@ impl Loader<'_> {
             None => self.built(component, source, build),
         };
         let recorded = recorder.map(|(kept, recorder)| (kept, recorder.finish()));
-        // What did not fit explains a failure to build better than the failure itself.
-        checkpoint.finish(unused)?;
-        let built = built?;
+        let built = checkpoint.finish_with(built, unused)?;
         if let Some((kept, store)) = recorded {
             kept.keep(component, store);
         }

@@ -22,6 +22,7 @@ mod guard;
 mod scratch;
 mod space;
 mod sums;
+mod text;
 
 pub use durable_file::{
     Existing, folder_of, remove_folder, replace_file, replace_folder, sync_folder, unfinished, write_file,
@@ -31,3 +32,5 @@ pub use guard::guarded;
 pub(crate) use scratch::{Place, ScratchFile};
 pub use space::free_space;
 pub use sums::{bytes_sha256, file_sha256, hexadecimal, sha256};
+pub use text::read_text;
+pub(crate) use text::text_of;

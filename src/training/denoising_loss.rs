@@ -67,10 +67,20 @@ impl DenoisingLoss {
         draws: Draws,
         predict: impl FnOnce(&NoisyBatch) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let drawn = self.sampling.draw(x0.dim(0)?, &mut draws.generator(Stream::Timesteps));
+        let generator = &mut draws.generator(Stream::Timesteps);
+        let drawn = match &self.sampling {
+            // By importance, the draws would follow what was trained on.
+            TimestepSampling::LossSecondMoment(_) if draws.validates() => {
+                let timesteps = self.objective.process().num_train_timesteps();
+                TimestepSampling::Uniform { timesteps }.draw(x0.dim(0)?, generator)
+            }
+            sampling => sampling.draw(x0.dim(0)?, generator),
+        };
         let batch = self.objective.noisy(x0, &draws.noise(x0)?, &drawn.timesteps)?;
         let losses = self.objective.losses(&predict(&batch)?, &batch)?;
-        if let TimestepSampling::LossSecondMoment(_) = self.sampling {
+        if let TimestepSampling::LossSecondMoment(_) = self.sampling
+            && !draws.validates()
+        {
             self.sampling.note(&drawn.timesteps, &losses.to_dtype(DType::F32)?.to_vec1()?);
         }
         let weights = Tensor::from_vec(drawn.weights, losses.dim(0)?, x0.device())?.to_dtype(losses.dtype())?;
@@ -130,5 +140,43 @@ impl ClassDropout {
         }
         let count = classes.len();
         Ok(Tensor::from_vec(classes, count, labels.device())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denoising::PredictionType;
+    use crate::training::{ForwardProcess, LossWeighting};
+    use candle_core::Device;
+
+    /// What is held out is looked at with the same timesteps, whatever was trained on in between, and is not remembered.
+    #[test]
+    fn looking_depends_on_no_importance() -> Result<()> {
+        let timesteps = 4;
+        let process = ForwardProcess::Flow { num_train_timesteps: timesteps };
+        let objective = Objective::new(process, PredictionType::Flow, LossWeighting::Uniform)?;
+        let x0 = Tensor::ones((8, 1, 2, 2), DType::F32, &Device::Cpu)?;
+        let loss = |loss: &mut DenoisingLoss, draws: Draws| -> Result<f32> {
+            Ok(loss.mean(&x0, draws, |batch| Ok(batch.x_t.zeros_like()?))?.to_scalar()?)
+        };
+        let mut trained = DenoisingLoss::new(objective, true);
+        let mut fresh = trained.clone();
+        // Until every timestep has its ten losses; the first is by far the largest.
+        for step in 0..64 {
+            let drawn = trained.sampling.draw(8, &mut Draws::new(1, step).generator(Stream::Timesteps)).timesteps;
+            let losses: Vec<f32> = drawn.iter().map(|&t| if t == 0 { 100.0 } else { 0.01 }).collect();
+            trained.sampling.note(&drawn, &losses);
+        }
+        let history = trained.history();
+        let draws = Draws::new(5, 0);
+        assert_ne!(
+            loss(&mut trained.clone(), draws)?,
+            loss(&mut fresh.clone(), draws)?,
+            "training draws by importance"
+        );
+        assert_eq!(loss(&mut trained, draws.validating())?, loss(&mut fresh, draws.validating())?);
+        assert_eq!(trained.history(), history);
+        Ok(())
     }
 }

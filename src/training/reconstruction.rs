@@ -44,13 +44,20 @@ impl ReconstructionLoss {
         Ok(())
     }
 
+    /// The least side in pixels of pictures that it can compare: 11 with SSIM, 8 with edges.
+    pub fn least_side(&self) -> usize {
+        let ssim = if self.ssim > 0.0 { WINDOW } else { 1 };
+        // At the last resolution there must be two neighbours.
+        ssim.max(if self.edges > 0.0 { 1 << SCALES } else { 1 })
+    }
+
     /// The loss, differentiable in `reconstruction`.
     ///
     /// # Shapes
     /// Both `[batch, channels, height, width]` in `[-1, 1]`; the result is a scalar.
     ///
     /// # Errors
-    /// If the shapes differ, or a side is shorter than what the terms look at: 11 pixels for SSIM, 8 for edges.
+    /// If the shapes differ, or a side is shorter than [`Self::least_side`].
     pub fn mean(&self, reconstruction: &Tensor, pictures: &Tensor) -> Result<Tensor> {
         let difference = (reconstruction - pictures)?;
         let mut loss = self.pixels(&difference)?;

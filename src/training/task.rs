@@ -100,18 +100,30 @@ pub struct Draws {
     streams: Streams,
     index: u64,
     step: u64,
+    validates: bool,
 }
 
 impl Draws {
     /// Those of batch `index` of a run, counted from 0, each of whose batches makes a step.
     pub fn new(seed: u64, index: u64) -> Self {
-        Self { streams: Streams::new(seed), index, step: index }
+        Self { streams: Streams::new(seed), index, step: index, validates: false }
     }
 
     /// The same where several batches make a step.
     pub(super) fn in_step(mut self, step: u64) -> Self {
         self.step = step;
         self
+    }
+
+    /// The same of a loss that is taken to see how far training is, and not to train.
+    pub(super) fn validating(mut self) -> Self {
+        self.validates = true;
+        self
+    }
+
+    /// Whether the loss is one that nothing is trained by: what differs from one time to the next must be the weights alone.
+    pub fn validates(&self) -> bool {
+        self.validates
     }
 
     /// The number of the step that the batch is of, counted from 0.

@@ -1,5 +1,6 @@
 //! Training steps.
 
+use super::data::HeldOutBatch;
 use super::{Draws, ParameterSet, SetReport, SetState, TrainingTask};
 use crate::kernels::{RecyclingAllocator, make_pool};
 use crate::layers::{on_device, recomputing, with_gradients};
@@ -179,12 +180,12 @@ impl<T: TrainingTask> Trainer<T> {
         Ok(LossReport { name, value, sets: reports })
     }
 
-    /// The means of all losses that are due over batches that are held out: of the weights as they are, with the same draws each
+    /// The means of all losses that are due over the items of batches that are held out: of the weights as they are, with the same draws each
     /// time, so that what differs from one time to the next is the weights. Nothing changes.
     ///
     /// # Errors
     /// Whatever the task reports.
-    pub fn validate(&mut self, batches: &[T::Batch]) -> Result<Vec<(&'static str, f64)>> {
+    pub fn validate(&mut self, batches: &[HeldOutBatch<T::Batch>]) -> Result<Vec<(&'static str, f64)>> {
         let remembered = self.task.state();
         let names = self.task.losses();
         let mut losses = Vec::with_capacity(names.len());
@@ -193,16 +194,17 @@ impl<T: TrainingTask> Trainer<T> {
                 continue;
             }
             let device = self.sets_of(loss).next().map_or(Device::Cpu, |set| set.parameters().device().clone());
-            let mut sum = 0.0;
-            for (i, batch) in batches.iter().enumerate() {
+            let (mut sum, mut items) = (0.0, 0);
+            for (i, HeldOutBatch { batch, items: of_batch }) in batches.iter().enumerate() {
                 // Other draws than those of any step, which have the seed itself.
-                let draws = Draws::new(!self.options.seed, i as u64).in_step(self.step);
+                let draws = Draws::new(!self.options.seed, i as u64).in_step(self.step).validating();
                 let task = &mut self.task;
                 // Nobody asks for gradients, so nothing is kept for them where a step would compute it again.
                 let value = on_device(&device, || recomputing(|| task.loss(loss, batch, draws)))?;
-                sum += f64::from(value.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+                sum += f64::from(value.to_dtype(DType::F32)?.to_scalar::<f32>()?) * *of_batch as f64;
+                items += of_batch;
             }
-            losses.push((name, sum / batches.len().max(1) as f64));
+            losses.push((name, sum / items.max(1) as f64));
         }
         self.task.restore(&remembered)?;
         Ok(losses)

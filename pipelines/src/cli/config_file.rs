@@ -16,12 +16,12 @@ use super::Arguments;
 use super::failure::WrongUsage;
 use super::print;
 use super::tips::with_tip;
-use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
+use tweedie::files::read_text;
 use tweedie_pipelines::most_alike;
 
 /// The file of a project, in the folder where the program is started.
@@ -127,7 +127,7 @@ impl<'a> Chosen<'a> {
 
     /// The options of a file that the command has, and that neither the command line nor a file before has given.
     fn options(&self, path: &Path, before: &[String]) -> anyhow::Result<Vec<Taken>> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_text("file of options", path)?;
         let table: Table = toml::from_str(&text).map_err(|error| {
             let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
             WrongUsage(format!("{}: line {line}: {}", path.display(), error.message()))
@@ -265,6 +265,7 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::Context;
 
     /// What a file adds to a command line.
     fn added(file: &str, line: &[&str]) -> anyhow::Result<Vec<String>> {

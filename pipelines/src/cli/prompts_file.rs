@@ -2,9 +2,10 @@
 
 use super::failure::WrongUsage;
 use super::output::Output;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::{Map, Value};
 use std::path::Path;
+use tweedie::files::read_text;
 use tweedie::images::{TextChunk, picture_bytes, read_picture_text};
 use tweedie_pipelines::{Record, Settings};
 
@@ -18,7 +19,7 @@ pub struct Line {
 
 /// The lines of a file that are not empty: a prompt each, or a JSON object with any options of a request.
 pub fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read_text("file of prompts", path)?;
     let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())).filter(|(_, line)| !line.is_empty());
     let line = |(number, line): (usize, &str)| {
         let fields = if line.starts_with('{') {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 use std::path::Path;
+use tweedie::files::read_text;
 use tweedie::models::Shown;
 use tweedie::{Error, ErrorKind, Result};
 
@@ -34,7 +35,7 @@ impl PromptSet {
     /// If the file cannot be read, has no prompt, or a prompt has a field of another form; the message names the line, or the
     /// prompt and the field.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = read_text("file of prompts", path)?;
         let malformed = |reason: String| Error::malformed(ErrorKind::File, "file of prompts", path, reason);
         let prompts = match text.trim_start().starts_with('[') {
             true => {

@@ -105,8 +105,8 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         &self.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
-        self.common.settle(&mut self.steps, &mut self.epochs, images);
+    fn settled(mut self, data: &TrainingData) -> Self {
+        self.common.settle(&mut self.steps, &mut self.epochs, data);
         self
     }
 
@@ -131,7 +131,7 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         let start = self.start()?;
         let config = AutoencoderTrainingConfig {
             network: self.network(&data.train, start.as_ref())?,
-            reconstruction: ReconstructionLoss { huber: self.huber, ssim: self.ssim, edges: self.edges },
+            reconstruction: self.reconstruction(),
             kl: self.kl,
             equivariance: self.equivariance,
             adversarial: self.discriminator_start.map(|start| Adversarial {
@@ -146,7 +146,12 @@ impl TrainingSettings for AutoencoderTrainingSettings {
         let (task, sets) = Component::build_from(start.as_ref(), |weights| {
             AutoencoderTraining::new(config, data.train.clone(), weights, seed, optimizer)
         })?;
-        Ok((task.judged_by(data.test.take()).with_record(self.account()), sets))
+        let task = match (data.test.take(), self.common.held_out()) {
+            (Some(test), _) => task.judged_by(test),
+            (None, Some(share)) => task.judged_by_held_out(share, seed)?,
+            (None, None) => task,
+        };
+        Ok((task.with_record(self.account()), sets))
     }
 
     fn check_batches(&self, data: &TrainingData) -> Result<()> {
@@ -172,6 +177,10 @@ impl AutoencoderTrainingSettings {
         self.common.batches(set, augmentation)
     }
 
+    fn reconstruction(&self) -> ReconstructionLoss {
+        ReconstructionLoss { huber: self.huber, ssim: self.ssim, edges: self.edges }
+    }
+
     /// How the network's parameters are moved.
     fn optimizer(&self) -> OptimizerOptions {
         let learning_rate = self.common.learning_rate(self.learning_rate, self.warmup_steps, self.steps);
@@ -194,6 +203,14 @@ impl AutoencoderTrainingSettings {
         }
         let factor = config.latent_space().factor;
         let sides = if self.crop > 0 { vec![self.crop] } else { vec![set.height(), set.width()] };
+        let least = self.reconstruction().least_side() * if self.equivariance > 0.0 { 2 } else { 1 };
+        if let Some(side) = sides.iter().find(|&&side| side < least) {
+            let fix = format!(
+                "what `ssim`, `edges` and `equivariance` compare needs {least} pixels a side; give more to `crop`, or 0 to take \
+                 pictures whole, or 0 to those weights"
+            );
+            return Err(Error::invalid("a side of what is trained on", side, fix));
+        }
         // What is judged and shown in the end is whole.
         for side in sides.into_iter().chain([set.height(), set.width()]) {
             if side % factor != 0 || (self.equivariance > 0.0 && side % (2 * factor) != 0) {

@@ -76,9 +76,9 @@ impl TrainingSettings for ClassifierTrainingSettings {
         &self.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
+    fn settled(mut self, data: &TrainingData) -> Self {
         let length = (&mut self.steps, &mut self.epochs);
-        self.common.settle_short(length, (EPOCHS, images), (&mut self.warmup_steps, &mut self.ema_decay));
+        self.common.settle_short(length, (EPOCHS, data), (&mut self.warmup_steps, &mut self.ema_decay));
         self
     }
 

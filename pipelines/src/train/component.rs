@@ -48,9 +48,7 @@ impl Component {
     pub(crate) fn build<T>(&self, build: impl FnOnce(&Checkpoint) -> Result<T>) -> Result<T> {
         let checkpoint = Checkpoint::open(&self.files, self.name, Precision::Full, DType::F32, &Device::Cpu)?;
         let built = build(&checkpoint);
-        // What did not fit explains a failure to build better than the failure itself.
-        checkpoint.finish(self.unused)?;
-        built
+        checkpoint.finish_with(built, self.unused)
     }
 
     /// What is built of the weights of a `start`, or without any.

@@ -65,8 +65,8 @@ impl TrainingSettings for EmbeddingTrainingSettings {
         &self.frozen.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
-        self.frozen.settle(images);
+    fn settled(mut self, data: &FrozenModelData) -> Self {
+        self.frozen.settle(data);
         self
     }
 

@@ -33,7 +33,7 @@ impl Encoded<'_> {
             return Ok(set);
         }
         if !self.of_run && self.path.exists() {
-            let fix = "it holds those of other pictures or of another autoencoder; give it another name, or remove it";
+            let fix = "it holds those of other pictures, of another autoencoder or of other settings; give it another name, or remove it";
             return Err(Error::invalid("`latents`", self.path.display(), fix));
         }
         let mut watch = |done, total| preparation.tell("encoding pictures", "pictures", done, total);

@@ -185,9 +185,9 @@ impl TrainingSettings for JudgeTrainingSettings {
         &self.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
+    fn settled(mut self, data: &JudgeTrainingData) -> Self {
         let length = (&mut self.steps, &mut self.epochs);
-        self.common.settle_short(length, (EPOCHS, images), (&mut self.warmup_steps, &mut self.ema_decay));
+        self.common.settle_short(length, (EPOCHS, data), (&mut self.warmup_steps, &mut self.ema_decay));
         self
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use tweedie::Result;
 use tweedie::training::data::{CaptionedPictures, LatentBatches};
 use tweedie::training::runs::RunPlan;
-use tweedie::training::tasks::{LoraTraining, LoraTrainingConfig};
+use tweedie::training::tasks::{FrozenModel, LoraTraining, LoraTrainingConfig};
 use tweedie::training::{LowRankConfig, ParameterSet};
 
 options! {
@@ -72,8 +72,8 @@ impl TrainingSettings for LoraTrainingSettings {
         &self.frozen.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
-        self.frozen.settle(images);
+    fn settled(mut self, data: &FrozenModelData) -> Self {
+        self.frozen.settle(data);
         self
     }
 
@@ -97,7 +97,7 @@ impl TrainingSettings for LoraTrainingSettings {
             samples: self.frozen.samples(data),
             form: self.lora_format.into(),
             dtype: self.frozen.dtype.into(),
-            metadata: self.metadata(data, model.family_id()),
+            metadata: self.metadata(data, &model),
         };
         let (rate, seed) = (self.frozen.learning_rate, self.frozen.common.seed);
         let text_optimizer = self.train_text_encoder.then(|| self.frozen.optimizer(rate * self.text_learning_rate));
@@ -149,10 +149,12 @@ impl LoraTrainingSettings {
     }
 
     /// What kohya's scripts say of a run in the file, without anything that differs from one time to the next.
-    fn metadata(&self, data: &FrozenModelData, family: &str) -> BTreeMap<String, String> {
-        let frozen = &self.frozen;
+    fn metadata(&self, data: &FrozenModelData, model: &FrozenModel) -> BTreeMap<String, String> {
+        let (frozen, family) = (&self.frozen, model.family_id());
+        let predicts_v = model.scheduler().fields().get("prediction_type").is_some_and(|kind| kind == "v_prediction");
         let version = match family {
             "sd1" => "sd_v1",
+            "sd2" if predicts_v => "sd_v2_v",
             "sd2" => "sd_v2",
             "sdxl" => "sdxl_base_v1-0",
             other => other,
@@ -160,10 +162,13 @@ impl LoraTrainingSettings {
         let LowRankConfig { rank, alpha, .. } = self.low_rank();
         let name =
             frozen.model.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+        // kohya's scripts write it as Python does, and tell the second generation by it.
+        let python = |value: bool| if value { "True" } else { "False" };
         let (height, width) = data.size();
         let hash = data.base()["sha256"].as_str().unwrap_or_default();
         let fields = [
             ("ss_base_model_version", version.to_owned()),
+            ("ss_v2", python(family == "sd2").into()),
             ("ss_sd_model_name", name.unwrap_or_else(|| "embedded".into())),
             ("ss_new_sd_model_hash", hash.to_owned()),
             ("ss_network_module", "networks.lora".into()),

@@ -94,7 +94,7 @@ impl<S: TrainingSettings> TrainRequest<S> {
     pub fn run(self, observer: &mut TrainObserver<'_>) -> Result<TrainOutcome<Evaluation<S>>> {
         let Self { settings, mut data, output, resume } = self;
         let resumed = if resume { Some(RunFolder::resume(&output)?) } else { None };
-        let settings = settings.settled(data.images());
+        let settings = settings.settled(&data);
         settings.check()?;
         let mut config = config(&settings, &data)?;
         let length = match &resumed {

@@ -112,8 +112,8 @@ impl TrainingSettings for PixelTrainingSettings {
         &self.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
-        self.common.settle(&mut self.steps, &mut self.epochs, images);
+    fn settled(mut self, data: &TrainingData) -> Self {
+        self.common.settle(&mut self.steps, &mut self.epochs, data);
         self
     }
 

@@ -121,18 +121,19 @@ impl CommonSettings {
         (self.validation > 0.0).then_some(self.validation)
     }
 
-    /// The steps that `epochs` passes over so many images take, the last one rounded up.
-    fn steps_of(&self, epochs: u64, images: usize) -> u64 {
+    /// The steps that `epochs` passes over a set take, the last one rounded up.
+    fn steps_of(&self, epochs: u64, set: &impl TrainingSet) -> u64 {
         let per_step = (self.batch_size as u64).saturating_mul(self.accumulate as u64).max(1);
-        let trained = self.held_out().and_then(|share| hold_out(images, share, self.seed).ok());
-        let images = trained.map_or(images, |(trained, _)| trained.len());
+        let all = || (0..set.images()).collect();
+        let trained = self.held_out().and_then(|share| hold_out(set.images(), share, self.seed).ok());
+        let images = set.seen_in_epoch(&trained.map_or_else(all, |(trained, _)| trained));
         epochs.saturating_mul(images as u64).div_ceil(per_step)
     }
 
-    /// Puts the steps of passes over so many images in the place of the passes, where those are given.
-    pub(super) fn settle(&self, steps: &mut u64, epochs: &mut Option<u64>, images: usize) {
+    /// Puts the steps of passes over a set in the place of the passes, where those are given.
+    pub(super) fn settle(&self, steps: &mut u64, epochs: &mut Option<u64>, set: &impl TrainingSet) {
         if let Some(epochs) = epochs.take() {
-            *steps = self.steps_of(epochs, images);
+            *steps = self.steps_of(epochs, set);
         }
     }
 
@@ -141,11 +142,11 @@ impl CommonSettings {
     pub(super) fn settle_short(
         &self,
         (steps, epochs): (&mut Option<u64>, &mut Option<u64>),
-        (usual_epochs, images): (u64, usize),
+        (usual_epochs, set): (u64, &impl TrainingSet),
         (warmup_steps, ema_decay): (&mut Option<u64>, &mut Option<f64>),
     ) {
         let epochs = epochs.take().or_else(|| steps.is_none().then_some(usual_epochs));
-        *steps = epochs.map(|epochs| self.steps_of(epochs, images).max(1)).or(*steps);
+        *steps = epochs.map(|epochs| self.steps_of(epochs, set).max(1)).or(*steps);
         *warmup_steps = warmup_steps.or_else(|| steps.map(|steps| 100.min(steps / 10)));
         let decay = |steps: u64| 0.999f64.min(1.0 - 10.0 / steps.max(20) as f64);
         *ema_decay = ema_decay.or_else(|| steps.map(decay));
@@ -258,6 +259,11 @@ pub trait TrainingSet {
     /// The number of pictures.
     fn images(&self) -> usize;
 
+    /// How many pictures a pass sees where `trained` are trained on, of which it may repeat some.
+    fn seen_in_epoch(&self, trained: &[usize]) -> usize {
+        trained.len()
+    }
+
     /// What a run's `config.json` says of them, by which a run that goes on sees that they are the same.
     fn record(&self) -> Map<String, Value>;
 
@@ -328,9 +334,9 @@ pub trait TrainingSettings: Options + Default {
     /// What all kinds have.
     fn common(&self) -> &CommonSettings;
 
-    /// The same with the number of steps in the place of passes over so many images.
+    /// The same with the number of steps in the place of passes over the data.
     #[must_use]
-    fn settled(self, images: usize) -> Self;
+    fn settled(self, data: &Self::Data) -> Self;
 
     /// Whether everything can be used, apart from what [`Self::task`] asks.
     ///
@@ -494,7 +500,7 @@ mod tests {
     fn what_is_given_counts_and_epochs_become_steps() -> Result<()> {
         let mut settings = PixelTrainingSettings::default();
         read(&mut settings, json!({"batch_size": 3, "epochs": 5, "prediction_type": "flow"}))?;
-        let settings = settings.settled(4);
+        let settings = settings.settled(&TrainingData { train: Arc::new(digits()?), test: None });
         assert_eq!((settings.steps, settings.epochs, settings.common.batch_size), (7, None, 3));
         assert_eq!(settings.scheduler()["_class_name"], "FlowMatchEulerDiscreteScheduler");
         assert_eq!(PixelTrainingSettings::from_config(&json!({"settings": settings.write()}))?, settings);

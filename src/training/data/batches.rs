@@ -1,9 +1,8 @@
 //! Which images a batch has.
 
-use super::BatchSource;
 use super::image_set::{ImageSet, scaled};
-use super::loader::MOST_HELD_OUT;
-use super::shuffle::{EpochOrder, SplitMix64, hold_out};
+use super::loader::{BatchSource, HeldOutBatch, MOST_HELD_OUT};
+use super::shuffle::{EpochOrder, SplitMix64, evenly_spaced, hold_out};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
@@ -141,13 +140,16 @@ impl BatchSource for Batches {
     }
 
     /// As they are, but for squares that are cut out of them.
-    fn held_out(&mut self) -> Result<Vec<Batch>> {
+    fn held_out(&mut self) -> Result<Vec<HeldOutBatch<Batch>>> {
         let Some((_, held_out)) = &self.parts else { return Ok(Vec::new()) };
         let augmentation = Augmentation { crop: self.augmentation.crop, ..Augmentation::default() };
-        let pieces = held_out[..held_out.len().min(MOST_HELD_OUT)].chunks(self.batch_size).enumerate();
-        let batch =
-            |(i, piece): (usize, &[usize])| self.batch(piece.to_vec(), self.order.place(i as u64), augmentation);
-        pieces.map(batch).collect()
+        let places = evenly_spaced(held_out.len(), MOST_HELD_OUT);
+        let images: Vec<usize> = places.into_iter().map(|place| held_out[place]).collect();
+        let batch = |(i, piece): (usize, &[usize])| {
+            let batch = self.batch(piece.to_vec(), self.order.place(i as u64), augmentation)?;
+            Ok(HeldOutBatch { batch, items: piece.len() })
+        };
+        images.chunks(self.batch_size).enumerate().map(batch).collect()
     }
 }
 

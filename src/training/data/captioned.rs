@@ -1,7 +1,7 @@
 //! A folder of captioned pictures.
 
 use super::listing::{METADATA, in_line, is_picture, list, no_picture, walk};
-use crate::files::hexadecimal;
+use crate::files::{hexadecimal, read_text};
 use crate::images::{CropBox, Photo, Picture};
 use crate::text::Tokenizer;
 use crate::{Error, ErrorKind, Result};
@@ -145,7 +145,7 @@ fn captions_beside(picture: &Path) -> Result<Vec<String>> {
     if size > LARGEST_CAPTIONS {
         return fail(format!("it has {size} bytes, and at most {LARGEST_CAPTIONS} are read"));
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let text = read_text("file of captions", &path)?;
     let text = text.trim_end();
     if let Some(line) = text.lines().position(|line| line.trim().is_empty()) {
         return fail(format!("line {}: the caption is empty", line + 1));
@@ -212,6 +212,16 @@ impl CaptionedPictures {
     /// The number of the first picture of a class that is to be kept, if there are such.
     pub fn class(&self) -> Option<usize> {
         self.class
+    }
+
+    /// How many pictures a pass sees where `trained` are trained on: those, or where there is a class that is to be kept, as many of
+    /// one kind as of the other.
+    pub fn seen_in_epoch(&self, trained: &[usize]) -> usize {
+        let of_class = self.class.map_or(0, |class| trained.iter().filter(|&&picture| picture >= class).count());
+        match (trained.len() - of_class, of_class) {
+            (own, 0) | (0, own) => own,
+            (own, of_class) => 2 * own.max(of_class),
+        }
     }
 
     /// The pictures.

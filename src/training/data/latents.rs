@@ -1,8 +1,8 @@
 //! Pictures as an autoencoder's latents: what latent diffusion is trained on.
 
 use super::buckets::{BucketOrder, Buckets};
-use super::loader::{BatchSource, MOST_HELD_OUT};
-use super::shuffle::{SplitMix64, hold_out};
+use super::loader::{BatchSource, HeldOutBatch, MOST_HELD_OUT};
+use super::shuffle::{SplitMix64, evenly_spaced, hold_out};
 use super::{CaptionedPictures, PictureTokens};
 use crate::checkpoints::{ModelFiles, SafetensorsFile, safetensors_bytes};
 use crate::files::replace_file;
@@ -13,7 +13,7 @@ use crate::{Error, ErrorKind, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -297,24 +297,33 @@ impl LatentBatches {
         Ok(self)
     }
 
-    /// The same where the pictures from number `class` on are seen as often as those before it, however many there are of either:
-    /// an epoch repeats the fewer ones. A bucket that has one kind alone stays as it is, and so does what is held out.
+    /// The same where the pictures from number `class` on are seen as often as those before it, however many there are of either
+    /// and in whichever buckets they are: an epoch repeats the fewer ones. What is held out stays as it is.
     ///
     /// # Errors
     /// Never, for batches that could be made.
     pub fn balanced(mut self, class: usize) -> Result<Self> {
-        for (number, places) in &mut self.taken {
-            let pictures = &self.set.buckets[*number].pictures;
-            let numbers: Vec<usize> = places.iter().map(|&place| pictures[place]).collect();
-            *places = balanced(&numbers, class).into_iter().map(|i| places[i]).collect();
+        let all: Vec<(usize, usize)> =
+            (0..self.taken.len()).flat_map(|i| self.taken[i].1.iter().map(move |&place| (i, place))).collect();
+        let number = |&(i, place): &(usize, usize)| self.set.buckets[self.taken[i].0].pictures[place];
+        let order = balanced(&all.iter().map(number).collect::<Vec<_>>(), class);
+        self.taken.iter_mut().for_each(|(_, places)| places.clear());
+        for (i, place) in order.into_iter().map(|at| all[at]) {
+            self.taken[i].1.push(place);
         }
         self.order = BucketOrder::new(&counts(&self.taken), self.batch_size, self.seed)?;
         Ok(self)
     }
 
-    /// Each picture's captions, those of what is held out among them.
-    pub fn captions(&self) -> &Arc<PictureTokens> {
-        &self.tokens
+    /// The captions of each picture that is trained on.
+    pub fn captions(&self) -> Arc<PictureTokens> {
+        let held = |(bucket, places): &(usize, Vec<usize>)| {
+            let pictures = &self.set.buckets[*bucket].pictures;
+            places.iter().map(|&place| pictures[place]).collect::<Vec<_>>()
+        };
+        let held: BTreeSet<usize> = self.held_out.iter().flat_map(held).collect();
+        let trained = self.tokens.iter().enumerate().filter(|(picture, _)| !held.contains(picture));
+        Arc::new(trained.map(|(_, captions)| captions.clone()).collect())
     }
 
     /// Batch `n`.
@@ -367,14 +376,18 @@ impl BatchSource for LatentBatches {
     }
 
     /// Each with one of its captions, which stays.
-    fn held_out(&mut self) -> Result<Vec<LatentBatch>> {
+    fn held_out(&mut self) -> Result<Vec<HeldOutBatch<LatentBatch>>> {
+        // Of the buckets in their order, each has its share of what is looked at.
+        let all: Vec<(usize, usize)> =
+            self.held_out.iter().flat_map(|(bucket, places)| places.iter().map(|&place| (*bucket, place))).collect();
+        let looked: Vec<_> = evenly_spaced(all.len(), MOST_HELD_OUT).into_iter().map(|i| all[i]).collect();
         let (mut batches, mut seen) = (Vec::new(), 0);
-        for (bucket, places) in &self.held_out {
-            for piece in places.chunks(self.batch_size) {
-                if seen < MOST_HELD_OUT {
-                    batches.push(self.batch(*bucket, piece, seen as u64)?);
-                    seen += piece.len();
-                }
+        for of_bucket in looked.chunk_by(|a, b| a.0 == b.0) {
+            for piece in of_bucket.chunks(self.batch_size) {
+                let places: Vec<usize> = piece.iter().map(|&(_, place)| place).collect();
+                let batch = self.batch(piece[0].0, &places, seen)?;
+                batches.push(HeldOutBatch { batch, items: piece.len() });
+                seen += piece.len() as u64;
             }
         }
         Ok(batches)
@@ -388,7 +401,72 @@ fn counts(buckets: &[(usize, Vec<usize>)]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::balanced;
+    use super::*;
+
+    /// Latents of one value, `counts` pictures of each of several sizes, numbered in their order; each with its number as its caption.
+    fn batches(counts: &[usize], batch_size: usize) -> Result<LatentBatches> {
+        let mut first = 0;
+        let bucket = |(i, &count): (usize, &usize)| {
+            let mean = Tensor::zeros((count, 1, 1, i + 1), DType::F16, &Device::Cpu)?;
+            first += count;
+            Ok(BucketLatents { mean, std: None, pictures: (first - count..first).collect() })
+        };
+        let buckets = counts.iter().enumerate().map(bucket).collect::<Result<_>>()?;
+        let tokens = (0..first as u32).map(|number| vec![vec![number]]).collect();
+        LatentBatches::new(Arc::new(LatentSet { buckets, flip: false }), Arc::new(tokens), batch_size, 3)
+    }
+
+    fn numbers(batch: &LatentBatch) -> Result<Vec<u32>> {
+        Ok(batch.tokens.flatten_all()?.to_vec1()?)
+    }
+
+    /// As many of each size as there are of it, from its beginning to its end, and a batch that is not full counts as what it has.
+    #[test]
+    fn what_is_looked_at_is_spread_over_what_is_held_out() -> Result<()> {
+        let mut batches = batches(&[800, 400], 10)?.holding_out(0.5)?;
+        let held: Vec<usize> = batches.held_out.iter().map(|(_, places)| places.len()).collect();
+        let looked = batches.held_out()?;
+        let mut of_size = [Vec::new(), Vec::new()];
+        for HeldOutBatch { batch, items } in &looked {
+            assert_eq!(numbers(batch)?.len(), *items);
+            of_size[batch.mean.dim(3)? - 1].extend(numbers(batch)?);
+        }
+        assert_eq!(of_size[0].len() + of_size[1].len(), MOST_HELD_OUT);
+        let share = held[0] as f64 / 600.0 * MOST_HELD_OUT as f64;
+        assert!((of_size[0].len() as f64 - share).abs() <= 1.0, "{} of {held:?}", of_size[0].len());
+        assert!(of_size[0][0] < 20 && of_size[0].last().is_some_and(|&last| last >= 780), "{:?}", of_size[0]);
+        assert!(looked.iter().any(|held| held.items < 10), "256 in tens of two sizes");
+        Ok(())
+    }
+
+    /// Nothing is learned of what is held out, words neither.
+    #[test]
+    fn captions_are_of_what_is_trained_on() -> Result<()> {
+        let mut batches = batches(&[6, 4], 2)?.holding_out(0.3)?;
+        let captions = batches.captions();
+        let mut known: Vec<u32> = captions.iter().flatten().flatten().copied().collect();
+        for held in batches.held_out()? {
+            known.extend(numbers(&held.batch)?);
+        }
+        known.sort_unstable();
+        assert_eq!((captions.len(), known), (7, (0..10).collect()));
+        Ok(())
+    }
+
+    /// However the two kinds lie in buckets, an epoch has as many of the ones as of the others, and each of them as often as any
+    /// other of its kind, or once more.
+    #[test]
+    fn two_kinds_are_in_balance_over_all_buckets() -> Result<()> {
+        // Pictures 0 to 4 in the first size, 5 to 12 in the second; of the class are those from 9 on, which are in the second alone.
+        let batches = batches(&[5, 8], 2)?.balanced(9)?;
+        let mut seen = [0; 13];
+        for (bucket, places) in &batches.taken {
+            places.iter().for_each(|&place| seen[batches.set.buckets[*bucket].pictures[place]] += 1);
+        }
+        assert_eq!((seen[..9].iter().sum::<usize>(), seen[9..].iter().sum::<usize>()), (9, 9));
+        assert!(seen[..9].iter().all(|&times| times == 1) && seen[9..].iter().all(|times| [2, 3].contains(times)));
+        Ok(())
+    }
 
     #[test]
     fn two_kinds_take_turns_and_the_fewer_come_again() {

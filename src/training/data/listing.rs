@@ -1,5 +1,6 @@
 //! Which pictures a folder has, and of which classes.
 
+use crate::files::read_text;
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -167,7 +168,7 @@ fn by_metadata(folder: &Path, metadata: &Path) -> Result<Listing> {
         let reason = format!("it has {size} bytes, and at most {LARGEST_METADATA} are read");
         return Err(Error::malformed(ErrorKind::File, "list of pictures", metadata, reason));
     }
-    let text = std::fs::read_to_string(metadata).map_err(Error::io("read", metadata))?;
+    let text = read_text("list of pictures", metadata)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut lines = lines
         .map(|(i, line)| {

@@ -19,12 +19,21 @@ pub trait BatchSource: Send + 'static {
     ///
     /// # Errors
     /// If the data cannot be read.
-    fn held_out(&mut self) -> Result<Vec<Self::Batch>> {
+    fn held_out(&mut self) -> Result<Vec<HeldOutBatch<Self::Batch>>> {
         Ok(Vec::new())
     }
 }
 
-/// Items that are looked at of what is held out, at most.
+/// A batch of what is held out, which may be smaller than others.
+#[derive(Debug, Clone)]
+pub struct HeldOutBatch<B> {
+    /// The batch.
+    pub batch: B,
+    /// The number of its items, by which its loss counts.
+    pub items: usize,
+}
+
+/// Items that are looked at of what is held out, at most: those of [`evenly_spaced`](super::evenly_spaced).
 pub(super) const MOST_HELD_OUT: usize = 256;
 
 /// Batches that are kept ready. One would do for steps of equal length; a few even out the others.

@@ -33,9 +33,9 @@ pub use idx::{IDX_FILES, Split, contents_sha256, find_idx, has_idx, read_idx};
 pub use image_set::{ImageSet, LARGEST_SET};
 pub use judged::{JudgeAugmentation, JudgeBatch, JudgeBatches, JudgedPictures};
 pub use latents::{LatentBatch, LatentBatches, LatentOptions, LatentSet};
-pub use loader::{BatchSource, Loader};
+pub use loader::{BatchSource, HeldOutBatch, Loader};
 pub use planes::network_input;
-pub use shuffle::{EpochOrder, SplitMix64, hold_out, permutation};
+pub use shuffle::{EpochOrder, SplitMix64, evenly_spaced, hold_out, permutation};
 
 /// Reads a part of a data set in whichever form a folder has it: IDX files, or pictures.
 ///

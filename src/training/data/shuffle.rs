@@ -71,6 +71,13 @@ pub fn hold_out(count: usize, share: f64, seed: u64) -> Result<(Vec<usize>, Vec<
     Ok((trained, held_out))
 }
 
+/// The places of `most` of `count` items, or of all where they are fewer, evenly spaced from the first on: data sets are often sorted,
+/// and so their beginning is not like the rest.
+pub fn evenly_spaced(count: usize, most: usize) -> Vec<usize> {
+    let taken = count.min(most);
+    (0..taken).map(|i| i * count / taken).collect()
+}
+
 /// Which items of a data set each batch has: a function of the seed and the batch's number alone.
 ///
 /// Epoch after epoch, the items stand in a row, each epoch in the order of [`permutation`]; batch `n` is the `n`th piece of that
@@ -160,6 +167,13 @@ mod tests {
         assert_ne!(hold_out(200, 0.05, 4)?, hold_out(200, 0.05, 5)?);
         assert!(hold_out(200, 1.0, 4).is_err() && hold_out(200, f64::NAN, 4).is_err() && hold_out(1, 0.5, 4).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn places_are_spread_over_all() {
+        assert_eq!(evenly_spaced(3, 8), [0, 1, 2]);
+        assert_eq!(evenly_spaced(10, 4), [0, 2, 5, 7]);
+        assert!(evenly_spaced(0, 4).is_empty() && evenly_spaced(4, 0).is_empty());
     }
 
     #[test]

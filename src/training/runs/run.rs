@@ -2,7 +2,7 @@
 
 use super::metrics_log::OpenedLog;
 use super::{LossCurve, MetricsLog, RunCheckpoints, RunFolder};
-use crate::training::data::{BatchSource, Loader};
+use crate::training::data::{BatchSource, HeldOutBatch, Loader};
 use crate::training::{StepReport, Trainer, TrainingTask};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -169,7 +169,7 @@ struct Run<'a, 'b, T: TrainingTask> {
     trainer: Trainer<T>,
     plan: RunPlan,
     /// What the networks are not trained on.
-    held_out: Vec<T::Batch>,
+    held_out: Vec<HeldOutBatch<T::Batch>>,
     looks: Looks,
     log: MetricsLog,
     curves: Vec<LossCurve>,

@@ -9,7 +9,7 @@ use crate::models::{
     Autoencoder, AutoencoderConfig, AutoencoderKl, DiagonalGaussian, Halves, PatchDiscriminator,
     PatchDiscriminatorConfig,
 };
-use crate::training::data::{Batch, ImageSet};
+use crate::training::data::{Batch, ImageSet, evenly_spaced, hold_out};
 use crate::training::reconstruction::{ReconstructionLoss, halved, psnr, ssim};
 use crate::training::runs::write_tensors;
 use crate::training::{Draws, FlatWeights, OptimizerOptions, ParameterSet, ParameterSource, Stream, TrainingTask};
@@ -25,6 +25,8 @@ const SHOWN: usize = 10;
 const BATCH: usize = 8;
 /// Pictures from which the latents' spread is measured.
 const MEASURED: usize = 512;
+/// Pictures that are judged in the end.
+const JUDGED: usize = 1024;
 
 /// What an [`AutoencoderTraining`] trains, and what for.
 #[derive(Debug, Clone)]
@@ -90,8 +92,27 @@ pub struct AutoencoderTraining {
     network: AutoencoderKl,
     discriminator: Option<PatchDiscriminator>,
     train: Arc<ImageSet>,
-    test: Option<ImageSet>,
+    judged: Judged,
     record: Map<String, Value>,
+}
+
+/// The pictures that an autoencoder is judged by and shown on.
+#[derive(Debug)]
+struct Judged {
+    set: Arc<ImageSet>,
+    places: Vec<usize>,
+    held_out: bool,
+}
+
+impl Judged {
+    fn all(set: Arc<ImageSet>, held_out: bool) -> Self {
+        Self { places: (0..set.len()).collect(), set, held_out }
+    }
+
+    /// The places in the set of at most so many, spread over them.
+    fn spread(&self, most: usize) -> Vec<usize> {
+        evenly_spaced(self.places.len(), most).into_iter().map(|i| self.places[i]).collect()
+    }
 }
 
 impl AutoencoderTraining {
@@ -132,14 +153,25 @@ impl AutoencoderTraining {
                 Some(network)
             }
         };
-        Ok((Self { config, network, discriminator, train, test: None, record: Map::new() }, sets))
+        let judged = Judged::all(train.clone(), false);
+        Ok((Self { config, network, discriminator, train, judged, record: Map::new() }, sets))
     }
 
     /// The same, judged and shown on pictures that it is not trained on.
     #[must_use]
-    pub fn judged_by(mut self, test: Option<ImageSet>) -> Self {
-        self.test = test;
+    pub fn judged_by(mut self, test: ImageSet) -> Self {
+        self.judged = Judged::all(Arc::new(test), true);
         self
+    }
+
+    /// The same, judged and shown on the share of its own set that is held out by a seed.
+    ///
+    /// # Errors
+    /// As [`hold_out`].
+    pub fn judged_by_held_out(mut self, share: f64, seed: u64) -> Result<Self> {
+        let (_, places) = hold_out(self.train.len(), share, seed)?;
+        self.judged = Judged { set: self.train.clone(), places, held_out: true };
+        Ok(self)
     }
 
     /// The same with an account of the training, to which the judgement is added in the model's `training.json`.
@@ -147,11 +179,6 @@ impl AutoencoderTraining {
     pub fn with_record(mut self, record: Map<String, Value>) -> Self {
         self.record = record;
         self
-    }
-
-    /// What it is judged by.
-    fn judged(&self) -> &ImageSet {
-        self.test.as_ref().unwrap_or(&self.train)
     }
 
     /// The discriminator's loss (Lim and Ye 2017).
@@ -221,22 +248,21 @@ impl TrainingTask for AutoencoderTraining {
     fn samples(&self, sets: &[ParameterSet]) -> Result<Vec<(&'static str, Picture)>> {
         let set = first(sets)?;
         let network = self.average(set)?;
-        let count = self.judged().len().min(SHOWN);
-        let pictures = self.judged().images(&(0..count).collect::<Vec<_>>())?;
+        let shown = self.judged.spread(SHOWN);
+        let pictures = self.judged.set.images(&shown)?;
         let reconstructions = in_parts(&pictures, |part| network.decode(network.encode(part)?.mode()))?;
         let rows = [Picture::from_tensor(&pictures)?, Picture::from_tensor(&reconstructions)?].concat();
-        Ok(vec![("", Picture::grid(&rows, count, 2)?)])
+        Ok(vec![("", Picture::grid(&rows, shown.len(), 2)?)])
     }
 
     fn evaluate(&self, sets: &[ParameterSet]) -> Result<Fidelity> {
         let set = first(sets)?;
         let network = self.average(set)?;
-        let judged = self.judged();
-        let pictures = judged.len().min(MEASURED * 2);
+        let judged = self.judged.spread(JUDGED);
+        let pictures = judged.len();
         let (mut decibels, mut similarity) = (Vec::with_capacity(pictures), Some(0.0));
-        for start in (0..pictures).step_by(BATCH) {
-            let indices: Vec<usize> = (start..pictures.min(start + BATCH)).collect();
-            let x = judged.images(&indices)?;
+        for indices in judged.chunks(BATCH) {
+            let x = self.judged.set.images(indices)?;
             let y = eight_bits(&network.decode(network.encode(&x)?.mode())?)?;
             decibels.extend(psnr(&y, &x)?);
             // Of pictures smaller than its window there is none.
@@ -249,7 +275,7 @@ impl TrainingTask for AutoencoderTraining {
         }
         Ok(Fidelity {
             pictures,
-            held_out: self.test.is_some(),
+            held_out: self.judged.held_out,
             psnr: decibels.iter().sum::<f64>() / pictures as f64,
             ssim: similarity.map(|sum| sum / pictures as f64),
         })
@@ -308,10 +334,7 @@ impl LatentStatistics {
     fn measure(network: &AutoencoderKl, set: &ImageSet) -> Result<Self> {
         let channels = network.config().latent_channels;
         let (mut sums, mut squares, mut count) = (vec![0.0; channels], vec![0.0; channels], 0.0);
-        let pictures = set.len().min(MEASURED);
-        // Spread over the set, which may be in an order.
-        let indices: Vec<usize> = (0..pictures).map(|i| i * set.len() / pictures).collect();
-        for indices in indices.chunks(BATCH) {
+        for indices in evenly_spaced(set.len(), MEASURED).chunks(BATCH) {
             let latents = network.encode(&set.images(indices)?)?.mean.transpose(0, 1)?.flatten_from(1)?;
             count += latents.dim(1)? as f64;
             for (channel, values) in latents.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().enumerate() {

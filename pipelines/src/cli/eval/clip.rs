@@ -11,6 +11,7 @@ use anyhow::bail;
 use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
+use tweedie::files::read_text;
 use tweedie::images::Picture;
 use tweedie::metrics::{Bootstrap, ClipModel, clip_score, clip_scores};
 use tweedie::text::{Piece, parse_weights};
@@ -150,7 +151,7 @@ impl ClipArguments {
         let Some(list) = &self.texts else {
             return files.into_iter().map(|path| Ok((path.clone(), prompt_of(&path)?))).collect();
         };
-        let text = std::fs::read_to_string(list).map_err(Error::io("read", list))?;
+        let text = read_text("list of texts", list)?;
         let texts: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         if texts.len() != files.len() {
             wrong_usage!(

@@ -5,9 +5,9 @@ use super::run::{Loading, Next, RunArguments};
 use crate::cli::fetching::Fetching;
 use crate::cli::given::Given;
 use crate::cli::source::OfflineOption;
-use anyhow::Context;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use tweedie::files::read_text;
 use tweedie_pipelines::{
     CommonSettings, DTypeChoice, LatentTrainingData, LatentTrainingSettings, Model, Purpose, SeenPictures,
     SharedSettings, TrainingModels,
@@ -49,7 +49,7 @@ impl Next for LatentTrainingSettings {
 
 /// The prompts in a file, one a line.
 pub fn read_prompts(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read_text("file of prompts", path)?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 

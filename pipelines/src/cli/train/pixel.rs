@@ -4,11 +4,11 @@ use super::run::{Next, RunArguments};
 use crate::cli::data::{DataArguments, DownloadArguments};
 use crate::cli::failure::wrong_usage;
 use crate::cli::given::Given;
-use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tweedie::files::read_text;
 use tweedie::training::data::{Split, has_idx, has_pictures, read_idx};
 use tweedie_pipelines::{CommonSettings, Error, ErrorKind, PixelTrainingSettings, SharedSettings, TrainingData};
 
@@ -58,7 +58,7 @@ pub fn any(data: &DataArguments) -> anyhow::Result<TrainingData> {
 
 /// A network's configuration in a file.
 pub(super) fn read_config(format: &'static str, path: &Path) -> anyhow::Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read_text(format, path)?;
     let malformed = |e| Error::malformed(ErrorKind::File, format, path, format!("it is no JSON ({e})"));
     Ok(serde_json::from_str(&text).map_err(malformed)?)
 }

@@ -82,11 +82,12 @@ impl FrozenModelData {
         &self.base
     }
 
-    /// What latents are made from: pictures, their size, the model, and which are kept.
-    pub(super) fn latents_key(&self, options: LatentOptions, buckets: bool) -> String {
+    /// What latents are made from: pictures, their size, the model and how it computes, and which are kept.
+    /// `buckets`: the least number of pictures of each, if there are several.
+    pub(super) fn latents_key(&self, options: LatentOptions, buckets: Option<usize>, computed: &str) -> String {
         let ((height, width), pictures, model) = (self.size, &self.fingerprint, &self.base["sha256"]);
         let LatentOptions { flip, deviations } = options;
-        format!("{pictures} {model} {height}x{width} {flip} {deviations} {buckets}")
+        format!("{pictures} {model} {computed} {height}x{width} {flip} {deviations} {buckets:?}")
     }
 }
 
@@ -97,6 +98,10 @@ fn taken() -> Error {
 impl TrainingSet for FrozenModelData {
     fn images(&self) -> usize {
         self.pictures.len()
+    }
+
+    fn seen_in_epoch(&self, trained: &[usize]) -> usize {
+        self.pictures.seen_in_epoch(trained)
     }
 
     fn record(&self) -> Map<String, Value> {

@@ -118,9 +118,9 @@ impl FrozenModelSettings {
         settings::FREE.contains(&name) || Self::FREE.contains(&name)
     }
 
-    /// Puts steps in the place of passes over so many images.
-    pub(super) fn settle(&mut self, images: usize) {
-        self.common.settle(&mut self.steps, &mut self.epochs, images);
+    /// Puts steps in the place of passes over the data.
+    pub(super) fn settle(&mut self, data: &FrozenModelData) {
+        self.common.settle(&mut self.steps, &mut self.epochs, data);
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -185,12 +185,14 @@ impl FrozenModelSettings {
         let options = LatentOptions { flip: self.flip, deviations: self.sample_posterior };
         let path = self.latents.clone().unwrap_or_else(|| preparation.folder.join("latents.safetensors"));
         let (autoencoder, pictures) = (model.autoencoder(), data.pictures());
-        let key = data.latents_key(options, self.buckets);
+        let least = self.common.batch_size;
+        let computed = format!("{} {}", self.base_dtype.name(), self.mixed_precision.name());
+        let key = data.latents_key(options, self.buckets.then_some(least), &computed);
         let encoded =
             Encoded { pictures, autoencoder, options, path: &path, of_run: self.latents.is_none(), key: &key };
-        let (size, batch_size) = (data.size(), self.common.batch_size);
+        let size = data.size();
         let buckets = || match self.buckets {
-            true => Buckets::by_aspect(data.sizes(), size.0, autoencoder.latent_space().factor, batch_size),
+            true => Buckets::by_aspect(data.sizes(), size.0, autoencoder.latent_space().factor, least),
             false => Ok(Buckets::one(size, pictures.len())),
         };
         let set = encoded.latents(buckets, preparation)?;

@@ -175,6 +175,10 @@ impl TrainingSet for LatentTrainingData {
         self.pictures.len()
     }
 
+    fn seen_in_epoch(&self, trained: &[usize]) -> usize {
+        self.pictures.seen_in_epoch(trained)
+    }
+
     fn record(&self) -> Map<String, Value> {
         captioned::record(&self.pictures, self.size, &self.fingerprint)
     }

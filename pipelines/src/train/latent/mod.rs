@@ -191,8 +191,8 @@ impl TrainingSettings for LatentTrainingSettings {
         &self.common
     }
 
-    fn settled(mut self, images: usize) -> Self {
-        self.common.settle(&mut self.steps, &mut self.epochs, images);
+    fn settled(mut self, data: &LatentTrainingData) -> Self {
+        self.common.settle(&mut self.steps, &mut self.epochs, data);
         self
     }
 
@@ -323,9 +323,9 @@ impl TrainingSettings for LatentTrainingSettings {
         (optimizer.adamw.beta2, optimizer.ema) = (self.adam_beta2, None);
         let (seed, tokenizer) = (self.common.seed, trainer.task().tokenizer());
         let captions = batches.captions();
-        let (task, sets) = CaptionWords::new(&self.text_encoder_fields(data)?, tokenizer, captions, seed, optimizer)?;
+        let (task, sets) = CaptionWords::new(&self.text_encoder_fields(data)?, tokenizer, &captions, seed, optimizer)?;
         let most = MOST_WORDS / (tokenizer.max_length() * task.vocabulary());
-        let mut captions = CaptionBatches::new(captions.clone(), most.clamp(1, TEXT_BATCH), seed)?;
+        let mut captions = CaptionBatches::new(captions, most.clamp(1, TEXT_BATCH), seed)?;
         let mut words = Trainer::new(task, sets, TrainerOptions { seed, accumulate: 1 })?;
         while words.steps() < steps {
             let what = "learning the captions' words";
