@@ -7,7 +7,9 @@ use tweedie::config::ConfigFields;
 use tweedie::layers::{Backend, WeightSource, Weights};
 use tweedie::models::judge::{Judge, JudgeClasses, JudgeConfig, JudgeHead};
 use tweedie::noise::{NoiseSource, TorchNoise};
-use tweedie::training::tasks::{cross_entropy, cross_entropy_of_labelled};
+use tweedie::training::data::JudgeBatch;
+use tweedie::training::tasks::{JudgeTraining, cross_entropy, cross_entropy_of_labelled};
+use tweedie::training::{AdamWConfig, Decay, Draws, LearningRate, OptimizerOptions, ParameterSource, TrainingTask};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -157,6 +159,62 @@ fn concepts_and_styles_are_sums_of_looks() -> TestResult {
             assert!(style.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-9), "{alone}: {style:?}");
         }
     }
+    Ok(())
+}
+
+/// The looks of a slot, summed over styles, are its concepts, and that there is nothing stands beside them.
+#[test]
+fn looks_are_what_concepts_are_summed_from() -> TestResult {
+    let judge = judge(Backend::Kernels)?;
+    let (said, looks) = judge.forward_with_looks(&random(9, &[2, 3, 8, 8])?)?;
+    let classes = config().classes;
+    for (slot, looks) in looks.iter().enumerate() {
+        let concepts = said[slot].to_vec2::<f64>()?;
+        for (looks, concepts) in looks.to_vec2::<f64>()?.iter().zip(concepts) {
+            let sum =
+                |concept: u32| (0..2).map(|style| looks[classes.look(concept, style) as usize].exp()).sum::<f64>();
+            for (concept, logit) in concepts[..3].iter().enumerate() {
+                assert!((sum(concept as u32).ln() - logit).abs() < 1e-12);
+            }
+            assert_eq!((looks.len(), looks.get(6)), (6 + slot, concepts.get(3)));
+        }
+    }
+    Ok(())
+}
+
+/// Where all is known, the loss is that of the looks and of what concerns the whole picture, and its gradient is theirs: styles that
+/// are read off the wrong concept are not right.
+#[test]
+fn a_look_is_learned_as_one() -> TestResult {
+    let optimizer = OptimizerOptions {
+        learning_rate: LearningRate { peak: 1e-3, warmup_steps: 0, total_steps: 1, decay: Decay::Constant },
+        adamw: AdamWConfig::default(),
+        max_gradient_norm: None,
+        ema: None,
+    };
+    let (mut task, _sets) = JudgeTraining::new(config(), None, 5, optimizer)?;
+    let images = random(10, &[2, 3, 8, 8])?.to_dtype(DType::F32)?;
+    let labels = vec![
+        [Some(1), Some(3), Some(0), Some(0), Some(1), Some(0), Some(0)],
+        [Some(0), Some(2), Some(1), Some(1), None, Some(1), Some(2)],
+    ];
+    let loss = task.loss(0, &JudgeBatch { images: images.clone(), labels }, Draws::new(5, 0))?.to_scalar::<f32>()?;
+    let source = ParameterSource::random(5, &Device::Cpu).with_zeros(|name| name.contains(".conv2."));
+    let (said, looks) = Judge::new(config(), &Weights::new(&source))?.forward_with_looks(&images)?;
+    let of = |logits: &Tensor, classes: [usize; 2]| -> tweedie::Result<f32> {
+        let rows = logits.to_vec2::<f32>()?;
+        let surprise = |(row, class): (&Vec<f32>, usize)| row.iter().map(|v| v.exp()).sum::<f32>().ln() - row[class];
+        Ok(rows.iter().zip(classes).map(surprise).sum::<f32>() / 2.0)
+    };
+    // Three concepts in two styles; nothing is the seventh of the second slot. The position of two is not said.
+    let mut want = of(&looks[0], [2, 1])? + of(&looks[1], [6, 5])?;
+    for (head, classes) in [(2, [0, 1]), (5, [0, 1]), (6, [0, 2])] {
+        want += of(&said[head], classes)?;
+    }
+    let position = said[4].to_vec2::<f32>()?;
+    want += (position[0][0].exp() + position[0][1].exp()).ln() - position[0][1];
+    // Sums of a few logarithms in f32.
+    assert!((loss - want).abs() < 1e-5 * want, "{loss} {want}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 mod tweedie;
 
 use ::tweedie::images::{ColorType, Photo, Picture, Samples};
-use ::tweedie::models::judge::Seen;
+use ::tweedie::models::judge::{Seen, Shown, Unsaid};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -163,6 +163,40 @@ fn a_judge_learns_what_pictures_show() -> TestResult {
     write_pictures(&program.path("other"), 0..2)?;
     further("none", &["--data", "other"])?
         .fails(2, &["concepts", "\"a disc\", which the judge knows", "train a new one"])
+}
+
+/// The judge that ships sees in diffusers' pictures of the embedded model what their prompts say, where anybody would.
+#[test]
+fn the_shipped_judge_sees_what_prompts_say() -> TestResult {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let judge = open_judge(&here.join("../weights/emoji-judge"))?;
+    let classes = &judge.config().classes;
+    let cases: [(&str, &[&str], &str, Option<&str>); 6] = [
+        ("01.png", &["a red apple"], "blue", None),
+        ("03.png", &["a pizza"], "white", Some("noto")),
+        ("05.png", &["a castle"], "yellow", Some("flat")),
+        ("06.png", &["a fox"], "blue", None),
+        ("07.png", &["a robot"], "green", None),
+        ("09.png", &["a sunflower"], "purple", None),
+    ];
+    for (file, concepts, background, style) in cases {
+        let owned = |name: &str| Some(name.to_owned());
+        let shown = Shown {
+            concepts: concepts.iter().map(|&name| name.to_owned()).collect(),
+            background: owned(background),
+            style: style.and_then(owned),
+            position: None,
+            size: None,
+            relation: None,
+        };
+        let (labels, unknown) = classes.labels(&shown, Unsaid::IsOpen);
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+        let seen = judge.look(&Picture::read(&here.join("tests/emoji_reference").join(file))?)?;
+        for (label, seen) in labels.into_iter().zip(seen) {
+            assert!(label.is_none_or(|label| label == seen), "{file}: {seen} where {labels:?} are right");
+        }
+    }
+    Ok(())
 }
 
 /// Killed after a checkpoint and resumed, it is the judge that is trained in one go, to the bit.

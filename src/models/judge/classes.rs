@@ -167,6 +167,24 @@ impl JudgeClasses {
         self.concepts.len() as u32
     }
 
+    /// The number of a concept's look in a style, among those of all concepts in all styles.
+    pub fn look(&self, concept: u32, style: u32) -> u32 {
+        concept * self.count(JudgeHead::Style) as u32 + style
+    }
+
+    /// The looks of both slots, where both their concepts and the style are known, or there is nothing; and the labels that these
+    /// leave open.
+    pub fn looks(&self, labels: &Labels) -> ([Option<u32>; 2], Labels) {
+        let [first, second, background, style, position, size, relation] = *labels;
+        let look = |concept: Option<u32>| concept.zip(style).map(|(concept, style)| self.look(concept, style));
+        let nothing = second.filter(|&second| second == self.nothing()).map(|second| self.look(second, 0));
+        let looks = [look(first), nothing.or_else(|| look(second))];
+        let open = |label: Option<u32>, look: Option<u32>| label.filter(|_| look.is_none());
+        let rest = [open(first, looks[0]), open(second, looks[1]), background, open(style, looks[0])];
+        let [first, second, background, style] = rest;
+        (looks, [first, second, background, style, position, size, relation])
+    }
+
     /// The classes of what is shown, and what is said that is no class here: the name of the field and the value.
     pub fn labels(&self, shown: &Shown, unsaid: Unsaid) -> (Labels, Vec<(&'static str, String)>) {
         let mut unknown = Vec::new();
@@ -234,6 +252,24 @@ mod tests {
         assert_eq!(JudgeHead::ALL.map(|head| classes.count(head)), [3, 4, 1, 1, 2, 1, 3]);
         assert_eq!(JudgeClasses::from_fields(&classes.fields())?, classes);
         Ok(())
+    }
+
+    /// One look is right where concept and style are known, and says both; that there is nothing has no style.
+    #[test]
+    fn a_look_is_a_concept_in_a_style() {
+        let named = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let classes =
+            JudgeClasses { concepts: named(&["a", "b", "c"]), style: named(&["x", "y"]), ..Default::default() };
+        let (red, said) = (Some(7), Some(9));
+        let labels = |first, second, style| [first, second, red, style, None, said, None];
+        let rest = |first, second, style| labels(first, second, style);
+        assert_eq!(classes.looks(&labels(Some(2), Some(0), Some(1))), ([Some(5), Some(1)], rest(None, None, None)));
+        assert_eq!(classes.looks(&labels(Some(1), Some(3), Some(0))), ([Some(2), Some(6)], rest(None, None, None)));
+        // A style alone, or a concept alone, is all that can be said.
+        assert_eq!(classes.looks(&labels(None, Some(3), Some(0))), ([None, Some(6)], rest(None, None, Some(0))));
+        assert_eq!(classes.looks(&labels(Some(1), Some(2), None)), ([None, None], rest(Some(1), Some(2), None)));
+        let looks: BTreeSet<u32> = (0..3).flat_map(|c| [classes.look(c, 0), classes.look(c, 1)]).collect();
+        assert_eq!(looks, (0..6).collect());
     }
 
     /// Null is a class of a picture and nothing of a prompt; what is not known is named and has no class.

@@ -136,6 +136,18 @@ impl Judge {
     /// # Errors
     /// If the pictures have another size.
     pub fn forward(&self, x: &Tensor) -> Result<JudgeLogits> {
+        Ok(self.forward_with_looks(x)?.0)
+    }
+
+    /// The same, and of each slot the unnormalised logarithms of its looks' probabilities, by the numbers of [`JudgeClasses::look`].
+    ///
+    /// # Shapes
+    /// As [`Self::forward`]; looks are `[batch, concepts x styles]`, those of the second slot with one more, the last: that there is
+    /// nothing.
+    ///
+    /// # Errors
+    /// If the pictures have another size.
+    pub fn forward_with_looks(&self, x: &Tensor) -> Result<(JudgeLogits, [Tensor; SLOTS])> {
         let (batch, channels, height, width) = x.dims4()?;
         let size = self.config.sample_size;
         if (channels, height, width) != (CHANNELS, size, size) {
@@ -173,7 +185,9 @@ impl Judge {
         let is_there = (log_softmax(&second_concept)?.narrow(1, last, 1)?.exp()?.neg()? + 1.0)?;
         let style = (first.log_sum_exp(1)? + second.log_sum_exp(1)?.broadcast_mul(&is_there)?)?;
         let [background, position, size, relation] = [0, 1, 2, 3].map(|i| self.attributes[i].forward(&whole));
-        Ok([first.log_sum_exp(2)?, second_concept, background?, style, position?, size?, relation?])
+        let looks = [first.flatten_from(1)?, Tensor::cat(&[&second.flatten_from(1)?, &alone], 1)?];
+        let logits = [first.log_sum_exp(2)?, second_concept, background?, style, position?, size?, relation?];
+        Ok((logits, looks))
     }
 
     /// The classes that it takes pictures to have.
