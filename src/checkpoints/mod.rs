@@ -41,10 +41,11 @@ mod single_file;
 mod tensor_file;
 mod torch_file;
 mod torch_stream;
+mod weight_files;
 mod writer;
 mod zip_file;
 
-pub use checkpoint::{Checkpoint, Held, Precision, weight_file, weight_files};
+pub use checkpoint::{Checkpoint, Held};
 pub use component::ComponentKind;
 pub use element_type::ElementType;
 pub use files::{ModelFiles, tensors_sha256};
@@ -59,4 +60,5 @@ pub use safetensors_file::{SafetensorsFile, StoredTensor};
 pub use single_file::{ComponentNames, FileLayout, SingleFile};
 pub use tensor_file::TensorFile;
 pub use torch_file::TorchFile;
+pub use weight_files::{Precision, weight_file, weight_files};
 pub(crate) use writer::{Planned, write_safetensors};

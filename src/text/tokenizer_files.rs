@@ -2,7 +2,7 @@
 
 use super::tokenizer::{clip_vocabulary, unpacked_merges};
 use crate::checkpoints::ModelFiles;
-use crate::files::{hexadecimal, write_synced};
+use crate::files::{hexadecimal, text_of, write_synced};
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -25,9 +25,8 @@ pub(super) trait TokenizerSource {
 
     /// The contents of a text file.
     fn text(&self, name: &str) -> Result<String> {
-        let bytes = self.bytes(name)?.into_owned();
-        String::from_utf8(bytes)
-            .map_err(|e| Error::malformed(ErrorKind::Model, "text file", &self.place().join(name), e))
+        text_of(self.bytes(name)?.into_owned())
+            .map_err(|reason| Error::malformed(ErrorKind::Model, "text file", &self.place().join(name), reason))
     }
 }
 

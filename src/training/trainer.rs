@@ -180,8 +180,8 @@ impl<T: TrainingTask> Trainer<T> {
         Ok(LossReport { name, value, sets: reports })
     }
 
-    /// The means of all losses that are due over the items of batches that are held out: of the weights as they are, with the same draws each
-    /// time, so that what differs from one time to the next is the weights. Nothing changes.
+    /// The means of all losses that are due over the items of batches that are held out: of the weights as they are, with the same
+    /// draws each time, so that what differs from one time to the next is the weights. Nothing changes.
     ///
     /// # Errors
     /// Whatever the task reports.

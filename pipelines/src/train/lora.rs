@@ -162,13 +162,12 @@ impl LoraTrainingSettings {
         let LowRankConfig { rank, alpha, .. } = self.low_rank();
         let name =
             frozen.model.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
-        // kohya's scripts write it as Python does, and tell the second generation by it.
-        let python = |value: bool| if value { "True" } else { "False" };
         let (height, width) = data.size();
         let hash = data.base()["sha256"].as_str().unwrap_or_default();
         let fields = [
             ("ss_base_model_version", version.to_owned()),
-            ("ss_v2", python(family == "sd2").into()),
+            // As Python writes it; kohya's scripts tell the second generation by it.
+            ("ss_v2", if family == "sd2" { "True" } else { "False" }.into()),
             ("ss_sd_model_name", name.unwrap_or_else(|| "embedded".into())),
             ("ss_new_sd_model_hash", hash.to_owned()),
             ("ss_network_module", "networks.lora".into()),

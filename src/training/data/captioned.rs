@@ -1,5 +1,6 @@
 //! A folder of captioned pictures.
 
+use super::evenly_spaced;
 use super::listing::{METADATA, in_line, is_picture, list, no_picture, walk};
 use crate::files::{hexadecimal, read_text};
 use crate::images::{CropBox, Photo, Picture};
@@ -249,8 +250,7 @@ impl CaptionedPictures {
 
     /// Captions of so many pictures at even distances, the first of each; as many as there are pictures at most.
     pub fn some_captions(&self, count: usize) -> Vec<String> {
-        let count = count.min(self.len());
-        (0..count).map(|i| self.pictures[i * self.len() / count].captions[0].clone()).collect()
+        evenly_spaced(self.len(), count).into_iter().map(|i| self.pictures[i].captions[0].clone()).collect()
     }
 
     /// Every picture's captions by their numbers among [`Self::captions`], each in the place of token ids.

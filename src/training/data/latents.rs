@@ -317,6 +317,9 @@ impl LatentBatches {
 
     /// The captions of each picture that is trained on.
     pub fn captions(&self) -> Arc<PictureTokens> {
+        if self.held_out.is_empty() {
+            return self.tokens.clone();
+        }
         let held = |(bucket, places): &(usize, Vec<usize>)| {
             let pictures = &self.set.buckets[*bucket].pictures;
             places.iter().map(|&place| pictures[place]).collect::<Vec<_>>()

@@ -114,13 +114,18 @@ impl TrainingTask for JudgeTraining {
         let classes = &self.network.config().classes;
         let (shown, rest): (Vec<_>, Vec<_>) = batch.labels.iter().map(|labels| classes.looks(labels)).unzip();
         let mut sum = Tensor::new(0f32, &Device::Cpu)?;
+        let mut add = |logits: &Tensor, labels: Vec<Option<u32>>| -> Result<()> {
+            // Most often looks leave nothing to say of concepts and styles.
+            if labels.iter().any(Option::is_some) {
+                sum = (&sum + cross_entropy_of_labelled(logits, &labels)?)?;
+            }
+            Ok(())
+        };
         for (slot, logits) in looks.iter().enumerate() {
-            let labels: Vec<Option<u32>> = shown.iter().map(|looks| looks[slot]).collect();
-            sum = (sum + cross_entropy_of_labelled(logits, &labels)?)?;
+            add(logits, shown.iter().map(|looks| looks[slot]).collect())?;
         }
         for (head, logits) in logits.iter().enumerate() {
-            let labels: Vec<Option<u32>> = rest.iter().map(|labels| labels[head]).collect();
-            sum = (sum + cross_entropy_of_labelled(logits, &labels)?)?;
+            add(logits, rest.iter().map(|labels| labels[head]).collect())?;
         }
         Ok(sum)
     }
